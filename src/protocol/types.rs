@@ -1,0 +1,267 @@
+//! The words of the protocol as types.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The next offset to read in a partition (Kafka's own convention). Never negative.
+pub type Offset = i64;
+
+/// A Kafka topic-partition. Iceberg's partitions are always called table partitions.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TopicPartition {
+    /// Topic name.
+    pub topic: String,
+    /// Partition number within the topic.
+    pub partition: i32,
+}
+
+impl TopicPartition {
+    /// The partition `partition` of `topic`.
+    pub fn new(topic: impl Into<String>, partition: i32) -> Self {
+        Self { topic: topic.into(), partition }
+    }
+}
+
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.topic, self.partition)
+    }
+}
+
+/// Half-open `[start, end)`. Offsets are not dense, so `end - start` is not a row count.
+/// `start == end` is allowed: a first commit may record only where reading begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct OffsetRange {
+    /// First offset of the range.
+    pub start: Offset,
+    /// One past the last offset of the range: the next offset to read.
+    pub end: Offset,
+}
+
+/// Offset ranges by partition.
+pub type Ranges = BTreeMap<TopicPartition, OffsetRange>;
+
+/// The next offset to read, by partition. A partition that is absent was never begun.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Frontier(#[serde(with = "pairs")] pub BTreeMap<TopicPartition, Offset>);
+
+impl Frontier {
+    /// The next offset to read in `tp`, if it was ever begun.
+    pub fn get(&self, tp: &TopicPartition) -> Option<Offset> {
+        self.0.get(tp).copied()
+    }
+
+    /// Sets the next offset to read in `tp`.
+    pub fn set(&mut self, tp: TopicPartition, next: Offset) {
+        self.0.insert(tp, next);
+    }
+
+    /// Number of partitions begun.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True if no partition was begun.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The partitions and their next offsets, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&TopicPartition, Offset)> {
+        self.0.iter().map(|(tp, next)| (tp, *next))
+    }
+}
+
+impl FromIterator<(TopicPartition, Offset)> for Frontier {
+    fn from_iter<I: IntoIterator<Item = (TopicPartition, Offset)>>(iter: I) -> Self {
+        Self(iter.into_iter().collect())
+    }
+}
+
+/// What an instance reads between two barriers, numbered per instance.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// The epoch after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Names one pending commit for ever: a hash, in hexadecimal, of the pipeline, the instance, the
+/// epoch, the table and the ranges. No clock, never re-made for a retry.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CommitId(pub String);
+
+impl fmt::Display for CommitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What became of the records of a commit. Every record is in exactly one of these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowCounts {
+    /// Rows in the data files.
+    pub written: u64,
+    /// Bad records left out by the policy `skip`.
+    pub skipped: u64,
+    /// Bad records sent to a dead letter queue.
+    pub dead_lettered: u64,
+    /// Records without a payload (tombstones).
+    pub tombstones: u64,
+}
+
+/// A closed Parquet file, at its final path and visible to nobody until it is committed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingFile {
+    /// Absolute location, as it will stand in the manifest.
+    pub path: String,
+    /// The Iceberg `DataFile` as JSON (`serialize_data_file_to_json`).
+    pub data_file: String,
+    /// Schema that the file was written with.
+    pub schema_id: i32,
+    /// Partition spec that the file was written with.
+    pub spec_id: i32,
+    /// Rows in the file.
+    pub records: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// One table's share of a checkpoint not yet known to be in the table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingCommit {
+    /// Names this commit for ever.
+    pub commit_id: CommitId,
+    /// The pipeline whose ledger this commit moves.
+    pub pipeline: String,
+    /// The running process that sealed it.
+    pub instance: String,
+    /// The epoch it was sealed in.
+    pub epoch: Epoch,
+    /// Table as `namespace.table`.
+    pub table: String,
+    /// UUID of the table it was written for.
+    pub table_uuid: String,
+    /// Id of the Kafka cluster that the records came from; empty if the cluster has none.
+    pub cluster_id: String,
+    /// Id of each topic, where the cluster tells it.
+    pub topic_ids: BTreeMap<String, String>,
+    /// The ledger values it continues. A partition absent here must be absent from the ledger.
+    pub from: Frontier,
+    /// What it holds, for every partition that moved. Where `from` has the partition,
+    /// `start` equals it (I3).
+    #[serde(with = "pairs")]
+    pub ranges: Ranges,
+    /// Files, possibly none.
+    pub files: Vec<PendingFile>,
+    /// What became of the records in `ranges`.
+    pub rows: RowCounts,
+}
+
+impl PendingCommit {
+    /// The frontier of its partitions once it is in the table.
+    pub fn to(&self) -> Frontier {
+        self.ranges.iter().map(|(tp, range)| (tp.clone(), range.end)).collect()
+    }
+}
+
+/// The synced record of an epoch: everything needed to finish it without reading Kafka again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The epoch it ends.
+    pub epoch: Epoch,
+    /// Next offsets to read after it, of every partition this instance owns.
+    pub frontier: Frontier,
+    /// One for each table; today exactly one, or none if nothing moved.
+    pub pending: Vec<PendingCommit>,
+}
+
+/// The frontier that a table records about itself for one pipeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ledger {
+    /// Id of the Kafka cluster; empty if the cluster has none.
+    pub cluster_id: String,
+    /// The commit that wrote this ledger.
+    pub commit_id: CommitId,
+    /// Id of each topic, where the cluster tells it.
+    pub topic_ids: BTreeMap<String, String>,
+    /// Next offsets to read.
+    pub frontier: Frontier,
+}
+
+/// One of our snapshots as the table's metadata still shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalEntry {
+    /// Snapshot that carries it.
+    pub snapshot_id: i64,
+    /// When the snapshot was made, milliseconds since the Unix epoch, by the writer's clock.
+    pub timestamp_ms: i64,
+    /// Is the snapshot the head or one of its ancestors?
+    pub in_ancestry: bool,
+    /// Data sequence number of the snapshot: orders the entries.
+    pub sequence_number: i64,
+    /// The commit that made it.
+    pub commit_id: CommitId,
+    /// The process that made it.
+    pub instance: String,
+    /// The epoch of that process.
+    pub epoch: Epoch,
+    /// What it brought in.
+    pub ranges: Ranges,
+    /// What became of the records in `ranges`.
+    pub rows: RowCounts,
+}
+
+/// All that admission looks at: one consistent reading of a table's metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableView {
+    /// UUID of the table.
+    pub table_uuid: String,
+    /// Snapshot at the head of `main`; a commit is pinned to it.
+    pub head: Option<i64>,
+    /// The ledger property of this pipeline.
+    pub ledger: Option<Ledger>,
+    /// This pipeline's snapshots, oldest first (by sequence number).
+    pub journal: Vec<JournalEntry>,
+}
+
+/// A map with structured keys, as a list of pairs: JSON has no such keys.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::de::DeserializeOwned;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<K: Serialize, V: Serialize, S: Serializer>(
+        map: &BTreeMap<K, V>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map)
+    }
+
+    pub fn deserialize<'de, K, V, D>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
+    where
+        K: DeserializeOwned + Ord,
+        V: DeserializeOwned,
+        D: Deserializer<'de>,
+    {
+        Ok(Vec::<(K, V)>::deserialize(deserializer)?.into_iter().collect())
+    }
+}
