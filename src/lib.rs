@@ -4,6 +4,7 @@
 //! compare-and-swap on that record. Local state is a cache; any process may die at any line.
 
 pub mod config;
+pub mod crash;
 pub mod decode;
 pub mod pipeline;
 pub mod protocol;
