@@ -80,7 +80,10 @@ impl Started {
         let seen = SourceView {
             cluster_id: info.cluster_id.clone(),
             topic_ids: info.topic_id.iter().map(|id| (topic.clone(), id.clone())).collect(),
-            log,
+            log: log
+                .into_iter()
+                .map(|(tp, (start, end))| (tp, LogRange { start, end }))
+                .collect(),
         };
         let starts = positions(&config.iceberg.table, &view, &seen, reset).map_err(refuse)?;
         let ledger = view.ledger.map(|ledger| ledger.frontier).unwrap_or_default();
