@@ -218,7 +218,12 @@ impl Shard {
     }
 
     /// Runs until the command channel closes, then deletes the files of the open epoch.
-    pub fn run(mut self, mut queue: ShardQueue, commands: &Receiver<Command>, out: &Sender<Report>) {
+    pub fn run(
+        mut self,
+        mut queue: ShardQueue,
+        commands: &Receiver<Command>,
+        out: &Sender<Report>,
+    ) {
         loop {
             match self.turn(&mut queue, commands, out) {
                 Ok(true) => {}

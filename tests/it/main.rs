@@ -8,5 +8,6 @@
 )]
 
 mod harness;
+mod landing;
 #[allow(dead_code, reason = "the helpers are one vocabulary, of which each test uses a part")]
 mod support;
