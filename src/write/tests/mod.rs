@@ -2,6 +2,7 @@
 
 mod files;
 mod partitions;
+mod properties;
 mod round_trip;
 
 use std::collections::HashMap;
