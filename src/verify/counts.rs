@@ -50,9 +50,9 @@ pub(super) fn in_total(judge: &mut Judge<'_>, total: u64, lacking: &[String]) {
     }
     let history = &judge.evidence.history;
     let by_others = history.foreign.iter().filter(|s| s.operation != "replace");
-    let expected = by_others.clone().fold(i128::from(written), |sum, s| {
-        sum + i128::from(s.added) - i128::from(s.removed)
-    });
+    let expected = by_others
+        .clone()
+        .fold(i128::from(written), |sum, s| sum + i128::from(s.added) - i128::from(s.removed));
     let countable = by_others.clone().all(|s| s.deleted == 0 && !s.deleted_by_value);
     let mut detail = format!(
         "the table lacks {}: rows cannot be judged by offset, only their number ({total})",
@@ -90,8 +90,7 @@ fn capacity(judge: &mut Judge<'_>, entry: &JournalEntry) {
         .fold(0_u64, |sum, count| sum.saturating_add(*count));
     let offsets: u64 = entry.ranges.values().map(|range| length(range.start, range.end)).sum();
     if records > offsets {
-        let detail =
-            format!("{} counts {records} records in {offsets} offsets", named(entry));
+        let detail = format!("{} counts {records} records in {offsets} offsets", named(entry));
         judge.find(Kind::CommitTooFull, only_partition(entry), detail);
     }
 }

@@ -6,9 +6,7 @@ use super::counts;
 use super::evidence::{Evidence, ForeignSnapshot};
 use super::finding::{Finding, Judgement, Kind, PartitionVerdict, Verdict};
 use super::rows::{PartitionRows, RowIndex, Rows};
-use crate::protocol::{
-    JournalEntry, Offset, OffsetRange, Refusal, TopicPartition, check_history,
-};
+use crate::protocol::{JournalEntry, Offset, OffsetRange, Refusal, TopicPartition, check_history};
 
 /// Judges a table by its ledger, journal and rows: I1, and what I1 rests on.
 pub fn judge(evidence: &Evidence) -> Judgement {

@@ -15,12 +15,12 @@ mod counts;
 mod evidence;
 mod finding;
 mod judge;
+#[cfg(test)]
+mod judge_tests;
 mod offsets;
 mod report;
 mod rows;
 mod scan;
-#[cfg(test)]
-mod judge_tests;
 
 pub use evidence::{Evidence, ForeignSnapshot, History, rfc3339};
 pub use finding::{Finding, Judgement, Kind, PartitionVerdict, Verdict};

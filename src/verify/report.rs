@@ -102,7 +102,14 @@ impl Report {
         let mut table = Table::new();
         table.load_preset(presets::UTF8_FULL_CONDENSED);
         table.set_header([
-            "partition", "from", "ledger", "commits", "rows", "repeated", "missing", "extra",
+            "partition",
+            "from",
+            "ledger",
+            "commits",
+            "rows",
+            "repeated",
+            "missing",
+            "extra",
             "verdict",
         ]);
         for column in 1..8 {

@@ -114,9 +114,9 @@ fn add(index: &mut RowIndex, batch: &RecordBatch) -> Result<(), ArrowError> {
 
 /// A column in the type we read: a scan may give a constant column in an encoding of its own.
 fn column(batch: &RecordBatch, name: &str, wanted: &DataType) -> Result<ArrayRef, ArrowError> {
-    let column = batch.column_by_name(name).ok_or_else(|| {
-        ArrowError::SchemaError(format!("the scan did not bring column {name}"))
-    })?;
+    let column = batch
+        .column_by_name(name)
+        .ok_or_else(|| ArrowError::SchemaError(format!("the scan did not bring column {name}")))?;
     match column.data_type() == wanted {
         true => Ok(column.clone()),
         false => cast(column, wanted),
