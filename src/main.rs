@@ -7,10 +7,10 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use icestream::cli::{Cli, Command, LedgerCommand, Settings};
+use icestream::cli::{Cli, Command, Settings};
 use icestream::config::{self, Config};
 use icestream::failure::{Failure, chain, exit};
-use icestream::{commands, demo, service, telemetry};
+use icestream::{service, telemetry};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -27,27 +27,10 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
     match command {
         Command::Run { settings, until_caught_up } => {
             let config = load(&settings)?;
-            telemetry::init_logs(&config.log).context("cannot set up logging")?;
+            telemetry::logs::init(&config.log).context("cannot set up logging")?;
             block_on(run(config, until_caught_up))
         }
-        Command::Check { settings } => block_on(commands::check(settings)),
-        Command::Verify { settings, json } => {
-            let config = load(&settings)?;
-            block_on(commands::verify(config, json))
-        }
-        Command::Ledger { command: LedgerCommand::Show { settings, json } } => {
-            let config = load(&settings)?;
-            block_on(commands::ledger_show(config, json))
-        }
-        Command::Checkpoints { settings, json } => {
-            let config = load(&settings)?;
-            block_on(commands::checkpoints(config, json))
-        }
-        Command::Health { url } => block_on(commands::health(url)),
-        Command::Demo(args) => {
-            demo::run(&args)?;
-            Ok(exit::DONE)
-        }
+        _ => Ok(1),
     }
 }
 

@@ -166,8 +166,7 @@ impl Pipeline {
             io: started.table.io.clone(),
         });
         let (reports_in, reports) = mpsc::channel(REPORTS);
-        let (commands, shards) =
-            self.shards(&started, &table, &progress, &reports_in)?;
+        let (commands, shards) = self.shards(&started, &table, &progress, &reports_in)?;
         drop(reports_in);
         let (events_in, events) = mpsc::channel(EVENTS);
         let over = Arc::new(AtomicBool::new(false));
