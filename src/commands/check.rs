@@ -15,9 +15,7 @@ use super::unwritable;
 use crate::config::{Config, ConfigError};
 use crate::failure::{Failure, chain, exit};
 use crate::pipeline::{connect_catalog, source_settings, table_name};
-use crate::protocol::{
-    LogRange, Offset, ResetPolicy, SourceView, TopicPartition, positions,
-};
+use crate::protocol::{LogRange, Offset, ResetPolicy, SourceView, TopicPartition, positions};
 use crate::source::{Source, SourceError, TopicInfo};
 use crate::table::{self, Catalog, LoadedTable};
 
@@ -41,8 +39,9 @@ pub async fn check(
             0 => exit::DONE,
             _ => exit::FAILED,
         }),
-        Err(error) => lines.write("settings", Duration::ZERO, &Err(error.to_string()))
-            .map(|()| exit::CONFIG),
+        Err(error) => {
+            lines.write("settings", Duration::ZERO, &Err(error.to_string())).map(|()| exit::CONFIG)
+        }
     };
     code.map_err(unwritable)
 }
@@ -293,7 +292,9 @@ async fn store(
     };
     let tried = async {
         let (io, location) = place?;
-        if loaded.is_none() && let Some(path) = location.strip_prefix("file://") {
+        if loaded.is_none()
+            && let Some(path) = location.strip_prefix("file://")
+        {
             return local_warehouse(Path::new(path));
         }
         probe::store(&io, &location).await

@@ -27,9 +27,9 @@ struct Shown {
 pub async fn checkpoints(config: &Config, json: bool, out: &mut dyn Write) -> Result<u8, Failure> {
     let dir = config.checkpoint.dir.clone();
     let read = move || StateStore::open_read_only(&dir)?.checkpoints();
-    let records = tokio::task::spawn_blocking(read)
-        .await
-        .map_err(|error| Failure::Internal(format!("reading checkpoints ended early: {error}")))??;
+    let records = tokio::task::spawn_blocking(read).await.map_err(|error| {
+        Failure::Internal(format!("reading checkpoints ended early: {error}"))
+    })??;
     let shown: Vec<Shown> = records.into_iter().map(shown).collect();
     match json {
         true => write_json(out, &shown)?,

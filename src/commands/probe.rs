@@ -92,9 +92,8 @@ pub(super) fn access(
     for (tp, _) in starts {
         list.add_partition(&tp.topic, tp.partition);
     }
-    let group = consumer
-        .committed_offsets(list, patience)
-        .map_err(|error| refused(&settings, &error))?;
+    let group =
+        consumer.committed_offsets(list, patience).map_err(|error| refused(&settings, &error))?;
     let reported = group.elements().iter().filter(|e| e.offset().to_raw() >= Some(0)).count();
     let Some((tp, (start, _))) = starts.iter().find(|(_, (start, end))| start < end) else {
         return Ok(format!(
@@ -203,7 +202,9 @@ pub(super) fn planned(
         HashMap::new(),
     )
     .and_then(TableMetadataBuilder::build)
-    .map_err(|error| format!("table {name} cannot be made from {}: {error}", schema_file.display()))?;
+    .map_err(|error| {
+        format!("table {name} cannot be made from {}: {error}", schema_file.display())
+    })?;
     let words = format!(
         "{name} does not exist yet; {} can make it: {columns} columns, {fields} partition fields",
         schema_file.display()
@@ -212,11 +213,7 @@ pub(super) fn planned(
 }
 
 /// Can records be decoded into the table's columns, and its files be written?
-pub(super) fn fits(
-    config: &Config,
-    metadata: &TableMetadata,
-    io: FileIO,
-) -> Seen {
+pub(super) fn fits(config: &Config, metadata: &TableMetadata, io: FileIO) -> Seen {
     let table = &config.iceberg.table;
     RowBuilder::new(metadata, table, &config.kafka.topic).map_err(|error| chain(&error))?;
     let runtime = tokio::runtime::Handle::current();
