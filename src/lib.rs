@@ -26,7 +26,7 @@
 //! `pipeline` <- `service` <- `main`. ARCHITECTURE.md tells the rest.
 
 pub mod cli;
-// pub mod commands;
+pub mod commands;
 pub mod config;
 pub mod crash;
 pub mod decode;
@@ -40,5 +40,5 @@ pub mod source;
 pub mod state;
 pub mod table;
 pub mod telemetry;
-// pub mod verify;
+pub mod verify;
 pub mod write;
