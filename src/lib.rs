@@ -2,13 +2,43 @@
 //!
 //! The table itself records which source offsets it holds (the *ledger*), and each commit is a
 //! compare-and-swap on that record. Local state is a cache; any process may die at any line.
+//!
+//! ```text
+//! Kafka ─ partition queues ─> shard: poll ─> decode ─> Arrow ─> Parquet writer(s) ─> object store
+//!                              (thread)     bad record ─> policy: fail | skip
+//!                                 │ sealed {ranges, files, counts}
+//! coordinator ── barrier ──>  aligns answers ──> committer: prepare, commit, finalize, report
+//! ```
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`protocol`] | the words, the decisions, the invariants; no I/O |
+//! | [`source`] | Kafka |
+//! | [`decode`] | bytes to Arrow |
+//! | [`write`] | Arrow to Parquet data files |
+//! | [`table`] | catalogs, and our own commit path |
+//! | [`state`] | checkpoints in RocksDB |
+//! | [`pipeline`] | shards, coordinator, committer: executes what `protocol` decides |
+//! | [`service`] | one run after another, signals, exit |
+//! | [`telemetry`] | metrics, HTTP, logs |
+//!
+//! Arrows point one way: `protocol` <- {`source`, `decode`, `write`, `table`, `state`} <-
+//! `pipeline` <- `service` <- `main`. ARCHITECTURE.md tells the rest.
 
+pub mod cli;
+pub mod commands;
 pub mod config;
+pub mod crash;
 pub mod decode;
+pub mod demo;
+pub mod failure;
 pub mod pipeline;
 pub mod protocol;
+pub mod retry;
+pub mod service;
 pub mod source;
 pub mod state;
 pub mod table;
 pub mod telemetry;
+pub mod verify;
 pub mod write;

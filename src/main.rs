@@ -1,3 +1,114 @@
-//! Command line to exit code.
+//! Command line to exit code. The only file that names anyhow.
 
-fn main() {}
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use icestream::cli::{Cli, Command, LedgerCommand, Settings};
+use icestream::config::{self, Config};
+use icestream::failure::{Failure, chain, exit};
+use icestream::{commands, demo, service, telemetry};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli.command) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("icestream: {}", describe(&error));
+            ExitCode::from(code(&error))
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<u8> {
+    match command {
+        Command::Run { settings, until_caught_up } => {
+            let config = load(&settings)?;
+            telemetry::init_logs(&config.log).context("cannot set up logging")?;
+            block_on(run(config, until_caught_up))
+        }
+        Command::Check { settings } => block_on(commands::check(settings)),
+        Command::Verify { settings, json } => {
+            let config = load(&settings)?;
+            block_on(commands::verify(config, json))
+        }
+        Command::Ledger { command: LedgerCommand::Show { settings, json } } => {
+            let config = load(&settings)?;
+            block_on(commands::ledger_show(config, json))
+        }
+        Command::Checkpoints { settings, json } => {
+            let config = load(&settings)?;
+            block_on(commands::checkpoints(config, json))
+        }
+        Command::Health { url } => block_on(commands::health(url)),
+        Command::Demo(args) => {
+            demo::run(&args)?;
+            Ok(exit::DONE)
+        }
+    }
+}
+
+fn load(settings: &Settings) -> anyhow::Result<Config> {
+    let loaded = config::load(
+        settings.env_file.as_deref(),
+        settings.config.as_deref(),
+        std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        }),
+    );
+    loaded.map_err(|error| Failure::Config(error).into())
+}
+
+fn block_on(command: impl Future<Output = Result<u8, Failure>>) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let code = runtime.block_on(command)?;
+    // Blocking work still under way (a hung catalog, say) must not hold the process.
+    runtime.shutdown_background();
+    Ok(code)
+}
+
+async fn run(config: Config, until_caught_up: bool) -> Result<u8, Failure> {
+    let (stop, stopped) = watch::channel(false);
+    let signals = || -> std::io::Result<_> {
+        Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+    };
+    let (mut terminate, mut interrupt) =
+        signals().map_err(|e| Failure::Internal(format!("cannot listen for signals: {e}")))?;
+    tokio::spawn(async move {
+        for count in 1.. {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if count > 1 {
+                end_at_once();
+            }
+            tracing::info!("signal: sealing and committing; a second one ends at once");
+            stop.send_replace(true);
+        }
+    });
+    service::run(config, until_caught_up, stopped).await?;
+    Ok(exit::DONE)
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a second signal ends at once; being killed at any line is as correct"
+)]
+fn end_at_once() -> ! {
+    std::process::exit(i32::from(exit::INTERRUPTED))
+}
+
+fn describe(error: &anyhow::Error) -> String {
+    chain(error.as_ref())
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    error.downcast_ref::<Failure>().map_or(exit::FAILED, Failure::exit_code)
+}

@@ -1,1 +1,103 @@
-//! decode
+//! Payload bytes -> rows of Arrow arrays. One payload is one row or one bad record, never both,
+//! never neither; a bad record leaves no trace in the columns.
+//!
+//! ```text
+//! scan      JSON text: whitespace, strings, numbers, skipping what the table lacks
+//! number    number text -> integer, float, decimal, exactly
+//! datetime  text -> date, time, timestamp
+//! fields    the key of an object -> the field of a struct
+//! column    columns planned from an Arrow schema; append, roll back, finish
+//! read      JSON value -> column, by the column's type
+//! json      the decoder: one payload, one row
+//! ```
+//!
+//! `docs/json.md` has the table of conversions.
+
+mod column;
+mod datetime;
+mod error;
+mod fields;
+mod json;
+mod number;
+mod read;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+use arrow::array::ArrayRef;
+use arrow::datatypes::Schema;
+use arrow::error::ArrowError;
+
+pub use error::{Reason, RecordError, UnsupportedSchema};
+pub use json::JsonDecoder;
+
+/// A decoder by payload format: a closed set.
+#[derive(Debug)]
+pub enum Decoder {
+    /// One JSON object a payload.
+    Json(JsonDecoder),
+}
+
+impl Decoder {
+    /// A decoder of JSON payloads into the columns of `schema`, which is what
+    /// `iceberg::arrow::schema_to_arrow_schema` makes of a table's schema, less the columns that
+    /// are not fed from the payload.
+    ///
+    /// # Errors
+    /// A column's type is none that a table's schema leads to, or schemas nest too deeply.
+    pub fn json(schema: &Schema) -> Result<Self, UnsupportedSchema> {
+        JsonDecoder::new(schema).map(Self::Json)
+    }
+
+    /// Appends one payload as one row.
+    ///
+    /// # Errors
+    /// The payload is a bad record; no column is longer than before. Only [`Reason::BatchFull`]
+    /// is no fault of the record; it cannot occur where [`Decoder::has_room_for`] said yes, but
+    /// for a record that grows to gigabytes of nulls.
+    pub fn push(&mut self, payload: &[u8]) -> Result<(), RecordError> {
+        match self {
+            Self::Json(decoder) => decoder.push(payload),
+        }
+    }
+
+    /// Can a payload of so many bytes be pushed before the batch has to be finished? Arrow arrays
+    /// address 2 GiB; ask when payloads of many megabytes are possible.
+    pub fn has_room_for(&self, payload_bytes: usize) -> bool {
+        match self {
+            Self::Json(decoder) => decoder.has_room_for(payload_bytes),
+        }
+    }
+
+    /// Rows appended since the last [`Decoder::finish`].
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Json(decoder) => decoder.rows(),
+        }
+    }
+
+    /// Bytes that the columns hold, without spare capacity. Constant time.
+    pub fn buffered_bytes(&self) -> usize {
+        match self {
+            Self::Json(decoder) => decoder.buffered_bytes(),
+        }
+    }
+
+    /// The rows as arrays, in the order of the schema and of exactly its types. The decoder is
+    /// empty afterwards, also on error, and ready for the next batch.
+    ///
+    /// # Errors
+    /// Arrow refuses the arrays, which would be a fault of the decoder, not of the records.
+    pub fn finish(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
+        match self {
+            Self::Json(decoder) => decoder.finish(),
+        }
+    }
+
+    /// Fields met in rows that the table lacks, since the last call. Bad records do not count.
+    pub fn take_unknown_fields(&mut self) -> u64 {
+        match self {
+            Self::Json(decoder) => decoder.take_unknown_fields(),
+        }
+    }
+}

@@ -3,6 +3,28 @@
 //! Everything that decides whether records enter a table lives here and is given the observed
 //! facts as arguments; the rest of the program observes and executes.
 
+mod admission;
+mod commit_id;
+mod invariants;
+mod journal;
+mod json;
+mod ledger;
+mod recovery;
+mod refusal;
+mod trigger;
 mod types;
 
+pub use admission::*;
+pub use commit_id::*;
+pub use invariants::*;
+pub use journal::*;
+pub use ledger::*;
+pub use recovery::*;
+pub use refusal::*;
+pub use trigger::*;
 pub use types::*;
+
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod world_tests;

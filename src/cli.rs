@@ -1,0 +1,110 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Carries records from Kafka into Apache Iceberg tables, each exactly once.
+#[derive(Debug, Parser)]
+#[command(name = "icestream", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(after_help = "\
+Examples:
+  icestream demo                                   see it work on embedded defaults
+  icestream check  --env-file config/health-data.env
+  icestream run    --env-file config/health-data.env
+  icestream run    --env-file my.env --until-caught-up    a backfill that ends
+  icestream verify --env-file my.env                      prove the table
+
+Settings come from the environment, over the env file, over the --config file, over the built-in
+defaults; docs/settings.md lists them all. Exit codes are in README.md.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where settings come from.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// File of NAME=value lines, as docker takes it.
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Option<PathBuf>,
+    /// TOML file with settings; environment and env file win over it.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Read the topic and commit to the table until stopped.
+    Run {
+        #[command(flatten)]
+        settings: Settings,
+        /// End once everything up to the ends of the log at start is in the table.
+        #[arg(long)]
+        until_caught_up: bool,
+    },
+    /// Validate settings and reach every server; one PASS or FAIL line each.
+    Check {
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Prove the table from ledger, journal and rows; exit code 1 on a violation.
+    Verify {
+        #[command(flatten)]
+        settings: Settings,
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The offsets that the table records about itself.
+    Ledger {
+        /// What to do with the ledger.
+        #[command(subcommand)]
+        command: LedgerCommand,
+    },
+    /// The retained checkpoints: seconds by step, size, offsets, files, outcome.
+    Checkpoints {
+        #[command(flatten)]
+        settings: Settings,
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run everything on an embedded broker and local files, with kills on the way.
+    Demo(DemoArgs),
+    /// Ask a running icestream for its readiness; exit code 0 if it answers 200.
+    Health {
+        /// What to ask.
+        #[arg(long, default_value = "http://127.0.0.1:8080/readyz")]
+        url: String,
+    },
+}
+
+/// Ledger commands.
+#[derive(Debug, Subcommand)]
+pub enum LedgerCommand {
+    /// Show the ledger of the pipeline in its table.
+    Show {
+        #[command(flatten)]
+        settings: Settings,
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Options of the demo.
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// Records to produce.
+    #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub records: u64,
+    /// How often to kill icestream with SIGKILL on the way.
+    #[arg(long, default_value_t = 5)]
+    pub kills: u32,
+    /// Keep table, catalog and logs in this directory instead of a temporary one.
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+}

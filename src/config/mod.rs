@@ -1,0 +1,229 @@
+//! Settings: from the environment, an env file, a TOML file and the built-in defaults to one
+//! validated [`Config`].
+//!
+//! The process environment wins over the env file, which wins over the TOML file, which wins over
+//! `config/default.toml`: what `docker run -e` or `docker compose` put into the environment
+//! overrides the files, as their users expect. An empty value is no value. Every problem is
+//! reported at once, and no secret is ever shown: see [`Secret`], [`Uri`] and [`Properties`].
+
+mod env_file;
+mod error;
+mod page;
+mod secret;
+mod servers;
+mod settings;
+mod sources;
+mod suggest;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use error::{ConfigError, Problem};
+pub use page::settings_page;
+pub use secret::{MASK, Properties, Secret, Uri, mask_uri};
+pub use settings::{Kind, OWNED_PROPERTIES, SETTINGS, SettingDoc};
+
+/// All settings, validated. Made by [`load`] only.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the records come from.
+    pub kafka: Kafka,
+    /// Where the rows go.
+    pub iceberg: Iceberg,
+    /// When a checkpoint is taken and where it is kept.
+    pub checkpoint: Checkpointing,
+    /// How batches and data files are cut.
+    pub write: Write,
+    /// What becomes of a record that cannot be a row.
+    pub bad_records: BadRecords,
+    /// Where metrics and health are served, if at all.
+    pub http_listen: Option<SocketAddr>,
+    /// Which log lines are written, and how.
+    pub log: Log,
+    /// How long a server that cannot be reached is retried before the process gives up.
+    pub retry_give_up: Duration,
+    /// How long sealing and committing may take when the process is asked to stop.
+    pub shutdown_timeout: Duration,
+    /// Bytes of records, batches and open files before partitions are paused.
+    pub memory_limit: u64,
+    /// Number of shards, at least one.
+    pub parallelism: usize,
+    effective: Vec<EffectiveSetting>,
+}
+
+impl Config {
+    /// Every setting that has a value, with its source and without its secrets, in the order of
+    /// the settings page; the user's librdkafka properties after them.
+    pub fn effective(&self) -> &[EffectiveSetting] {
+        &self.effective
+    }
+}
+
+/// A setting as `icestream check` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EffectiveSetting {
+    /// Name of the setting, or `kafka.properties.` and the property.
+    pub name: String,
+    /// Its value, masked if it is secret.
+    pub value: String,
+    /// Where the value came from: a file's path, `the environment` or `default`.
+    pub source: String,
+}
+
+/// Where the records come from.
+#[derive(Clone, Debug)]
+pub struct Kafka {
+    /// `host:port`, several with commas.
+    pub brokers: String,
+    /// Topic to read.
+    pub topic: String,
+    /// Name of the pipeline and of its consumer group.
+    pub group_id: String,
+    /// Where a partition begins that the ledger does not have.
+    pub auto_offset_reset: OffsetReset,
+    /// Security, SASL and SSL settings and the user's own properties, ready for librdkafka. None
+    /// of [`OWNED_PROPERTIES`] is the user's.
+    pub properties: Properties,
+}
+
+/// Where a partition begins that the ledger does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffsetReset {
+    /// At the first record that the topic still holds.
+    Earliest,
+    /// After the last record at that moment.
+    Latest,
+}
+
+/// Where the rows go.
+#[derive(Clone, Debug)]
+pub struct Iceberg {
+    /// Kind of catalog.
+    pub catalog_type: CatalogType,
+    /// Name under which a SQL catalog keeps its tables.
+    pub catalog_name: String,
+    /// Where the catalog is: `sqlite:`, `postgres://` or `postgresql://` for SQL, `http://` or
+    /// `https://` for REST.
+    pub catalog_uri: Uri,
+    /// For SQL always set, and a `file://`, `s3://` or `s3a://` location; a path without a scheme
+    /// was made absolute. For REST whatever the server calls it.
+    pub warehouse: Option<String>,
+    /// `namespace.table`, the namespace of one or more parts.
+    pub table: String,
+    /// Iceberg schema as JSON; the file existed and held a JSON object when settings were read.
+    pub table_schema: Option<PathBuf>,
+    /// Partition spec in words, not yet parsed.
+    pub partition_spec: Option<String>,
+    /// Add the `_kafka_*` columns to a table that is created.
+    pub kafka_columns: bool,
+    /// How to log in to a REST catalog.
+    pub rest: Rest,
+    /// `s3.*` properties, ready for Iceberg's file IO.
+    pub io_properties: Properties,
+}
+
+/// Kind of catalog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CatalogType {
+    /// A SQLite file or a PostgreSQL database.
+    Sql,
+    /// A server that speaks Iceberg's REST protocol.
+    Rest,
+}
+
+/// How to log in to a REST catalog.
+#[derive(Clone, Debug)]
+pub struct Rest {
+    /// `client-id:client-secret`. Never set together with `token`.
+    pub credential: Option<Secret>,
+    /// A fixed bearer token.
+    pub token: Option<Secret>,
+    /// Scope to ask a token for.
+    pub scope: Option<String>,
+    /// Where a token is asked for; unset for the catalog's own endpoint.
+    pub oauth2_server_uri: Option<String>,
+}
+
+/// When a checkpoint is taken and where it is kept.
+#[derive(Clone, Debug)]
+pub struct Checkpointing {
+    /// From one checkpoint's start to the next one's.
+    pub interval: Duration,
+    /// How long the shards may take to seal.
+    pub timeout: Duration,
+    /// Least time between the end of one and the start of the next.
+    pub min_pause: Duration,
+    /// Bytes of records read since the last one that start one early.
+    pub max_bytes: u64,
+    /// Records read since the last one that start one early.
+    pub max_records: u64,
+    /// Finished ones to keep.
+    pub retained: usize,
+    /// RocksDB's directory.
+    pub dir: PathBuf,
+}
+
+/// How batches and data files are cut.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// Rows in one Arrow batch.
+    pub batch_size: usize,
+    /// How long a batch that is not full waits.
+    pub batch_timeout: Duration,
+    /// Bytes at which a data file is closed.
+    pub target_file_size: u64,
+}
+
+/// What becomes of a record that cannot be a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadRecords {
+    /// Stop at the record and name it.
+    Fail,
+    /// Leave it out and count it.
+    Skip,
+}
+
+/// Which log lines are written, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// A level or filter directives, known to parse.
+    pub level: String,
+    /// Text or JSON.
+    pub format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Reads and validates all settings. `environment` is [`process_environment`], or what a test says.
+///
+/// # Errors
+/// Everything that is wrong with the settings at once. If a file cannot be read or parsed at all,
+/// that alone.
+pub fn load(
+    env_file: Option<&Path>,
+    config_file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<Config, ConfigError> {
+    sources::gather(env_file, config_file, environment)
+        .and_then(validate::validate)
+        .map_err(|problems| ConfigError { problems })
+}
+
+/// The environment of this process. Bytes that are not UTF-8 are replaced, where
+/// [`std::env::vars`] would panic.
+pub fn process_environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().map(|(name, value)| {
+        (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+    })
+}

@@ -1,0 +1,518 @@
+//! The one table of all settings. It drives validation, unknown-name suggestions and
+//! `docs/settings.md`.
+
+use std::fmt;
+
+/// What values a setting takes. Bounds include both ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// Any text, described in words.
+    Text(&'static str),
+    /// A whole number.
+    Integer {
+        /// Least value.
+        min: u64,
+        /// Greatest value.
+        max: u64,
+    },
+    /// A whole number, or `auto`.
+    IntegerOrAuto {
+        /// Least value.
+        min: u64,
+        /// Greatest value.
+        max: u64,
+    },
+    /// A number, with or without decimals.
+    Number {
+        /// Least value.
+        min: f64,
+        /// Greatest value.
+        max: f64,
+    },
+    /// `true` or `false`.
+    Bool,
+    /// One of these words, in any case.
+    OneOf(&'static [&'static str]),
+    /// Path of a file that exists. `[kafka]` paths may be a directory too.
+    ExistingPath,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(words) => f.write_str(words),
+            Self::Integer { min, max } => write!(f, "a whole number from {min} to {max}"),
+            Self::IntegerOrAuto { min, max } => {
+                write!(f, "`auto`, or a whole number from {min} to {max}")
+            }
+            Self::Number { min, max } => write!(f, "a number from {min} to {max}"),
+            Self::Bool => f.write_str("`true` or `false`"),
+            Self::OneOf(words) => {
+                for (index, word) in words.iter().enumerate() {
+                    let separator = match index {
+                        0 => "",
+                        _ if index + 1 == words.len() => " or ",
+                        _ => ", ",
+                    };
+                    write!(f, "{separator}`{word}`")?;
+                }
+                Ok(())
+            }
+            Self::ExistingPath => f.write_str("path of a file that exists and can be read"),
+        }
+    }
+}
+
+/// One setting: everything that is to be said about it.
+#[derive(Clone, Copy, Debug)]
+pub struct SettingDoc {
+    /// Name of the environment variable, also in the env file.
+    pub name: &'static str,
+    /// A second name, which counts where the same source does not have the first.
+    pub alias: Option<&'static str>,
+    /// Key in the TOML file, with its section.
+    pub key: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+    /// Its default in words. `required` if there is none and it must be set, `none` if it may stay unset.
+    pub default: &'static str,
+    /// Which values it takes.
+    pub kind: Kind,
+    /// True if the value is never shown.
+    pub secret: bool,
+}
+
+const REQUIRED: &str = "required";
+const NONE: &str = "none";
+
+const fn setting(
+    name: &'static str,
+    key: &'static str,
+    default: &'static str,
+    kind: Kind,
+    meaning: &'static str,
+) -> SettingDoc {
+    SettingDoc { name, alias: None, key, meaning, default, kind, secret: false }
+}
+
+const fn secret(
+    name: &'static str,
+    key: &'static str,
+    kind: Kind,
+    meaning: &'static str,
+) -> SettingDoc {
+    SettingDoc { name, alias: None, key, meaning, default: NONE, kind, secret: true }
+}
+
+const fn aliased(doc: SettingDoc, alias: &'static str) -> SettingDoc {
+    SettingDoc { alias: Some(alias), ..doc }
+}
+
+/// A day: no wait of this program is longer.
+const DAY_MS: u64 = 86_400_000;
+
+const ANY: Kind = Kind::Text("any text");
+
+/// Every setting, in the order of `docs/settings.md`.
+pub const SETTINGS: &[SettingDoc] = &[
+    setting(
+        "KAFKA_BROKERS",
+        "kafka.brokers",
+        REQUIRED,
+        Kind::Text("`host:port`, several with commas; port 9092 where it is left away"),
+        "Brokers from which the cluster is found.",
+    ),
+    setting(
+        "KAFKA_TOPIC",
+        "kafka.topic",
+        REQUIRED,
+        Kind::Text("1 to 249 letters, digits, `.`, `_` or `-`"),
+        "Topic to read. It must exist.",
+    ),
+    setting(
+        "KAFKA_GROUP_ID",
+        "kafka.group_id",
+        REQUIRED,
+        Kind::Text("1 to 249 letters, digits, `.`, `_` or `-`"),
+        "Name of the pipeline and of its consumer group. The table keeps its ledger under this \
+         name: another name is another pipeline, which reads the topic from its start.",
+    ),
+    setting(
+        "KAFKA_AUTO_OFFSET_RESET",
+        "kafka.auto_offset_reset",
+        "`earliest`",
+        Kind::OneOf(&["earliest", "latest"]),
+        "Where a partition begins that the ledger does not have. Never used for one that it has.",
+    ),
+    setting(
+        "KAFKA_SECURITY_PROTOCOL",
+        "kafka.security_protocol",
+        "`plaintext`",
+        Kind::OneOf(&["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"]),
+        "How to talk to the brokers.",
+    ),
+    setting(
+        "KAFKA_SASL_MECHANISM",
+        "kafka.sasl_mechanism",
+        "none; required with `sasl_plaintext` and `sasl_ssl`",
+        Kind::OneOf(&["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]),
+        "How to log in.",
+    ),
+    setting("KAFKA_SASL_USERNAME", "kafka.sasl_username", NONE, ANY, "User to log in as."),
+    secret("KAFKA_SASL_PASSWORD", "kafka.sasl_password", ANY, "Password of that user."),
+    setting(
+        "KAFKA_SSL_CA_LOCATION",
+        "kafka.ssl_ca_location",
+        "none: the authorities that the system trusts",
+        Kind::ExistingPath,
+        "PEM file, or directory, of the authorities that signed the brokers' certificates.",
+    ),
+    setting(
+        "KAFKA_SSL_CERTIFICATE_LOCATION",
+        "kafka.ssl_certificate_location",
+        NONE,
+        Kind::ExistingPath,
+        "PEM file of the certificate shown to the brokers.",
+    ),
+    setting(
+        "KAFKA_SSL_KEY_LOCATION",
+        "kafka.ssl_key_location",
+        NONE,
+        Kind::ExistingPath,
+        "PEM file of the key of that certificate.",
+    ),
+    secret("KAFKA_SSL_KEY_PASSWORD", "kafka.ssl_key_password", ANY, "Password of that key."),
+    setting(
+        "ICEBERG_CATALOG_TYPE",
+        "iceberg.catalog_type",
+        "`sql`",
+        Kind::OneOf(&["sql", "rest"]),
+        "Kind of catalog: `sql` is a SQLite file or a PostgreSQL database, `rest` a server that \
+         speaks Iceberg's REST protocol.",
+    ),
+    setting(
+        "ICEBERG_CATALOG_NAME",
+        "iceberg.catalog_name",
+        "`icestream`",
+        Kind::Text("1 to 255 characters"),
+        "Name of the catalog. A SQL catalog keeps its tables under it: readers must use the same.",
+    ),
+    setting(
+        "ICEBERG_CATALOG_URI",
+        "iceberg.catalog_uri",
+        "`sqlite://icestream-data/catalog.db` with `sql`, required with `rest`",
+        Kind::Text(
+            "`sqlite://PATH` or `postgres://USER:PASSWORD@HOST/DATABASE` with `sql`; `http://` or \
+             `https://` with `rest`",
+        ),
+        "Where the catalog is. A password in it is never shown.",
+    ),
+    setting(
+        "ICEBERG_WAREHOUSE",
+        "iceberg.warehouse",
+        "`icestream-data/warehouse` with SQLite, required with PostgreSQL, none with `rest`",
+        Kind::Text(
+            "a directory, `file://` or `s3://BUCKET/PREFIX`; with `rest` as the server expects it",
+        ),
+        "Where the tables' files are. With `rest`, the name by which the server knows it.",
+    ),
+    setting(
+        "ICEBERG_TABLE",
+        "iceberg.table",
+        REQUIRED,
+        Kind::Text("`namespace.table`, without empty parts"),
+        "Table to write. An existing one is written as it is.",
+    ),
+    setting(
+        "ICEBERG_TABLE_SCHEMA",
+        "iceberg.table_schema",
+        NONE,
+        Kind::ExistingPath,
+        "Iceberg schema as JSON, used to create the table when it is absent.",
+    ),
+    setting(
+        "ICEBERG_PARTITION_SPEC",
+        "iceberg.partition_spec",
+        "none: not partitioned",
+        Kind::Text("transforms of columns, like `day(ts), bucket[16](user_id)`"),
+        "How the table is partitioned when it is created.",
+    ),
+    setting(
+        "ICEBERG_KAFKA_COLUMNS",
+        "iceberg.kafka_columns",
+        "`true`",
+        Kind::Bool,
+        "Add `_kafka_topic`, `_kafka_partition`, `_kafka_offset` and `_kafka_timestamp` to a table \
+         that is created. A table that has them gets them filled in any case.",
+    ),
+    secret(
+        "ICEBERG_REST_CREDENTIAL",
+        "iceberg.rest.credential",
+        Kind::Text("`client-id:client-secret`"),
+        "Exchanged for a token by OAuth2, renewed before it expires.",
+    ),
+    secret(
+        "ICEBERG_REST_TOKEN",
+        "iceberg.rest.token",
+        ANY,
+        "A fixed bearer token, in place of a credential.",
+    ),
+    setting("ICEBERG_REST_SCOPE", "iceberg.rest.scope", NONE, ANY, "Scope to ask a token for."),
+    setting(
+        "ICEBERG_REST_OAUTH2_SERVER_URI",
+        "iceberg.rest.oauth2_server_uri",
+        "none: the catalog's own token endpoint",
+        Kind::Text("`http://` or `https://`"),
+        "Where a token is asked for.",
+    ),
+    SettingDoc {
+        name: "AWS_ACCESS_KEY_ID",
+        alias: None,
+        key: "s3.access_key_id",
+        meaning: "Key id for S3, with its secret.",
+        default: "none: the usual AWS profile, web identity or instance role",
+        kind: ANY,
+        secret: true,
+    },
+    secret("AWS_SECRET_ACCESS_KEY", "s3.secret_access_key", ANY, "Secret of that key."),
+    secret("AWS_SESSION_TOKEN", "s3.session_token", ANY, "Session token of a temporary key."),
+    aliased(
+        setting(
+            "AWS_REGION",
+            "s3.region",
+            "none; `us-east-1` with an endpoint",
+            ANY,
+            "Region of the bucket.",
+        ),
+        "AWS_DEFAULT_REGION",
+    ),
+    aliased(
+        setting(
+            "AWS_ENDPOINT_URL_S3",
+            "s3.endpoint",
+            "none: Amazon's",
+            Kind::Text("`http://` or `https://`"),
+            "Endpoint of an S3 store that is not Amazon's.",
+        ),
+        "AWS_ENDPOINT_URL",
+    ),
+    setting(
+        "S3_PATH_STYLE_ACCESS",
+        "s3.path_style_access",
+        "none; `true` with an endpoint",
+        Kind::Bool,
+        "Address a bucket by path and not by host name, as most stores that are not Amazon's want.",
+    ),
+    setting(
+        "CHECKPOINT_INTERVAL_MS",
+        "checkpoint.interval_ms",
+        "60000",
+        Kind::Integer { min: 100, max: DAY_MS },
+        "Time from one checkpoint's start to the next one's. Rows are visible after at most about this time.",
+    ),
+    setting(
+        "CHECKPOINT_TIMEOUT_MS",
+        "checkpoint.timeout_ms",
+        "600000",
+        Kind::Integer { min: 1_000, max: DAY_MS },
+        "How long the shards may take to seal an epoch before the process restarts from the ledger.",
+    ),
+    setting(
+        "CHECKPOINT_MIN_PAUSE_MS",
+        "checkpoint.min_pause_ms",
+        "500",
+        Kind::Integer { min: 0, max: DAY_MS },
+        "Least time between the end of a checkpoint and the start of the next.",
+    ),
+    setting(
+        "CHECKPOINT_MAX_BYTES",
+        "checkpoint.max_bytes",
+        "1073741824",
+        Kind::Integer { min: 1_048_576, max: 1 << 50 },
+        "Bytes of records read since the last checkpoint that start one early.",
+    ),
+    setting(
+        "CHECKPOINT_MAX_RECORDS",
+        "checkpoint.max_records",
+        "50000000",
+        Kind::Integer { min: 1, max: 1 << 50 },
+        "Records read since the last checkpoint that start one early.",
+    ),
+    setting(
+        "CHECKPOINT_RETAINED",
+        "checkpoint.retained",
+        "10",
+        Kind::Integer { min: 1, max: 10_000 },
+        "Finished checkpoints kept for `icestream checkpoints`.",
+    ),
+    setting(
+        "CHECKPOINT_DIR",
+        "checkpoint.dir",
+        "`icestream-data/checkpoints`",
+        Kind::Text("path of a directory, made when it is absent"),
+        "Where RocksDB keeps the checkpoints: one process a directory. Losing it is harmless.",
+    ),
+    setting(
+        "PARALLELISM",
+        "parallelism",
+        "`auto`",
+        Kind::IntegerOrAuto { min: 1, max: 256 },
+        "Shards: threads that read, decode and write. `auto` is one a processor.",
+    ),
+    setting(
+        "BATCH_SIZE",
+        "write.batch_size",
+        "8192",
+        Kind::Integer { min: 1, max: 1_048_576 },
+        "Rows that are decoded into one Arrow batch.",
+    ),
+    setting(
+        "BATCH_TIMEOUT_SECONDS",
+        "write.batch_timeout_seconds",
+        "1",
+        Kind::Number { min: 0.01, max: 3_600.0 },
+        "How long a batch that is not full waits for more records.",
+    ),
+    setting(
+        "TARGET_FILE_SIZE_MB",
+        "write.target_file_size_mb",
+        "128",
+        Kind::Integer { min: 1, max: 8_192 },
+        "MiB at which a data file is closed and the next one begun. A checkpoint closes it in any case.",
+    ),
+    setting(
+        "MEMORY_LIMIT_MB",
+        "memory_limit_mb",
+        "1024",
+        Kind::Integer { min: 64, max: 1_048_576 },
+        "MiB of records, batches and open files in memory before partitions are paused.",
+    ),
+    setting(
+        "BAD_RECORDS",
+        "bad_records",
+        "`fail`",
+        Kind::OneOf(&["fail", "skip"]),
+        "What becomes of a record that cannot be a row: `fail` stops and names it, `skip` leaves \
+         it out and counts it.",
+    ),
+    setting(
+        "HTTP_LISTEN",
+        "http.listen",
+        "`127.0.0.1:9464`",
+        Kind::Text("`ADDRESS:PORT`, `:PORT` for all addresses, or `off`"),
+        "Where `/metrics`, `/healthz` and `/readyz` are served.",
+    ),
+    setting(
+        "LOG_LEVEL",
+        "log.level",
+        "`info`",
+        Kind::Text(
+            "`error`, `warn`, `info`, `debug`, `trace`, `off`, or directives like `info,icestream::table=debug`",
+        ),
+        "Which log lines are written.",
+    ),
+    setting(
+        "LOG_FORMAT",
+        "log.format",
+        "`text`",
+        Kind::OneOf(&["text", "json"]),
+        "How log lines are written to standard error.",
+    ),
+    setting(
+        "RETRY_GIVE_UP_MS",
+        "retry_give_up_ms",
+        "600000",
+        Kind::Integer { min: 1_000, max: 7 * DAY_MS },
+        "How long a server that cannot be reached is retried before the process gives up.",
+    ),
+    setting(
+        "SHUTDOWN_TIMEOUT_MS",
+        "shutdown_timeout_ms",
+        "25000",
+        Kind::Integer { min: 100, max: 3_600_000 },
+        "How long the process may take to seal and commit when it is asked to stop. Keep it below \
+         what the supervisor waits before it kills.",
+    ),
+];
+
+/// The setting of this name.
+pub(super) fn by_name(name: &str) -> Option<&'static SettingDoc> {
+    SETTINGS.iter().find(|doc| doc.name == name || doc.alias == Some(name))
+}
+
+/// The setting of this TOML key.
+pub(super) fn by_key(key: &str) -> Option<&'static SettingDoc> {
+    SETTINGS.iter().find(|doc| doc.key == key)
+}
+
+/// All names of environment variables.
+pub(super) fn names() -> impl Iterator<Item = &'static str> + Clone {
+    SETTINGS.iter().flat_map(|doc| [Some(doc.name), doc.alias]).flatten()
+}
+
+/// All TOML keys.
+pub(super) fn keys() -> impl Iterator<Item = &'static str> + Clone {
+    SETTINGS.iter().map(|doc| doc.key)
+}
+
+/// Properties of librdkafka that the user may not set in `[kafka.properties]`, and why.
+pub const OWNED_PROPERTIES: &[(&str, &str)] = &[
+    ("bootstrap.servers", "use KAFKA_BROKERS"),
+    ("metadata.broker.list", "use KAFKA_BROKERS"),
+    ("group.id", "use KAFKA_GROUP_ID"),
+    ("auto.offset.reset", "use KAFKA_AUTO_OFFSET_RESET"),
+    ("security.protocol", "use KAFKA_SECURITY_PROTOCOL"),
+    ("sasl.mechanism", "use KAFKA_SASL_MECHANISM"),
+    ("sasl.mechanisms", "use KAFKA_SASL_MECHANISM"),
+    ("sasl.username", "use KAFKA_SASL_USERNAME"),
+    ("sasl.password", "use KAFKA_SASL_PASSWORD"),
+    ("ssl.ca.location", "use KAFKA_SSL_CA_LOCATION"),
+    ("ssl.certificate.location", "use KAFKA_SSL_CERTIFICATE_LOCATION"),
+    ("ssl.key.location", "use KAFKA_SSL_KEY_LOCATION"),
+    ("ssl.key.password", "use KAFKA_SSL_KEY_PASSWORD"),
+    ("enable.auto.commit", "offsets are committed after the table's ledger, never by a timer"),
+    ("auto.commit.enable", "offsets are committed after the table's ledger, never by a timer"),
+    ("auto.commit.interval.ms", "offsets are committed after the table's ledger, never by a timer"),
+    (
+        "enable.auto.offset.store",
+        "offsets are committed after the table's ledger, never by a timer",
+    ),
+    ("offset.store.method", "the table's ledger says where to read on"),
+    ("offset.store.path", "the table's ledger says where to read on"),
+    ("offset.store.sync.interval.ms", "the table's ledger says where to read on"),
+    (
+        "isolation.level",
+        "always `read_committed`: records of aborted transactions never enter the table",
+    ),
+    ("enable.partition.eof", "icestream needs these events to know that it has caught up"),
+    ("partition.assignment.strategy", "icestream decides how partitions move between instances"),
+    ("group.protocol", "icestream decides how partitions move between instances"),
+    ("group.remote.assignor", "icestream decides how partitions move between instances"),
+    ("allow.auto.create.topics", "a topic that is absent is an error and is not created"),
+];
+
+/// Why `property` may not be set by the user, if so.
+pub(super) fn owned(property: &str) -> Option<&'static str> {
+    OWNED_PROPERTIES.iter().find(|(name, _)| *name == property).map(|(_, reason)| *reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_and_keys_are_distinct() {
+        assert_eq!(names().collect::<BTreeSet<_>>().len(), names().count());
+        assert_eq!(keys().collect::<BTreeSet<_>>().len(), keys().count());
+    }
+
+    #[test]
+    fn a_setting_is_secret_exactly_when_its_name_says_so() {
+        for doc in SETTINGS {
+            let by_name = super::super::secret::is_secret_name(doc.name);
+            assert_eq!(doc.secret, by_name, "{}", doc.name);
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! Columns planned from an Arrow schema: append, roll back to a number of rows, finish into arrays
+//! of exactly the schema's types.
+
+use std::hash::Hash;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, ArrowPrimitiveType, BooleanArray, BooleanBufferBuilder, FixedSizeBinaryArray,
+    LargeBinaryArray, ListArray, MapArray, NullBufferBuilder, PrimitiveArray, StringArray,
+    StructArray,
+};
+use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::datatypes::{
+    DataType, Date32Type, Decimal128Type, Field, FieldRef, Fields, Float32Type, Float64Type,
+    Int32Type, Int64Type, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType,
+    TimestampNanosecondType,
+};
+use arrow::error::ArrowError;
+
+use super::datetime::Unit;
+use super::error::{Reason, RecordError, UnsupportedSchema};
+use super::fields::FieldNames;
+use super::scan::{MAX_DEPTH, Step};
+
+/// One column, at the top or nested.
+#[derive(Debug)]
+pub(super) struct Column {
+    pub values: Values,
+    /// Which values are not null; none for a required column.
+    nulls: Option<NullBufferBuilder>,
+}
+
+/// The values of a column, by its type.
+#[derive(Debug)]
+pub(super) enum Values {
+    Boolean(BooleanBufferBuilder),
+    Int(Vec<i32>),
+    Long(Vec<i64>),
+    Float(Vec<f32>),
+    Double(Vec<f64>),
+    Decimal { unscaled: Vec<i128>, precision: u8, scale: i8 },
+    Date(Vec<i32>),
+    Time(Vec<i64>),
+    Timestamp { instants: Vec<i64>, unit: Unit, zone: Option<Arc<str>> },
+    Text { offsets: Vec<i32>, bytes: Vec<u8> },
+    Binary { offsets: Vec<i64>, bytes: Vec<u8> },
+    Fixed { width: usize, bytes: Vec<u8> },
+    Struct(StructColumn),
+    List(ListColumn),
+    Map(MapColumn),
+}
+
+/// The fields of a struct, or of the record itself.
+#[derive(Debug)]
+pub(super) struct StructColumn {
+    pub names: FieldNames,
+    pub fields: Vec<StructField>,
+    /// The number of the object being read, to tell which of its fields were met.
+    pub object: u64,
+    arrow: Fields,
+}
+
+#[derive(Debug)]
+pub(super) struct StructField {
+    pub column: Column,
+    /// The last object that had this field.
+    pub met_in: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct ListColumn {
+    pub offsets: Vec<i32>,
+    pub items: Box<Column>,
+    /// Bytes of an item, see [`Column::width`].
+    pub item_width: usize,
+    arrow: FieldRef,
+}
+
+#[derive(Debug)]
+pub(super) struct MapColumn {
+    pub offsets: Vec<i32>,
+    /// Two fields: the key and the value.
+    pub entries: StructColumn,
+    /// Bytes of an entry, see [`Column::width`].
+    pub entry_width: usize,
+    arrow: FieldRef,
+}
+
+/// A primitive value in a form that can be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Key<'a> {
+    Number(i128),
+    Bytes(&'a [u8]),
+}
+
+impl Column {
+    /// Plans the column of `field`; `path` leads to it, `depth` structures are around it.
+    fn plan(field: &Field, path: &str, depth: u32) -> Result<Self, UnsupportedSchema> {
+        let path =
+            if path.is_empty() { field.name().clone() } else { format!("{path}.{}", field.name()) };
+        let values = Values::plan(field.data_type(), &path, depth)?;
+        let nulls = field.is_nullable().then(|| NullBufferBuilder::new(0));
+        Ok(Self { values, nulls })
+    }
+
+    /// Notes that a value was appended to `values`.
+    #[inline]
+    pub(super) fn append_valid(&mut self) {
+        if let Some(nulls) = &mut self.nulls {
+            nulls.append_non_null();
+        }
+    }
+
+    /// Appends a null.
+    ///
+    /// # Errors
+    /// `MissingField` if the column is required; `found` is what was found instead of a value.
+    pub(super) fn append_null(&mut self, found: &'static str) -> Step<()> {
+        let Some(nulls) = &mut self.nulls else {
+            let detail = format!("required, but {found}");
+            return Err(RecordError::boxed(Reason::MissingField, detail));
+        };
+        nulls.append_null();
+        self.values.append_filler();
+        Ok(())
+    }
+
+    /// Appends what stands under the null of a struct around this column.
+    fn append_masked(&mut self) {
+        if let Some(nulls) = &mut self.nulls {
+            nulls.append_null();
+        }
+        self.values.append_filler();
+    }
+
+    /// Forgets all but the first `length` values, also where nulls and values differ in length.
+    pub(super) fn truncate(&mut self, length: usize) {
+        if let Some(nulls) = &mut self.nulls {
+            nulls.truncate(length);
+        }
+        self.values.truncate(length);
+    }
+
+    fn finish(&mut self, length: usize) -> Result<ArrayRef, ArrowError> {
+        let nulls = self.nulls.as_mut().and_then(NullBufferBuilder::finish);
+        self.values.finish(length, nulls)
+    }
+
+    /// Bytes that each value takes, without what depends on the value.
+    pub(super) fn width(&self) -> usize {
+        match &self.values {
+            Values::Boolean(_) => 1,
+            Values::Int(_) | Values::Float(_) | Values::Date(_) | Values::Text { .. } => 4,
+            Values::List(_) | Values::Map(_) => 4,
+            Values::Long(_) | Values::Double(_) | Values::Time(_) => 8,
+            Values::Timestamp { .. } | Values::Binary { .. } => 8,
+            Values::Decimal { .. } => 16,
+            Values::Fixed { width, .. } => *width,
+            Values::Struct(fields) => fields.width(),
+        }
+    }
+}
+
+impl Values {
+    fn plan(data_type: &DataType, path: &str, depth: u32) -> Result<Self, UnsupportedSchema> {
+        let unsupported = |why| UnsupportedSchema {
+            path: path.to_owned(),
+            data_type: data_type.to_string(),
+            why,
+        };
+        if depth >= MAX_DEPTH {
+            return Err(unsupported("nested deeper than a record can be"));
+        }
+        Ok(match data_type {
+            DataType::Boolean => Self::Boolean(BooleanBufferBuilder::new(0)),
+            DataType::Int32 => Self::Int(Vec::new()),
+            DataType::Int64 => Self::Long(Vec::new()),
+            DataType::Float32 => Self::Float(Vec::new()),
+            DataType::Float64 => Self::Double(Vec::new()),
+            DataType::Decimal128(precision @ 1..=38, scale @ 0..) => {
+                Self::Decimal { unscaled: Vec::new(), precision: *precision, scale: *scale }
+            }
+            DataType::Date32 => Self::Date(Vec::new()),
+            DataType::Time64(TimeUnit::Microsecond) => Self::Time(Vec::new()),
+            DataType::Timestamp(unit, zone) => {
+                let unit = match unit {
+                    TimeUnit::Microsecond => Unit::Microsecond,
+                    TimeUnit::Nanosecond => Unit::Nanosecond,
+                    _ => return Err(unsupported("timestamps count micro- or nanoseconds")),
+                };
+                if zone.as_deref().is_some_and(|zone| zone != "+00:00" && zone != "UTC") {
+                    return Err(unsupported("timestamps with a zone are in UTC"));
+                }
+                Self::Timestamp { instants: Vec::new(), unit, zone: zone.clone() }
+            }
+            DataType::Utf8 => Self::Text { offsets: vec![0], bytes: Vec::new() },
+            DataType::LargeBinary => Self::Binary { offsets: vec![0], bytes: Vec::new() },
+            DataType::FixedSizeBinary(width) => match usize::try_from(*width) {
+                Ok(width) if width > 0 => Self::Fixed { width, bytes: Vec::new() },
+                _ => return Err(unsupported("a fixed has at least one byte")),
+            },
+            DataType::Struct(fields) if !fields.is_empty() => {
+                Self::Struct(StructColumn::plan(fields, path, depth + 1)?)
+            }
+            DataType::List(field) => {
+                let items = Box::new(Column::plan(field, path, depth + 1)?);
+                let item_width = items.width();
+                Self::List(ListColumn { offsets: vec![0], items, item_width, arrow: field.clone() })
+            }
+            DataType::Map(field, false) => {
+                Self::Map(MapColumn::plan(field, path, depth + 1).ok_or_else(|| {
+                    unsupported("a map has entries of a required primitive key and a value")
+                })??)
+            }
+            _ => return Err(unsupported("no type of an Iceberg column")),
+        })
+    }
+
+    /// Appends the value that stands under a null.
+    fn append_filler(&mut self) {
+        match self {
+            Self::Boolean(bits) => bits.append(false),
+            Self::Int(values) | Self::Date(values) => values.push(0),
+            Self::Long(values) | Self::Time(values) => values.push(0),
+            Self::Timestamp { instants, .. } => instants.push(0),
+            Self::Float(values) => values.push(0.0),
+            Self::Double(values) => values.push(0.0),
+            Self::Decimal { unscaled, .. } => unscaled.push(0),
+            Self::Text { offsets, .. } => repeat_last(offsets),
+            Self::Binary { offsets, .. } => repeat_last(offsets),
+            Self::Fixed { width, bytes } => bytes.resize(bytes.len() + *width, 0),
+            Self::Struct(fields) => {
+                fields.fields.iter_mut().for_each(|field| field.column.append_masked());
+            }
+            Self::List(list) => repeat_last(&mut list.offsets),
+            Self::Map(map) => repeat_last(&mut map.offsets),
+        }
+    }
+
+    fn truncate(&mut self, length: usize) {
+        match self {
+            Self::Boolean(bits) => bits.truncate(length),
+            Self::Int(values) | Self::Date(values) => values.truncate(length),
+            Self::Long(values) | Self::Time(values) => values.truncate(length),
+            Self::Timestamp { instants, .. } => instants.truncate(length),
+            Self::Float(values) => values.truncate(length),
+            Self::Double(values) => values.truncate(length),
+            Self::Decimal { unscaled, .. } => unscaled.truncate(length),
+            Self::Text { offsets, bytes } => bytes.truncate(truncate_offsets(offsets, length)),
+            Self::Binary { offsets, bytes } => bytes.truncate(truncate_offsets(offsets, length)),
+            Self::Fixed { width, bytes } => bytes.truncate(length * *width),
+            Self::Struct(fields) => fields.truncate(length),
+            Self::List(list) => list.items.truncate(truncate_offsets(&mut list.offsets, length)),
+            Self::Map(map) => map.entries.truncate(truncate_offsets(&mut map.offsets, length)),
+        }
+    }
+
+    fn finish(&mut self, length: usize, nulls: Option<NullBuffer>) -> Result<ArrayRef, ArrowError> {
+        Ok(match self {
+            Self::Boolean(bits) => Arc::new(BooleanArray::new(bits.finish(), nulls)),
+            Self::Int(values) => Arc::new(primitive::<Int32Type>(values, nulls)?),
+            Self::Long(values) => Arc::new(primitive::<Int64Type>(values, nulls)?),
+            Self::Float(values) => Arc::new(primitive::<Float32Type>(values, nulls)?),
+            Self::Double(values) => Arc::new(primitive::<Float64Type>(values, nulls)?),
+            Self::Decimal { unscaled, precision, scale } => Arc::new(
+                primitive::<Decimal128Type>(unscaled, nulls)?
+                    .with_precision_and_scale(*precision, *scale)?,
+            ),
+            Self::Date(days) => Arc::new(primitive::<Date32Type>(days, nulls)?),
+            Self::Time(times) => Arc::new(primitive::<Time64MicrosecondType>(times, nulls)?),
+            Self::Timestamp { instants, unit: Unit::Microsecond, zone } => Arc::new(
+                primitive::<TimestampMicrosecondType>(instants, nulls)?
+                    .with_timezone_opt(zone.clone()),
+            ),
+            Self::Timestamp { instants, unit: Unit::Nanosecond, zone } => Arc::new(
+                primitive::<TimestampNanosecondType>(instants, nulls)?
+                    .with_timezone_opt(zone.clone()),
+            ),
+            Self::Text { offsets, bytes } => Arc::new(StringArray::try_new(
+                take_offsets(offsets),
+                Buffer::from_vec(take(bytes)),
+                nulls,
+            )?),
+            Self::Binary { offsets, bytes } => Arc::new(LargeBinaryArray::try_new(
+                take_offsets(offsets),
+                Buffer::from_vec(take(bytes)),
+                nulls,
+            )?),
+            Self::Fixed { width, bytes } => {
+                let width = i32::try_from(*width).unwrap_or(i32::MAX);
+                let bytes = Buffer::from_vec(take(bytes));
+                Arc::new(FixedSizeBinaryArray::try_new(width, bytes, nulls)?)
+            }
+            Self::Struct(fields) => Arc::new(fields.finish_struct(length, nulls)?),
+            Self::List(list) => {
+                let offsets = take_offsets(&mut list.offsets);
+                let items = list.items.finish(offsets.last().map_or(0, |end| index(*end)))?;
+                Arc::new(ListArray::try_new(list.arrow.clone(), offsets, items, nulls)?)
+            }
+            Self::Map(map) => {
+                let offsets = take_offsets(&mut map.offsets);
+                let length = offsets.last().map_or(0, |end| index(*end));
+                let entries = map.entries.finish_struct(length, None)?;
+                Arc::new(MapArray::try_new(map.arrow.clone(), offsets, entries, nulls, false)?)
+            }
+        })
+    }
+
+    /// The value at `at`, if the type is a primitive and the value exists.
+    pub(super) fn key(&self, at: usize) -> Option<Key<'_>> {
+        let number = |value: Option<i128>| value.map(Key::Number);
+        match self {
+            Self::Boolean(bits) => number((at < bits.len()).then(|| bits.get_bit(at).into())),
+            Self::Int(values) | Self::Date(values) => number(values.get(at).map(|v| (*v).into())),
+            Self::Long(values) | Self::Time(values) => number(values.get(at).map(|v| (*v).into())),
+            Self::Timestamp { instants, .. } => number(instants.get(at).map(|v| (*v).into())),
+            Self::Float(values) => number(values.get(at).map(|v| v.to_bits().into())),
+            Self::Double(values) => number(values.get(at).map(|v| v.to_bits().into())),
+            Self::Decimal { unscaled, .. } => number(unscaled.get(at).copied()),
+            Self::Text { offsets, bytes } => {
+                bytes.get(index(*offsets.get(at)?)..index(*offsets.get(at + 1)?)).map(Key::Bytes)
+            }
+            Self::Binary { offsets, bytes } => {
+                bytes.get(index(*offsets.get(at)?)..index(*offsets.get(at + 1)?)).map(Key::Bytes)
+            }
+            Self::Fixed { width, bytes } => bytes.get(at * width..(at + 1) * width).map(Key::Bytes),
+            Self::Struct(_) | Self::List(_) | Self::Map(_) => None,
+        }
+    }
+}
+
+impl StructColumn {
+    /// Plans the columns of `fields`, in their order.
+    pub(super) fn plan(fields: &Fields, path: &str, depth: u32) -> Result<Self, UnsupportedSchema> {
+        let columns: Result<Vec<_>, _> =
+            fields.iter().map(|field| Column::plan(field, path, depth)).collect();
+        Ok(Self {
+            names: FieldNames::new(fields.iter().map(|field| field.name().as_str())),
+            fields: columns?.into_iter().map(|column| StructField { column, met_in: 0 }).collect(),
+            object: 0,
+            arrow: fields.clone(),
+        })
+    }
+
+    /// Bytes that each struct takes, see [`Column::width`].
+    pub(super) fn width(&self) -> usize {
+        self.fields.iter().map(|field| field.column.width()).sum()
+    }
+
+    pub(super) fn truncate(&mut self, length: usize) {
+        self.fields.iter_mut().for_each(|field| field.column.truncate(length));
+    }
+
+    /// The fields as arrays of `length` values.
+    pub(super) fn finish(&mut self, length: usize) -> Result<Vec<ArrayRef>, ArrowError> {
+        self.fields.iter_mut().map(|field| field.column.finish(length)).collect()
+    }
+
+    fn finish_struct(
+        &mut self,
+        length: usize,
+        nulls: Option<NullBuffer>,
+    ) -> Result<StructArray, ArrowError> {
+        let arrays = self.finish(length)?;
+        StructArray::try_new_with_length(self.arrow.clone(), arrays, nulls, length)
+    }
+}
+
+impl MapColumn {
+    /// None if `field` is not what the entries of a map are.
+    fn plan(field: &FieldRef, path: &str, depth: u32) -> Option<Result<Self, UnsupportedSchema>> {
+        let DataType::Struct(fields) = field.data_type() else { return None };
+        let [key, _] = fields.as_ref() else { return None };
+        if key.is_nullable() || key.data_type().is_nested() || field.is_nullable() {
+            return None;
+        }
+        Some(StructColumn::plan(fields, path, depth).map(|entries| {
+            let entry_width = entries.width();
+            Self { offsets: vec![0], entries, entry_width, arrow: field.clone() }
+        }))
+    }
+}
+
+fn primitive<T: ArrowPrimitiveType>(
+    values: &mut Vec<T::Native>,
+    nulls: Option<NullBuffer>,
+) -> Result<PrimitiveArray<T>, ArrowError> {
+    PrimitiveArray::try_new(ScalarBuffer::from(take(values)), nulls)
+}
+
+/// Leaves room for as much as was there: the next batch is often as long.
+fn take<T>(values: &mut Vec<T>) -> Vec<T> {
+    let next = Vec::with_capacity(values.len());
+    std::mem::replace(values, next)
+}
+
+fn take_offsets<O: arrow::array::OffsetSizeTrait>(offsets: &mut Vec<O>) -> OffsetBuffer<O> {
+    let taken = take(offsets);
+    offsets.push(O::zero());
+    OffsetBuffer::new(ScalarBuffer::from(taken))
+}
+
+/// Appends an empty value.
+fn repeat_last<O: Copy>(offsets: &mut Vec<O>) {
+    offsets.extend(offsets.last().copied());
+}
+
+/// Keeps the offsets of `length` values; tells where the last one ends.
+fn truncate_offsets<O: arrow::array::OffsetSizeTrait>(
+    offsets: &mut Vec<O>,
+    length: usize,
+) -> usize {
+    offsets.truncate(length + 1);
+    offsets.last().map_or(0, |end| end.as_usize())
+}
+
+/// An offset, which is never negative, as an index.
+fn index<O: arrow::array::OffsetSizeTrait>(offset: O) -> usize {
+    offset.as_usize()
+}

@@ -1,0 +1,133 @@
+//! One JSON payload -> one row.
+
+use arrow::array::ArrayRef;
+use arrow::datatypes::Schema;
+use arrow::error::ArrowError;
+
+use super::column::StructColumn;
+use super::error::{Reason, RecordError, UnsupportedSchema};
+use super::read::read_struct;
+use super::scan::{Scanner, Step};
+
+/// Bytes that the offsets of Arrow's strings, lists and fixed-size values can address.
+const ADDRESSABLE: usize = i32::MAX as usize;
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+/// Decodes JSON payloads into columns; see [`super::Decoder`].
+#[derive(Debug)]
+pub struct JsonDecoder {
+    record: StructColumn,
+    rows: usize,
+    /// Bytes of the payloads of the rows: no column's text and no list can be longer.
+    payload_bytes: usize,
+    /// Bytes of each row, without what depends on the values.
+    row_width: usize,
+    /// Bytes of what depends on the values.
+    variable_bytes: usize,
+    unknown_fields: u64,
+}
+
+impl JsonDecoder {
+    pub(super) fn new(schema: &Schema) -> Result<Self, UnsupportedSchema> {
+        let record = StructColumn::plan(schema.fields(), "", 1)?;
+        let row_width = record.width();
+        Ok(Self {
+            record,
+            rows: 0,
+            payload_bytes: 0,
+            row_width,
+            variable_bytes: 0,
+            unknown_fields: 0,
+        })
+    }
+
+    pub(super) fn push(&mut self, payload: &[u8]) -> Result<(), RecordError> {
+        if !self.has_room_for(payload.len()) {
+            return Err(self.no_room());
+        }
+        let mut s = Scanner::new(payload);
+        let read = self.read(payload, &mut s);
+        let bytes = self.buffered_bytes() + self.row_width + s.variable_bytes;
+        let fault = match read {
+            Err(fault) => *fault,
+            Ok(()) if bytes > ADDRESSABLE => self.no_room(),
+            Ok(()) => {
+                self.rows += 1;
+                self.payload_bytes += payload.len();
+                self.variable_bytes += s.variable_bytes;
+                self.unknown_fields += s.unknown_fields;
+                return Ok(());
+            }
+        };
+        self.record.truncate(self.rows);
+        Err(fault)
+    }
+
+    fn read(&mut self, payload: &[u8], s: &mut Scanner<'_>) -> Step<()> {
+        if let Err(error) = std::str::from_utf8(payload) {
+            let at = error.valid_up_to();
+            let what = format!("UTF-8 at byte {at}");
+            let found = payload.get(at..).unwrap_or(&[]);
+            return Err(RecordError::expected(Reason::NotUtf8, what, found));
+        }
+        if payload.starts_with(BYTE_ORDER_MARK) {
+            let detail = "a byte order mark is no part of a JSON text";
+            return Err(RecordError::boxed(Reason::NotJson, detail));
+        }
+        let first = s.next_token();
+        let start = s.pos();
+        if first == b'{' {
+            read_struct(s, &mut self.record)?;
+        } else {
+            s.skip_value()?;
+        }
+        let value = s.since(start);
+        s.next_token();
+        if !s.rest().is_empty() {
+            return Err(s.syntax("nothing after the record"));
+        }
+        if first != b'{' {
+            return Err(RecordError::expected(Reason::NotObject, "an object", value));
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn no_room(&self) -> RecordError {
+        let (reason, detail) = if self.rows == 0 {
+            (Reason::TooLarge, "one record needs more than 2 GiB in the columns")
+        } else {
+            (Reason::BatchFull, "the batch would exceed 2 GiB: finish it and push the record again")
+        };
+        *RecordError::boxed(reason, detail)
+    }
+
+    pub(super) fn has_room_for(&self, payload_bytes: usize) -> bool {
+        let held = self.payload_bytes.max(self.buffered_bytes());
+        held.checked_add(payload_bytes).is_some_and(|bytes| bytes <= ADDRESSABLE)
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn buffered_bytes(&self) -> usize {
+        self.rows * self.row_width + self.variable_bytes
+    }
+
+    pub(super) fn finish(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
+        let finished = self.record.finish(self.rows);
+        if finished.is_err() {
+            // The columns after the one that failed still hold their rows.
+            self.record.truncate(0);
+        }
+        self.rows = 0;
+        self.payload_bytes = 0;
+        self.variable_bytes = 0;
+        finished
+    }
+
+    pub(super) fn take_unknown_fields(&mut self) -> u64 {
+        std::mem::take(&mut self.unknown_fields)
+    }
+}

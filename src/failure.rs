@@ -1,0 +1,162 @@
+//! Why a command ends other than well, and the exit code that says so.
+
+use std::time::Duration;
+
+use crate::config::ConfigError;
+use crate::decode::UnsupportedSchema;
+use crate::pipeline::BadRecord;
+use crate::protocol::Refusal;
+use crate::source::SourceError;
+use crate::state::StateError;
+use crate::table::TableError;
+use crate::write::WriteError;
+
+/// Exit codes, documented in README.md.
+pub mod exit {
+    /// Done, or stopped as asked.
+    pub const DONE: u8 = 0;
+    /// `verify` or `check` found something wrong, or an error of our own making.
+    pub const FAILED: u8 = 1;
+    /// The command line is wrong (clap's own code).
+    pub const USAGE: u8 = 2;
+    /// Settings, table schema or topic are not usable.
+    pub const CONFIG: u8 = 3;
+    /// Refused rather than guessed: a person must look.
+    pub const REFUSED: u8 = 4;
+    /// A server or a disk did not recover within `RETRY_GIVE_UP_MS`.
+    pub const GAVE_UP: u8 = 5;
+    /// A bad record under `BAD_RECORDS=fail`.
+    pub const BAD_RECORD: u8 = 6;
+    /// The checkpoint directory cannot be used.
+    pub const STATE: u8 = 7;
+    /// Ended at once by a second signal.
+    pub const INTERRUPTED: u8 = 130;
+}
+
+/// Why a pipeline ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Settings are wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Refused rather than guessed.
+    #[error("refused: {0}")]
+    Refused(#[from] Refusal),
+    /// Kafka.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Catalog or object store.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// Local state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Data files.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The table has a type no record can be decoded into.
+    #[error(transparent)]
+    Schema(#[from] UnsupportedSchema),
+    /// The table cannot be used as it is.
+    #[error("table {table}: {detail}")]
+    Unfit {
+        /// The table.
+        table: String,
+        /// What is wrong and what to do.
+        detail: String,
+    },
+    /// A bad record under `BAD_RECORDS=fail`. Everything before it is in the table.
+    #[error(
+        "{0}; everything before it is in the table. Correct the producer and set BAD_RECORDS=skip to leave it out, or change the table's schema"
+    )]
+    BadRecord(BadRecord),
+    /// A checkpoint took longer than `CHECKPOINT_TIMEOUT_MS`.
+    #[error(
+        "checkpoint of epoch {epoch} did not finish within {timeout:?} (CHECKPOINT_TIMEOUT_MS); its records are read again"
+    )]
+    CheckpointTimeout {
+        /// The epoch.
+        epoch: u64,
+        /// The limit.
+        timeout: Duration,
+    },
+    /// A server or a disk did not recover in time.
+    #[error("gave up after {after:?} without progress (RETRY_GIVE_UP_MS): {last}")]
+    GaveUp {
+        /// How long it was tried.
+        after: Duration,
+        /// The last error.
+        last: Box<Failure>,
+    },
+    /// A thread or task of ours ended without a word.
+    #[error("internal error: {0}; this is a defect of icestream, nothing is lost")]
+    Internal(String),
+}
+
+impl Failure {
+    /// May the same succeed later without anybody's doing?
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Source(e) => e.is_transient(),
+            Self::Table(e) => e.is_transient(),
+            Self::Write(e) => e.is_transient(),
+            Self::State(e) => e.is_transient(),
+            Self::CheckpointTimeout { .. } => true,
+            Self::Config(_)
+            | Self::Refused(_)
+            | Self::Schema(_)
+            | Self::Unfit { .. }
+            | Self::BadRecord(_)
+            | Self::GaveUp { .. }
+            | Self::Internal(_) => false,
+        }
+    }
+
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Schema(_) | Self::Unfit { .. } => exit::CONFIG,
+            Self::Refused(_) => exit::REFUSED,
+            Self::Source(SourceError::OutOfRange { .. }) => exit::REFUSED,
+            Self::Source(e) if !e.is_transient() => exit::CONFIG,
+            Self::Table(e) if !e.is_transient() => exit::CONFIG,
+            Self::GaveUp { last, .. } => match **last {
+                Self::State(_) => exit::STATE,
+                _ => exit::GAVE_UP,
+            },
+            Self::Source(_) | Self::Table(_) | Self::Write(_) => exit::GAVE_UP,
+            Self::CheckpointTimeout { .. } => exit::GAVE_UP,
+            Self::BadRecord(_) => exit::BAD_RECORD,
+            Self::State(_) => exit::STATE,
+            Self::Internal(_) => exit::FAILED,
+        }
+    }
+
+    /// The server, disk or part it is about: a metric label and the readiness reason.
+    pub fn part(&self) -> &'static str {
+        match self {
+            Self::Source(_) => "kafka",
+            Self::Table(_) => "catalog",
+            Self::Write(_) => "store",
+            Self::State(_) => "state",
+            Self::GaveUp { last, .. } => last.part(),
+            _ => "pipeline",
+        }
+    }
+}
+
+/// An error and all its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let words = inner.to_string();
+        // Transparent wrappers repeat their inner error's words.
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,142 @@
+//! Kafka records to Arrow batches of one table: the payload's columns from the decoder, the
+//! `_kafka_*` columns from the record itself.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Int32Builder, Int64Builder, RecordBatch, StringArray, TimestampMicrosecondBuilder,
+};
+use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
+use iceberg::spec::TableMetadata;
+
+use crate::decode::{Decoder, RecordError};
+use crate::failure::Failure;
+use crate::source::Record;
+
+/// The columns that icestream fills where the table has them.
+pub const KAFKA_COLUMNS: [&str; 4] =
+    ["_kafka_topic", "_kafka_partition", "_kafka_offset", "_kafka_timestamp"];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Column {
+    Topic,
+    Partition,
+    Offset,
+    Timestamp,
+    /// Index among the decoder's columns.
+    Payload(usize),
+}
+
+/// Builds batches for one table schema.
+pub struct RowBuilder {
+    schema: SchemaRef,
+    columns: Vec<Column>,
+    decoder: Decoder,
+    topic: String,
+    partitions: Int32Builder,
+    offsets: Int64Builder,
+    timestamps: TimestampMicrosecondBuilder,
+}
+
+impl RowBuilder {
+    /// For the table's current schema.
+    pub fn new(metadata: &TableMetadata, table: &str, topic: &str) -> Result<Self, Failure> {
+        let unfit = |detail: String| Failure::Unfit { table: table.to_owned(), detail };
+        let schema = iceberg::arrow::schema_to_arrow_schema(metadata.current_schema())
+            .map_err(|e| unfit(format!("its schema cannot be written: {e}")))?;
+        let mut payload = Vec::new();
+        let mut columns = Vec::new();
+        for field in schema.fields() {
+            let column = match kafka_column(field.name()) {
+                Some((column, wanted)) => {
+                    if *field.data_type() != wanted {
+                        return Err(unfit(format!(
+                            "column {} must be {wanted} to be filled by icestream, and is {}; rename the column",
+                            field.name(),
+                            field.data_type()
+                        )));
+                    }
+                    column
+                }
+                None => {
+                    payload.push(field.clone());
+                    Column::Payload(payload.len() - 1)
+                }
+            };
+            columns.push(column);
+        }
+        let decoder = Decoder::json(&Schema::new(payload))?;
+        Ok(Self {
+            schema: Arc::new(schema),
+            columns,
+            decoder,
+            topic: topic.to_owned(),
+            partitions: Int32Builder::new(),
+            offsets: Int64Builder::new(),
+            timestamps: TimestampMicrosecondBuilder::new().with_timezone("+00:00"),
+        })
+    }
+
+    /// Appends a record as one row; on an error nothing is appended.
+    pub fn push(&mut self, record: &Record<'_>, payload: &[u8]) -> Result<(), RecordError> {
+        self.decoder.push(payload)?;
+        self.partitions.append_value(record.partition);
+        self.offsets.append_value(record.offset);
+        self.timestamps
+            .append_option(record.timestamp_ms.and_then(|millis| millis.checked_mul(1000)));
+        Ok(())
+    }
+
+    /// Rows not yet taken.
+    pub fn rows(&self) -> usize {
+        self.decoder.rows()
+    }
+
+    /// Bytes held by the rows not yet taken.
+    pub fn buffered_bytes(&self) -> usize {
+        self.decoder.buffered_bytes() + self.rows() * 20
+    }
+
+    /// Payload fields that the table lacks, since the last call.
+    pub fn take_unknown_fields(&mut self) -> u64 {
+        self.decoder.take_unknown_fields()
+    }
+
+    /// Takes the rows as one batch.
+    pub fn take(&mut self) -> Result<RecordBatch, Failure> {
+        let rows = self.decoder.rows();
+        let payload = self.decoder.finish();
+        let partitions: ArrayRef = Arc::new(self.partitions.finish());
+        let offsets: ArrayRef = Arc::new(self.offsets.finish());
+        let timestamps: ArrayRef = Arc::new(self.timestamps.finish());
+        let arrays = self
+            .columns
+            .iter()
+            .map(|column| match column {
+                Column::Topic => {
+                    Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&self.topic, rows)))
+                        as ArrayRef
+                }
+                Column::Partition => partitions.clone(),
+                Column::Offset => offsets.clone(),
+                Column::Timestamp => timestamps.clone(),
+                Column::Payload(index) => payload[*index].clone(),
+            })
+            .collect();
+        RecordBatch::try_new(self.schema.clone(), arrays)
+            .map_err(|e| Failure::Internal(format!("decoded columns do not fit the schema: {e}")))
+    }
+}
+
+fn kafka_column(name: &str) -> Option<(Column, DataType)> {
+    match name {
+        "_kafka_topic" => Some((Column::Topic, DataType::Utf8)),
+        "_kafka_partition" => Some((Column::Partition, DataType::Int32)),
+        "_kafka_offset" => Some((Column::Offset, DataType::Int64)),
+        "_kafka_timestamp" => Some((
+            Column::Timestamp,
+            DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into())),
+        )),
+        _ => None,
+    }
+}

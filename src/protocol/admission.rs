@@ -1,0 +1,231 @@
+//! Admission: whether a pending commit may enter a table, decided from what the table shows.
+//!
+//! The rows are tried in this order, and the first that applies decides:
+//!
+//! | # | seen | decision |
+//! |---|---|---|
+//! | 1 | the table has another uuid | Refused: a commit id means nothing in another table |
+//! | 2 | our commit id is in the ledger or in the ancestry of the head | AlreadyCommitted |
+//! | 3 | cluster id or topic id differs, where both sides know it | Refused |
+//! | 4 | ledger and journal contradict each other ([`check_history`]) | Refused |
+//! | 5 | the pending commit contradicts itself (I3) | Refused |
+//! | 6 | some partition's ledger < from, or gone | Refused, whatever the others show |
+//! | 7 | some partition's ledger > from, or begun by another | Superseded |
+//! | 8 | every partition's ledger == from, or both absent | Commit, once |
+//!
+//! Only the partitions that the commit moves are compared: instances that own different
+//! partitions do not fence each other. Commit holds for the inspected head alone: the request must
+//! be pinned to it, and any answer but "committed" leads back to reading the table.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use super::{
+    CommitId, Frontier, Ledger, OffsetRange, PendingCommit, Refusal, TableView, TopicPartition,
+    pending_is_contiguous,
+};
+
+/// What may be done with a pending commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Send one request, pinned to this head.
+    Commit {
+        /// Snapshot that must still be the head when the request lands.
+        head: Option<i64>,
+    },
+    /// The commit is in the table: finalize it, never send it again.
+    AlreadyCommitted,
+    /// Another instance committed these records: drop the pending commit, resume at the ledger.
+    Superseded {
+        /// The whole frontier of the table.
+        ledger: Frontier,
+    },
+    /// Do nothing; a person must look.
+    Refused(Refusal),
+}
+
+/// Decides whether `pending` may enter the table that shows `view`. Total and deterministic.
+pub fn admit(pending: &PendingCommit, view: &TableView) -> Admission {
+    let table = &pending.table;
+    if pending.table_uuid != view.table_uuid {
+        return Admission::Refused(Refusal::TableReplaced {
+            table: table.clone(),
+            expected: pending.table_uuid.clone(),
+            found: view.table_uuid.clone(),
+        });
+    }
+    if shows_commit(view, &pending.commit_id) {
+        return Admission::AlreadyCommitted;
+    }
+    let checked = check_source(table, view, &pending.cluster_id, &pending.topic_ids)
+        .and_then(|()| check_history(table, view))
+        .and_then(|()| check_pending(pending));
+    match checked {
+        Ok(()) => compare(pending, view),
+        Err(refusal) => Admission::Refused(refusal),
+    }
+}
+
+/// Is the commit named by the ledger, or made by an ancestor of the head?
+pub fn shows_commit(view: &TableView, commit_id: &CommitId) -> bool {
+    view.ledger.as_ref().is_some_and(|ledger| ledger.commit_id == *commit_id)
+        || snapshot_of(view, commit_id).is_some()
+}
+
+/// The snapshot in the ancestry of the head that brought the commit in, if it is still shown.
+pub fn snapshot_of(view: &TableView, commit_id: &CommitId) -> Option<i64> {
+    let mut ancestors = view.journal.iter().filter(|entry| entry.in_ancestry);
+    ancestors.find(|entry| entry.commit_id == *commit_id).map(|entry| entry.snapshot_id)
+}
+
+/// Checks the ledger property against the journal.
+///
+/// The property is truth unless the journal contradicts it. No contradiction: the commit that
+/// wrote it is the newest of ours in the ancestry of the head, or all of ours are gone from there
+/// (expired, or compacted and expired).
+///
+/// # Errors
+/// * [`Refusal::TableRolledBack`]: that commit is shown outside the ancestry; or it is gone while
+///   one of ours is still in the ancestry (expiry takes the oldest first); or the table has no
+///   head at all (a ledger is only ever written together with a snapshot).
+/// * [`Refusal::LedgerSetBack`]: a later commit of ours is in the ancestry.
+/// * [`Refusal::LedgerMissing`]: there are snapshots of ours, but no ledger.
+pub fn check_history(table: &str, view: &TableView) -> Result<(), Refusal> {
+    let table = table.to_owned();
+    let Some(ledger) = &view.ledger else {
+        return match view.journal.last() {
+            None => Ok(()),
+            Some(entry) => Err(Refusal::LedgerMissing { table, snapshot_id: entry.snapshot_id }),
+        };
+    };
+    let commit = ledger.commit_id.clone();
+    let ancestors = || view.journal.iter().filter(|entry| entry.in_ancestry);
+    let Some(writer) = ancestors().find(|entry| entry.commit_id == commit) else {
+        let shown = view.journal.iter().any(|entry| entry.commit_id == commit);
+        if shown || ancestors().next().is_some() || view.head.is_none() {
+            return Err(Refusal::TableRolledBack { table, commit });
+        }
+        return Ok(());
+    };
+    // Format version 1 numbers every snapshot 0: there this finds nothing, and nothing falsely.
+    match ancestors().find(|entry| entry.sequence_number > writer.sequence_number) {
+        Some(entry) => {
+            Err(Refusal::LedgerSetBack { table, commit, later: entry.commit_id.clone() })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Checks that the ledger of `view` is about the cluster and the topics that records come from
+/// now. An id is compared only where both sides know it.
+///
+/// # Errors
+/// [`Refusal::ClusterChanged`] or [`Refusal::TopicRecreated`].
+pub fn check_source(
+    table: &str,
+    view: &TableView,
+    cluster_id: &str,
+    topic_ids: &BTreeMap<String, String>,
+) -> Result<(), Refusal> {
+    let Some(ledger) = &view.ledger else { return Ok(()) };
+    if differ(&ledger.cluster_id, cluster_id) {
+        return Err(Refusal::ClusterChanged {
+            table: table.to_owned(),
+            ledger: ledger.cluster_id.clone(),
+            found: cluster_id.to_owned(),
+        });
+    }
+    for (topic, found) in topic_ids {
+        if let Some(id) = ledger.topic_ids.get(topic).filter(|id| differ(id, found)) {
+            return Err(Refusal::TopicRecreated {
+                table: table.to_owned(),
+                topic: topic.clone(),
+                ledger: id.clone(),
+                found: found.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Does `view` prove that no file of `pending` is in the table, and that none can get there any
+/// more? Only then may the files be deleted (I8).
+///
+/// That a commit was superseded is not enough: it may have landed with its reply lost, and its
+/// snapshot may have been expired since. Proof is a ledger past `from` in some partition, so that
+/// every request pinned to an older head is void, together with one partition that this commit
+/// moves and of which it is known who moved it: nobody, or commits that the journal still shows.
+pub fn is_provably_absent(pending: &PendingCommit, view: &TableView) -> bool {
+    if view.journal.iter().any(|entry| entry.commit_id == pending.commit_id)
+        || !matches!(admit(pending, view), Admission::Superseded { .. })
+    {
+        return false;
+    }
+    let Some(ledger) = &view.ledger else { return false };
+    let mut moved = pending.ranges.iter().filter(|(_, range)| range.start < range.end);
+    moved.any(|(tp, range)| {
+        ledger.frontier.get(tp) == pending.from.get(tp) || moved_by_others(view, ledger, tp, *range)
+    })
+}
+
+/// Do the ranges that the journal shows in the ancestry lead from the range's start to the ledger?
+fn moved_by_others(
+    view: &TableView,
+    ledger: &Ledger,
+    tp: &TopicPartition,
+    range: OffsetRange,
+) -> bool {
+    let ancestors = view.journal.iter().filter(|entry| entry.in_ancestry);
+    let shown = ancestors.filter_map(|entry| entry.ranges.get(tp));
+    let mut reached = range.start;
+    for other in shown.filter(|other| other.end > range.start) {
+        if other.start != reached {
+            return false;
+        }
+        reached = other.end;
+    }
+    reached > range.start && ledger.frontier.get(tp) == Some(reached)
+}
+
+fn differ(one: &str, other: &str) -> bool {
+    !one.is_empty() && !other.is_empty() && one != other
+}
+
+fn check_pending(pending: &PendingCommit) -> Result<(), Refusal> {
+    pending_is_contiguous(pending).map_err(|violation| Refusal::PendingMalformed {
+        table: pending.table.clone(),
+        commit: pending.commit_id.clone(),
+        detail: violation.to_string(),
+    })
+}
+
+fn compare(pending: &PendingCommit, view: &TableView) -> Admission {
+    let ledger = view.ledger.as_ref().map(|ledger| &ledger.frontier);
+    let mut superseded = false;
+    for tp in pending.ranges.keys() {
+        let seen = ledger.and_then(|frontier| frontier.get(tp));
+        let from = pending.from.get(tp);
+        // A partition that was never begun (None) comes before every offset.
+        match (seen.cmp(&from), from) {
+            (Ordering::Less, Some(from)) => {
+                return Admission::Refused(Refusal::LedgerBehind {
+                    table: pending.table.clone(),
+                    partition: tp.clone(),
+                    ledger: seen,
+                    from,
+                });
+            }
+            (Ordering::Greater, _) => superseded = true,
+            _ => {}
+        }
+    }
+    if superseded {
+        Admission::Superseded { ledger: ledger.cloned().unwrap_or_default() }
+    } else {
+        Admission::Commit { head: view.head }
+    }
+}
+
+#[cfg(test)]
+#[path = "admission_tests.rs"]
+mod tests;

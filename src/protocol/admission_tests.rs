@@ -1,0 +1,289 @@
+use super::*;
+use crate::protocol::JournalEntry;
+use crate::protocol::fixtures::*;
+
+fn refused(admission: &Admission) -> &'static str {
+    match admission {
+        Admission::Refused(refusal) => refusal.name(),
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+/// A table in which commit `a` brought in partition 0 up to 10.
+fn at_ten() -> TableView {
+    view(Some(ledger("a", &[(0, 10)])), vec![entry(1, "a", &[(0, 0, 10)])])
+}
+
+#[test]
+fn a_first_commit_enters_an_empty_table() {
+    let admission = admit(&pending("x", &[], &[(0, 3, 8)]), &empty());
+    assert_eq!(admission, Admission::Commit { head: None });
+}
+
+#[test]
+fn a_commit_that_continues_the_ledger_is_pinned_to_the_inspected_head() {
+    let admission = admit(&pending("x", &[(0, 10)], &[(0, 10, 20)]), &at_ten());
+    assert_eq!(admission, Admission::Commit { head: Some(1) });
+}
+
+#[test]
+fn partitions_of_other_instances_do_not_fence_a_commit() {
+    let view = view(Some(ledger("b", &[(0, 10), (1, 7)])), vec![entry(2, "b", &[(1, 0, 7)])]);
+    let stale_elsewhere = pending("x", &[(0, 10), (1, 3)], &[(0, 10, 20)]);
+    assert_eq!(admit(&stale_elsewhere, &view), Admission::Commit { head: Some(2) });
+}
+
+#[test]
+fn a_commit_in_the_ledger_is_already_committed() {
+    let mut view = at_ten();
+    view.journal.clear();
+    assert_eq!(admit(&pending("a", &[], &[(0, 0, 10)]), &view), Admission::AlreadyCommitted);
+}
+
+#[test]
+fn a_commit_in_the_ancestry_is_already_committed_though_the_ledger_went_on() {
+    let view = view(
+        Some(ledger("b", &[(0, 20)])),
+        vec![entry(1, "a", &[(0, 0, 10)]), entry(2, "b", &[(0, 10, 20)])],
+    );
+    assert_eq!(admit(&pending("a", &[], &[(0, 0, 10)]), &view), Admission::AlreadyCommitted);
+    assert_eq!(snapshot_of(&view, &CommitId("a".into())), Some(1));
+}
+
+#[test]
+fn a_commit_in_a_snapshot_outside_the_ancestry_is_not_committed() {
+    let rewound = view(
+        Some(ledger("w", &[(0, 0)])),
+        vec![outside(entry(1, "a", &[(0, 0, 10)])), entry(2, "w", &[(0, 0, 0)])],
+    );
+    let admission = admit(&pending("a", &[(0, 0)], &[(0, 0, 10)]), &rewound);
+    assert_eq!(admission, Admission::Commit { head: Some(2) });
+}
+
+#[test]
+fn a_stale_ledger_is_superseded() {
+    let admission = admit(&pending("x", &[(0, 4)], &[(0, 4, 9)]), &at_ten());
+    assert_eq!(admission, Admission::Superseded { ledger: frontier(&[(0, 10)]) });
+}
+
+#[test]
+fn a_partition_begun_by_another_instance_is_superseded() {
+    let admission = admit(&pending("x", &[], &[(0, 0, 9)]), &at_ten());
+    assert_eq!(admission, Admission::Superseded { ledger: frontier(&[(0, 10)]) });
+}
+
+#[test]
+fn one_partition_ahead_supersedes_the_whole_commit() {
+    let view = view(Some(ledger("b", &[(0, 10), (1, 7)])), vec![entry(2, "b", &[(1, 0, 7)])]);
+    let admission = admit(&pending("x", &[(0, 10), (1, 3)], &[(0, 10, 20), (1, 3, 4)]), &view);
+    assert_eq!(admission, Admission::Superseded { ledger: frontier(&[(0, 10), (1, 7)]) });
+}
+
+#[test]
+fn a_ledger_behind_the_commit_is_refused() {
+    let admission = admit(&pending("x", &[(0, 11)], &[(0, 11, 12)]), &at_ten());
+    assert_eq!(
+        admission,
+        Admission::Refused(Refusal::LedgerBehind {
+            table: "lake.readings".into(),
+            partition: tp(0),
+            ledger: Some(10),
+            from: 11,
+        })
+    );
+}
+
+#[test]
+fn a_partition_gone_from_the_ledger_is_refused() {
+    let one = admit(&pending("x", &[(1, 5)], &[(1, 5, 6)]), &at_ten());
+    assert_eq!(refused(&one), "ledger-behind");
+    let whole = admit(&pending("x", &[(0, 10)], &[(0, 10, 20)]), &empty());
+    assert_eq!(refused(&whole), "ledger-behind");
+}
+
+#[test]
+fn a_partition_behind_is_refused_though_another_is_ahead() {
+    let view = view(Some(ledger("b", &[(0, 10), (1, 7)])), vec![entry(2, "b", &[(1, 0, 7)])]);
+    for from in [[(0, 11), (1, 3)], [(0, 3), (1, 8)]] {
+        let moved = [(0, from[0].1, 20), (1, from[1].1, 20)];
+        assert_eq!(refused(&admit(&pending("x", &from, &moved), &view)), "ledger-behind");
+    }
+}
+
+#[test]
+fn another_table_uuid_is_refused_though_it_shows_the_commit() {
+    let mut copy = at_ten();
+    copy.table_uuid = "table-2".into();
+    assert_eq!(refused(&admit(&pending("a", &[], &[(0, 0, 10)]), &copy)), "table-replaced");
+}
+
+#[test]
+fn another_cluster_is_refused() {
+    let mut commit = pending("x", &[(0, 10)], &[(0, 10, 20)]);
+    commit.cluster_id = "cluster-2".into();
+    assert_eq!(refused(&admit(&commit, &at_ten())), "cluster-changed");
+}
+
+#[test]
+fn another_topic_id_is_refused() {
+    let mut commit = pending("x", &[(0, 10)], &[(0, 10, 20)]);
+    commit.topic_ids.insert("readings".into(), "topic-2".into());
+    assert_eq!(refused(&admit(&commit, &at_ten())), "topic-recreated");
+}
+
+#[test]
+fn ids_that_one_side_does_not_know_are_not_compared() {
+    let mut commit = pending("x", &[(0, 10)], &[(0, 10, 20)]);
+    commit.cluster_id = String::new();
+    commit.topic_ids.clear();
+    assert_eq!(admit(&commit, &at_ten()), Admission::Commit { head: Some(1) });
+    commit.topic_ids.insert("readings".into(), String::new());
+    assert_eq!(admit(&commit, &at_ten()), Admission::Commit { head: Some(1) });
+
+    let mut bare = at_ten();
+    if let Some(ledger) = &mut bare.ledger {
+        ledger.cluster_id = String::new();
+        ledger.topic_ids.clear();
+    }
+    let commit = pending("x", &[(0, 10)], &[(0, 10, 20)]);
+    assert_eq!(admit(&commit, &bare), Admission::Commit { head: Some(1) });
+}
+
+#[test]
+fn a_pending_commit_that_contradicts_itself_is_refused() {
+    let from = [(0, 10)];
+    for moved in [&[(0, 11, 20)][..], &[(0, 10, 9)], &[], &[(-1, 0, 1)]] {
+        let admission = admit(&pending("x", &from, moved), &at_ten());
+        assert_eq!(refused(&admission), "pending-malformed");
+    }
+}
+
+#[test]
+fn a_commit_of_a_rolled_back_table_is_refused() {
+    let rolled_back = view(
+        Some(ledger("b", &[(0, 20)])),
+        vec![entry(1, "a", &[(0, 0, 10)]), outside(entry(2, "b", &[(0, 10, 20)]))],
+    );
+    let admission = admit(&pending("x", &[(0, 20)], &[(0, 20, 30)]), &rolled_back);
+    assert_eq!(refused(&admission), "table-rolled-back");
+}
+
+// The cases of the ledger against the journal.
+
+fn history(view: &TableView) -> Result<(), &'static str> {
+    check_history("lake.readings", view).map_err(|refusal| refusal.name())
+}
+
+#[test]
+fn a_ledger_written_by_an_ancestor_of_the_head_is_fine() {
+    assert_eq!(history(&at_ten()), Ok(()));
+    let foreign_head = TableView { head: Some(50), ..at_ten() };
+    assert_eq!(history(&foreign_head), Ok(()));
+}
+
+#[test]
+fn a_table_without_ledger_and_without_our_snapshots_is_fine() {
+    assert_eq!(history(&empty()), Ok(()));
+    assert_eq!(history(&TableView { head: Some(5), ..empty() }), Ok(()));
+}
+
+#[test]
+fn a_ledger_whose_snapshots_are_all_expired_is_fine() {
+    assert_eq!(history(&view(Some(ledger("a", &[(0, 10)])), Vec::new())), Ok(()));
+}
+
+#[test]
+fn a_ledger_whose_snapshot_is_outside_the_ancestry_was_rolled_back() {
+    let alone = view(Some(ledger("a", &[(0, 10)])), vec![outside(entry(1, "a", &[(0, 0, 10)]))]);
+    assert_eq!(history(&alone), Err("table-rolled-back"));
+}
+
+#[test]
+fn a_ledger_whose_snapshot_is_gone_while_an_older_one_is_reachable_was_rolled_back() {
+    let expired = view(Some(ledger("b", &[(0, 20)])), vec![entry(1, "a", &[(0, 0, 10)])]);
+    assert_eq!(history(&expired), Err("table-rolled-back"));
+}
+
+#[test]
+fn a_ledger_whose_snapshot_is_gone_while_another_is_outside_the_ancestry_is_fine() {
+    let tagged = view(Some(ledger("b", &[(0, 20)])), vec![outside(entry(1, "a", &[(0, 0, 10)]))]);
+    assert_eq!(history(&tagged), Ok(()));
+}
+
+#[test]
+fn a_ledger_in_a_table_without_a_head_was_rolled_back() {
+    let headless = TableView { head: None, ..view(Some(ledger("a", &[(0, 10)])), Vec::new()) };
+    assert_eq!(history(&headless), Err("table-rolled-back"));
+}
+
+#[test]
+fn a_ledger_older_than_a_commit_in_the_ancestry_was_set_back() {
+    let set_back = view(
+        Some(ledger("a", &[(0, 10)])),
+        vec![entry(1, "a", &[(0, 0, 10)]), entry(2, "b", &[(0, 10, 20)])],
+    );
+    assert_eq!(history(&set_back), Err("ledger-set-back"));
+}
+
+#[test]
+fn a_ledger_removed_from_a_table_with_our_snapshots_is_refused() {
+    let removed = view(None, vec![entry(1, "a", &[(0, 0, 10)])]);
+    assert_eq!(history(&removed), Err("ledger-missing"));
+}
+
+#[test]
+fn a_table_of_format_version_one_with_a_sound_ledger_is_fine() {
+    let unnumbered = |entry: JournalEntry| JournalEntry { sequence_number: 0, ..entry };
+    let sound = view(
+        Some(ledger("b", &[(0, 20)])),
+        vec![unnumbered(entry(1, "a", &[(0, 0, 10)])), unnumbered(entry(2, "b", &[(0, 10, 20)]))],
+    );
+    assert_eq!(history(&sound), Ok(()));
+}
+
+// When files may be deleted.
+
+#[test]
+fn a_superseded_commit_is_absent_if_the_journal_shows_who_moved_its_partition() {
+    let commit = pending("x", &[(0, 0)], &[(0, 0, 5)]);
+    let shown = view(
+        Some(ledger("b", &[(0, 20)])),
+        vec![entry(1, "a", &[(0, 0, 10)]), entry(2, "b", &[(0, 10, 20)])],
+    );
+    assert!(is_provably_absent(&commit, &shown));
+}
+
+#[test]
+fn a_superseded_commit_is_not_provably_absent_if_it_may_have_been_expired() {
+    let commit = pending("x", &[(0, 0)], &[(0, 0, 5)]);
+    let expired = view(Some(ledger("b", &[(0, 20)])), vec![entry(2, "b", &[(0, 10, 20)])]);
+    assert!(!is_provably_absent(&commit, &expired));
+    let all_expired = view(Some(ledger("b", &[(0, 20)])), Vec::new());
+    assert!(!is_provably_absent(&commit, &all_expired));
+}
+
+#[test]
+fn a_superseded_commit_is_absent_if_one_of_its_partitions_was_never_moved() {
+    let commit = pending("x", &[(0, 0), (1, 3)], &[(0, 0, 5), (1, 3, 9)]);
+    let expired = view(Some(ledger("b", &[(0, 20), (1, 3)])), Vec::new());
+    assert!(is_provably_absent(&commit, &expired));
+}
+
+#[test]
+fn a_commit_that_may_still_land_is_not_provably_absent() {
+    assert!(!is_provably_absent(&pending("x", &[(0, 10)], &[(0, 10, 20)]), &at_ten()));
+}
+
+#[test]
+fn a_commit_in_a_snapshot_outside_the_ancestry_is_not_provably_absent() {
+    let commit = pending("x", &[(0, 0)], &[(0, 0, 5)]);
+    let seen = view(
+        Some(ledger("b", &[(0, 20)])),
+        vec![
+            outside(entry(1, "x", &[(0, 0, 5)])),
+            entry(2, "a", &[(0, 0, 10)]),
+            entry(3, "b", &[(0, 10, 20)]),
+        ],
+    );
+    assert!(!is_provably_absent(&commit, &seen));
+}

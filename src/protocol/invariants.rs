@@ -1,0 +1,202 @@
+//! The invariants as predicates, one place for tests and for the counter in production.
+//!
+//! Each is stated over what a caller has at hand at the moment at which it must hold. A violation
+//! is a bug of this program: it is counted by id and the work it was found in is stopped.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Checkpoint, CommitId, Epoch, Frontier, Ledger, Offset, PendingCommit, Ranges, RowCounts,
+    TableView, TopicPartition, shows_commit,
+};
+
+/// An invariant that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invariant {id} is violated: {detail}")]
+pub struct Violation {
+    /// Which one: `I1` to `I10`.
+    pub id: &'static str,
+    /// What was found.
+    pub detail: String,
+}
+
+fn hold(id: &'static str, holds: bool, detail: impl FnOnce() -> String) -> Result<(), Violation> {
+    if holds { Ok(()) } else { Err(Violation { id, detail: detail() }) }
+}
+
+/// I1: the journal's ranges neither repeat nor skip an offset, and end at the ledger.
+///
+/// Only entries in the ancestry count. The journal may begin anywhere: expiry takes the oldest.
+///
+/// # Errors
+/// The first partition for which this does not hold.
+pub fn journal_is_contiguous(view: &TableView) -> Result<(), Violation> {
+    let mut reached = BTreeMap::<&TopicPartition, Offset>::new();
+    for entry in view.journal.iter().filter(|entry| entry.in_ancestry) {
+        for (tp, range) in &entry.ranges {
+            let before = reached.insert(tp, range.end);
+            hold("I1", before.is_none_or(|end| end == range.start), || {
+                let commit = &entry.commit_id;
+                format!("commit {commit} continues {tp} at {} after {before:?}", range.start)
+            })?;
+        }
+    }
+    let ledger = view.ledger.as_ref();
+    for (tp, end) in reached {
+        let next = ledger.and_then(|ledger| ledger.frontier.get(tp));
+        hold("I1", next == Some(end), || {
+            format!("the journal of {tp} ends at {end}, the ledger has {next:?}")
+        })?;
+    }
+    Ok(())
+}
+
+/// I2: at most one epoch is between prepare and finalize. `open` is the one that is, if any.
+///
+/// # Errors
+/// If `next` is to be prepared while `open` is not finalized.
+pub fn one_epoch_is_open(open: Option<Epoch>, next: Epoch) -> Result<(), Violation> {
+    hold("I2", open.is_none(), || {
+        format!("epoch {next} is prepared while {open:?} is not finalized")
+    })
+}
+
+/// I3: a pending commit continues `from`, partition by partition, and runs forward.
+///
+/// # Errors
+/// If it moves nothing, or if an offset or partition is negative, a range runs backward, or a
+/// range does not start at `from`.
+pub fn pending_is_contiguous(pending: &PendingCommit) -> Result<(), Violation> {
+    hold("I3", !pending.ranges.is_empty(), || "it moves no partition".to_owned())?;
+    for (tp, range) in &pending.ranges {
+        let from = pending.from.get(tp);
+        let forward = tp.partition >= 0 && 0 <= range.start && range.start <= range.end;
+        hold("I3", forward && from.is_none_or(|from| from == range.start), || {
+            format!("{tp} has the range [{}, {}) after {from:?}", range.start, range.end)
+        })?;
+    }
+    Ok(())
+}
+
+/// I3: a pending commit continues the frontier that its instance holds.
+///
+/// # Errors
+/// If `from` differs from `frontier` in a partition that the commit moves.
+pub fn pending_continues(pending: &PendingCommit, frontier: &Frontier) -> Result<(), Violation> {
+    for tp in pending.ranges.keys() {
+        let (from, held) = (pending.from.get(tp), frontier.get(tp));
+        hold("I3", from == held, || format!("{tp} is continued at {from:?}, held at {held:?}"))?;
+    }
+    Ok(())
+}
+
+/// I4: no catalog request before the checkpoint is synced. `synced` is the newest that is.
+///
+/// # Errors
+/// If it does not hold `commit_id`.
+pub fn request_is_prepared(
+    synced: Option<&Checkpoint>,
+    commit_id: &CommitId,
+) -> Result<(), Violation> {
+    let mut pending = synced.iter().flat_map(|checkpoint| &checkpoint.pending);
+    hold("I4", pending.any(|pending| pending.commit_id == *commit_id), || {
+        format!("commit {commit_id} is requested and not in the synced checkpoint")
+    })
+}
+
+/// I5: no commit is finalized as committed before the table shows its id.
+///
+/// # Errors
+/// If neither the ledger nor the ancestry of the head in `view` has it.
+pub fn finalized_is_shown(view: &TableView, commit_id: &CommitId) -> Result<(), Violation> {
+    hold("I5", shows_commit(view, commit_id), || {
+        format!("commit {commit_id} is finalized and not in table {}", view.table_uuid)
+    })
+}
+
+/// I6: a ledger never decreases, and never forgets a partition.
+///
+/// # Errors
+/// The first partition that went back.
+pub fn ledger_does_not_decrease(
+    before: Option<&Ledger>,
+    after: Option<&Ledger>,
+) -> Result<(), Violation> {
+    let Some(before) = before else { return Ok(()) };
+    for (tp, old) in before.frontier.iter() {
+        let new = after.and_then(|ledger| ledger.frontier.get(tp));
+        hold("I6", new.is_some_and(|new| new >= old), || {
+            format!("{tp} went from {old} to {new:?}")
+        })?;
+    }
+    Ok(())
+}
+
+/// I7: every consumed record advances its partition. `consumed` is the position of the consumer
+/// when the epoch was sealed, of each partition from which it consumed anything.
+///
+/// # Errors
+/// The first partition whose range does not end at that position.
+pub fn consumed_is_covered(consumed: &Frontier, ranges: &Ranges) -> Result<(), Violation> {
+    for (tp, position) in consumed.iter() {
+        let end = ranges.get(tp).map(|range| range.end);
+        hold("I7", end == Some(position), || {
+            format!("{tp} is consumed to {position}, its range ends at {end:?}")
+        })?;
+    }
+    Ok(())
+}
+
+/// I8: a file in a pending commit or a snapshot is never deleted. `in_use` are their paths.
+///
+/// # Errors
+/// The first path in `doomed` that is in use.
+pub fn doomed_files_are_unused<'a>(
+    doomed: impl IntoIterator<Item = &'a str>,
+    in_use: &BTreeSet<&str>,
+) -> Result<(), Violation> {
+    let used = doomed.into_iter().find(|path| in_use.contains(path));
+    hold("I8", used.is_none(), || format!("the file {used:?} is in use and to be deleted"))
+}
+
+/// I9: the offsets reported to the consumer group are not beyond the ledger.
+///
+/// # Errors
+/// The first partition whose group offset is.
+pub fn group_is_behind_ledger(group: &Frontier, ledger: &Frontier) -> Result<(), Violation> {
+    for (tp, offset) in group.iter() {
+        let next = ledger.get(tp);
+        hold("I9", next.is_some_and(|next| offset <= next), || {
+            format!("the group offset of {tp} is {offset}, the ledger has {next:?}")
+        })?;
+    }
+    Ok(())
+}
+
+/// I10: every consumed record became a row, or was skipped, dead-lettered or a tombstone: one of
+/// these, once.
+///
+/// # Errors
+/// If the counts do not add up to `consumed` records.
+pub fn every_record_has_one_fate(consumed: u64, rows: &RowCounts) -> Result<(), Violation> {
+    let fates = [rows.written, rows.skipped, rows.dead_lettered, rows.tombstones];
+    let sum = fates.iter().try_fold(0u64, |sum, count| sum.checked_add(*count));
+    hold("I10", sum == Some(consumed), || format!("{consumed} records were consumed: {rows:?}"))
+}
+
+/// I10: the rows counted as written are those in the files.
+///
+/// # Errors
+/// If the files of `pending` hold another number of rows.
+pub fn written_rows_are_in_files(pending: &PendingCommit) -> Result<(), Violation> {
+    let files = pending.files.iter();
+    let in_files = files.map(|file| file.records).try_fold(0u64, u64::checked_add);
+    let written = pending.rows.written;
+    hold("I10", in_files == Some(written), || {
+        format!("{written} rows were written, the files hold {in_files:?}")
+    })
+}
+
+#[cfg(test)]
+#[path = "invariants_tests.rs"]
+mod tests;

@@ -1,0 +1,181 @@
+//! The journal: what each of our snapshots says about itself in its summary.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::json::{PartitionNumber, UniqueMap};
+use super::{
+    CommitId, Epoch, JournalEntry, LedgerError, Offset, OffsetRange, PendingCommit, Ranges,
+    RowCounts, TopicPartition,
+};
+
+/// Summary key: the pipeline that made the snapshot.
+pub const SUMMARY_PIPELINE: &str = "icestream.pipeline";
+/// Summary key: the commit that made the snapshot.
+pub const SUMMARY_COMMIT_ID: &str = "icestream.commit-id";
+/// Summary key: the process that made the snapshot.
+pub const SUMMARY_INSTANCE: &str = "icestream.instance";
+/// Summary key: the epoch of that process.
+pub const SUMMARY_EPOCH: &str = "icestream.epoch";
+/// Summary key: the offset ranges of this commit, `{"topic":{"0":[start,end]}}`.
+pub const SUMMARY_RANGES: &str = "icestream.ranges";
+/// Summary key: what became of the records of these ranges, as [`RowCounts`].
+pub const SUMMARY_ROWS: &str = "icestream.rows";
+
+/// What a snapshot summary says about the commit that made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalParts {
+    /// The commit.
+    pub commit_id: CommitId,
+    /// The process that made it.
+    pub instance: String,
+    /// The epoch of that process.
+    pub epoch: Epoch,
+    /// What it brought in.
+    pub ranges: Ranges,
+    /// What became of the records in `ranges`.
+    pub rows: RowCounts,
+}
+
+/// Any snapshot that the table's metadata still shows, ours or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotFacts {
+    /// The snapshot.
+    pub snapshot_id: i64,
+    /// The snapshot it was made on; the metadata may not show that one any more.
+    pub parent_id: Option<i64>,
+    /// Data sequence number; 0 in tables of format version 1.
+    pub sequence_number: i64,
+    /// When it was made, milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+    /// What [`decode_summary`] found in its summary.
+    pub ours: Option<JournalParts>,
+}
+
+/// The summary entries of the snapshot that brings `pending` into the table.
+///
+/// # Errors
+/// [`LedgerError::Malformed`] if a partition or an offset is negative or a range ends before it
+/// starts: nothing unreadable is ever written.
+pub fn encode_summary(pending: &PendingCommit) -> Result<BTreeMap<String, String>, LedgerError> {
+    let mut topics = BTreeMap::<&str, UniqueMap<PartitionNumber, (Offset, Offset)>>::new();
+    for (tp, range) in &pending.ranges {
+        check_range(tp, *range)?;
+        let partitions = topics.entry(&tp.topic).or_default();
+        partitions.0.insert(PartitionNumber(tp.partition), (range.start, range.end));
+    }
+    let json = |key, result: serde_json::Result<String>| {
+        result.map_err(|error| LedgerError::malformed(key, error))
+    };
+    let entries = [
+        (SUMMARY_PIPELINE, pending.pipeline.clone()),
+        (SUMMARY_COMMIT_ID, pending.commit_id.to_string()),
+        (SUMMARY_INSTANCE, pending.instance.clone()),
+        (SUMMARY_EPOCH, pending.epoch.to_string()),
+        (SUMMARY_RANGES, json(SUMMARY_RANGES, serde_json::to_string(&topics))?),
+        (SUMMARY_ROWS, json(SUMMARY_ROWS, serde_json::to_string(&pending.rows))?),
+    ];
+    Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+}
+
+/// What a snapshot's summary says, or `None` if `pipeline` did not make that snapshot.
+///
+/// # Errors
+/// [`LedgerError::Malformed`] if the summary names `pipeline` but is not what [`encode_summary`]
+/// writes.
+pub fn decode_summary(
+    pipeline: &str,
+    summary: &HashMap<String, String>,
+) -> Result<Option<JournalParts>, LedgerError> {
+    if summary.get(SUMMARY_PIPELINE).map(String::as_str) != Some(pipeline) {
+        return Ok(None);
+    }
+    let value = |key| {
+        let value = summary.get(key).filter(|value| !value.is_empty());
+        value.ok_or_else(|| LedgerError::malformed(key, "it is missing"))
+    };
+    let epoch = value(SUMMARY_EPOCH)?;
+    Ok(Some(JournalParts {
+        commit_id: CommitId(value(SUMMARY_COMMIT_ID)?.clone()),
+        instance: value(SUMMARY_INSTANCE)?.clone(),
+        epoch: epoch.parse().map(Epoch).map_err(|error| {
+            LedgerError::malformed(SUMMARY_EPOCH, format!("{epoch:?}: {error}"))
+        })?,
+        ranges: decode_ranges(value(SUMMARY_RANGES)?)?,
+        rows: serde_json::from_str(value(SUMMARY_ROWS)?)
+            .map_err(|error| LedgerError::malformed(SUMMARY_ROWS, error))?,
+    }))
+}
+
+/// The journal of the table whose metadata shows `snapshots`, oldest entry first.
+///
+/// An entry is in the ancestry if the parents lead to it from `head`. Where expiry broke that
+/// chain, an entry older than the break may or may not have been an ancestor. Such an entry (kept
+/// alive by a tag, say) is left out, as if it had been expired too: it proves nothing.
+pub fn journal(head: Option<i64>, snapshots: Vec<SnapshotFacts>) -> Vec<JournalEntry> {
+    let by_id: HashMap<i64, &SnapshotFacts> =
+        snapshots.iter().map(|snapshot| (snapshot.snapshot_id, snapshot)).collect();
+    let mut ancestry = BTreeSet::new();
+    let mut oldest = None;
+    let mut next = head;
+    while let Some(snapshot) = next.and_then(|id| by_id.get(&id)) {
+        if !ancestry.insert(snapshot.snapshot_id) {
+            break; // a cycle: the metadata is broken, and this walk must still end
+        }
+        oldest = Some((snapshot.sequence_number, snapshot.timestamp_ms));
+        next = snapshot.parent_id;
+    }
+    let break_at = if next.is_some() { oldest } else { None };
+    let mut entries: Vec<JournalEntry> = snapshots
+        .into_iter()
+        .filter(|snapshot| {
+            let age = (snapshot.sequence_number, snapshot.timestamp_ms);
+            ancestry.contains(&snapshot.snapshot_id) || break_at.is_none_or(|at| age >= at)
+        })
+        .filter_map(|snapshot| entry(&ancestry, snapshot))
+        .collect();
+    entries.sort_by_key(|entry| (entry.sequence_number, entry.timestamp_ms, entry.snapshot_id));
+    entries
+}
+
+fn entry(ancestry: &BTreeSet<i64>, snapshot: SnapshotFacts) -> Option<JournalEntry> {
+    let ours = snapshot.ours?;
+    Some(JournalEntry {
+        snapshot_id: snapshot.snapshot_id,
+        timestamp_ms: snapshot.timestamp_ms,
+        in_ancestry: ancestry.contains(&snapshot.snapshot_id),
+        sequence_number: snapshot.sequence_number,
+        commit_id: ours.commit_id,
+        instance: ours.instance,
+        epoch: ours.epoch,
+        ranges: ours.ranges,
+        rows: ours.rows,
+    })
+}
+
+fn decode_ranges(text: &str) -> Result<Ranges, LedgerError> {
+    type Topics = UniqueMap<String, UniqueMap<PartitionNumber, (Offset, Offset)>>;
+    let topics: Topics = serde_json::from_str(text)
+        .map_err(|error| LedgerError::malformed(SUMMARY_RANGES, error))?;
+    let mut ranges = Ranges::new();
+    for (topic, partitions) in topics.0 {
+        for (PartitionNumber(partition), (start, end)) in partitions.0 {
+            let tp = TopicPartition::new(topic.clone(), partition);
+            let range = OffsetRange { start, end };
+            check_range(&tp, range)?;
+            ranges.insert(tp, range);
+        }
+    }
+    Ok(ranges)
+}
+
+fn check_range(tp: &TopicPartition, range: OffsetRange) -> Result<(), LedgerError> {
+    if tp.topic.is_empty() || tp.partition < 0 || range.start < 0 || range.end < range.start {
+        let detail = format!("{tp} has the range [{}, {})", range.start, range.end);
+        return Err(LedgerError::malformed(SUMMARY_RANGES, detail));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "journal_tests.rs"]
+mod tests;

@@ -1,0 +1,182 @@
+use proptest::collection::{btree_map, hash_map};
+use proptest::prelude::*;
+
+use super::*;
+use crate::protocol::fixtures::pending;
+
+fn summary(pending: &PendingCommit) -> HashMap<String, String> {
+    encode_summary(pending).unwrap().into_iter().collect()
+}
+
+#[test]
+fn a_summary_is_written_in_one_known_way() {
+    let mut commit = pending("c9", &[(2, 5)], &[(10, 0, 4), (2, 5, 9)]);
+    commit.rows = RowCounts { written: 7, skipped: 1, dead_lettered: 2, tombstones: 3 };
+    let expected = [
+        ("icestream.commit-id", "c9"),
+        ("icestream.epoch", "4"),
+        ("icestream.instance", "one"),
+        ("icestream.pipeline", "flow"),
+        ("icestream.ranges", r#"{"readings":{"2":[5,9],"10":[0,4]}}"#),
+        ("icestream.rows", r#"{"written":7,"skipped":1,"dead_lettered":2,"tombstones":3}"#),
+    ];
+    let expected: BTreeMap<String, String> =
+        expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    assert_eq!(encode_summary(&commit).unwrap(), expected);
+}
+
+#[test]
+fn a_snapshot_of_someone_else_is_not_ours() {
+    let foreign = HashMap::from([("operation".to_owned(), "append".to_owned())]);
+    assert_eq!(decode_summary("flow", &foreign), Ok(None));
+    assert_eq!(decode_summary("flow", &HashMap::new()), Ok(None));
+}
+
+#[test]
+fn a_snapshot_of_another_pipeline_is_not_ours_even_if_it_is_malformed() {
+    let mut other = summary(&pending("x", &[], &[(0, 0, 1)]));
+    assert!(decode_summary("flow", &other).unwrap().is_some());
+    assert_eq!(decode_summary("flow2", &other), Ok(None));
+    other.insert(SUMMARY_RANGES.to_owned(), "?".to_owned());
+    assert_eq!(decode_summary("flow2", &other), Ok(None));
+}
+
+#[test]
+fn a_malformed_snapshot_of_ours_is_an_error_that_names_the_key() {
+    let good = summary(&pending("x", &[], &[(0, 0, 1)]));
+    let cases = [
+        (SUMMARY_COMMIT_ID, ""),
+        (SUMMARY_INSTANCE, ""),
+        (SUMMARY_EPOCH, "-1"),
+        (SUMMARY_EPOCH, "x"),
+        (SUMMARY_RANGES, r#"{"t":{"0":[5,4]}}"#),
+        (SUMMARY_RANGES, r#"{"t":{"0":[-1,4]}}"#),
+        (SUMMARY_RANGES, r#"{"t":{"0":[1]}}"#),
+        (SUMMARY_RANGES, r#"{"t":{"0":[1,2,3]}}"#),
+        (SUMMARY_RANGES, r#"{"t":{"0":[1,2],"0":[1,2]}}"#),
+        (SUMMARY_RANGES, r#"{"t":{"-1":[1,2]}}"#),
+        (SUMMARY_RANGES, r#"{"":{"0":[1,2]}}"#),
+        (SUMMARY_ROWS, r#"{"written":-1,"skipped":0,"dead_lettered":0,"tombstones":0}"#),
+        (SUMMARY_ROWS, "{}"),
+    ];
+    for (key, value) in cases {
+        let mut bad = good.clone();
+        bad.insert(key.to_owned(), value.to_owned());
+        let error = decode_summary("flow", &bad).unwrap_err();
+        assert!(error.to_string().contains(key), "{key}={value}: {error}");
+        bad.remove(key);
+        assert!(decode_summary("flow", &bad).is_err(), "{key} is missing");
+    }
+}
+
+#[test]
+fn a_summary_that_could_not_be_read_again_is_not_written() {
+    for moved in [(0, 5, 4), (0, -1, 4), (-1, 0, 4)] {
+        assert!(encode_summary(&pending("x", &[], &[moved])).is_err());
+    }
+}
+
+// The journal of a table.
+
+fn snapshot(id: i64, parent: Option<i64>, commit: Option<&str>) -> SnapshotFacts {
+    let parts = |commit: &str| {
+        decode_summary("flow", &summary(&pending(commit, &[], &[(0, 0, 1)]))).unwrap().unwrap()
+    };
+    SnapshotFacts {
+        snapshot_id: id,
+        parent_id: parent,
+        sequence_number: id,
+        timestamp_ms: id,
+        ours: commit.map(parts),
+    }
+}
+
+fn shape(journal: &[JournalEntry]) -> Vec<(i64, bool)> {
+    journal.iter().map(|entry| (entry.snapshot_id, entry.in_ancestry)).collect()
+}
+
+#[test]
+fn the_journal_is_our_snapshots_oldest_first() {
+    let snapshots = vec![
+        snapshot(3, Some(2), Some("b")),
+        snapshot(2, Some(1), None),
+        snapshot(1, None, Some("a")),
+    ];
+    assert_eq!(shape(&journal(Some(3), snapshots)), [(1, true), (3, true)]);
+}
+
+#[test]
+fn snapshots_of_another_branch_are_outside_the_ancestry() {
+    let snapshots = vec![
+        snapshot(1, None, Some("a")),
+        snapshot(2, Some(1), Some("b")),
+        snapshot(3, Some(1), None),
+    ];
+    assert_eq!(shape(&journal(Some(3), snapshots)), [(1, true), (2, false)]);
+}
+
+#[test]
+fn a_table_without_a_head_has_no_ancestry() {
+    assert_eq!(shape(&journal(None, vec![snapshot(1, None, Some("a"))])), [(1, false)]);
+}
+
+#[test]
+fn a_tagged_snapshot_older_than_where_expiry_broke_the_chain_proves_nothing() {
+    let tagged = snapshot(1, None, Some("a"));
+    let after_expiry = vec![tagged, snapshot(5, Some(4), None), snapshot(6, Some(5), None)];
+    assert_eq!(shape(&journal(Some(6), after_expiry)), []);
+}
+
+#[test]
+fn a_snapshot_newer_than_where_expiry_broke_the_chain_is_outside_the_ancestry() {
+    let rolled_back = snapshot(4, Some(3), Some("b"));
+    let after_expiry = vec![snapshot(3, Some(2), None), rolled_back, snapshot(5, Some(3), None)];
+    assert_eq!(shape(&journal(Some(5), after_expiry)), [(4, false)]);
+}
+
+#[test]
+fn parents_that_form_a_cycle_do_not_hang_the_walk() {
+    let cycle = vec![snapshot(1, Some(2), Some("a")), snapshot(2, Some(1), Some("b"))];
+    assert_eq!(shape(&journal(Some(2), cycle)), [(1, true), (2, true)]);
+}
+
+fn any_pending() -> impl Strategy<Value = PendingCommit> {
+    let bounds = (0..=Offset::MAX, 0..=Offset::MAX);
+    let moved = btree_map(("[a-z._-]{1,6}", 0..=i32::MAX), bounds, 1..10);
+    (moved, any::<u64>(), any::<[u64; 4]>()).prop_map(|(moved, epoch, rows)| {
+        let mut commit = pending("0af", &[], &[]);
+        commit.epoch = Epoch(epoch);
+        let [written, skipped, dead_lettered, tombstones] = rows;
+        commit.rows = RowCounts { written, skipped, dead_lettered, tombstones };
+        for ((topic, partition), (a, b)) in moved {
+            let range = OffsetRange { start: a.min(b), end: a.max(b) };
+            commit.ranges.insert(TopicPartition::new(topic, partition), range);
+        }
+        commit
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_summary_survives_being_written_and_read(commit in any_pending()) {
+        let parts = decode_summary("flow", &summary(&commit)).unwrap().unwrap();
+        prop_assert_eq!(parts.commit_id, commit.commit_id);
+        prop_assert_eq!(parts.instance, commit.instance);
+        prop_assert_eq!(parts.epoch, commit.epoch);
+        prop_assert_eq!(parts.ranges, commit.ranges);
+        prop_assert_eq!(parts.rows, commit.rows);
+    }
+
+    #[test]
+    fn decoding_any_summary_never_panics(values in hash_map("[a-z.-]{1,20}", ".*", 0..3), all in any::<[String; 5]>()) {
+        let mut summary = values;
+        summary.insert(SUMMARY_PIPELINE.to_owned(), "flow".to_owned());
+        let keys = [SUMMARY_COMMIT_ID, SUMMARY_INSTANCE, SUMMARY_EPOCH, SUMMARY_RANGES, SUMMARY_ROWS];
+        for (key, value) in keys.into_iter().zip(all) {
+            summary.insert(key.to_owned(), value);
+        }
+        if let Ok(parts) = decode_summary("flow", &summary) {
+            prop_assert!(parts.is_some());
+        }
+    }
+}

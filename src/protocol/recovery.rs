@@ -1,0 +1,208 @@
+//! Recovery: what to do first after a start, decided from local state and table ledgers.
+//!
+//! The ledgers decide. Local state only carries what a table cannot: the pending commits whose
+//! files are already written. Lost, or restored from last week, it is harmless, because each of
+//! its pending commits is admitted as if it were new and the resume position is the ledger's.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Admission, Epoch, Frontier, Offset, PendingCommit, Refusal, TableView, TopicPartition, admit,
+    check_history, check_source,
+};
+
+/// What the local checkpoint store knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalState {
+    /// Commits of the checkpoint that was prepared and not finalized, if there is one.
+    pub pending: Vec<PendingCommit>,
+    /// The newest checkpoint that was seen to be in the table.
+    pub last: Option<LastCheckpoint>,
+}
+
+/// The newest checkpoint that was seen to be in the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastCheckpoint {
+    /// The epoch that it ended.
+    pub epoch: Epoch,
+    /// Next offsets to read after it, of the partitions that its instance owned.
+    pub frontier: Frontier,
+}
+
+/// What to do with one pending commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveryStep {
+    /// The commit.
+    pub pending: PendingCommit,
+    /// What may be done with it.
+    pub admission: Admission,
+}
+
+/// How local state stands to the ledger; for the log, nothing is decided from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalStanding {
+    /// There is none: a first start, or it was lost.
+    Absent,
+    /// Its last checkpoint is what the ledger shows.
+    Same,
+    /// The ledger is ahead: other instances went on, or local state is an old copy.
+    Older,
+    /// The ledger is behind: the table was restored from an old copy of its metadata.
+    Newer,
+}
+
+/// What to do first after a start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// One for each pending commit, in the order in which they were prepared.
+    pub steps: Vec<RecoveryStep>,
+    /// The frontier that the tables show now, before any step: of each partition the lowest
+    /// offset of all tables. After the steps the tables are read again.
+    pub resume: Frontier,
+    /// The first epoch that local state does not know.
+    pub next_epoch: Epoch,
+    /// How local state stands to the ledger.
+    pub standing: LocalStanding,
+}
+
+/// Decides what to do with what a previous process left. Total, deterministic and idempotent: a
+/// crash at any point of the steps leads to the same decisions for those not yet done.
+///
+/// `views` holds one reading of each table, by `namespace.table`. A pending commit whose table is
+/// not among them is refused.
+pub fn recover(local: Option<&LocalState>, views: &BTreeMap<String, TableView>) -> Recovery {
+    let pending = local.map_or(&[][..], |local| &local.pending);
+    let last = local.and_then(|local| local.last.as_ref());
+    let resume = lowest(views);
+    let steps = pending.iter().map(|pending| step(pending, views)).collect();
+    let known = pending.iter().map(|pending| pending.epoch).chain(last.map(|last| last.epoch));
+    Recovery {
+        steps,
+        next_epoch: Epoch(known.max().map_or(1, |epoch| epoch.0.saturating_add(1))),
+        standing: last.map_or(LocalStanding::Absent, |last| stand(&last.frontier, &resume)),
+        resume,
+    }
+}
+
+fn step(pending: &PendingCommit, views: &BTreeMap<String, TableView>) -> RecoveryStep {
+    let admission = views.get(&pending.table).map_or_else(
+        || Admission::Refused(Refusal::TableMissing { table: pending.table.clone() }),
+        |view| admit(pending, view),
+    );
+    RecoveryStep { pending: pending.clone(), admission }
+}
+
+/// The lowest offsets; a partition that one table never began was not begun.
+fn lowest(views: &BTreeMap<String, TableView>) -> Frontier {
+    let mut frontiers = views
+        .values()
+        .map(|view| view.ledger.as_ref().map(|ledger| ledger.frontier.clone()).unwrap_or_default());
+    let first = frontiers.next().unwrap_or_default();
+    frontiers.fold(first, |low, next| {
+        let both = low.iter().filter_map(|(tp, a)| next.get(tp).map(|b| (tp.clone(), a.min(b))));
+        both.collect()
+    })
+}
+
+fn stand(local: &Frontier, ledger: &Frontier) -> LocalStanding {
+    let mut standing = LocalStanding::Same;
+    for (tp, offset) in local.iter() {
+        match Some(offset).cmp(&ledger.get(tp)) {
+            std::cmp::Ordering::Greater => return LocalStanding::Newer,
+            std::cmp::Ordering::Less => standing = LocalStanding::Older,
+            std::cmp::Ordering::Equal => {}
+        }
+    }
+    standing
+}
+
+/// Where to begin in a topic of which the table has no ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetPolicy {
+    /// At the first offset that the log has.
+    Earliest,
+    /// At the end of the log.
+    Latest,
+}
+
+/// Offsets that a partition's log holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogRange {
+    /// First offset (low watermark).
+    pub start: Offset,
+    /// One past the last offset (high watermark).
+    pub end: Offset,
+}
+
+/// All that resuming looks at on Kafka's side.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceView {
+    /// Id of the Kafka cluster; empty if it has none.
+    pub cluster_id: String,
+    /// Id of each topic, where the cluster tells it.
+    pub topic_ids: BTreeMap<String, String>,
+    /// The partitions to start, with what their logs hold.
+    pub log: BTreeMap<TopicPartition, LogRange>,
+}
+
+/// Where a partition starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StartAt {
+    /// The offset in the ledger: what the first commit continues.
+    pub ledger: Option<Offset>,
+    /// The offset to read first.
+    pub start: Offset,
+}
+
+/// Where to start each partition of `source.log`.
+///
+/// A partition in the ledger starts there. `reset` holds only for a topic of which the ledger has
+/// no partition at all; a partition added to a known topic starts at its first offset, since
+/// its records came after the pipeline did.
+///
+/// # Errors
+/// The refusals of [`check_source`] and [`check_history`]; [`Refusal::RetentionPassedLedger`] and
+/// [`Refusal::LedgerBeyondLogEnd`] if the log does not hold the offset in the ledger. Either end
+/// of the log is within it.
+pub fn positions(
+    table: &str,
+    view: &TableView,
+    source: &SourceView,
+    reset: ResetPolicy,
+) -> Result<BTreeMap<TopicPartition, StartAt>, Refusal> {
+    check_source(table, view, &source.cluster_id, &source.topic_ids)?;
+    check_history(table, view)?;
+    let empty = Frontier::default();
+    let frontier = view.ledger.as_ref().map_or(&empty, |ledger| &ledger.frontier);
+    let start = |(tp, log): (&TopicPartition, &LogRange)| {
+        let ledger = frontier.get(tp);
+        let start = match ledger {
+            Some(ledger) => within(table, tp, ledger, *log)?,
+            None if frontier.iter().any(|(known, _)| known.topic == tp.topic) => log.start,
+            None if reset == ResetPolicy::Earliest => log.start,
+            None => log.end,
+        };
+        Ok((tp.clone(), StartAt { ledger, start }))
+    };
+    source.log.iter().map(start).collect()
+}
+
+fn within(
+    table: &str,
+    partition: &TopicPartition,
+    ledger: Offset,
+    log: LogRange,
+) -> Result<Offset, Refusal> {
+    let (table, partition) = (table.to_owned(), partition.clone());
+    if ledger > log.end {
+        Err(Refusal::LedgerBeyondLogEnd { table, partition, ledger, log_end: log.end })
+    } else if ledger < log.start {
+        Err(Refusal::RetentionPassedLedger { table, partition, ledger, log_start: log.start })
+    } else {
+        Ok(ledger)
+    }
+}
+
+#[cfg(test)]
+#[path = "recovery_tests.rs"]
+mod tests;

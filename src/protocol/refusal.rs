@@ -1,0 +1,268 @@
+//! Why nothing may be written to a table until a person has looked.
+
+use super::{CommitId, LEDGER_VERSION, Offset, TopicPartition};
+
+/// A state of table, log or ledger in which going on could repeat or lose records.
+///
+/// Refusing is a feature: each variant says what is wrong, where, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Another table has the name of the one that was written to.
+    #[error(
+        "table {table} was replaced: the pending commit was written for the table with uuid \
+         {expected}, the catalog now shows {found}; bring the old table back, or give up the \
+         pending records as told in docs/operations.md, section table-replaced"
+    )]
+    TableReplaced {
+        /// Table.
+        table: String,
+        /// The uuid that the commit was written for.
+        expected: String,
+        /// The uuid of the table now.
+        found: String,
+    },
+    /// There is no table of that name.
+    #[error(
+        "table {table} is gone although a pending commit was written for it; bring it back, or \
+         give up the pending records as told in docs/operations.md, section table-missing"
+    )]
+    TableMissing {
+        /// Table.
+        table: String,
+    },
+    /// The commit that wrote the ledger is no longer part of the table.
+    #[error(
+        "table {table} was rolled back: its ledger was written by commit {commit}, whose snapshot \
+         is no ancestor of the head; records that the ledger counts are not in the table; rewind \
+         the ledger as told in docs/operations.md, section table-rolled-back"
+    )]
+    TableRolledBack {
+        /// Table.
+        table: String,
+        /// The commit that wrote the ledger.
+        commit: CommitId,
+    },
+    /// Our snapshots are in the table, the ledger is not.
+    #[error(
+        "table {table} has lost its ledger: snapshot {snapshot_id} was made by this pipeline, but \
+         the ledger property is not there; put the property back, or rebuild it as told in \
+         docs/operations.md, section ledger-missing"
+    )]
+    LedgerMissing {
+        /// Table.
+        table: String,
+        /// The newest snapshot of this pipeline.
+        snapshot_id: i64,
+    },
+    /// The ledger property is older than the newest of our snapshots.
+    #[error(
+        "the ledger of table {table} was set back: it was written by commit {commit}, but the \
+         later commit {later} is in the table; put the property back, or rebuild it as told in \
+         docs/operations.md, section ledger-set-back"
+    )]
+    LedgerSetBack {
+        /// Table.
+        table: String,
+        /// The commit that wrote the ledger.
+        commit: CommitId,
+        /// A later commit that is part of the table.
+        later: CommitId,
+    },
+    /// The ledger does not reach the offset that a pending commit continues.
+    #[error(
+        "the ledger of table {table} went back: a pending commit continues {partition} at offset \
+         {from}, the ledger has {}; find out what changed the table, then see docs/operations.md, \
+         section ledger-behind", show(*ledger)
+    )]
+    LedgerBehind {
+        /// Table.
+        table: String,
+        /// Partition.
+        partition: TopicPartition,
+        /// The offset in the ledger, if it has one.
+        ledger: Option<Offset>,
+        /// The offset that the commit continues.
+        from: Offset,
+    },
+    /// The records come from another Kafka cluster than those in the table.
+    #[error(
+        "table {table} holds records of the Kafka cluster {ledger}, the broker now belongs to \
+         {found}; its offsets mean other records; correct KAFKA_BROKERS, or see \
+         docs/operations.md, section cluster-changed"
+    )]
+    ClusterChanged {
+        /// Table.
+        table: String,
+        /// Cluster id in the ledger.
+        ledger: String,
+        /// Cluster id of the records.
+        found: String,
+    },
+    /// The topic was deleted and made again: its offsets mean other records.
+    #[error(
+        "topic {topic} was made again since table {table} was written: its id was {ledger} and is \
+         {found}; its offsets mean other records; reset the ledger of that topic as told in \
+         docs/operations.md, section topic-recreated"
+    )]
+    TopicRecreated {
+        /// Table.
+        table: String,
+        /// Topic.
+        topic: String,
+        /// Topic id in the ledger.
+        ledger: String,
+        /// Topic id now.
+        found: String,
+    },
+    /// The ledger names an offset that the log does not have yet.
+    #[error(
+        "the ledger of table {table} has offset {ledger} for {partition}, but the log ends at \
+         {log_end}: the log was truncated or made again; reset the ledger of that topic as told in \
+         docs/operations.md, section ledger-beyond-log-end"
+    )]
+    LedgerBeyondLogEnd {
+        /// Table.
+        table: String,
+        /// Partition.
+        partition: TopicPartition,
+        /// The offset in the ledger.
+        ledger: Offset,
+        /// One past the last offset of the log.
+        log_end: Offset,
+    },
+    /// Records were deleted from the log before they were read.
+    #[error(
+        "records of {partition} were deleted before they were read: the ledger of table {table} \
+         has offset {ledger}, but the log starts at {log_start}; accept their loss with a skip as \
+         told in docs/operations.md, section retention-passed-ledger"
+    )]
+    RetentionPassedLedger {
+        /// Table.
+        table: String,
+        /// Partition.
+        partition: TopicPartition,
+        /// The offset in the ledger.
+        ledger: Offset,
+        /// First offset that the log still has.
+        log_start: Offset,
+    },
+    /// The ledger was written by a newer version of this program, or by something else.
+    #[error(
+        "the ledger of table {table} has version {found}, this program knows version \
+         {LEDGER_VERSION}; run the program that wrote it, or see docs/operations.md, section \
+         unknown-ledger-version"
+    )]
+    UnknownLedgerVersion {
+        /// Table.
+        table: String,
+        /// The version in the ledger.
+        found: String,
+    },
+    /// The ledger, or an entry of the journal, is malformed.
+    #[error(
+        "the ledger of table {table} cannot be read: the value of `{key}` is malformed: {detail}; \
+         put the value back, or rebuild it as told in docs/operations.md, section ledger-unreadable"
+    )]
+    LedgerUnreadable {
+        /// Table.
+        table: String,
+        /// Property or summary key.
+        key: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A pending commit contradicts itself: the program or its local state is broken.
+    #[error(
+        "the pending commit {commit} for table {table} contradicts itself: {detail}; nothing of it \
+         was written to the table; remove the checkpoint directory, from the ledger its records \
+         are read again, and report this as told in docs/operations.md, section pending-malformed"
+    )]
+    PendingMalformed {
+        /// Table.
+        table: String,
+        /// The commit.
+        commit: CommitId,
+        /// What contradicts what.
+        detail: String,
+    },
+}
+
+impl Refusal {
+    /// The refusal as a metric label and as the section of docs/operations.md.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::TableReplaced { .. } => "table-replaced",
+            Self::TableMissing { .. } => "table-missing",
+            Self::TableRolledBack { .. } => "table-rolled-back",
+            Self::LedgerMissing { .. } => "ledger-missing",
+            Self::LedgerSetBack { .. } => "ledger-set-back",
+            Self::LedgerBehind { .. } => "ledger-behind",
+            Self::ClusterChanged { .. } => "cluster-changed",
+            Self::TopicRecreated { .. } => "topic-recreated",
+            Self::LedgerBeyondLogEnd { .. } => "ledger-beyond-log-end",
+            Self::RetentionPassedLedger { .. } => "retention-passed-ledger",
+            Self::UnknownLedgerVersion { .. } => "unknown-ledger-version",
+            Self::LedgerUnreadable { .. } => "ledger-unreadable",
+            Self::PendingMalformed { .. } => "pending-malformed",
+        }
+    }
+}
+
+fn show(offset: Option<Offset>) -> String {
+    offset.map_or_else(|| "none".to_owned(), |offset| offset.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one_of_each() -> Vec<Refusal> {
+        let table = || "lake.readings".to_owned();
+        let commit = || CommitId("c1".into());
+        let partition = || TopicPartition::new("readings", 3);
+        let text = |s: &str| s.to_owned();
+        vec![
+            Refusal::TableReplaced { table: table(), expected: text("u1"), found: text("u2") },
+            Refusal::TableMissing { table: table() },
+            Refusal::TableRolledBack { table: table(), commit: commit() },
+            Refusal::LedgerMissing { table: table(), snapshot_id: 5 },
+            Refusal::LedgerSetBack { table: table(), commit: commit(), later: commit() },
+            Refusal::LedgerBehind { table: table(), partition: partition(), ledger: None, from: 7 },
+            Refusal::ClusterChanged { table: table(), ledger: text("k1"), found: text("k2") },
+            Refusal::TopicRecreated {
+                table: table(),
+                topic: text("readings"),
+                ledger: text("i1"),
+                found: text("i2"),
+            },
+            Refusal::LedgerBeyondLogEnd {
+                table: table(),
+                partition: partition(),
+                ledger: 9,
+                log_end: 4,
+            },
+            Refusal::RetentionPassedLedger {
+                table: table(),
+                partition: partition(),
+                ledger: 4,
+                log_start: 9,
+            },
+            Refusal::UnknownLedgerVersion { table: table(), found: text("2") },
+            Refusal::LedgerUnreadable { table: table(), key: text("k"), detail: text("d") },
+            Refusal::PendingMalformed { table: table(), commit: commit(), detail: text("d") },
+        ]
+    }
+
+    #[test]
+    fn every_refusal_names_its_table_and_its_own_section_of_the_operations_page() {
+        let all = one_of_each();
+        let names: std::collections::BTreeSet<_> = all.iter().map(Refusal::name).collect();
+        assert_eq!(names.len(), all.len());
+        for refusal in all {
+            let message = refusal.to_string();
+            assert!(message.contains("table lake.readings"), "{message}");
+            assert!(message.contains("docs/operations.md, section "), "{message}");
+            assert!(message.ends_with(refusal.name()), "{message}");
+        }
+    }
+}

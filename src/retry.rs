@@ -1,0 +1,63 @@
+//! Waiting between tries: exponential with full jitter, so that instances do not march in step.
+
+use std::time::{Duration, Instant};
+
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// The waits of one undertaking that is tried until it succeeds or its time is up.
+#[derive(Debug)]
+pub struct Backoff {
+    since: Instant,
+    give_up: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    /// Tries may go on for `give_up` from `now`.
+    pub fn new(now: Instant, give_up: Duration) -> Self {
+        Self { since: now, give_up, next: FIRST }
+    }
+
+    /// How long to wait before the next try, or `None` if the time is up.
+    pub fn next_wait(&mut self, now: Instant) -> Option<Duration> {
+        if self.spent(now) >= self.give_up {
+            return None;
+        }
+        let longest = self.next;
+        self.next = (self.next * 2).min(LONGEST);
+        Some(longest.mul_f64(0.5 + fastrand::f64() / 2.0))
+    }
+
+    /// How long it has been tried.
+    pub fn spent(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since)
+    }
+
+    /// Begins anew: there was progress.
+    pub fn reset(&mut self, now: Instant) {
+        self.since = now;
+        self.next = FIRST;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_up_to_a_limit_and_end_with_the_time() {
+        let start = Instant::now();
+        let mut backoff = Backoff::new(start, Duration::from_secs(60));
+        let mut last_limit = FIRST;
+        for _ in 0..20 {
+            let wait = backoff.next_wait(start).expect("time is left");
+            assert!(wait >= last_limit / 2 && wait <= last_limit, "{wait:?} for {last_limit:?}");
+            last_limit = (last_limit * 2).min(LONGEST);
+        }
+        assert_eq!(backoff.next_wait(start + Duration::from_secs(60)), None);
+        backoff.reset(start + Duration::from_secs(60));
+        let wait = backoff.next_wait(start + Duration::from_secs(61)).expect("begun anew");
+        assert!(wait <= FIRST);
+    }
+}

@@ -1,0 +1,201 @@
+//! A shard's queue: the fetch queues of its partitions forwarded into one, read in batches.
+//!
+//! `rd_kafka_consume_batch_queue` costs about half the CPU of polling message by message, and the
+//! crate does not offer it: this file and `admin.rs` hold all the calls into C.
+#![allow(unsafe_code, reason = "librdkafka's batch consume has no safe binding")]
+
+use std::ffi::CString;
+use std::ptr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::bindings as rdsys;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::types::RDKafkaRespErr;
+
+use super::{SourceContext, SourceError};
+use crate::protocol::{Offset, TopicPartition};
+
+/// Messages taken from the client at once: enough to spread the cost of a call, few enough that a
+/// barrier is seen soon and little memory is held.
+const BATCH: usize = 1000;
+
+/// A record, borrowed from the client until the call returns.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// Partition number.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: Offset,
+    /// Milliseconds since the Unix epoch, if the record has a timestamp.
+    pub timestamp_ms: Option<i64>,
+    /// The value; `None` is a tombstone.
+    pub payload: Option<&'a [u8]>,
+}
+
+/// What a queue yields.
+#[derive(Debug)]
+pub enum Polled<'a> {
+    /// A record.
+    Record(Record<'a>),
+    /// The reader stands at the end of what it may see: everything below `offset` was delivered,
+    /// or is a transaction marker, an aborted record or a hole.
+    End {
+        /// Partition number.
+        partition: i32,
+        /// The next offset to read.
+        offset: Offset,
+    },
+    /// Reading failed.
+    Failed(SourceError),
+}
+
+/// The queue of one shard. Owned by its thread.
+pub struct ShardQueue {
+    // Dropped last: a queue must not outlive its client.
+    consumer: Arc<BaseConsumer<SourceContext>>,
+    topic: String,
+    queue: *mut rdsys::rd_kafka_queue_t,
+    partitions: Vec<(TopicPartition, *mut rdsys::rd_kafka_queue_t)>,
+    batch: Vec<*mut rdsys::rd_kafka_message_t>,
+}
+
+// SAFETY: librdkafka's queues may be used from any thread; the pointers are owned by this value
+// alone and the client they belong to is kept alive by `consumer`.
+unsafe impl Send for ShardQueue {}
+
+impl ShardQueue {
+    pub(super) fn new(consumer: &Arc<BaseConsumer<SourceContext>>, topic: &str) -> Self {
+        // SAFETY: the client pointer is valid while `consumer` lives; the queue is destroyed in drop.
+        let queue = unsafe { rdsys::rd_kafka_queue_new(consumer.client().native_ptr()) };
+        Self {
+            consumer: consumer.clone(),
+            topic: topic.to_owned(),
+            queue,
+            partitions: Vec::new(),
+            batch: vec![ptr::null_mut(); BATCH],
+        }
+    }
+
+    /// Forwards a partition's fetch queue into this one.
+    pub(super) fn take(&mut self, tp: &TopicPartition) -> Result<(), String> {
+        let topic = CString::new(tp.topic.as_str()).map_err(|e| e.to_string())?;
+        // SAFETY: client and queue are valid; the returned reference is destroyed in drop.
+        unsafe {
+            let source = rdsys::rd_kafka_queue_get_partition(
+                self.consumer.client().native_ptr(),
+                topic.as_ptr(),
+                tp.partition,
+            );
+            if source.is_null() {
+                return Err(format!("{tp}: the client has no queue for it"));
+            }
+            rdsys::rd_kafka_queue_forward(source, self.queue);
+            self.partitions.push((tp.clone(), source));
+        }
+        Ok(())
+    }
+
+    /// The partitions forwarded into this queue.
+    pub fn partitions(&self) -> impl Iterator<Item = &TopicPartition> {
+        self.partitions.iter().map(|(tp, _)| tp)
+    }
+
+    /// Hands over what is ready, at most one batch; waits up to `wait` for a first message.
+    /// Returns how many were handed over. `take` returns false to stop early: the rest of the
+    /// batch is dropped unread, so the caller must not read on from this queue.
+    pub fn poll(&mut self, wait: Duration, mut take: impl FnMut(Polled<'_>) -> bool) -> usize {
+        let mut count = self.fill(BATCH, 0);
+        if count == 0 {
+            // A larger batch would be waited for until it is full: only the first message is.
+            let millis = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+            count = self.fill(1, millis);
+        }
+        let mut go_on = true;
+        for index in 0..count {
+            let message = self.batch[index];
+            if go_on {
+                // SAFETY: the message is ours until it is destroyed below, after its last use.
+                go_on = take(unsafe { polled(&self.topic, message) });
+            }
+            // SAFETY: each message returned by the client is destroyed exactly once.
+            unsafe { rdsys::rd_kafka_message_destroy(message) };
+        }
+        count
+    }
+
+    fn fill(&mut self, most: usize, timeout_ms: i32) -> usize {
+        // SAFETY: `batch` has room for BATCH >= most pointers and the queue is valid.
+        let count = unsafe {
+            rdsys::rd_kafka_consume_batch_queue(
+                self.queue,
+                timeout_ms,
+                self.batch.as_mut_ptr(),
+                most,
+            )
+        };
+        usize::try_from(count).unwrap_or(0)
+    }
+}
+
+impl Drop for ShardQueue {
+    fn drop(&mut self) {
+        // SAFETY: each reference was taken once and the client still lives.
+        unsafe {
+            for (_, source) in self.partitions.drain(..) {
+                rdsys::rd_kafka_queue_forward(source, ptr::null_mut());
+                rdsys::rd_kafka_queue_destroy(source);
+            }
+            rdsys::rd_kafka_queue_destroy(self.queue);
+        }
+    }
+}
+
+/// # Safety
+/// `message` must be a live message of a consumer; the result must not outlive it.
+unsafe fn polled<'a>(topic: &str, message: *mut rdsys::rd_kafka_message_t) -> Polled<'a> {
+    // SAFETY: by contract of this function.
+    let m = unsafe { &*message };
+    if m.err == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+        let payload = if m.payload.is_null() {
+            None
+        } else {
+            // SAFETY: payload and len describe one buffer of the live message.
+            Some(unsafe { std::slice::from_raw_parts(m.payload.cast::<u8>(), m.len) })
+        };
+        // SAFETY: a null type pointer is allowed.
+        let timestamp = unsafe { rdsys::rd_kafka_message_timestamp(message, ptr::null_mut()) };
+        return Polled::Record(Record {
+            partition: m.partition,
+            offset: m.offset,
+            timestamp_ms: (timestamp >= 0).then_some(timestamp),
+            payload,
+        });
+    }
+    if m.err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF {
+        return Polled::End { partition: m.partition, offset: m.offset };
+    }
+    // SAFETY: the returned string is valid while the message lives; it is copied here.
+    let detail = unsafe {
+        let text = rdsys::rd_kafka_message_errstr(message);
+        if text.is_null() {
+            String::from("no detail")
+        } else {
+            std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned()
+        }
+    };
+    let partition = TopicPartition::new(topic, m.partition);
+    let code = RDKafkaErrorCode::from(m.err);
+    Polled::Failed(match code {
+        RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset => {
+            SourceError::OutOfRange { partition, offset: m.offset, detail }
+        }
+        RDKafkaErrorCode::TopicAuthorizationFailed => SourceError::Unauthorised {
+            what: partition.to_string(),
+            brokers: String::from("the cluster"),
+            detail,
+        },
+        _ => SourceError::Partition { partition, detail: format!("{code}: {detail}") },
+    })
+}

@@ -1,0 +1,360 @@
+//! Fan-out over table partitions, rolling, and the life of a writer's files.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use iceberg::io::FileIO;
+use iceberg::spec::{
+    DataFile, FormatVersion, PartitionSpecRef, Struct, StructType, TableMetadata,
+    serialize_data_file_to_json,
+};
+use tokio::runtime::Handle;
+
+use super::WriteError;
+use super::file::{FileFormat, OpenFile};
+use super::location::{Locations, partition_path};
+use super::partition::{Group, PartitionKey, Partitioner};
+use super::properties::FileProperties;
+use crate::protocol::PendingFile;
+
+/// Settings of a [`TableWriter`].
+#[derive(Clone, Debug)]
+pub struct WriteSettings {
+    /// A file is closed when it reaches about this many bytes. The table property
+    /// `write.target-file-size-bytes` wins.
+    pub target_file_size: u64,
+    /// Begins the name of every file. Never used twice for one table: made of instance, epoch and
+    /// shard.
+    pub file_prefix: String,
+    /// Files open at once, at least 1. Beyond it the least recently written one is closed.
+    pub max_open_files: usize,
+    /// Bytes of memory in all row groups being encoded. Beyond it the largest is ended early.
+    pub max_buffered_bytes: u64,
+}
+
+impl WriteSettings {
+    /// The usual bounds, under a file prefix: files of 512 MiB, 64 files open, 256 MiB buffered.
+    pub fn new(file_prefix: impl Into<String>) -> Self {
+        Self {
+            target_file_size: 512 << 20,
+            file_prefix: file_prefix.into(),
+            max_open_files: 64,
+            max_buffered_bytes: 256 << 20,
+        }
+    }
+}
+
+/// Writes record batches into Parquet data files of one table.
+///
+/// Belongs to one plain thread: file I/O blocks it, on the given runtime. Must be ended with
+/// [`close`](Self::close) or [`abort`](Self::abort); a writer that is only dropped leaves files
+/// behind that no snapshot names.
+#[must_use = "a writer that is dropped leaves files behind"]
+pub struct TableWriter {
+    metadata: Arc<TableMetadata>,
+    spec: PartitionSpecRef,
+    partition_type: StructType,
+    format: Arc<FileFormat>,
+    partitioner: Option<Partitioner>,
+    locations: Locations,
+    file_io: FileIO,
+    runtime: Handle,
+    settings: WriteSettings,
+    open: HashMap<PartitionKey, OpenPartition>,
+    done: Vec<DataFile>,
+    /// Counts writes: orders the open files by use.
+    clock: u64,
+    buffered: u64,
+    written: u64,
+    failed: bool,
+}
+
+struct OpenPartition {
+    file: OpenFile,
+    last_use: u64,
+    buffered: u64,
+}
+
+impl TableWriter {
+    /// A writer for the table's current schema and partition spec. Opens no file yet.
+    ///
+    /// # Errors
+    /// If a table property, a type or a transform of the table cannot be followed.
+    pub fn new(
+        metadata: Arc<TableMetadata>,
+        file_io: FileIO,
+        settings: WriteSettings,
+        runtime: Handle,
+    ) -> Result<Self, WriteError> {
+        let schema = Arc::clone(metadata.current_schema());
+        let spec = Arc::clone(metadata.default_partition_spec());
+        let partition_type = spec
+            .partition_type(&schema)
+            .map_err(|source| WriteError::Metadata(Box::new(source)))?;
+        let properties = FileProperties::new(metadata.properties(), settings.target_file_size)?;
+        let partitioner = match spec.is_unpartitioned() {
+            true => None,
+            false => Some(Partitioner::new(Arc::clone(&spec), partition_type.clone(), &schema)?),
+        };
+        let locations =
+            Locations::new(metadata.location(), metadata.properties(), &settings.file_prefix);
+        let format = Arc::new(FileFormat::new(schema, properties)?);
+        Ok(Self {
+            metadata,
+            spec,
+            partition_type,
+            format,
+            partitioner,
+            locations,
+            file_io,
+            runtime,
+            settings,
+            open: HashMap::new(),
+            done: Vec::new(),
+            clock: 0,
+            buffered: 0,
+            written: 0,
+            failed: false,
+        })
+    }
+
+    /// Writes `batch`, whose columns are those of the table's current schema, in order. File sizes
+    /// are looked at once a batch, so batches should stay well below the target size.
+    ///
+    /// # Errors
+    /// After an error the writer holds part of the batch and can only be aborted.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), WriteError> {
+        self.guarded(|writer| {
+            let batch = writer.format.schema.conform(batch)?;
+            if batch.num_rows() == 0 {
+                return Ok(());
+            }
+            let runtime = writer.runtime.clone();
+            match &writer.partitioner {
+                None => runtime.block_on(writer.write_rows(PartitionKey::default(), &batch, None)),
+                Some(partitioner) => {
+                    let groups = partitioner.split(&batch)?;
+                    runtime.block_on(async {
+                        for group in &groups {
+                            writer.write_rows(group.key.clone(), &group.rows, Some(group)).await?;
+                        }
+                        Ok(())
+                    })
+                }
+            }
+        })
+    }
+
+    /// Bytes of memory in rows not yet given to the store.
+    pub fn buffered_bytes(&self) -> u64 {
+        self.buffered
+    }
+
+    /// Bytes given to the store so far, in open and in finished files.
+    pub fn written_bytes(&self) -> u64 {
+        self.written
+    }
+
+    /// Closes every file. When it returns they are durable at their final path; the order is that
+    /// of closing.
+    ///
+    /// # Errors
+    /// If it fails, all files of this writer are deleted again, as far as that is possible.
+    pub fn close(mut self) -> Result<Vec<PendingFile>, WriteError> {
+        match self.guarded(Self::finish) {
+            Ok(files) => Ok(files),
+            Err(error) => {
+                for left in self.abort() {
+                    tracing::warn!(error = %left, "a data file was not deleted");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Deletes every file that this writer made and returns what could not be done: those files
+    /// stay behind, and no snapshot names them.
+    pub fn abort(mut self) -> Vec<WriteError> {
+        let runtime = self.runtime.clone();
+        runtime.block_on(async {
+            let mut errors = Vec::new();
+            let mut paths: Vec<String> =
+                self.done.iter().map(|file| file.file_path().to_owned()).collect();
+            for (_, open) in self.open.drain() {
+                let (path, ended) = open.file.abandon().await;
+                errors.extend(ended.err());
+                paths.push(path);
+            }
+            for path in paths {
+                let deleted = self.file_io.delete(&path).await;
+                errors.extend(deleted.err().map(|e| WriteError::storage("delete", &path, e)));
+            }
+            errors
+        })
+    }
+
+    /// Runs `step`; if it fails, nothing but `abort` is allowed from then on.
+    fn guarded<T>(
+        &mut self,
+        step: impl FnOnce(&mut Self) -> Result<T, WriteError>,
+    ) -> Result<T, WriteError> {
+        if self.failed {
+            return Err(WriteError::Failed);
+        }
+        let outcome = step(self);
+        self.failed = outcome.is_err();
+        outcome
+    }
+
+    async fn write_rows(
+        &mut self,
+        key: PartitionKey,
+        rows: &RecordBatch,
+        group: Option<&Group>,
+    ) -> Result<(), WriteError> {
+        if !self.open.contains_key(&key) {
+            self.make_room().await?;
+            let file = self.create_file(group).await?;
+            self.open.insert(key.clone(), OpenPartition { file, last_use: 0, buffered: 0 });
+        }
+        self.clock += 1;
+        let clock = self.clock;
+        self.with_open(&key, async |open| {
+            open.last_use = clock;
+            open.file.write(rows).await
+        })
+        .await?;
+        let full = self.open.get(&key).is_some_and(|open| {
+            open.file.estimated_size() >= self.format.properties.target_file_size
+        });
+        if full {
+            self.close_file(&key).await?;
+        }
+        self.shed_memory().await
+    }
+
+    /// Lets `step` work on an open file and keeps the byte counts right, also if it fails.
+    async fn with_open(
+        &mut self,
+        key: &PartitionKey,
+        step: impl AsyncFnOnce(&mut OpenPartition) -> Result<(), WriteError>,
+    ) -> Result<(), WriteError> {
+        let Some(open) = self.open.get_mut(key) else { return Ok(()) };
+        let sent = open.file.sent_bytes();
+        let outcome = step(open).await;
+        self.written += open.file.sent_bytes() - sent;
+        let buffered = as_u64(open.file.buffered_bytes());
+        self.buffered = self.buffered - open.buffered + buffered;
+        open.buffered = buffered;
+        outcome
+    }
+
+    /// Closes the least recently written files until one more may be opened.
+    async fn make_room(&mut self) -> Result<(), WriteError> {
+        while self.open.len() >= self.settings.max_open_files.max(1) {
+            let oldest = self.open.iter().min_by_key(|(_, open)| open.last_use);
+            let Some(key) = oldest.map(|(key, _)| key.clone()) else { break };
+            self.close_file(&key).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends the largest row groups until all together are within their bound.
+    async fn shed_memory(&mut self) -> Result<(), WriteError> {
+        while self.buffered > self.settings.max_buffered_bytes {
+            let largest = self.open.iter().max_by_key(|(_, open)| open.buffered);
+            let Some(key) = largest.map(|(key, _)| key.clone()) else { break };
+            self.with_open(&key, async |open| open.file.end_row_group().await).await?;
+        }
+        Ok(())
+    }
+
+    async fn create_file(&mut self, group: Option<&Group>) -> Result<OpenFile, WriteError> {
+        let values = match (&self.partitioner, group) {
+            (Some(partitioner), Some(group)) => partitioner.values(group)?,
+            _ => Struct::empty(),
+        };
+        let below = partition_path(&self.spec, &self.partition_type, &values);
+        let path = self.locations.next(&below);
+        // I8: a file that is already there may be in a snapshot, and creating it would empty it.
+        let exists = self.file_io.exists(&path).await;
+        if exists.map_err(|source| WriteError::storage("look for", &path, source))? {
+            return Err(WriteError::FileExists { path });
+        }
+        OpenFile::create(Arc::clone(&self.format), &self.file_io, path, values).await
+    }
+
+    async fn close_file(&mut self, key: &PartitionKey) -> Result<(), WriteError> {
+        let Some(open) = self.open.remove(key) else { return Ok(()) };
+        self.buffered -= open.buffered;
+        let (path, sent) = (open.file.path().to_owned(), open.file.sent_bytes());
+        match open.file.close(self.spec.spec_id()).await {
+            Ok(file) => {
+                self.written += file.file_size_in_bytes() - sent;
+                self.done.push(file);
+                Ok(())
+            }
+            Err(error) => {
+                // It is in neither list any more, so `abort` would not find it.
+                if let Err(left) = self.file_io.delete(&path).await {
+                    tracing::warn!(path, error = %left, "a data file was not deleted");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn finish(&mut self) -> Result<Vec<PendingFile>, WriteError> {
+        let runtime = self.runtime.clone();
+        runtime.block_on(async {
+            let mut keys: Vec<_> =
+                self.open.iter().map(|(key, open)| (open.last_use, key.clone())).collect();
+            keys.sort();
+            for (_, key) in keys {
+                self.close_file(&key).await?;
+            }
+            Ok(())
+        })?;
+        self.sync_directories()?;
+        self.done.iter().map(|file| self.pending(file)).collect()
+    }
+
+    /// A local file is durable only when the directories that lead to it are.
+    fn sync_directories(&self) -> Result<(), WriteError> {
+        let directories: BTreeSet<PathBuf> = self
+            .done
+            .iter()
+            .flat_map(|file| self.locations.directories(file.file_path()))
+            .collect();
+        for directory in directories {
+            File::open(&directory).and_then(|opened| opened.sync_all()).map_err(|source| {
+                WriteError::SyncDirectory { path: directory.display().to_string(), source }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn pending(&self, file: &DataFile) -> Result<PendingFile, WriteError> {
+        let path = file.file_path().to_owned();
+        let version: FormatVersion = self.metadata.format_version();
+        let data_file =
+            serialize_data_file_to_json(file.clone(), &self.partition_type, version).map_err(
+                |error| WriteError::Describe { path: path.clone(), reason: error.to_string() },
+            )?;
+        Ok(PendingFile {
+            path,
+            data_file,
+            schema_id: self.metadata.current_schema_id(),
+            spec_id: self.spec.spec_id(),
+            records: file.record_count(),
+            bytes: file.file_size_in_bytes(),
+        })
+    }
+}
+
+fn as_u64(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
