@@ -134,3 +134,28 @@ fn is_full(error: &KafkaError) -> bool {
 fn broker(what: &'static str) -> impl Fn(KafkaError) -> DemoError {
     move |source| DemoError::Broker { what, source }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::readings::Readings;
+    use super::*;
+
+    #[test]
+    fn the_broker_keeps_all_that_it_acknowledges_also_in_a_full_partition() {
+        let plan = super::super::plan::Plan::new(60_000, 0).unwrap();
+        let topic = Topic::start(plan.partitions).unwrap();
+        topic.produce(Readings::new(1).take(60_000), &Stop::default()).unwrap();
+        let ends = topic.ends().unwrap();
+        assert_eq!(ends.len(), usize::try_from(plan.partitions).unwrap());
+        assert_eq!(ends.iter().sum::<Offset>(), 60_000);
+    }
+
+    #[test]
+    fn a_broker_that_dropped_records_is_found_out() {
+        let topic = Topic::start(1).unwrap();
+        topic.produce(Readings::new(1).take(60_000), &Stop::default()).unwrap();
+        let error = topic.ends().unwrap_err();
+        let DemoError::BrokerLost { low, high: 60_000, .. } = error else { panic!("{error}") };
+        assert!(low > 0, "{low}");
+    }
+}

@@ -32,7 +32,7 @@ impl Workspace {
         };
         let fail = |what| file_error(what, &dir);
         let dir = std::path::absolute(&dir).map_err(fail("find"))?;
-        if !dir.to_str().is_some_and(|path| !path.contains(['\n', '\r'])) {
+        if dir.to_str().is_none_or(|path| path.contains(['\n', '\r'])) {
             return Err(DemoError::Path { path: dir });
         }
         match std::fs::read_dir(&dir).map(|mut entries| entries.next().is_none()) {
