@@ -5,10 +5,11 @@ use std::time::Duration;
 use crate::config::ConfigError;
 use crate::decode::UnsupportedSchema;
 use crate::pipeline::BadRecord;
-use crate::protocol::Refusal;
+use crate::protocol::{CommitId, Refusal};
 use crate::source::SourceError;
 use crate::state::StateError;
 use crate::table::TableError;
+use crate::telemetry::{HttpError, Server};
 use crate::write::WriteError;
 
 /// Exit codes, documented in README.md.
@@ -80,6 +81,17 @@ pub enum Failure {
         /// The limit.
         timeout: Duration,
     },
+    /// Conflicts or unknown outcomes to the end of the set time.
+    #[error("commit {commit} is not settled: {reason}; it is kept in the checkpoint")]
+    Unsettled {
+        /// The commit.
+        commit: CommitId,
+        /// What came last.
+        reason: String,
+    },
+    /// The HTTP endpoints.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// A server or a disk did not recover in time.
     #[error("gave up after {after:?} without progress (RETRY_GIVE_UP_MS): {last}")]
     GaveUp {
@@ -100,12 +112,15 @@ impl Failure {
             Self::Source(e) => e.is_transient(),
             Self::Table(e) => e.is_transient(),
             Self::Write(e) => e.is_transient(),
-            Self::State(e) => e.is_transient(),
-            Self::CheckpointTimeout { .. } => true,
+            Self::State(e) => {
+                matches!(e, StateError::DiskFull { .. } | StateError::WriteFailedBefore { .. })
+            }
+            Self::CheckpointTimeout { .. } | Self::Unsettled { .. } => true,
             Self::Config(_)
             | Self::Refused(_)
             | Self::Schema(_)
             | Self::Unfit { .. }
+            | Self::Http(_)
             | Self::BadRecord(_)
             | Self::GaveUp { .. }
             | Self::Internal(_) => false,
@@ -115,32 +130,43 @@ impl Failure {
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Schema(_) | Self::Unfit { .. } => exit::CONFIG,
+            Self::Config(_) | Self::Schema(_) | Self::Unfit { .. } | Self::Http(_) => exit::CONFIG,
             Self::Refused(_) => exit::REFUSED,
             Self::Source(SourceError::OutOfRange { .. }) => exit::REFUSED,
             Self::Source(e) if !e.is_transient() => exit::CONFIG,
+            Self::Table(TableError::Ledger { .. }) => exit::REFUSED,
             Self::Table(e) if !e.is_transient() => exit::CONFIG,
             Self::GaveUp { last, .. } => match **last {
                 Self::State(_) => exit::STATE,
                 _ => exit::GAVE_UP,
             },
             Self::Source(_) | Self::Table(_) | Self::Write(_) => exit::GAVE_UP,
-            Self::CheckpointTimeout { .. } => exit::GAVE_UP,
+            Self::CheckpointTimeout { .. } | Self::Unsettled { .. } => exit::GAVE_UP,
             Self::BadRecord(_) => exit::BAD_RECORD,
             Self::State(_) => exit::STATE,
             Self::Internal(_) => exit::FAILED,
         }
     }
 
-    /// The server, disk or part it is about: a metric label and the readiness reason.
-    pub fn part(&self) -> &'static str {
+    /// The server it is about, if it is about one.
+    pub fn server(&self) -> Option<Server> {
         match self {
-            Self::Source(_) => "kafka",
-            Self::Table(_) => "catalog",
-            Self::Write(_) => "store",
-            Self::State(_) => "state",
-            Self::GaveUp { last, .. } => last.part(),
-            _ => "pipeline",
+            Self::Source(_) => Some(Server::Kafka),
+            Self::Table(TableError::Storage { .. } | TableError::DiskFull { .. }) => {
+                Some(Server::Store)
+            }
+            Self::Table(_) | Self::Unsettled { .. } => Some(Server::Catalog),
+            Self::Write(_) => Some(Server::Store),
+            Self::GaveUp { last, .. } => last.server(),
+            Self::Config(_)
+            | Self::Refused(_)
+            | Self::State(_)
+            | Self::Schema(_)
+            | Self::Unfit { .. }
+            | Self::BadRecord(_)
+            | Self::CheckpointTimeout { .. }
+            | Self::Http(_)
+            | Self::Internal(_) => None,
         }
     }
 }

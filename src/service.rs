@@ -9,7 +9,11 @@ use crate::config::Config;
 use crate::failure::{Failure, chain};
 use crate::pipeline::{Pipeline, RunEnd};
 use crate::retry::Backoff;
-use crate::telemetry::{self, Health, Metrics};
+use crate::telemetry::{Health, HttpServer, Metrics};
+
+/// `/healthz` fails after this long without a sign of life of the coordinator. Opening everything
+/// may take several servers' patience, one after another.
+const HEARTBEAT_LIMIT: Duration = Duration::from_secs(120);
 
 /// A fenced instance waits up to this share of the checkpoint interval, so that two instances
 /// on the same partitions do not meet at every commit.
@@ -22,16 +26,20 @@ pub async fn run(
     stop: watch::Receiver<bool>,
 ) -> Result<(), Failure> {
     let config = Arc::new(config);
-    let metrics = Metrics::new();
-    let health = Health::new();
-    for part in ["kafka", "catalog", "store", "state"] {
-        health.set_not_ready(part, "starting");
-    }
-    let (http_stop, http_stopped) = watch::channel(false);
+    let metrics = Metrics::new()
+        .map_err(|e| Failure::Internal(format!("metrics are not well formed: {e}")))?;
+    metrics.set_memory_limit(config.memory_limit);
+    let health = Health::new(HEARTBEAT_LIMIT);
+    let (http_stop, mut http_stopped) = watch::channel(false);
     let http = match config.http_listen {
         Some(address) => {
-            let server = telemetry::serve(address, metrics.clone(), health.clone(), http_stopped);
-            Some(tokio::spawn(server.await?))
+            let server = HttpServer::bind(address).await?;
+            tracing::info!(address = %server.address(), "serving /metrics, /healthz and /readyz");
+            let until = async move {
+                // A sender that is gone means the same as a stop.
+                http_stopped.wait_for(|stop| *stop).await.ok();
+            };
+            Some(tokio::spawn(server.serve(metrics.clone(), health.clone(), until)))
         }
         None => None,
     };
@@ -50,8 +58,9 @@ pub async fn run(
     }
     http_stop.send_replace(true);
     if let Some(http) = http {
-        http.await
-            .map_err(|e| Failure::Internal(format!("the HTTP server ended without a result: {e}")))?;
+        http.await.map_err(|e| {
+            Failure::Internal(format!("the HTTP server ended without a result: {e}"))
+        })??;
     }
     ended.map(|_| ())
 }
@@ -64,12 +73,11 @@ async fn supervise(
 ) -> Result<RunEnd, Failure> {
     let give_up = pipeline.config.retry_give_up;
     let mut backoff = Backoff::new(Instant::now(), give_up);
-    let mut progress = pipeline.metrics.progress();
     loop {
+        let commits = pipeline.commits();
         let ended = pipeline.run(&mut stop).await;
         pipeline.health.heartbeat();
-        if pipeline.metrics.progress() != progress {
-            progress = pipeline.metrics.progress();
+        if pipeline.commits() != commits {
             backoff.reset(Instant::now());
         }
         let wait = match ended {
@@ -79,8 +87,7 @@ async fn supervise(
             Ok(RunEnd::PartitionsAdded) => Duration::ZERO,
             Ok(end @ (RunEnd::CaughtUp | RunEnd::Stopped)) => return Ok(end),
             Err(failure) if failure.is_transient() => {
-                pipeline.metrics.retry(failure.part());
-                pipeline.health.set_not_ready(failure.part(), &chain(&failure));
+                pipeline.failed(&failure);
                 let now = Instant::now();
                 let Some(wait) = backoff.next_wait(now) else {
                     return Err(Failure::GaveUp {
@@ -89,7 +96,7 @@ async fn supervise(
                     });
                 };
                 tracing::warn!(
-                    error = %chain(&failure), wait_ms = wait.as_millis() as u64,
+                    error = %chain(&failure), wait_seconds = wait.as_secs_f64(),
                     "starting again from the ledger"
                 );
                 wait

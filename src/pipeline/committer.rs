@@ -4,19 +4,23 @@
 //! ledger again. Killed at any line, the next start finishes the same work with the same code.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::{join_error, now_ms};
+use super::{join_error, now_ms, violated};
 use crate::crash;
 use crate::failure::{Failure, chain};
 use crate::protocol::{
-    Admission, Checkpoint, Frontier, PendingCommit, Refusal, TableView, admit, invariants,
+    Admission, Checkpoint, Frontier, PendingCommit, Refusal, TableView, admit, finalized_is_shown,
+    group_is_behind_ledger, is_provably_absent, ledger_does_not_decrease, snapshot_of,
 };
 use crate::retry::Backoff;
 use crate::source::Source;
-use crate::state::{CheckpointRecord, Outcome, StateStore, StepSeconds};
-use crate::table::{self, Catalog, CommitOutcome, LoadedTable, TableName};
-use crate::telemetry::{Health, Metrics};
+use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StateError, StateStore, StepSeconds};
+use crate::table::{self, Catalog, CommitOutcome, LoadedTable, TableError, TableName};
+use crate::telemetry::{
+    Admission as Decision, CheckpointOutcome, CommitOutcome as Answer, Health, Metrics, Server,
+    Step,
+};
 
 /// How a pending commit ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +39,17 @@ pub enum Settled {
     },
 }
 
+impl Settled {
+    /// For logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Committed { .. } => "committed",
+            Self::AlreadyCommitted => "already_committed",
+            Self::Superseded { .. } => "superseded",
+        }
+    }
+}
+
 /// Commits to one table.
 pub struct Committer {
     /// The catalog.
@@ -43,8 +58,12 @@ pub struct Committer {
     pub table: TableName,
     /// The pipeline whose ledger is moved.
     pub pipeline: String,
+    /// Names this process.
+    pub instance: String,
     /// Local state.
     pub state: Arc<StateStore>,
+    /// Checkpoints to keep for people to read.
+    pub retained: usize,
     /// How long a catalog that does not answer is tried.
     pub give_up: Duration,
     /// Counters.
@@ -58,11 +77,9 @@ pub struct Work {
     /// What is prepared.
     pub checkpoint: Checkpoint,
     /// Wall-clock milliseconds at which the barrier went out.
-    pub started_ms: u64,
-    /// Seconds that the shards took to seal.
-    pub seal_seconds: f64,
-    /// Payload bytes read in the epoch.
-    pub bytes: u64,
+    pub started_ms: i64,
+    /// How long the shards took to seal.
+    pub seal: Duration,
 }
 
 /// A finished epoch.
@@ -79,76 +96,106 @@ impl Committer {
     /// Prepares, commits and finalizes an epoch and reports its offsets to the group.
     pub async fn carry(&self, work: Work, source: Arc<Source>) -> Result<Done, Failure> {
         let epoch = work.checkpoint.epoch;
-        let mut steps = StepSeconds { seal: work.seal_seconds, ..StepSeconds::default() };
+        self.metrics.observe_step(Step::Seal, work.seal);
 
         let began = Instant::now();
         crash::point("prepare.before");
-        let state = self.state.clone();
-        let checkpoint = work.checkpoint.clone();
-        tokio::task::spawn_blocking(move || state.prepare(&checkpoint))
-            .await
-            .map_err(join_error)??;
+        self.prepare(&work).await?;
         crash::point("prepare.after");
-        steps.prepare = began.elapsed().as_secs_f64();
+        self.metrics.observe_step(Step::Prepare, began.elapsed());
 
         let pending = single(work.checkpoint.pending)?;
         let began = Instant::now();
         let (settled, table) = self.settle(&pending).await?;
-        steps.commit = began.elapsed().as_secs_f64();
+        let committing = began.elapsed();
+        self.metrics.observe_step(Step::Commit, committing);
 
         let began = Instant::now();
         crash::point("finalize.before");
-        self.finalize(&pending, &settled, &table, steps.clone(), work.started_ms, work.bytes)
-            .await?;
+        self.finalize(&pending, &settled, &table, committing).await?;
         crash::point("finalize.after");
-        steps.finalize = began.elapsed().as_secs_f64();
+        let finalizing = began.elapsed();
+        self.metrics.observe_step(Step::Finalize, finalizing);
 
         let began = Instant::now();
         crash::point("report.before");
         if !matches!(settled, Settled::Superseded { .. }) {
-            self.report(&pending, source).await?;
+            self.report(&pending, &table, source).await?;
         }
         crash::point("report.after");
-        steps.report = began.elapsed().as_secs_f64();
-        self.metrics.checkpoint_steps(&steps);
+        let reporting = began.elapsed();
+        self.metrics.observe_step(Step::Report, reporting);
+        self.state_call(move |state| {
+            state.add_seconds(&StepSeconds {
+                finalize: Some(finalizing.as_secs_f64()),
+                report: Some(reporting.as_secs_f64()),
+                ..StepSeconds::default()
+            })
+        })
+        .await?;
         tracing::info!(
-            %epoch, commit_id = %pending.commit_id, outcome = ?settled, files = pending.files.len(),
-            rows = pending.rows.written, seal_seconds = steps.seal, prepare_seconds = steps.prepare,
-            commit_seconds = steps.commit, finalize_seconds = steps.finalize, "checkpoint complete"
+            %epoch, commit_id = %pending.commit_id, outcome = settled.name(),
+            files = pending.files.len(), rows = pending.rows.written,
+            skipped = pending.rows.skipped, tombstones = pending.rows.tombstones,
+            seal_seconds = work.seal.as_secs_f64(), commit_seconds = committing.as_secs_f64(),
+            "checkpoint complete"
         );
         Ok(Done { settled, table, pending })
     }
 
+    async fn prepare(&self, work: &Work) -> Result<(), Failure> {
+        let checkpoint = work.checkpoint.clone();
+        let start = CheckpointStart {
+            instance: self.instance.clone(),
+            started_ms: work.started_ms,
+            seal_seconds: work.seal.as_secs_f64(),
+        };
+        let bytes: u64 =
+            checkpoint.pending.iter().flat_map(|p| &p.files).map(|file| file.bytes).sum();
+        self.state_call(move |state| state.prepare(&checkpoint, &start)).await?;
+        self.metrics.set_checkpoint_size(bytes);
+        Ok(())
+    }
+
+    /// RocksDB's synced writes block: they get a thread of their own.
+    async fn state_call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&StateStore) -> Result<T, StateError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let state = self.state.clone();
+        Ok(tokio::task::spawn_blocking(move || call(&state)).await.map_err(join_error)??)
+    }
+
     /// Load, read the ledger, admit, commit; until the fate of `pending` is known.
     /// I4: the caller has synced the checkpoint. Conflict and unknown both come back to the load.
-    pub async fn settle(
-        &self,
-        pending: &PendingCommit,
-    ) -> Result<(Settled, LoadedTable), Failure> {
+    pub async fn settle(&self, pending: &PendingCommit) -> Result<(Settled, LoadedTable), Failure> {
         let mut backoff = Backoff::new(Instant::now(), self.give_up);
         loop {
-            let tried = match self.attempt(pending).await {
+            let (reason, failure) = match self.attempt(pending).await {
                 Ok(Attempt::Settled(settled, table)) => {
-                    self.health.set_ready("catalog");
+                    self.metrics.set_unknown_commits(0);
+                    self.reachable(None);
                     return Ok((settled, *table));
                 }
-                Ok(Attempt::Again(reason)) => Failure::Unfit {
-                    table: self.table.to_string(),
-                    detail: reason,
-                },
+                Ok(Attempt::Again(reason)) => (reason, None),
                 Err(failure) if failure.is_transient() => {
-                    self.health.set_not_ready("catalog", &chain(&failure));
-                    self.metrics.retry(failure.part());
-                    failure
+                    let reason = chain(&failure);
+                    self.metrics.add_retry(Server::Catalog);
+                    self.reachable(Some(&reason));
+                    (reason, Some(failure))
                 }
                 Err(failure) => return Err(failure),
             };
             let now = Instant::now();
             let Some(wait) = backoff.next_wait(now) else {
-                return Err(Failure::GaveUp { after: backoff.spent(now), last: Box::new(tried) });
+                let last = failure.unwrap_or_else(|| Failure::Unsettled {
+                    commit: pending.commit_id.clone(),
+                    reason: reason.clone(),
+                });
+                return Err(Failure::GaveUp { after: backoff.spent(now), last: Box::new(last) });
             };
             tracing::warn!(
-                commit_id = %pending.commit_id, reason = %chain(&tried), wait_ms = wait.as_millis() as u64,
+                commit_id = %pending.commit_id, %reason, wait_seconds = wait.as_secs_f64(),
                 "commit not settled, reading the ledger again"
             );
             tokio::time::sleep(wait).await;
@@ -157,56 +204,81 @@ impl Committer {
 
     async fn attempt(&self, pending: &PendingCommit) -> Result<Attempt, Failure> {
         let (loaded, view) = self.load().await?;
-        match admit(pending, &view) {
+        let decision = admit(pending, &view);
+        self.metrics.add_admission(match &decision {
+            Admission::Commit { .. } => Decision::Commit,
+            Admission::AlreadyCommitted => Decision::AlreadyCommitted,
+            Admission::Superseded { .. } => Decision::Superseded,
+            Admission::Refused(_) => Decision::Refused,
+        });
+        match decision {
             Admission::Commit { .. } => {}
             Admission::AlreadyCommitted => {
-                self.metrics.commit_outcome("already_committed");
                 return Ok(Attempt::Settled(Settled::AlreadyCommitted, Box::new(loaded)));
             }
             Admission::Superseded { ledger } => {
-                self.metrics.fenced.inc();
                 return Ok(Attempt::Settled(Settled::Superseded { ledger }, Box::new(loaded)));
             }
             Admission::Refused(refusal) => return Err(self.refuse(refusal)),
         }
-        match table::append(&self.catalog, &loaded, pending).await {
+        match table::append(&self.catalog, &loaded, pending).await? {
             CommitOutcome::Committed { snapshot_id, table } => {
-                self.metrics.commit_outcome("committed");
+                self.metrics.add_commit(Answer::Committed);
                 self.check(&view, &table, pending)?;
-                Ok(Attempt::Settled(Settled::Committed { snapshot_id }, table))
+                Ok(Attempt::Settled(Settled::Committed { snapshot_id }, Box::new(table)))
             }
             CommitOutcome::Conflict(reason) => {
-                self.metrics.commit_outcome("conflict");
+                self.metrics.add_commit(Answer::Conflict);
                 Ok(Attempt::Again(format!("another commit came first: {reason}")))
             }
             CommitOutcome::Unknown(reason) => {
-                self.metrics.commit_outcome("unknown");
-                self.metrics.unknown_commits.inc();
-                self.health.set_not_ready("catalog", &reason);
+                self.metrics.add_commit(Answer::Unknown);
+                self.metrics.set_unknown_commits(1);
+                self.reachable(Some(&reason));
                 Ok(Attempt::Again(format!("the outcome of the commit is not known: {reason}")))
             }
-            CommitOutcome::Rejected(error) => {
-                self.metrics.commit_outcome("rejected");
-                Err(error.into())
+            CommitOutcome::Rejected(detail) => {
+                self.metrics.add_commit(Answer::Rejected);
+                Err(Failure::Unfit {
+                    table: self.table.to_string(),
+                    detail: format!(
+                        "the catalog rejected the commit: {detail}; nothing is lost, the commit is kept in the checkpoint"
+                    ),
+                })
             }
+        }
+    }
+
+    fn reachable(&self, error: Option<&str>) {
+        self.metrics.set_reachable(Server::Catalog, error.is_none());
+        match error {
+            None => self.health.set_reachable(Server::Catalog),
+            Some(error) => self.health.set_unreachable(Server::Catalog, error),
         }
     }
 
     /// The table and what its metadata says of our pipeline.
     pub async fn load(&self) -> Result<(LoadedTable, TableView), Failure> {
         let loaded = self.catalog.load(&self.table).await?.ok_or_else(|| {
-            self.refuse(Refusal::TableReplaced {
-                table: self.table.to_string(),
-                expected: String::from("the table this pipeline wrote to"),
-                found: String::from("no table of this name"),
-            })
+            self.refuse(Refusal::TableMissing { table: self.table.to_string() })
         })?;
-        let view = table::view(&loaded, &self.pipeline)?;
+        let view = self.view(&loaded)?;
         Ok((loaded, view))
     }
 
-    fn refuse(&self, refusal: Refusal) -> Failure {
-        self.metrics.refusal(refusal.name());
+    /// What the table's metadata says of our pipeline.
+    pub fn view(&self, table: &LoadedTable) -> Result<TableView, Failure> {
+        table::view(table, &self.pipeline).map_err(|error| match error {
+            TableError::Ledger { table, source, .. } => {
+                self.refuse(source.refusal(&table.to_string()))
+            }
+            other => other.into(),
+        })
+    }
+
+    /// Counts a refusal and makes it the end of the process.
+    pub fn refuse(&self, refusal: Refusal) -> Failure {
+        self.metrics.add_refusal(refusal.name());
         Failure::Refused(refusal)
     }
 
@@ -217,68 +289,82 @@ impl Committer {
         after: &LoadedTable,
         pending: &PendingCommit,
     ) -> Result<(), Failure> {
-        let after = table::view(after, &self.pipeline)?;
-        let checks = [
-            invariants::finalize_needs_commit(pending, &after),
-            invariants::ledger_never_decreases(before, &after),
-        ];
-        for violation in checks.into_iter().filter_map(Result::err) {
-            self.metrics.violation(&violation);
-            return Err(Failure::Internal(violation.to_string()));
-        }
-        Ok(())
+        let after = self.view(after)?;
+        finalized_is_shown(&after, &pending.commit_id)
+            .and_then(|()| ledger_does_not_decrease(before.ledger.as_ref(), after.ledger.as_ref()))
+            .map_err(|violation| violated(&self.metrics, &violation))
     }
 
     /// One synced write: pending removed, checkpoint complete. Files of a superseded commit are
-    /// deleted: the ledger just read proves that they are not in the table (I8).
+    /// deleted only if the table just read proves that they are not in it (I8).
     pub async fn finalize(
         &self,
         pending: &PendingCommit,
         settled: &Settled,
         table: &LoadedTable,
-        steps: StepSeconds,
-        started_ms: u64,
-        bytes: u64,
+        committing: Duration,
     ) -> Result<(), Failure> {
-        let outcome = match settled {
-            Settled::Committed { snapshot_id } => Outcome::Committed { snapshot_id: *snapshot_id },
-            Settled::AlreadyCommitted => Outcome::AlreadyCommitted,
-            Settled::Superseded { .. } => Outcome::Superseded,
+        let view = self.view(table)?;
+        let (outcome, counted) = match settled {
+            Settled::Committed { .. } | Settled::AlreadyCommitted => (
+                Outcome::Committed { snapshot: snapshot_of(&view, &pending.commit_id) },
+                CheckpointOutcome::Complete,
+            ),
+            Settled::Superseded { .. } => (Outcome::Superseded, CheckpointOutcome::Superseded),
         };
-        let record = CheckpointRecord {
-            epoch: pending.epoch,
-            instance: pending.instance.clone(),
-            commit_id: Some(pending.commit_id.clone()),
-            started_ms,
+        let end = CheckpointEnd {
             ended_ms: now_ms(),
-            steps,
-            bytes,
-            file_bytes: pending.files.iter().map(|f| f.bytes).sum(),
-            rows: pending.rows,
-            files: pending.files.len() as u64,
-            frontier: pending.to(),
-            outcome,
+            seconds: StepSeconds {
+                commit: Some(committing.as_secs_f64()),
+                ..StepSeconds::default()
+            },
+            retained: self.retained,
         };
-        let state = self.state.clone();
-        tokio::task::spawn_blocking(move || state.finalize(&record)).await.map_err(join_error)??;
-        self.metrics.checkpoint_done(settled_label(settled), now_ms());
-        if matches!(settled, Settled::Superseded { .. }) {
-            let paths: Vec<String> = pending.files.iter().map(|f| f.path.clone()).collect();
-            if let Err(error) = table::delete_files(&table.io, &paths).await {
-                tracing::warn!(error = %chain(&error), "files of a superseded commit remain as orphans");
+        let epoch = pending.epoch;
+        self.state_call(move |state| state.finalize(epoch, outcome, &end)).await?;
+        self.metrics.add_checkpoint(counted, SystemTime::now());
+        match settled {
+            Settled::Superseded { .. } => self.drop_files(pending, &view, table).await,
+            Settled::Committed { .. } | Settled::AlreadyCommitted => {
+                self.metrics.add_committed_records(pending.rows.written);
+                for file in &pending.files {
+                    self.metrics.add_file(file.records, file.bytes);
+                }
             }
         }
         Ok(())
     }
 
+    async fn drop_files(&self, pending: &PendingCommit, view: &TableView, table: &LoadedTable) {
+        if !is_provably_absent(pending, view) {
+            tracing::warn!(
+                commit_id = %pending.commit_id,
+                "files of a superseded commit are kept: the journal does not prove that they are not in the table"
+            );
+            return;
+        }
+        let paths: Vec<String> = pending.files.iter().map(|file| file.path.clone()).collect();
+        if let Err(error) = table::delete_files(&table.io, &paths).await {
+            tracing::warn!(error = %chain(&error), "files of a superseded commit stay behind as orphans");
+        }
+    }
+
     /// Group offsets are for lag tools: a failure is counted and told, and decides nothing.
-    async fn report(&self, pending: &PendingCommit, source: Arc<Source>) -> Result<(), Failure> {
+    async fn report(
+        &self,
+        pending: &PendingCommit,
+        table: &LoadedTable,
+        source: Arc<Source>,
+    ) -> Result<(), Failure> {
         let frontier = pending.to();
+        let ledger = self.view(table)?.ledger.map(|ledger| ledger.frontier).unwrap_or_default();
+        group_is_behind_ledger(&frontier, &ledger)
+            .map_err(|violation| violated(&self.metrics, &violation))?;
         let reported = tokio::task::spawn_blocking(move || source.report(&frontier))
             .await
             .map_err(join_error)?;
         if let Err(error) = reported {
-            self.metrics.retry("kafka");
+            self.metrics.add_retry(Server::Kafka);
             tracing::warn!(error = %chain(&error), "group offsets not reported; lag tools lag until the next checkpoint");
         }
         Ok(())
@@ -288,13 +374,6 @@ impl Committer {
 enum Attempt {
     Settled(Settled, Box<LoadedTable>),
     Again(String),
-}
-
-fn settled_label(settled: &Settled) -> &'static str {
-    match settled {
-        Settled::Committed { .. } | Settled::AlreadyCommitted => "completed",
-        Settled::Superseded { .. } => "superseded",
-    }
 }
 
 /// A pipeline has one table today; a checkpoint that says otherwise is not ours.

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -14,15 +14,15 @@ use tokio::task::JoinHandle;
 use super::committer::{Committer, Done, Settled, Work};
 use super::monitor::Event;
 use super::shard::{BadRecord, Command, Progress, Report, Sealed, TableContext};
-use super::{Finish, RunEnd, join_error, now_ms};
+use super::{Finish, RunEnd, join_error, now_ms, violated};
 use crate::config::Config;
 use crate::failure::{Failure, chain};
 use crate::protocol::{
-    Checkpoint, Epoch, Frontier, Offset, PendingCommit, TopicPartition, Trigger, commit_id,
-    invariants,
+    Checkpoint, Epoch, Frontier, Offset, OpenEpoch, PendingCommit, TopicPartition, Trigger,
+    commit_id, pending_continues, pending_is_contiguous, written_rows_are_in_files,
 };
 use crate::source::{Source, TopicInfo};
-use crate::telemetry::{Health, Metrics};
+use crate::telemetry::{CheckpointOutcome, Health, Metrics, Server};
 
 /// How often the loop looks at counters and clocks.
 const TICK: Duration = Duration::from_millis(10);
@@ -38,6 +38,8 @@ pub(super) struct Coordinator {
     pub epoch: Epoch,
     /// The ledger as last seen.
     pub ledger: Frontier,
+    /// Timestamp of the last record below the ledger by partition, where this run knows it.
+    pub timestamps: BTreeMap<TopicPartition, i64>,
     /// Ends of the log to reach, with `--until-caught-up`.
     pub targets: Option<BTreeMap<TopicPartition, Offset>>,
     pub committer: Arc<Committer>,
@@ -48,13 +50,17 @@ pub(super) struct Coordinator {
     pub events: mpsc::Receiver<Event>,
     pub metrics: Metrics,
     pub health: Health,
+    /// Commits settled by the process.
+    pub commits: Arc<AtomicU64>,
+    /// When the run began.
+    pub began: SystemTime,
 }
 
 /// A barrier on its way through the shards.
 struct Sealing {
     epoch: Epoch,
     began: Instant,
-    started_ms: u64,
+    started_ms: i64,
     parts: Vec<Sealed>,
     last: bool,
 }
@@ -67,7 +73,7 @@ struct Run {
     /// Timestamps of the last records by partition of the epoch being committed.
     timestamps: BTreeMap<TopicPartition, i64>,
     last_seal: Instant,
-    last_finish: Instant,
+    last_finish: Option<Instant>,
     moves_sealed: u64,
     finish: Option<Finish>,
     finish_since: Instant,
@@ -92,7 +98,7 @@ impl Coordinator {
             commit: None,
             timestamps: BTreeMap::new(),
             last_seal: now,
-            last_finish: now,
+            last_finish: None,
             moves_sealed: 0,
             finish: None,
             finish_since: now,
@@ -110,7 +116,7 @@ impl Coordinator {
     /// commit stays in the checkpoint and the next start settles it.
     async fn leave(&self, mut commit: JoinHandle<Result<Done, Failure>>) {
         match tokio::time::timeout(self.config.shutdown_timeout, &mut commit).await {
-            Ok(Ok(Ok(done))) => self.metrics.committed(&done.pending, &BTreeMap::new()),
+            Ok(Ok(Ok(done))) => tracing::info!(epoch = %done.pending.epoch, "the last commit is settled"),
             Ok(Ok(Err(failure))) => {
                 tracing::warn!(error = %chain(&failure), "the last commit is left to the next start");
             }
@@ -172,7 +178,7 @@ impl Coordinator {
         if let Some(sealing) = &run.sealing
             && now.duration_since(sealing.began) > timeout
         {
-            self.metrics.checkpoint_failed("timeout");
+            self.metrics.add_checkpoint(CheckpointOutcome::TimedOut, SystemTime::now());
             return Err(Failure::CheckpointTimeout { epoch: sealing.epoch.0, timeout });
         }
         if let Some(since) = run.unreachable {
@@ -198,7 +204,13 @@ impl Coordinator {
         let bytes = self.progress.epoch_bytes.load(Ordering::Relaxed);
         let records = self.progress.epoch_records.load(Ordering::Relaxed);
         let moved = moves != run.moves_sealed || self.starts_unrecorded();
-        let due = run.trigger.due(now, run.last_seal, run.last_finish, bytes, records);
+        let open = OpenEpoch {
+            last_seal: run.last_seal,
+            last_finished: run.last_finish,
+            bytes,
+            records,
+        };
+        let due = run.trigger.due(now, &open);
         if run.finish.is_some() || (due && moved) {
             run.final_seal = run.finish.is_some();
             run.moves_sealed = moves;
@@ -302,15 +314,16 @@ impl Coordinator {
     /// Every shard answered: the epoch is a pending commit now.
     fn sealed(&mut self, run: &mut Run, sealing: Sealing) -> Result<(), Failure> {
         let now = Instant::now();
-        run.last_finish = now;
-        let bytes = sealing.parts.iter().map(|part| part.bytes).sum();
+        run.last_finish = Some(now);
         let pending = self.pending(sealing.epoch, sealing.parts, &mut run.timestamps);
         if pending.ranges.is_empty() {
             return Ok(());
         }
-        if let Err(violation) = invariants::continues(&pending, &self.ledger) {
-            self.metrics.violation(&violation);
-            return Err(Failure::Internal(violation.to_string()));
+        let checks = pending_is_contiguous(&pending)
+            .and_then(|()| pending_continues(&pending, &self.ledger))
+            .and_then(|()| written_rows_are_in_files(&pending));
+        if let Err(violation) = checks {
+            return Err(violated(&self.metrics, &violation));
         }
         let mut frontier = self.ledger.clone();
         for (tp, next) in pending.to().iter() {
@@ -319,8 +332,7 @@ impl Coordinator {
         let work = Work {
             checkpoint: Checkpoint { epoch: sealing.epoch, frontier, pending: vec![pending] },
             started_ms: sealing.started_ms,
-            seal_seconds: now.duration_since(sealing.began).as_secs_f64(),
-            bytes,
+            seal: now.duration_since(sealing.began),
         };
         tracing::debug!(epoch = %sealing.epoch, last = sealing.last, "sealed");
         let committer = self.committer.clone();
@@ -370,7 +382,7 @@ impl Coordinator {
 
     /// A commit is settled.
     fn done(&mut self, run: &mut Run, done: Done) -> Result<Option<RunEnd>, Failure> {
-        run.last_finish = Instant::now();
+        run.last_finish = Some(Instant::now());
         if let Settled::Superseded { ledger } = &done.settled {
             tracing::warn!(
                 commit_id = %done.pending.commit_id, ledger = %show(ledger),
@@ -378,6 +390,7 @@ impl Coordinator {
             );
             return Ok(Some(RunEnd::Fenced));
         }
+        self.commits.fetch_add(1, Ordering::Relaxed);
         for (tp, next) in done.pending.to().iter() {
             self.ledger.set(tp.clone(), next);
         }
@@ -386,7 +399,7 @@ impl Coordinator {
             metadata: done.table.metadata.clone(),
             io: done.table.io.clone(),
         });
-        self.metrics.committed(&done.pending, &std::mem::take(&mut run.timestamps));
+        self.timestamps.append(&mut run.timestamps);
         self.gauges();
         Ok(None)
     }
@@ -395,12 +408,14 @@ impl Coordinator {
         match event {
             Event::Reachable => {
                 run.unreachable = None;
-                self.health.set_ready("kafka");
+                self.metrics.set_reachable(Server::Kafka, true);
+                self.health.set_reachable(Server::Kafka);
             }
             Event::Unreachable(reason) => {
                 run.unreachable.get_or_insert_with(Instant::now);
-                self.metrics.retry("kafka");
-                self.health.set_not_ready("kafka", &reason);
+                self.metrics.add_retry(Server::Kafka);
+                self.metrics.set_reachable(Server::Kafka, false);
+                self.health.set_unreachable(Server::Kafka, reason);
             }
             Event::PartitionsAdded(partitions) => {
                 tracing::info!(partitions, "the topic has new partitions");
@@ -415,14 +430,15 @@ impl Coordinator {
 
     fn gauges(&self) {
         for (tp, position) in &self.progress.positions {
-            let ledger = self.ledger.get(tp);
             let read = position.load(Ordering::Relaxed);
             let end = self.source.cached_log_end(tp).map_or(read, |end| end.max(read));
-            self.metrics.position(tp, ledger, end);
+            let ledger = self.ledger.get(tp).unwrap_or(0);
+            // The oldest missing record came after the last one that the table has.
+            let last = self.timestamps.get(tp).and_then(|millis| u64::try_from(*millis).ok());
+            let behind = (ledger < end)
+                .then(|| last.map_or(self.began, |last| UNIX_EPOCH + Duration::from_millis(last)));
+            self.metrics.set_position(tp, ledger, end, behind);
         }
-        self.metrics.buffered_bytes.set(
-            i64::try_from(self.progress.epoch_bytes.load(Ordering::Relaxed)).unwrap_or(i64::MAX),
-        );
     }
 }
 

@@ -17,20 +17,20 @@ mod shard;
 mod start;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{OnceCell, mpsc, watch};
 
 use crate::config::{Config, OffsetReset};
-use crate::failure::Failure;
-use crate::protocol::{Offset, TopicPartition};
-use crate::telemetry::{Health, Metrics};
+use crate::failure::{Failure, chain};
+use crate::protocol::{Offset, TopicPartition, Violation};
+use crate::telemetry::{Health, Invariant, Metrics, Rebalance, Server};
 
 pub use rows::KAFKA_COLUMNS;
 pub use shard::BadRecord;
-pub use start::{connect_catalog, open_table, source_settings};
+pub use start::{connect_catalog, open_table, source_settings, table_name, table_plan};
 
 use coordinator::Coordinator;
 use shard::{Command, Progress, Shard, ShardSettings, TableContext};
@@ -87,6 +87,7 @@ pub struct Pipeline {
     pub metrics: Metrics,
     /// Liveness and readiness.
     pub health: Health,
+    commits: Arc<AtomicU64>,
     /// Ends of the log when the process began.
     targets: OnceCell<BTreeMap<TopicPartition, Offset>>,
 }
@@ -100,7 +101,30 @@ impl Pipeline {
         health: Health,
     ) -> Self {
         let instance = uuid::Uuid::new_v4().simple().to_string();
-        Self { config, instance, until_caught_up, metrics, health, targets: OnceCell::new() }
+        Self {
+            config,
+            instance,
+            until_caught_up,
+            metrics,
+            health,
+            commits: Arc::new(AtomicU64::new(0)),
+            targets: OnceCell::new(),
+        }
+    }
+
+    /// Commits settled by this process so far: its measure of progress.
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// Makes a failure that may pass visible to those who watch.
+    pub fn failed(&self, failure: &Failure) {
+        self.health.set_not_ready(chain(failure));
+        if let Some(server) = failure.server() {
+            self.metrics.add_retry(server);
+            self.metrics.set_reachable(server, false);
+            self.health.set_unreachable(server, chain(failure));
+        }
     }
 
     /// Recovers what earlier runs left, reads from the ledger on, and commits until there is a
@@ -114,16 +138,19 @@ impl Pipeline {
         let targets = match self.until_caught_up {
             true => {
                 let ends = || async {
-                    started.log.iter().map(|(tp, (_, end))| (tp.clone(), *end)).collect()
+                    started.log.iter().map(|(tp, log)| (tp.clone(), log.end)).collect()
                 };
                 Some(self.targets.get_or_init(ends).await.clone())
             }
             false => None,
         };
-        self.metrics.rebalances.inc();
-        for part in ["kafka", "catalog", "store", "state"] {
-            self.health.set_ready(part);
+        self.metrics.add_rebalance(Rebalance::Assigned);
+        self.metrics.set_partitions(started.starts.len(), 0);
+        for server in [Server::Kafka, Server::Catalog, Server::Store] {
+            self.metrics.set_reachable(server, true);
+            self.health.set_reachable(server);
         }
+        self.health.set_ready();
 
         let progress = Arc::new(Progress {
             positions: started
@@ -167,6 +194,9 @@ impl Pipeline {
             events,
             metrics: self.metrics.clone(),
             health: self.health.clone(),
+            timestamps: BTreeMap::new(),
+            commits: self.commits.clone(),
+            began: SystemTime::now(),
         };
         let ended = coordinator.run(stop).await;
         over.store(true, Ordering::Relaxed);
@@ -228,6 +258,7 @@ impl Pipeline {
             batch_bytes: BATCH_BYTES,
             batch_timeout: config.write.batch_timeout,
             target_file_size: config.write.target_file_size,
+            max_buffered_bytes: config.memory_limit / 4 / config.parallelism.max(1) as u64,
             bad_records: config.bad_records,
             max_epoch_bytes: config.checkpoint.max_bytes,
             record_start: config.kafka.auto_offset_reset == OffsetReset::Latest,
@@ -244,9 +275,26 @@ fn join_error(error: tokio::task::JoinError) -> Failure {
     Failure::Internal(format!("a task ended without a result: {error}"))
 }
 
+/// Counts a broken invariant and makes it the end of the process: nothing is built on it.
+fn violated(metrics: &Metrics, violation: &Violation) -> Failure {
+    metrics.add_violation(match violation.id {
+        "I1" => Invariant::I1,
+        "I2" => Invariant::I2,
+        "I3" => Invariant::I3,
+        "I4" => Invariant::I4,
+        "I5" => Invariant::I5,
+        "I6" => Invariant::I6,
+        "I7" => Invariant::I7,
+        "I8" => Invariant::I8,
+        "I9" => Invariant::I9,
+        _ => Invariant::I10,
+    });
+    Failure::Internal(violation.to_string())
+}
+
 /// Milliseconds since the Unix epoch; 0 for a clock before it. For people only: nothing is
 /// decided from it.
-fn now_ms() -> u64 {
+fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -87,6 +87,11 @@ impl RowBuilder {
         Ok(())
     }
 
+    /// Can a payload of so many bytes be pushed before the rows have to be taken?
+    pub fn has_room_for(&self, payload_bytes: usize) -> bool {
+        self.decoder.has_room_for(payload_bytes)
+    }
+
     /// Rows not yet taken.
     pub fn rows(&self) -> usize {
         self.decoder.rows()
@@ -105,7 +110,10 @@ impl RowBuilder {
     /// Takes the rows as one batch.
     pub fn take(&mut self) -> Result<RecordBatch, Failure> {
         let rows = self.decoder.rows();
-        let payload = self.decoder.finish();
+        let payload = self
+            .decoder
+            .finish()
+            .map_err(|e| Failure::Internal(format!("decoded columns are malformed: {e}")))?;
         let partitions: ArrayRef = Arc::new(self.partitions.finish());
         let offsets: ArrayRef = Arc::new(self.offsets.finish());
         let timestamps: ArrayRef = Arc::new(self.timestamps.finish());

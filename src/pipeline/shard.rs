@@ -17,10 +17,10 @@ use tokio::sync::mpsc::Sender;
 use super::rows::RowBuilder;
 use crate::config::BadRecords;
 use crate::decode::RecordError;
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 use crate::protocol::{Epoch, Offset, OffsetRange, PendingFile, Ranges, RowCounts, TopicPartition};
 use crate::source::{Polled, Record, ShardQueue};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, PartitionMetrics};
 use crate::write::{TableWriter, WriteSettings};
 
 /// How long an idle shard waits for a record before it looks for a barrier.
@@ -131,6 +131,8 @@ pub struct ShardSettings {
     pub batch_timeout: Duration,
     /// Bytes at which a data file is closed and another begun.
     pub target_file_size: u64,
+    /// Bytes of memory in row groups being encoded.
+    pub max_buffered_bytes: u64,
     /// What to do with bad records.
     pub bad_records: BadRecords,
     /// Most payload bytes of an epoch that waits for the last one's commit.
@@ -149,6 +151,9 @@ struct Partition {
     last_timestamp: Option<i64>,
     /// Stopped before a bad record.
     stopped: bool,
+    /// Records and bytes read since they were last counted.
+    uncounted: (u64, u64),
+    metrics: PartitionMetrics,
 }
 
 /// The state of a shard's thread.
@@ -163,6 +168,7 @@ pub struct Shard {
     bytes: u64,
     records: u64,
     batch_since: Option<Instant>,
+    shown_buffered: i64,
     progress: Arc<Progress>,
     metrics: Metrics,
 }
@@ -187,6 +193,8 @@ impl Shard {
                     next: start,
                     last_timestamp: None,
                     stopped: false,
+                    uncounted: (0, 0),
+                    metrics: metrics.partition(&tp),
                     tp,
                 };
                 (partition.tp.partition, partition)
@@ -203,6 +211,7 @@ impl Shard {
             bytes: 0,
             records: 0,
             batch_since: None,
+            shown_buffered: 0,
             progress,
             metrics,
         })
@@ -326,12 +335,15 @@ impl Shard {
         match record.payload {
             None => {
                 self.counts.tombstones += 1;
-                self.metrics.tombstones.inc();
+                self.metrics.add_tombstones(1);
             }
             Some(payload) => {
                 self.bytes += payload.len() as u64;
+                if !self.rows.has_room_for(payload.len()) {
+                    self.flush()?;
+                }
                 if let Err(error) = self.rows.push(record, payload) {
-                    self.metrics.bad_record(error.reason.label());
+                    self.metrics.add_bad_records(error.reason.label(), 1);
                     match self.settings.bad_records {
                         BadRecords::Fail => {
                             p.stopped = true;
@@ -352,6 +364,8 @@ impl Shard {
         p.next = record.offset + 1;
         p.last_timestamp = record.timestamp_ms.or(p.last_timestamp);
         self.records += 1;
+        p.uncounted.0 += 1;
+        p.uncounted.1 += record.payload.map_or(0, |payload| payload.len() as u64);
         if self.rows.rows() >= self.settings.batch_rows
             || self.rows.buffered_bytes() >= self.settings.batch_bytes
         {
@@ -367,18 +381,30 @@ impl Shard {
         }
         self.progress.epoch_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.progress.epoch_records.fetch_add(records, Ordering::Relaxed);
-        for p in self.partitions.values() {
+        for p in self.partitions.values_mut() {
+            if p.uncounted.0 > 0 {
+                let (records, bytes) = std::mem::take(&mut p.uncounted);
+                p.metrics.add_consumed(records, bytes);
+            }
             if let Some(position) = self.progress.positions.get(&p.tp) {
                 position.store(p.next, Ordering::Relaxed);
             }
         }
         self.progress.moves.fetch_add(moved, Ordering::Release);
-        self.metrics.records_consumed.inc_by(records);
-        self.metrics.bytes_consumed.inc_by(bytes);
         let unknown = self.rows.take_unknown_fields();
         if unknown > 0 {
-            self.metrics.unknown_fields.inc_by(unknown);
+            self.metrics.add_unknown_fields(unknown);
         }
+        self.show_buffered();
+    }
+
+    /// Adds what this shard holds in memory to the gauge, and takes back what it added before.
+    fn show_buffered(&mut self) {
+        let written = self.writer.as_ref().map_or(0, TableWriter::buffered_bytes);
+        let held = self.rows.buffered_bytes() as u64 + written;
+        let held = i64::try_from(held).unwrap_or(i64::MAX);
+        self.metrics.buffered_bytes().add(held - self.shown_buffered);
+        self.shown_buffered = held;
     }
 
     /// Hands the open batch to the writer.
@@ -392,9 +418,11 @@ impl Shard {
             Some(writer) => writer,
             empty => {
                 self.writers_made += 1;
+                let prefix = format!("{}-{:05}", self.settings.file_prefix, self.writers_made);
                 let settings = WriteSettings {
                     target_file_size: self.settings.target_file_size,
-                    file_prefix: format!("{}-{:05}", self.settings.file_prefix, self.writers_made),
+                    max_buffered_bytes: self.settings.max_buffered_bytes,
+                    ..WriteSettings::new(prefix)
                 };
                 empty.insert(TableWriter::new(
                     self.table.metadata.clone(),
@@ -439,15 +467,16 @@ impl Shard {
             p.ledger = Some(p.next);
             p.start = p.next;
         }
+        self.show_buffered();
         Ok(sealed)
     }
 
     /// Deletes the files of the open epoch: they were never part of a checkpoint.
     fn abandon(&mut self) {
-        if let Some(writer) = self.writer.take()
-            && let Err(error) = writer.abort()
-        {
-            tracing::warn!(%error, "could not delete the files of an abandoned epoch; they are orphans");
+        self.metrics.buffered_bytes().sub(std::mem::take(&mut self.shown_buffered));
+        let Some(writer) = self.writer.take() else { return };
+        for error in writer.abort() {
+            tracing::warn!(error = %chain(&error), "a file of an abandoned epoch stays behind as an orphan");
         }
     }
 }

@@ -1,20 +1,21 @@
 //! The beginning of a run: open everything, finish what an earlier process left, find the place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::committer::{Committer, Settled};
+use super::committer::Committer;
 use super::coordinator::show;
-use super::{Pipeline, join_error, now_ms};
+use super::{Pipeline, join_error};
 use crate::config::{CatalogType, Config, OffsetReset};
 use crate::failure::Failure;
 use crate::protocol::{
-    Epoch, Frontier, Offset, Refusal, Reset, StartAt, TopicPartition, check_history, positions,
+    Epoch, Frontier, LogRange, Refusal, ResetPolicy, SourceView, StartAt, TopicPartition, check_history,
+    positions, recover,
 };
 use crate::source::{Source, SourceSettings, TopicInfo};
-use crate::state::{StateStore, StepSeconds};
+use crate::state::StateStore;
 use crate::table::{
     self, Catalog, CatalogKind, CatalogSettings, LoadedTable, RestAuth, TableName,
 };
@@ -32,7 +33,7 @@ pub(super) struct Started {
     pub table: LoadedTable,
     pub ledger: Frontier,
     pub starts: BTreeMap<TopicPartition, StartAt>,
-    pub log: BTreeMap<TopicPartition, (Offset, Offset)>,
+    pub log: BTreeMap<TopicPartition, LogRange>,
     pub epoch: Epoch,
 }
 
@@ -40,8 +41,7 @@ impl Started {
     pub async fn new(pipeline: &Pipeline) -> Result<Self, Failure> {
         let config = &pipeline.config;
         let (dir, name) = (config.checkpoint.dir.clone(), config.kafka.group_id.clone());
-        let retained = config.checkpoint.retained;
-        let state = tokio::task::spawn_blocking(move || StateStore::open(&dir, &name, retained))
+        let state = tokio::task::spawn_blocking(move || StateStore::open(&dir, &name))
             .await
             .map_err(join_error)??;
         let catalog = Arc::new(connect_catalog(config).await?);
@@ -51,19 +51,18 @@ impl Started {
             catalog,
             table: name,
             pipeline: config.kafka.group_id.clone(),
+            instance: pipeline.instance.clone(),
             state: Arc::new(state),
+            retained: config.checkpoint.retained,
             give_up: config.retry_give_up,
             metrics: pipeline.metrics.clone(),
             health: pipeline.health.clone(),
         });
-        let (epoch, table) = recover(&committer, table).await?;
+        let (epoch, table) = settle_pending(&committer, table).await?;
 
-        let view = table::view(&table, &committer.pipeline)?;
-        let refuse = |refusal: Refusal| {
-            pipeline.metrics.refusal(refusal.name());
-            Failure::Refused(refusal)
-        };
-        check_history(&view).map_err(refuse)?;
+        let view = committer.view(&table)?;
+        let refuse = |refusal: Refusal| committer.refuse(refusal);
+        check_history(&config.iceberg.table, &view).map_err(refuse)?;
         let source = Arc::new(Source::connect(source_settings(config))?);
         let asked = source.clone();
         let (info, log) = tokio::task::spawn_blocking(move || {
@@ -74,49 +73,54 @@ impl Started {
         .await
         .map_err(join_error)??;
         let reset = match config.kafka.auto_offset_reset {
-            OffsetReset::Earliest => Reset::Earliest,
-            OffsetReset::Latest => Reset::Latest,
+            OffsetReset::Earliest => ResetPolicy::Earliest,
+            OffsetReset::Latest => ResetPolicy::Latest,
         };
         let topic = &config.kafka.topic;
-        let topic_ids = info.topic_id.iter().map(|id| (topic.clone(), id.clone())).collect();
-        let starts = positions(view.ledger.as_ref(), &log, &info.cluster_id, &topic_ids, reset)
-            .map_err(refuse)?;
+        let seen = SourceView {
+            cluster_id: info.cluster_id.clone(),
+            topic_ids: info.topic_id.iter().map(|id| (topic.clone(), id.clone())).collect(),
+            log,
+        };
+        let starts = positions(&config.iceberg.table, &view, &seen, reset).map_err(refuse)?;
         let ledger = view.ledger.map(|ledger| ledger.frontier).unwrap_or_default();
         tracing::info!(
             instance = %pipeline.instance, table = %committer.table, %topic,
             partitions = info.partitions.len(), ledger = %show(&ledger), "reading from the ledger"
         );
-        Ok(Self { committer, source, info, table, ledger, starts, log, epoch })
+        Ok(Self { committer, source, info, table, ledger, starts, log: seen.log, epoch })
     }
 }
 
 /// Finishes every pending commit of an earlier process by the same admission as a fresh one.
 /// Files already written are committed without reading Kafka again.
-async fn recover(
+async fn settle_pending(
     committer: &Committer,
     mut table: LoadedTable,
 ) -> Result<(Epoch, LoadedTable), Failure> {
     let state = committer.state.clone();
-    let local =
-        tokio::task::spawn_blocking(move || state.load()).await.map_err(join_error)??;
-    for pending in &local.pending {
-        let began = std::time::Instant::now();
+    let local = tokio::task::spawn_blocking(move || state.load()).await.map_err(join_error)??;
+    let view = committer.view(&table)?;
+    let views = BTreeMap::from([(committer.table.to_string(), view)]);
+    let recovery = recover(Some(&local), &views);
+    tracing::info!(
+        local = ?recovery.standing, pending = recovery.steps.len(), next_epoch = %recovery.next_epoch,
+        "recovering"
+    );
+    for step in &recovery.steps {
+        let pending = &step.pending;
+        let began = Instant::now();
+        // The decision is made again on a fresh reading: what was read above may be old by now.
         let (settled, loaded) = committer.settle(pending).await?;
-        let steps =
-            StepSeconds { commit: began.elapsed().as_secs_f64(), ..StepSeconds::default() };
-        committer.finalize(pending, &settled, &loaded, steps, now_ms(), 0).await?;
+        committer.finalize(pending, &settled, &loaded, began.elapsed()).await?;
         tracing::info!(
-            epoch = %pending.epoch, commit_id = %pending.commit_id,
-            outcome = match settled {
-                Settled::Committed { .. } => "committed",
-                Settled::AlreadyCommitted => "already committed",
-                Settled::Superseded { .. } => "superseded",
-            },
+            epoch = %pending.epoch, commit_id = %pending.commit_id, outcome = settled.name(),
             "recovered a pending commit"
         );
         table = loaded;
     }
-    Ok((local.epoch(), table))
+    let last = Epoch(recovery.next_epoch.0.saturating_sub(1));
+    Ok((last, table))
 }
 
 /// Connects to the configured catalog.
@@ -137,14 +141,18 @@ pub async fn connect_catalog(config: &Config) -> Result<Catalog, Failure> {
             oauth2_server_uri: iceberg.rest.oauth2_server_uri.clone(),
             ..RestAuth::default()
         },
-        io_properties: iceberg.io_properties.clone(),
+        io_properties: iceberg
+            .io_properties
+            .iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
         request_timeout: CATALOG_TIMEOUT,
     };
     Ok(Catalog::connect(&settings).await?)
 }
 
 /// The configured table's name.
-fn table_name(config: &Config) -> Result<TableName, Failure> {
+pub fn table_name(config: &Config) -> Result<TableName, Failure> {
     Ok(config.iceberg.table.parse::<TableName>()?)
 }
 
@@ -167,13 +175,13 @@ pub async fn open_table(
         });
     };
     let (schema, spec) = table_plan(name, path, iceberg.partition_spec.as_deref(), iceberg.kafka_columns)?;
-    let table = catalog.create(name, schema, spec, BTreeMap::new()).await?;
+    let table = catalog.create(name, &schema, &spec, &HashMap::new()).await?;
     tracing::info!(table = %name, location = table.metadata.location(), "made the table");
     Ok(table)
 }
 
 /// Schema and partition spec of a table to be made.
-fn table_plan(
+pub fn table_plan(
     name: &TableName,
     path: &Path,
     spec: Option<&str>,
@@ -183,7 +191,11 @@ fn table_plan(
     let text = std::fs::read_to_string(path).map_err(|e| {
         unfit(format!("cannot read its schema file {} (ICEBERG_TABLE_SCHEMA): {e}", path.display()))
     })?;
-    let schema = table::parse_schema(&text, kafka_columns)
+    let schema = table::parse_schema(&text)
+        .and_then(|schema| match kafka_columns {
+            true => table::with_kafka_columns(&schema),
+            false => Ok(schema),
+        })
         .map_err(|e| unfit(format!("schema file {}: {e}", path.display())))?;
     let spec = table::parse_spec(spec.unwrap_or_default(), &schema)
         .map_err(|e| unfit(format!("ICEBERG_PARTITION_SPEC: {e}")))?;
@@ -201,7 +213,7 @@ pub fn source_settings(config: &Config) -> SourceSettings {
             .kafka
             .properties
             .iter()
-            .map(|(name, value)| (name.clone(), value.expose().to_owned()))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect(),
         // A quarter of the memory may wait in the client; the rest is batches and open files.
         queue_bytes: config.memory_limit / 4 / shards,

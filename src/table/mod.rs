@@ -1,1 +1,250 @@
-//! table
+//! Iceberg tables: catalogs, schemas, the ledger as a table shows it, and our own commit path.
+//!
+//! A commit is **one** compare-and-swap, pinned to the snapshot that was inspected. Nothing here
+//! retries it and nothing rebases it: whoever wants another attempt loads the table again and asks
+//! the protocol whether the pending commit may still enter it.
+//!
+//! # What an answer means
+//! | [`append`] returns | the commit is | files it wrote |
+//! |---|---|---|
+//! | `Committed` | in the table; the catalog showed its snapshot | are the table's |
+//! | `Conflict` | not in the table and never will be by this request | deleted (left if in doubt) |
+//! | `Rejected` | not in the table; the same request would be refused again | left |
+//! | `Unknown` | maybe in the table, maybe about to be: load and look for the commit id | left |
+//! | an error | not in the table: it failed before the request, or the catalog took none | deleted |
+//!
+//! Files it wrote means manifests, manifest lists and table metadata; data files of a pending commit
+//! are never deleted here (I8). A future that is dropped while the request is under way leaves an
+//! unknown outcome, as a lost reply does.
+
+mod commit;
+mod error;
+mod io;
+mod ledger;
+mod manifest;
+mod rest;
+mod rest_client;
+mod schema;
+mod settings;
+mod snapshot;
+mod spec;
+mod sql;
+mod sql_pool;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ::iceberg::io::FileIO;
+use ::iceberg::spec::{Schema, TableMetadata, TableMetadataRef, UnboundPartitionSpec};
+use ::iceberg::{NamespaceIdent, Runtime, TableIdent};
+
+pub use commit::{CommitOutcome, append};
+pub use error::{BoxError, TableError};
+pub use io::{delete_files, file_io, sync_parent_dirs};
+pub use ledger::view;
+pub use rest::RestCatalog;
+pub use schema::{
+    KAFKA_OFFSET, KAFKA_PARTITION, KAFKA_TIMESTAMP, KAFKA_TOPIC, SchemaError, parse_schema,
+    with_kafka_columns,
+};
+pub use settings::{CatalogKind, CatalogSettings, RestAuth};
+pub use spec::{SpecError, parse_spec};
+pub use sql::SqlCatalog;
+
+use crate::protocol::PendingCommit;
+
+/// A table as `namespace.table`; a namespace may have several levels.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableName {
+    /// Levels of the namespace, outermost first; never empty.
+    pub namespace: Vec<String>,
+    /// Name of the table.
+    pub name: String,
+}
+
+impl TableName {
+    /// The namespace as SQL catalogs store it.
+    fn dotted_namespace(&self) -> String {
+        self.namespace.join(".")
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.dotted_namespace(), self.name)
+    }
+}
+
+impl FromStr for TableName {
+    type Err = TableError;
+
+    fn from_str(text: &str) -> Result<Self, TableError> {
+        let mut parts: Vec<String> = text.split('.').map(|part| part.trim().to_string()).collect();
+        match parts.pop() {
+            Some(name)
+                if !name.is_empty() && !parts.is_empty() && parts.iter().all(|p| !p.is_empty()) =>
+            {
+                Ok(Self { namespace: parts, name })
+            }
+            _ => Err(TableError::Setting {
+                setting: "table name",
+                reason: format!(
+                    "{text:?} is not of the form namespace.table (a namespace may have several levels: a.b.table)"
+                ),
+            }),
+        }
+    }
+}
+
+/// One consistent reading of a table: its metadata, and the store that holds its files.
+#[derive(Clone)]
+pub struct LoadedTable {
+    /// The table.
+    pub name: TableName,
+    /// Its metadata.
+    pub metadata: TableMetadataRef,
+    /// Where the metadata was read from, as the catalog names it.
+    pub metadata_location: String,
+    /// The store of its files, with the credentials that came with this reading.
+    pub io: FileIO,
+}
+
+impl fmt::Debug for LoadedTable {
+    /// Leaves out the store, which carries credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadedTable")
+            .field("name", &self.name)
+            .field("uuid", &self.metadata.uuid())
+            .field("head", &self.metadata.current_snapshot_id())
+            .field("metadata_location", &self.metadata_location)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LoadedTable {
+    /// The table as the `iceberg` crate knows it, to scan it. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// `Unreadable` if the crate does not accept the metadata.
+    pub fn to_iceberg(&self) -> Result<::iceberg::table::Table, TableError> {
+        let unreadable = |source: ::iceberg::Error| TableError::Unreadable {
+            table: self.name.clone(),
+            what: "table metadata",
+            location: self.metadata_location.clone(),
+            source: source.into(),
+        };
+        let namespace =
+            NamespaceIdent::from_vec(self.name.namespace.clone()).map_err(unreadable)?;
+        ::iceberg::table::Table::builder()
+            .file_io(self.io.clone())
+            .metadata(self.metadata.clone())
+            .metadata_location(self.metadata_location.clone())
+            .identifier(TableIdent::new(namespace, self.name.name.clone()))
+            .runtime(Runtime::try_current().map_err(unreadable)?)
+            .build()
+            .map_err(unreadable)
+    }
+}
+
+/// A catalog: where tables are found, created and swapped.
+#[derive(Debug)]
+pub enum Catalog {
+    /// SQLite or PostgreSQL.
+    Sql(SqlCatalog),
+    /// The Iceberg REST protocol.
+    Rest(RestCatalog),
+}
+
+impl Catalog {
+    /// Reaches the catalog and checks that it is one. An SQL catalog gets its tables if it lacks them.
+    ///
+    /// # Errors
+    /// `Unreachable`, `Unauthorised`, `Rejected` or `Setting`.
+    pub async fn connect(settings: &CatalogSettings) -> Result<Self, TableError> {
+        if settings.request_timeout < Duration::from_millis(1) {
+            return Err(TableError::Setting {
+                setting: "catalog request timeout",
+                reason: "must be at least 1 ms".into(),
+            });
+        }
+        Ok(match settings.kind {
+            CatalogKind::Sql => Self::Sql(SqlCatalog::connect(settings).await?),
+            CatalogKind::Rest => Self::Rest(RestCatalog::connect(settings).await?),
+        })
+    }
+
+    /// Reads a table; `None` if the catalog does not have it.
+    ///
+    /// # Errors
+    /// `Unreachable`, `Unauthorised`, `Rejected`, `Unreadable`, `Storage` or `Setting`.
+    pub async fn load(&self, table: &TableName) -> Result<Option<LoadedTable>, TableError> {
+        match self {
+            Self::Sql(catalog) => catalog.load(table).await,
+            Self::Rest(catalog) => catalog.load(table).await,
+        }
+    }
+
+    /// Creates a table, and its namespace if that is absent. If another process creates it first,
+    /// that process's table is returned, with its own schema.
+    ///
+    /// The format version is 2, or what the property `format-version` says. The catalog assigns the
+    /// field ids of the schema anew: use those of the table that is returned.
+    ///
+    /// # Errors
+    /// As [`Catalog::load`]; a transient error may leave the table created or not.
+    pub async fn create(
+        &self,
+        table: &TableName,
+        schema: &Schema,
+        spec: &UnboundPartitionSpec,
+        properties: &HashMap<String, String>,
+    ) -> Result<LoadedTable, TableError> {
+        let creation = Creation { table, schema, spec, properties };
+        match self {
+            Self::Sql(catalog) => catalog.create(&creation).await,
+            Self::Rest(catalog) => catalog.create(&creation).await,
+        }
+    }
+
+    /// Appends a pending commit to the table as `loaded` shows it, once. See [`append`].
+    ///
+    /// # Errors
+    /// As [`append`]: an error means that the commit was certainly not made.
+    pub async fn commit_append(
+        &self,
+        loaded: &LoadedTable,
+        pending: &PendingCommit,
+    ) -> Result<CommitOutcome, TableError> {
+        append(self, loaded, pending).await
+    }
+}
+
+/// What to create.
+struct Creation<'a> {
+    table: &'a TableName,
+    schema: &'a Schema,
+    spec: &'a UnboundPartitionSpec,
+    properties: &'a HashMap<String, String>,
+}
+
+/// Parses table metadata that is not compressed.
+fn parse_metadata(
+    table: &TableName,
+    location: &str,
+    bytes: &[u8],
+) -> Result<TableMetadata, TableError> {
+    serde_json::from_slice(bytes).map_err(|error| unreadable(table, location, error))
+}
+
+fn unreadable(table: &TableName, location: &str, source: impl Into<BoxError>) -> TableError {
+    TableError::Unreadable {
+        table: table.clone(),
+        what: "table metadata",
+        location: location.to_string(),
+        source: source.into(),
+    }
+}

@@ -1,0 +1,202 @@
+//! The append: from a pending commit to one request to the catalog, and what its answer means.
+
+use std::collections::HashMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use iceberg::spec::FormatVersion;
+use uuid::Uuid;
+
+use super::snapshot::{self, Change, Proposal};
+use super::{Catalog, LoadedTable, TableError, io, ledger, manifest};
+use crate::crash;
+use crate::protocol::{self, PendingCommit};
+
+/// What became of a commit. The table in the module's documentation says what each means.
+#[derive(Debug)]
+pub enum CommitOutcome {
+    /// It is in the table.
+    Committed {
+        /// The snapshot that carries it.
+        snapshot_id: i64,
+        /// The table with it.
+        table: LoadedTable,
+    },
+    /// It is certainly not in the table and will not be by this request: the table moved on, or the
+    /// catalog was busy. Load the table again.
+    Conflict(String),
+    /// The catalog's answer does not tell. Load the table again and look for the commit id; until
+    /// the head moves, the request may still land.
+    Unknown(String),
+    /// The catalog refused it, and would refuse it again.
+    Rejected(String),
+}
+
+/// Appends the files of `pending` and moves its ledger, in one snapshot, in one request, pinned to
+/// the head of `loaded`. Makes exactly one attempt; the caller has asked the protocol whether
+/// `pending` may enter `loaded`. A pending commit without files makes a snapshot too, because a
+/// catalog can assert a snapshot and cannot assert a property.
+///
+/// # Errors
+/// An error means that the commit was **certainly not made**. `Unreachable`, `Storage` and
+/// `DiskFull` pass by themselves; the others do not.
+pub async fn append(
+    catalog: &Catalog,
+    loaded: &LoadedTable,
+    pending: &PendingCommit,
+) -> Result<CommitOutcome, TableError> {
+    // A clock before 1970 counts as 1970: the table's own times are later and win.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+    append_at(catalog, loaded, pending, now_ms).await
+}
+
+/// [`append`] with the clock as an argument.
+pub(super) async fn append_at(
+    catalog: &Catalog,
+    loaded: &LoadedTable,
+    pending: &PendingCommit,
+    now_ms: i64,
+) -> Result<CommitOutcome, TableError> {
+    let uuid = loaded.metadata.uuid();
+    if Uuid::parse_str(&pending.table_uuid) != Ok(uuid) {
+        return Ok(CommitOutcome::Rejected(format!(
+            "table {} was replaced: the commit is for the table with uuid {}, the catalog has {uuid}",
+            loaded.name, pending.table_uuid
+        )));
+    }
+    check_writable(loaded)?;
+    let summary = protocol::encode_summary(pending)
+        .map_err(|source| ledger::failed(loaded, &pending.pipeline, source))?;
+    let change = Change {
+        files: manifest::data_files(loaded, pending)?,
+        summary: summary.into_iter().collect(),
+        properties: ledger_property(loaded, pending)?,
+        now_ms,
+    };
+    crash::point("commit.before-manifest");
+    let mut written = Vec::new();
+    let proposal = match prepare(catalog, loaded, change, &mut written).await {
+        Ok(proposal) => proposal,
+        Err(error) => {
+            discard(loaded, &written).await;
+            return Err(error);
+        }
+    };
+    crash::point("commit.before-request");
+    let answer = match catalog {
+        Catalog::Sql(catalog) => catalog.swap(loaded, &proposal, metadata_file(&written)).await,
+        Catalog::Rest(catalog) => catalog.commit(loaded, &proposal).await,
+    };
+    crash::point("commit.after-request");
+    settle(catalog, loaded, &proposal, &written, answer).await
+}
+
+/// Refuses tables that we cannot write without harm.
+fn check_writable(loaded: &LoadedTable) -> Result<(), TableError> {
+    let metadata = &loaded.metadata;
+    let unsupported =
+        |what: &str| Err(TableError::Unsupported { table: loaded.name.clone(), what: what.into() });
+    if metadata.format_version() == FormatVersion::V1 {
+        return unsupported(
+            "it has format version 1; upgrade it to 2 (table property format-version = 2)",
+        );
+    }
+    let head_is_encrypted =
+        metadata.current_snapshot().is_some_and(|head| head.encryption_key_id().is_some());
+    if head_is_encrypted || metadata.properties().contains_key("encryption.key-id") {
+        return unsupported("it is encrypted, and icestream writes no encrypted tables");
+    }
+    Ok(())
+}
+
+/// The ledger after this commit, as a table property.
+fn ledger_property(
+    loaded: &LoadedTable,
+    pending: &PendingCommit,
+) -> Result<HashMap<String, String>, TableError> {
+    let before = ledger::read(loaded, &pending.pipeline)?;
+    let after = protocol::advance(before.as_ref(), pending);
+    let value = protocol::encode_ledger(&after)
+        .map_err(|source| ledger::failed(loaded, &pending.pipeline, source))?;
+    Ok(HashMap::from([(protocol::ledger_key(&pending.pipeline), value)]))
+}
+
+/// Writes all that the request will refer to, durably.
+async fn prepare(
+    catalog: &Catalog,
+    loaded: &LoadedTable,
+    change: Change,
+    written: &mut Vec<String>,
+) -> Result<Proposal, TableError> {
+    let proposal = snapshot::propose(loaded, change, written).await?;
+    if let Catalog::Sql(catalog) = catalog {
+        let location = catalog.next_metadata_location(loaded, &proposal.metadata);
+        written.push(location.to_string());
+        catalog.write_metadata(&loaded.io, &proposal.metadata, &location).await?;
+    }
+    io::sync_parent_dirs(loaded.metadata.location(), written).await?;
+    Ok(proposal)
+}
+
+/// SQL catalogs: the metadata file, which is written last.
+fn metadata_file(written: &[String]) -> &str {
+    written.last().map_or("", String::as_str)
+}
+
+/// Says what the answer means, and deletes the metadata files of a commit that certainly was not
+/// and never will be made.
+async fn settle(
+    catalog: &Catalog,
+    loaded: &LoadedTable,
+    proposal: &Proposal,
+    written: &[String],
+    answer: Result<CommitOutcome, TableError>,
+) -> Result<CommitOutcome, TableError> {
+    match (answer, catalog) {
+        (Ok(CommitOutcome::Conflict(reason)), Catalog::Rest(_)) => {
+            settle_conflict(catalog, loaded, proposal, written, reason).await
+        }
+        (answer @ (Err(_) | Ok(CommitOutcome::Conflict(_))), _) => {
+            discard(loaded, written).await;
+            answer
+        }
+        (answer, _) => answer,
+    }
+}
+
+/// A conflict that came over HTTP may be the answer to the second copy of a request whose first copy
+/// landed: proxies repeat requests. So look before deleting what the table may refer to, and delete
+/// only if the head has left the one our request is pinned to, for then no copy can land any more.
+async fn settle_conflict(
+    catalog: &Catalog,
+    loaded: &LoadedTable,
+    proposal: &Proposal,
+    written: &[String],
+    reason: String,
+) -> Result<CommitOutcome, TableError> {
+    let snapshot_id = proposal.snapshot_id;
+    match catalog.load(&loaded.name).await {
+        Ok(Some(table)) if table.metadata.uuid() == loaded.metadata.uuid() => {
+            if table.metadata.snapshot_by_id(snapshot_id).is_some() {
+                return Ok(CommitOutcome::Committed { snapshot_id, table });
+            }
+            if table.metadata.current_snapshot_id() != loaded.metadata.current_snapshot_id() {
+                discard(loaded, written).await;
+            }
+        }
+        // Replaced or gone: nothing of ours is needed, but nothing is proven either.
+        Ok(_) => {}
+        Err(error) => {
+            tracing::warn!(table = %loaded.name, %error, "metadata files of a conflicting commit are left: the table could not be read");
+        }
+    }
+    Ok(CommitOutcome::Conflict(reason))
+}
+
+/// Deletes metadata files that nothing refers to. What cannot be deleted is left and logged: it
+/// costs space, never rows.
+async fn discard(loaded: &LoadedTable, written: &[String]) {
+    if let Err(error) = io::delete_files(&loaded.io, written).await {
+        tracing::warn!(table = %loaded.name, %error, "metadata files of a commit that was not made are left");
+    }
+}

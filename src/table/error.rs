@@ -1,0 +1,194 @@
+//! What can go wrong at a catalog or a store, told apart by what the caller should do.
+
+use super::TableName;
+use crate::protocol::LedgerError;
+
+/// Any error of a library below.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// An operation on a table or its catalog failed.
+///
+/// From [`append`](super::append) an error always means that the commit was **certainly not made**;
+/// an outcome in doubt is `CommitOutcome::Unknown`, never an error.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// The catalog did not answer, or said that it cannot answer now. Try again later.
+    #[error("the catalog at {catalog} cannot be reached to {doing}: {detail}; it is tried again")]
+    Unreachable {
+        /// Address of the catalog, without secrets.
+        catalog: String,
+        /// What was being done.
+        doing: String,
+        /// What was seen.
+        detail: String,
+        /// The cause, where a library reported one.
+        #[source]
+        source: Option<BoxError>,
+    },
+    /// The catalog does not accept our credentials, or they do not allow this.
+    #[error(
+        "the catalog at {catalog} refuses to {doing}: {detail}; check what it is signed in to with (user, token, credential, scope)"
+    )]
+    Unauthorised {
+        /// Address of the catalog, without secrets.
+        catalog: String,
+        /// What was being done.
+        doing: String,
+        /// What the catalog said.
+        detail: String,
+    },
+    /// The catalog understood the request and said no.
+    #[error("the catalog at {catalog} rejected the request to {doing}: {detail}")]
+    Rejected {
+        /// Address of the catalog, without secrets.
+        catalog: String,
+        /// What was being done.
+        doing: String,
+        /// What the catalog said.
+        detail: String,
+    },
+    /// The table is not in the catalog.
+    #[error("table {table} is not in the catalog")]
+    Missing {
+        /// The table.
+        table: TableName,
+    },
+    /// Metadata of the table is there but cannot be understood.
+    #[error("table {table}: {what} at {location} cannot be understood")]
+    Unreadable {
+        /// The table.
+        table: TableName,
+        /// What it is: table metadata, a manifest list.
+        what: &'static str,
+        /// Where it is.
+        location: String,
+        /// Why it cannot be understood.
+        #[source]
+        source: BoxError,
+    },
+    /// Our ledger or journal in the table's metadata cannot be understood.
+    #[error("table {table}: the ledger of pipeline {pipeline} cannot be understood")]
+    Ledger {
+        /// The table.
+        table: TableName,
+        /// The pipeline whose ledger it is.
+        pipeline: String,
+        /// Why it cannot be understood.
+        #[source]
+        source: LedgerError,
+    },
+    /// A file of a pending commit does not fit the table.
+    #[error("table {table}: data file {path} cannot be committed: {reason}")]
+    BadFile {
+        /// The table.
+        table: TableName,
+        /// The data file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Reading or writing a file failed.
+    #[error("cannot {doing} {path}; it is tried again")]
+    Storage {
+        /// What was being done: read, write, delete, sync.
+        doing: &'static str,
+        /// The file.
+        path: String,
+        /// What the store said.
+        #[source]
+        source: BoxError,
+    },
+    /// The file system is full, or its quota is used up.
+    #[error("no space left to {doing} {path}: free some; it is tried again")]
+    DiskFull {
+        /// What was being done.
+        doing: &'static str,
+        /// The file.
+        path: String,
+        /// What the file system said.
+        #[source]
+        source: BoxError,
+    },
+    /// The table uses something that icestream does not write.
+    #[error("table {table} cannot be written: {what}")]
+    Unsupported {
+        /// The table.
+        table: TableName,
+        /// What it uses, and what to do.
+        what: String,
+    },
+    /// A setting of the catalog or the store is wrong.
+    #[error("{setting}: {reason}")]
+    Setting {
+        /// Which setting.
+        setting: &'static str,
+        /// What is wrong and what is allowed.
+        reason: String,
+    },
+}
+
+impl TableError {
+    /// May the same operation succeed later, with nobody changing the settings or the table?
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Storage { .. } | Self::DiskFull { .. } => true,
+            Self::Unauthorised { .. }
+            | Self::Rejected { .. }
+            | Self::Missing { .. }
+            | Self::Unreadable { .. }
+            | Self::Ledger { .. }
+            | Self::BadFile { .. }
+            | Self::Unsupported { .. }
+            | Self::Setting { .. } => false,
+        }
+    }
+
+    /// An error of the store while `doing` something to `path`.
+    pub(super) fn storage(doing: &'static str, path: &str, source: impl Into<BoxError>) -> Self {
+        let (path, source) = (path.to_string(), source.into());
+        if is_disk_full(source.as_ref()) {
+            Self::DiskFull { doing, path, source }
+        } else {
+            Self::Storage { doing, path, source }
+        }
+    }
+}
+
+/// Looks for ENOSPC and EDQUOT. The crate that writes local files passes the error number on in the
+/// text alone, which the standard library renders as `(os error N)` on every platform.
+fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+            if matches!(io.kind(), StorageFull | QuotaExceeded) {
+                return true;
+            }
+        }
+        let text = error.to_string();
+        let full = [libc::ENOSPC, libc::EDQUOT];
+        if full.iter().any(|number| text.contains(&format!("(os error {number})"))) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_other_storage_errors() {
+        let full = std::io::Error::from_raw_os_error(libc::ENOSPC);
+        assert!(matches!(TableError::storage("write", "p", full), TableError::DiskFull { .. }));
+        let wrapped = iceberg::Error::new(
+            iceberg::ErrorKind::Unexpected,
+            format!("Failed: {}", std::io::Error::from_raw_os_error(libc::ENOSPC)),
+        );
+        assert!(matches!(TableError::storage("write", "p", wrapped), TableError::DiskFull { .. }));
+        let denied = std::io::Error::from_raw_os_error(libc::EACCES);
+        assert!(matches!(TableError::storage("write", "p", denied), TableError::Storage { .. }));
+    }
+}

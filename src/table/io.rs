@@ -1,0 +1,156 @@
+//! Files of a table: where they are, how to reach them, how to make them durable.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use iceberg::io::{FileIO, FileIOBuilder, LocalFsStorageFactory};
+use iceberg_storage_opendal::OpenDalStorageFactory;
+
+use super::TableError;
+
+/// The store that holds `location`: local files (`file:` and bare absolute paths) or S3
+/// (`s3:`, `s3a:`, `s3n:`) with the Iceberg properties of `properties`.
+///
+/// # Errors
+/// `Setting` if the location is of another kind.
+pub fn file_io(
+    location: &str,
+    properties: &BTreeMap<String, String>,
+) -> Result<FileIO, TableError> {
+    if local_path(location).is_some() {
+        return Ok(FileIOBuilder::new(Arc::new(LocalFsStorageFactory)).build());
+    }
+    match location.split_once(':').map(|(scheme, _)| scheme) {
+        Some("s3" | "s3a" | "s3n") => {
+            let factory = OpenDalStorageFactory::S3 { customized_credential_load: None };
+            let mut builder = FileIOBuilder::new(Arc::new(factory)).with_props(properties);
+            if properties.contains_key("s3.endpoint") && !names_region(properties) {
+                // Stores with an endpoint of their own have no regions, but signing needs one.
+                builder = builder.with_prop("s3.region", "us-east-1");
+            }
+            Ok(builder.build())
+        }
+        _ => Err(TableError::Setting {
+            setting: "table location",
+            reason: format!(
+                "{location} is neither an absolute local path (file:///...) nor on S3 (s3://...)"
+            ),
+        }),
+    }
+}
+
+fn names_region(properties: &BTreeMap<String, String>) -> bool {
+    properties.contains_key("s3.region") || properties.contains_key("client.region")
+}
+
+/// The path of a location on this machine: `file:///x`, `file:/x` (as Java servers write it), `/x`.
+pub(super) fn local_path(location: &str) -> Option<PathBuf> {
+    let path = match location.strip_prefix("file:") {
+        Some(rest) => rest.strip_prefix("//").unwrap_or(rest),
+        None => location,
+    };
+    path.starts_with('/').then(|| PathBuf::from(path))
+}
+
+/// Makes the names of closed local files durable: a file that was synced is still lost in a power
+/// failure if its directory was not. Syncs the directory of each path and those above it, up to
+/// `table_location`. Does nothing for stores that are not local.
+///
+/// # Errors
+/// `Storage` naming the directory that could not be synced.
+pub async fn sync_parent_dirs(table_location: &str, paths: &[String]) -> Result<(), TableError> {
+    let Some(root) = local_path(table_location) else { return Ok(()) };
+    let mut directories = BTreeSet::new();
+    for path in paths.iter().filter_map(|path| local_path(path)) {
+        let mut directory = path.parent();
+        while let Some(dir) = directory {
+            if !directories.insert(dir.to_path_buf()) || !dir.starts_with(&root) || dir == root {
+                break;
+            }
+            directory = dir.parent();
+        }
+    }
+    sync_all(directories).await
+}
+
+/// Makes the content of local files durable. Does nothing for stores that are not local.
+pub(super) async fn sync_files(paths: &[String]) -> Result<(), TableError> {
+    sync_all(paths.iter().filter_map(|path| local_path(path)).collect()).await
+}
+
+async fn sync_all(paths: BTreeSet<PathBuf>) -> Result<(), TableError> {
+    if paths.is_empty() {
+        return Ok(());
+    }
+    let sync = move || paths.iter().try_for_each(|path| sync_one(path));
+    tokio::task::spawn_blocking(sync)
+        .await
+        .map_err(|error| TableError::storage("sync", "files", error))?
+}
+
+fn sync_one(path: &Path) -> Result<(), TableError> {
+    std::fs::File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(|error| TableError::storage("sync", &path.display().to_string(), error))
+}
+
+/// Deletes files; one that is already gone is no error. Goes on after a failure.
+///
+/// # Errors
+/// The first failure, after all were tried.
+pub async fn delete_files(io: &FileIO, paths: &[String]) -> Result<(), TableError> {
+    let mut first = Ok(());
+    for path in paths {
+        if let Err(error) = io.delete(path).await {
+            first = first.and(Err(TableError::storage("delete", path, error)));
+        }
+    }
+    first
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_locations_are_recognised_in_every_spelling() {
+        for location in ["file:///a/b", "file:/a/b", "/a/b"] {
+            assert_eq!(local_path(location), Some(PathBuf::from("/a/b")), "{location}");
+        }
+        for location in ["s3://bucket/a", "a/b", "file:a", "gs://b/a"] {
+            assert_eq!(local_path(location), None, "{location}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_kind_of_store_is_refused_by_name() {
+        let error = file_io("gs://bucket/t", &BTreeMap::new()).unwrap_err();
+        assert!(error.to_string().contains("gs://bucket/t"), "{error}");
+        assert!(file_io("s3a://bucket/t", &BTreeMap::new()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn syncing_names_the_directory_that_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = format!("file://{}", dir.path().display());
+        std::fs::create_dir_all(dir.path().join("data/day=1")).unwrap();
+        std::fs::write(dir.path().join("data/day=1/a"), b"x").unwrap();
+        sync_parent_dirs(&root, &[format!("{root}/data/day=1/a")]).await.unwrap();
+        let error = sync_parent_dirs(&root, &[format!("{root}/none/a")]).await.unwrap_err();
+        assert!(error.to_string().contains("/none"), "{error}");
+        sync_parent_dirs("s3://bucket/t", &["s3://bucket/t/data/a".to_string()]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn deleting_goes_on_after_a_failure_and_reports_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| format!("file://{}/{name}", dir.path().display());
+        std::fs::create_dir(dir.path().join("directory")).unwrap();
+        std::fs::write(dir.path().join("a"), b"x").unwrap();
+        let paths = [path("gone"), path("directory"), path("a")];
+        let error = delete_files(&FileIO::new_with_fs(), &paths).await.unwrap_err();
+        assert!(error.to_string().contains("directory"), "{error}");
+        assert!(!dir.path().join("a").exists());
+    }
+}

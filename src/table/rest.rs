@@ -1,0 +1,295 @@
+//! The Iceberg REST protocol, as much of it as icestream needs: config, load, create, commit.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use iceberg::spec::TableMetadata;
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::rest_client::{Answer, RestClient, SendError, is_iceberg_error, told};
+use super::snapshot::Proposal;
+use super::{
+    CatalogSettings, CommitOutcome, Creation, LoadedTable, TableError, TableName, io, unreadable,
+};
+
+/// A REST catalog.
+pub struct RestCatalog {
+    client: RestClient,
+    /// Address of the catalog's resources: base, `/v1`, and the prefix that the catalog asks for.
+    root: String,
+    /// Properties of the store: the catalog's defaults, ours, and what the catalog overrides.
+    io_properties: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for RestCatalog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RestCatalog").field("catalog", &self.client.label).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default, Deserialize)]
+struct ConfigAnswer {
+    #[serde(default)]
+    defaults: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    overrides: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct TableAnswer {
+    #[serde(default)]
+    metadata_location: Option<String>,
+    metadata: TableMetadata,
+    #[serde(default)]
+    config: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    storage_credentials: Option<Vec<StorageCredential>>,
+}
+
+#[derive(Deserialize)]
+struct StorageCredential {
+    prefix: String,
+    config: BTreeMap<String, String>,
+}
+
+impl RestCatalog {
+    /// Signs in and asks for the catalog's configuration.
+    pub(super) async fn connect(settings: &CatalogSettings) -> Result<Self, TableError> {
+        let client = RestClient::new(settings)?;
+        let base = settings.uri.trim_end_matches('/');
+        let warehouse = settings.warehouse.as_deref().map(encode_segment);
+        let query = warehouse.map_or(String::new(), |name| format!("?warehouse={name}"));
+        let doing = "read the configuration";
+        let url = format!("{base}/v1/config{query}");
+        let answer = lookup(&client, doing, Method::GET, &url, None).await?;
+        if answer.status != 200 {
+            return Err(client.refused(doing, answer.status, &answer.body));
+        }
+        let config: ConfigAnswer = parse(&client, doing, &answer)?;
+        let mut properties = config.defaults.unwrap_or_default();
+        properties.extend(settings.io_properties.clone());
+        properties.extend(config.overrides.unwrap_or_default());
+        let base = properties.remove("uri").unwrap_or_else(|| base.to_string());
+        let base = base.trim_end_matches('/');
+        let root = match properties.remove("prefix").as_deref().map(|p| p.trim_matches('/')) {
+            Some(prefix) if !prefix.is_empty() => format!("{base}/v1/{prefix}"),
+            _ => format!("{base}/v1"),
+        };
+        Ok(Self { client, root, io_properties: properties })
+    }
+
+    fn namespace_url(&self, levels: &[String]) -> String {
+        let levels: Vec<String> = levels.iter().map(|level| encode_segment(level)).collect();
+        format!("{}/namespaces/{}", self.root, levels.join("%1F"))
+    }
+
+    fn table_url(&self, table: &TableName) -> String {
+        format!("{}/tables/{}", self.namespace_url(&table.namespace), encode_segment(&table.name))
+    }
+
+    pub(super) async fn load(&self, table: &TableName) -> Result<Option<LoadedTable>, TableError> {
+        let doing = format!("load table {table}");
+        let answer =
+            lookup(&self.client, &doing, Method::GET, &self.table_url(table), None).await?;
+        match answer.status {
+            200 => self.loaded(table, &doing, &answer).map(Some),
+            // Any web server says 404 to an address it does not know.
+            404 if is_iceberg_error(&answer.body) => Ok(None),
+            status => Err(self.client.refused(&doing, status, &answer.body)),
+        }
+    }
+
+    fn loaded(
+        &self,
+        table: &TableName,
+        doing: &str,
+        answer: &Answer,
+    ) -> Result<LoadedTable, TableError> {
+        let body = answer.body.as_ref().map_err(|error| {
+            self.client.unreachable(doing, format!("the answer broke off: {error}"), None)
+        })?;
+        let parsed: TableAnswer = serde_json::from_slice(body)
+            .map_err(|error| unreadable(table, &self.table_url(table), error))?;
+        let location = parsed.metadata.location().to_string();
+        let mut properties = self.io_properties.clone();
+        properties.extend(parsed.config.unwrap_or_default());
+        properties.extend(vended(parsed.storage_credentials.unwrap_or_default(), &location));
+        Ok(LoadedTable {
+            name: table.clone(),
+            metadata: parsed.metadata.into(),
+            metadata_location: parsed.metadata_location.unwrap_or_default(),
+            io: io::file_io(&location, &properties)?,
+        })
+    }
+
+    pub(super) async fn create(&self, creation: &Creation<'_>) -> Result<LoadedTable, TableError> {
+        let table = creation.table;
+        let mut answer = self.post_table(creation).await?;
+        if answer.status == 404 && is_iceberg_error(&answer.body) {
+            self.create_namespaces(table).await?;
+            answer = self.post_table(creation).await?;
+        }
+        match answer.status {
+            200 => self.loaded(table, &format!("create table {table}"), &answer),
+            // Another process was first: its table it is.
+            409 => {
+                self.load(table).await?.ok_or_else(|| TableError::Missing { table: table.clone() })
+            }
+            status => {
+                let doing = format!("create table {table}");
+                Err(self.client.refused(&doing, status, &answer.body))
+            }
+        }
+    }
+
+    async fn post_table(&self, creation: &Creation<'_>) -> Result<Answer, TableError> {
+        let table = creation.table;
+        let doing = format!("create table {table}");
+        let mut properties = creation.properties.clone();
+        properties.entry("format-version".to_string()).or_insert_with(|| "2".to_string());
+        let body = json!({
+            "name": table.name,
+            "schema": creation.schema,
+            "partition-spec": creation.spec.clone().with_spec_id(0),
+            "stage-create": false,
+            "properties": properties,
+        });
+        let url = format!("{}/tables", self.namespace_url(&table.namespace));
+        lookup(&self.client, &doing, Method::POST, &url, Some(to_bytes(&body))).await
+    }
+
+    /// Outermost level first: some catalogs want the parents to exist.
+    async fn create_namespaces(&self, table: &TableName) -> Result<(), TableError> {
+        let url = format!("{}/namespaces", self.root);
+        for depth in 1..=table.namespace.len() {
+            let levels = &table.namespace[..depth];
+            let doing = format!("create namespace {}", levels.join("."));
+            let body = to_bytes(&json!({ "namespace": levels, "properties": {} }));
+            let answer = lookup(&self.client, &doing, Method::POST, &url, Some(body)).await?;
+            // 409: it is there already.
+            if !matches!(answer.status, 200 | 409) {
+                return Err(self.client.refused(&doing, answer.status, &answer.body));
+            }
+        }
+        Ok(())
+    }
+
+    /// The compare-and-swap: one POST with what must hold and what to change.
+    ///
+    /// # Errors
+    /// An error means that the request never reached the catalog, or that the catalog turned it away
+    /// unread (not signed in, too many requests).
+    pub(super) async fn commit(
+        &self,
+        loaded: &LoadedTable,
+        proposal: &Proposal,
+    ) -> Result<CommitOutcome, TableError> {
+        let table = &loaded.name;
+        let doing = format!("commit to table {table}");
+        let body = to_bytes(&json!({
+            "identifier": { "namespace": table.namespace, "name": table.name },
+            "requirements": proposal.requirements,
+            "updates": proposal.updates,
+        }));
+        let url = self.table_url(table);
+        let answer = match self.client.send(&doing, Method::POST, &url, Some(body)).await {
+            Ok(answer) => answer,
+            Err(SendError::NotSent(error)) => return Err(error),
+            Err(SendError::Lost(reason)) => return Ok(CommitOutcome::Unknown(reason)),
+        };
+        let said = format!("HTTP {}{}", answer.status, told(&answer.body));
+        match answer.status {
+            200 => Ok(committed(loaded, proposal, &answer)),
+            409 => Ok(CommitOutcome::Conflict(said)),
+            401 | 403 | 419 | 429 => Err(self.client.refused(&doing, answer.status, &answer.body)),
+            400 | 404 | 405 | 406 | 410 | 411 | 413 | 414 | 415 | 422 => {
+                Ok(CommitOutcome::Rejected(said))
+            }
+            // 500, 502 and 504 by the protocol; all others because they prove nothing.
+            _ => Ok(CommitOutcome::Unknown(said)),
+        }
+    }
+}
+
+/// A 200 is believed only if the table it shows has our snapshot.
+fn committed(loaded: &LoadedTable, proposal: &Proposal, answer: &Answer) -> CommitOutcome {
+    let unknown = |why: String| CommitOutcome::Unknown(format!("HTTP 200, but {why}"));
+    let body = match &answer.body {
+        Ok(body) => body,
+        Err(error) => return unknown(format!("the answer broke off: {error}")),
+    };
+    let parsed: TableAnswer = match serde_json::from_slice(body) {
+        Ok(parsed) => parsed,
+        Err(error) => return unknown(format!("the answer cannot be understood: {error}")),
+    };
+    let ours = parsed.metadata.uuid() == loaded.metadata.uuid()
+        && parsed.metadata.snapshot_by_id(proposal.snapshot_id).is_some();
+    if !ours {
+        return unknown(format!("the answer lacks snapshot {}", proposal.snapshot_id));
+    }
+    CommitOutcome::Committed {
+        snapshot_id: proposal.snapshot_id,
+        table: LoadedTable {
+            name: loaded.name.clone(),
+            metadata: parsed.metadata.into(),
+            metadata_location: parsed.metadata_location.unwrap_or_default(),
+            io: loaded.io.clone(),
+        },
+    }
+}
+
+/// Sends a request that may be repeated at will, so that only an answer matters.
+async fn lookup(
+    client: &RestClient,
+    doing: &str,
+    method: Method,
+    url: &str,
+    body: Option<Vec<u8>>,
+) -> Result<Answer, TableError> {
+    client.send(doing, method, url, body).await.map_err(|error| match error {
+        SendError::NotSent(error) => error,
+        SendError::Lost(reason) => client.unreachable(doing, reason, None),
+    })
+}
+
+fn parse<T: for<'a> Deserialize<'a>>(
+    client: &RestClient,
+    doing: &str,
+    answer: &Answer,
+) -> Result<T, TableError> {
+    let body = answer.body.as_ref().map_err(|error| {
+        client.unreachable(doing, format!("the answer broke off: {error}"), None)
+    })?;
+    serde_json::from_slice(body).map_err(|error| {
+        let detail = format!("the answer is not that of an Iceberg REST catalog: {error}");
+        client.rejected(doing, detail)
+    })
+}
+
+/// The credentials that came for the longest prefix of the table's location.
+fn vended(credentials: Vec<StorageCredential>, location: &str) -> BTreeMap<String, String> {
+    let fitting = credentials.into_iter().filter(|c| location.starts_with(&c.prefix));
+    fitting.max_by_key(|c| c.prefix.len()).map_or_else(BTreeMap::new, |c| c.config)
+}
+
+fn to_bytes(body: &serde_json::Value) -> Vec<u8> {
+    body.to_string().into_bytes()
+}
+
+/// Percent-encodes all but unreserved characters.
+fn encode_segment(text: &str) -> String {
+    use std::fmt::Write;
+    text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                encoded.push(char::from(byte));
+            }
+            // Writing to a string does not fail.
+            _ => drop(write!(encoded, "%{byte:02X}")),
+        }
+        encoded
+    })
+}

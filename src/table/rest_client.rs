@@ -1,0 +1,304 @@
+//! HTTP to a REST catalog: signing in, renewing the token, and telling a request that was not sent
+//! from one whose fate is open.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Client, Method, redirect};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+
+use super::settings::{RestAuth, mask_uri};
+use super::{CatalogSettings, TableError};
+
+/// Longest time to open a connection; the request timeout, if shorter, wins.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A token is renewed when this part of its life is over, so that none expires under way.
+const RENEW_AFTER: f64 = 0.8;
+/// Longest part of an answer that a message repeats.
+const MAX_DETAIL: usize = 300;
+
+/// What a server answered. The status line is enough to know what it decided.
+pub(super) struct Answer {
+    /// HTTP status.
+    pub(super) status: u16,
+    /// The body, or why it could not be read to its end.
+    pub(super) body: Result<Bytes, String>,
+}
+
+/// A request that got no answer.
+pub(super) enum SendError {
+    /// It certainly never reached the server.
+    NotSent(TableError),
+    /// It was sent, or may have been.
+    Lost(String),
+}
+
+/// A signed-in HTTP client for one catalog.
+pub(super) struct RestClient {
+    http: Client,
+    /// Address of the catalog without secrets, for messages.
+    pub(super) label: String,
+    auth: RestAuth,
+    token_uri: String,
+    token: Mutex<Option<Token>>,
+}
+
+#[derive(Clone)]
+struct Token {
+    value: String,
+    renew_at: Option<Instant>,
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    access_token: String,
+    expires_in: Option<f64>,
+}
+
+impl RestClient {
+    pub(super) fn new(settings: &CatalogSettings) -> Result<Self, TableError> {
+        let bad = |reason: String| TableError::Setting { setting: "catalog uri", reason };
+        let base = settings.uri.trim_end_matches('/');
+        let label = mask_uri(base);
+        match url::Url::parse(base) {
+            Ok(uri) if matches!(uri.scheme(), "http" | "https") => {}
+            _ => {
+                return Err(bad(format!(
+                    "{label} is not of the form http(s)://host[:port][/path]"
+                )));
+            }
+        }
+        let http = Client::builder()
+            .user_agent(concat!("icestream/", env!("CARGO_PKG_VERSION")))
+            .timeout(settings.request_timeout)
+            .connect_timeout(settings.request_timeout.min(CONNECT_TIMEOUT))
+            // A redirected POST becomes a GET, whose 200 would look like a commit.
+            .redirect(redirect::Policy::none())
+            .default_headers(headers(settings)?)
+            .build()
+            .map_err(|error| bad(format!("no HTTP client can be made: {error}")))?;
+        let auth = settings.rest.clone();
+        let token_uri =
+            auth.oauth2_server_uri.clone().unwrap_or_else(|| format!("{base}/v1/oauth/tokens"));
+        let token = auth.token.clone().map(|value| Token { value, renew_at: None });
+        Ok(Self { http, label, auth, token_uri, token: Mutex::new(token) })
+    }
+
+    /// Sends a request once. If the server says that the token is not (any more) good, and a new one
+    /// can be fetched, sends it once more with that: a request answered so was not looked at.
+    pub(super) async fn send(
+        &self,
+        doing: &str,
+        method: Method,
+        url: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Answer, SendError> {
+        let token = self.token(doing, None).await.map_err(SendError::NotSent)?;
+        let answer = self.send_with(doing, &method, url, body.clone(), token.as_ref()).await?;
+        if !matches!(answer.status, 401 | 419) || self.auth.credential.is_none() {
+            return Ok(answer);
+        }
+        tracing::info!(catalog = %self.label, "the catalog no longer takes the token, fetching a new one");
+        let fresh = self.token(doing, token.as_ref()).await.map_err(SendError::NotSent)?;
+        self.send_with(doing, &method, url, body, fresh.as_ref()).await
+    }
+
+    async fn send_with(
+        &self,
+        doing: &str,
+        method: &Method,
+        url: &str,
+        body: Option<Vec<u8>>,
+        token: Option<&Token>,
+    ) -> Result<Answer, SendError> {
+        let mut request = self.http.request(method.clone(), url);
+        if let Some(token) = token {
+            request = request.bearer_auth(&token.value);
+        }
+        if let Some(body) = body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body);
+        }
+        match request.send().await {
+            Ok(response) => {
+                let status = response.status().as_u16();
+                let body = response.bytes().await.map_err(|error| describe(&error));
+                Ok(Answer { status, body })
+            }
+            // No connection, no request.
+            Err(error) if error.is_connect() || error.is_builder() => {
+                Err(SendError::NotSent(self.unreachable(doing, describe(&error), Some(error))))
+            }
+            Err(error) => Err(SendError::Lost(describe(&error))),
+        }
+    }
+
+    /// The token to send, fetched anew if its time is over or if it equals `refused`.
+    async fn token(
+        &self,
+        doing: &str,
+        refused: Option<&Token>,
+    ) -> Result<Option<Token>, TableError> {
+        let mut current = self.token.lock().await;
+        let good = current.as_ref().is_some_and(|token| {
+            token.renew_at.is_none_or(|at| Instant::now() < at)
+                && refused.is_none_or(|refused| refused.value != token.value)
+        });
+        if !good && let Some(credential) = &self.auth.credential {
+            *current = Some(self.fetch_token(doing, credential).await?);
+        }
+        Ok(current.clone())
+    }
+
+    async fn fetch_token(&self, doing: &str, credential: &str) -> Result<Token, TableError> {
+        let asked = Instant::now();
+        let mut form = url::form_urlencoded::Serializer::new(String::new());
+        form.append_pair("grant_type", "client_credentials");
+        match credential.split_once(':') {
+            Some((id, secret)) => {
+                form.append_pair("client_id", id).append_pair("client_secret", secret);
+            }
+            None => {
+                form.append_pair("client_secret", credential);
+            }
+        }
+        form.append_pair("scope", self.auth.scope.as_deref().unwrap_or("catalog"));
+        let request = self
+            .http
+            .post(&self.token_uri)
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(form.finish());
+        let at = format!("{doing} (fetching a token from {})", mask_uri(&self.token_uri));
+        let response = request
+            .send()
+            .await
+            .map_err(|error| self.unreachable(&at, describe(&error), Some(error)))?;
+        let status = response.status().as_u16();
+        let body = response
+            .bytes()
+            .await
+            .map_err(|error| self.unreachable(&at, describe(&error), Some(error)))?;
+        if status != 200 {
+            return Err(self.refused(&at, status, &Ok(body)));
+        }
+        // The text of a parse error could repeat the token: it is not passed on.
+        let answer: TokenAnswer = serde_json::from_slice(&body)
+            .map_err(|_| self.rejected(&at, "the answer holds no access_token".to_string()))?;
+        let life = answer.expires_in.filter(|seconds| *seconds > 0.0);
+        let renew_at = life
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds * RENEW_AFTER).ok())
+            .and_then(|after| asked.checked_add(after));
+        Ok(Token { value: answer.access_token, renew_at })
+    }
+
+    /// The error for an answer that is neither success nor expected.
+    pub(super) fn refused(
+        &self,
+        doing: &str,
+        status: u16,
+        body: &Result<Bytes, String>,
+    ) -> TableError {
+        let detail = format!("HTTP {status}{}", told(body));
+        match status {
+            401 | 403 | 419 => TableError::Unauthorised {
+                catalog: self.label.clone(),
+                doing: doing.to_string(),
+                detail,
+            },
+            408 | 425 | 429 | 500..=599 => self.unreachable(doing, detail, None),
+            _ => self.rejected(doing, detail),
+        }
+    }
+
+    pub(super) fn rejected(&self, doing: &str, detail: String) -> TableError {
+        TableError::Rejected { catalog: self.label.clone(), doing: doing.to_string(), detail }
+    }
+
+    pub(super) fn unreachable(
+        &self,
+        doing: &str,
+        detail: String,
+        source: Option<reqwest::Error>,
+    ) -> TableError {
+        TableError::Unreachable {
+            catalog: self.label.clone(),
+            doing: doing.to_string(),
+            detail,
+            source: source.map(|error| error.without_url().into()),
+        }
+    }
+}
+
+/// Headers of every request, marked so that they are never shown.
+fn headers(settings: &CatalogSettings) -> Result<HeaderMap, TableError> {
+    let mut headers = HeaderMap::new();
+    if !settings.io_properties.contains_key("s3.access-key-id") {
+        // Ask for the credentials of the table's store, unless we have our own.
+        headers.insert(
+            HeaderName::from_static("x-iceberg-access-delegation"),
+            HeaderValue::from_static("vended-credentials"),
+        );
+    }
+    for (name, value) in &settings.rest.headers {
+        let bad = || TableError::Setting {
+            setting: "catalog headers",
+            reason: format!("{name:?} or its value cannot be an HTTP header"),
+        };
+        let mut value = HeaderValue::from_str(value).map_err(|_| bad())?;
+        value.set_sensitive(true);
+        headers.insert(HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?, value);
+    }
+    Ok(headers)
+}
+
+/// An error of the client with its causes, without the address, which the message has already.
+fn describe(error: &reqwest::Error) -> String {
+    let kind = if error.is_timeout() { "no answer in time" } else { "no answer" };
+    let mut text = kind.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[derive(Deserialize)]
+struct ErrorAnswer {
+    error: ErrorModel,
+}
+
+#[derive(Deserialize)]
+struct ErrorModel {
+    #[serde(default)]
+    message: Option<String>,
+    #[serde(default)]
+    r#type: Option<String>,
+}
+
+/// True if the body is an error as Iceberg's REST protocol has it.
+pub(super) fn is_iceberg_error(body: &Result<Bytes, String>) -> bool {
+    body.as_ref().is_ok_and(|body| serde_json::from_slice::<ErrorAnswer>(body).is_ok())
+}
+
+/// What the body of an error says, to follow the status in a message.
+pub(super) fn told(body: &Result<Bytes, String>) -> String {
+    let text = match body {
+        Err(error) => format!("body cannot be read: {error}"),
+        Ok(body) => match serde_json::from_slice::<ErrorAnswer>(body) {
+            Ok(ErrorAnswer { error }) => {
+                let parts = [error.r#type, error.message];
+                parts.into_iter().flatten().collect::<Vec<_>>().join(": ")
+            }
+            Err(_) => String::from_utf8_lossy(body).into_owned(),
+        },
+    };
+    let text = text.trim();
+    if text.is_empty() {
+        return String::new();
+    }
+    let shown: String = text.chars().take(MAX_DETAIL).collect();
+    let more = if shown.len() < text.len() { "..." } else { "" };
+    format!(", {shown}{more}")
+}

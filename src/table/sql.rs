@@ -1,0 +1,422 @@
+//! SQL catalogs: SQLite and PostgreSQL, in the tables that Java's JdbcCatalog and pyiceberg's
+//! SqlCatalog use, so that all of them open the same catalog.
+//!
+//! A table is one row with the location of its current metadata file; a commit is one `UPDATE` that
+//! finds the row only while it still names the file that was loaded.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::str::FromStr;
+use std::time::Duration;
+
+use iceberg::io::FileIO;
+use iceberg::spec::{FormatVersion, TableMetadata, TableMetadataBuilder};
+use iceberg::{MetadataLocation, TableCreation};
+
+use super::settings::mask_uri;
+use super::snapshot::Proposal;
+use super::sql_pool::{Pool, Refusal, open, refusal};
+use super::{
+    CatalogSettings, CommitOutcome, Creation, LoadedTable, TableError, TableName, io,
+    parse_metadata, unreadable,
+};
+
+/// Columns as Java's JdbcCatalog makes them.
+const CREATE_TABLES: [&str; 2] = [
+    "CREATE TABLE IF NOT EXISTS iceberg_tables (\
+     catalog_name VARCHAR(255) NOT NULL, table_namespace VARCHAR(255) NOT NULL, \
+     table_name VARCHAR(255) NOT NULL, metadata_location VARCHAR(1000), \
+     previous_metadata_location VARCHAR(1000), iceberg_type VARCHAR(5), \
+     PRIMARY KEY (catalog_name, table_namespace, table_name))",
+    "CREATE TABLE IF NOT EXISTS iceberg_namespace_properties (\
+     catalog_name VARCHAR(255) NOT NULL, namespace VARCHAR(255) NOT NULL, \
+     property_key VARCHAR(255) NOT NULL, property_value VARCHAR(1000), \
+     PRIMARY KEY (catalog_name, namespace, property_key))",
+];
+
+const SWAP: &str = "UPDATE iceberg_tables \
+     SET metadata_location = $1, previous_metadata_location = $2 \
+     WHERE catalog_name = $3 AND table_namespace = $4 AND table_name = $5 \
+     AND metadata_location = $2";
+
+/// Runs the same statement on either database.
+macro_rules! on_pool {
+    ($pool:expr, $db:ident => $body:expr) => {
+        match $pool {
+            Pool::Sqlite($db) => $body,
+            Pool::Postgres($db) => $body,
+        }
+    };
+}
+
+/// A catalog in SQLite or PostgreSQL.
+#[derive(Debug)]
+pub struct SqlCatalog {
+    pool: Pool,
+    /// Value of the column `catalog_name`.
+    name: String,
+    /// Address without secrets, for messages.
+    label: String,
+    warehouse: Option<String>,
+    io_properties: BTreeMap<String, String>,
+    timeout: Duration,
+    /// Catalogs made by older programs have no column `iceberg_type`, and hold no views.
+    has_type: bool,
+}
+
+impl SqlCatalog {
+    /// Opens the database, with a new file for SQLite where there is none, and makes the catalog's
+    /// tables if they are absent.
+    pub(super) async fn connect(settings: &CatalogSettings) -> Result<Self, TableError> {
+        Self::with_pool(open(settings)?, settings).await
+    }
+
+    /// The catalog in the database that `pool` opens.
+    pub(super) async fn with_pool(
+        pool: Pool,
+        settings: &CatalogSettings,
+    ) -> Result<Self, TableError> {
+        let mut catalog = Self {
+            pool,
+            name: settings.name.clone(),
+            label: mask_uri(&settings.uri),
+            warehouse: settings.warehouse.clone(),
+            io_properties: settings.io_properties.clone(),
+            timeout: settings.request_timeout,
+            has_type: true,
+        };
+        if !catalog.has_tables().await? {
+            catalog.create_tables().await?;
+        }
+        catalog.has_type = catalog.has_type_column().await?;
+        Ok(catalog)
+    }
+
+    async fn has_tables(&self) -> Result<bool, TableError> {
+        let doing = "look for the catalog's tables";
+        let count: i64 = match &self.pool {
+            Pool::Sqlite(db) => {
+                let sql = "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name IN \
+                           ('iceberg_tables', 'iceberg_namespace_properties')";
+                self.run(doing, sqlx::query_scalar(sql).fetch_one(db)).await?
+            }
+            Pool::Postgres(db) => {
+                let sql = "SELECT COUNT(to_regclass(name)) FROM (VALUES ('iceberg_tables'), \
+                           ('iceberg_namespace_properties')) AS wanted (name)";
+                self.run(doing, sqlx::query_scalar(sql).fetch_one(db)).await?
+            }
+        };
+        Ok(count == 2)
+    }
+
+    async fn create_tables(&self) -> Result<(), TableError> {
+        for sql in CREATE_TABLES {
+            let create = || async {
+                let doing = "create the catalog's tables";
+                on_pool!(&self.pool, db => {
+                    self.run(doing, sqlx::query(sql).execute(db)).await.map(|_| ())
+                })
+            };
+            // PostgreSQL can fail IF NOT EXISTS when two processes create at once; the second try
+            // then finds the table.
+            if create().await.is_err() {
+                create().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn has_type_column(&self) -> Result<bool, TableError> {
+        let doing = "look at the catalog's tables";
+        let count: i64 = match &self.pool {
+            Pool::Sqlite(db) => {
+                let sql = "SELECT COUNT(*) FROM pragma_table_info('iceberg_tables') \
+                           WHERE name = 'iceberg_type'";
+                self.run(doing, sqlx::query_scalar(sql).fetch_one(db)).await?
+            }
+            Pool::Postgres(db) => {
+                let sql = "SELECT COUNT(*) FROM pg_attribute WHERE attname = 'iceberg_type' \
+                           AND attrelid = 'iceberg_tables'::regclass AND NOT attisdropped";
+                self.run(doing, sqlx::query_scalar(sql).fetch_one(db)).await?
+            }
+        };
+        Ok(count > 0)
+    }
+
+    /// Awaits a statement for at most the request timeout.
+    async fn run<T>(
+        &self,
+        doing: &str,
+        statement: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, TableError> {
+        match tokio::time::timeout(self.timeout, statement).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(self.failed(doing, error)),
+            Err(_) => Err(TableError::Unreachable {
+                catalog: self.label.clone(),
+                doing: doing.to_string(),
+                detail: format!("no answer within {:?}", self.timeout),
+                source: None,
+            }),
+        }
+    }
+
+    fn failed(&self, doing: &str, error: sqlx::Error) -> TableError {
+        let (catalog, doing, detail) = (self.label.clone(), doing.to_string(), error.to_string());
+        match refusal(&error) {
+            Some(Refusal::Unauthorised) => TableError::Unauthorised { catalog, doing, detail },
+            Some(Refusal::Rejected) => TableError::Rejected { catalog, doing, detail },
+            Some(Refusal::Busy) | None => {
+                TableError::Unreachable { catalog, doing, detail, source: Some(error.into()) }
+            }
+        }
+    }
+
+    pub(super) async fn load(&self, table: &TableName) -> Result<Option<LoadedTable>, TableError> {
+        let Some(location) = self.metadata_location(table).await? else { return Ok(None) };
+        let io = io::file_io(&location, &self.io_properties)?;
+        let metadata = read_metadata(&io, table, &location).await?;
+        Ok(Some(LoadedTable {
+            name: table.clone(),
+            metadata: metadata.into(),
+            metadata_location: location,
+            io,
+        }))
+    }
+
+    async fn metadata_location(&self, table: &TableName) -> Result<Option<String>, TableError> {
+        let only_tables = if self.has_type {
+            " AND (iceberg_type = 'TABLE' OR iceberg_type IS NULL)"
+        } else {
+            ""
+        };
+        let sql = format!(
+            "SELECT metadata_location FROM iceberg_tables WHERE catalog_name = $1 \
+             AND table_namespace = $2 AND table_name = $3{only_tables}"
+        );
+        let namespace = table.dotted_namespace();
+        let row: Option<Option<String>> = on_pool!(&self.pool, db => {
+            let query = sqlx::query_scalar(&sql).bind(&self.name).bind(&namespace).bind(&table.name);
+            self.run("load the table", query.fetch_optional(db)).await?
+        });
+        Ok(row.flatten())
+    }
+
+    pub(super) async fn create(&self, creation: &Creation<'_>) -> Result<LoadedTable, TableError> {
+        let table = creation.table;
+        if let Some(existing) = self.load(table).await? {
+            return Ok(existing);
+        }
+        self.create_namespace(table).await?;
+        let location = self.new_table_location(table).await?;
+        let metadata = new_metadata(creation, location)?;
+        let file = MetadataLocation::new_with_metadata(metadata.location(), &metadata);
+        let io = io::file_io(metadata.location(), &self.io_properties)?;
+        let written = file.to_string();
+        self.write_metadata(&io, &metadata, &file).await?;
+        io::sync_parent_dirs(metadata.location(), std::slice::from_ref(&written)).await?;
+        if self.insert_table(table, &written).await? {
+            let metadata = metadata.into();
+            return Ok(LoadedTable {
+                name: table.clone(),
+                metadata,
+                metadata_location: written,
+                io,
+            });
+        }
+        // Another process was first: its table it is.
+        if let Err(error) = io::delete_files(&io, &[written]).await {
+            tracing::warn!(%table, %error, "a metadata file that nothing refers to is left");
+        }
+        self.load(table).await?.ok_or_else(|| TableError::Missing { table: table.clone() })
+    }
+
+    async fn create_namespace(&self, table: &TableName) -> Result<(), TableError> {
+        let sql = "INSERT INTO iceberg_namespace_properties \
+                   (catalog_name, namespace, property_key, property_value) \
+                   VALUES ($1, $2, 'exists', 'true') ON CONFLICT DO NOTHING";
+        let namespace = table.dotted_namespace();
+        on_pool!(&self.pool, db => {
+            let query = sqlx::query(sql).bind(&self.name).bind(&namespace);
+            self.run("create the namespace", query.execute(db)).await.map(|_| ())
+        })
+    }
+
+    /// Under the namespace's own location if it has one, else under the warehouse, as in Java.
+    async fn new_table_location(&self, table: &TableName) -> Result<String, TableError> {
+        let sql = "SELECT property_value FROM iceberg_namespace_properties \
+                   WHERE catalog_name = $1 AND namespace = $2 AND property_key = 'location'";
+        let namespace = table.dotted_namespace();
+        let own: Option<Option<String>> = on_pool!(&self.pool, db => {
+            let query = sqlx::query_scalar(sql).bind(&self.name).bind(&namespace);
+            self.run("read the namespace", query.fetch_optional(db)).await?
+        });
+        if let Some(own) = own.flatten() {
+            return Ok(format!("{}/{}", own.trim_end_matches('/'), table.name));
+        }
+        let warehouse = self.warehouse.as_deref().ok_or_else(|| TableError::Setting {
+            setting: "warehouse",
+            reason: format!("table {table} is absent and needs a warehouse to be created in"),
+        })?;
+        let warehouse = absolute(warehouse)?;
+        Ok(format!("{warehouse}/{}/{}", table.namespace.join("/"), table.name))
+    }
+
+    /// False if the table is there already.
+    async fn insert_table(&self, table: &TableName, location: &str) -> Result<bool, TableError> {
+        let (column, value) =
+            if self.has_type { (", iceberg_type", ", 'TABLE'") } else { ("", "") };
+        let sql = format!(
+            "INSERT INTO iceberg_tables \
+             (catalog_name, table_namespace, table_name, metadata_location{column}) \
+             VALUES ($1, $2, $3, $4{value}) ON CONFLICT DO NOTHING"
+        );
+        let namespace = table.dotted_namespace();
+        on_pool!(&self.pool, db => {
+            let query = sqlx::query(&sql)
+                .bind(&self.name).bind(&namespace).bind(&table.name).bind(location);
+            let done = self.run("create the table", query.execute(db)).await?;
+            Ok(done.rows_affected() == 1)
+        })
+    }
+
+    /// Where the metadata that follows `loaded` is to be written.
+    pub(super) fn next_metadata_location(
+        &self,
+        loaded: &LoadedTable,
+        next: &TableMetadata,
+    ) -> MetadataLocation {
+        match MetadataLocation::from_str(&loaded.metadata_location) {
+            Ok(current) => current.with_next_version().with_new_metadata(next),
+            // Not named as catalogs name them (a registered table, say): start to count.
+            Err(_) => {
+                MetadataLocation::new_with_metadata(next.location(), next).with_next_version()
+            }
+        }
+    }
+
+    /// Writes table metadata, durably but for its directory.
+    pub(super) async fn write_metadata(
+        &self,
+        io: &FileIO,
+        metadata: &TableMetadata,
+        location: &MetadataLocation,
+    ) -> Result<(), TableError> {
+        let path = location.to_string();
+        metadata
+            .write_to(io, location)
+            .await
+            .map_err(|error| TableError::storage("write", &path, error))?;
+        io::sync_files(&[path]).await
+    }
+
+    /// The compare-and-swap: the table's row, if it still names the loaded metadata, comes to name
+    /// `new_location`, where the proposal's metadata is.
+    ///
+    /// # Errors
+    /// An error means that nothing was sent.
+    pub(super) async fn swap(
+        &self,
+        loaded: &LoadedTable,
+        proposal: &Proposal,
+        new_location: &str,
+    ) -> Result<CommitOutcome, TableError> {
+        let namespace = loaded.name.dotted_namespace();
+        let result = on_pool!(&self.pool, db => {
+            // Reaching the database is apart from asking it: what fails here was not sent.
+            let mut connection = self.run("commit", db.acquire()).await?;
+            let update = sqlx::query(SWAP)
+                .bind(new_location)
+                .bind(&loaded.metadata_location)
+                .bind(&self.name)
+                .bind(&namespace)
+                .bind(&loaded.name.name)
+                .execute(&mut *connection);
+            tokio::time::timeout(self.timeout, update)
+                .await
+                .map(|result| result.map(|done| done.rows_affected()))
+        });
+        Ok(match result {
+            Ok(Ok(1)) => CommitOutcome::Committed {
+                snapshot_id: proposal.snapshot_id,
+                table: LoadedTable {
+                    name: loaded.name.clone(),
+                    metadata: proposal.metadata.clone().into(),
+                    metadata_location: new_location.to_string(),
+                    io: loaded.io.clone(),
+                },
+            },
+            Ok(Ok(0)) => CommitOutcome::Conflict(format!(
+                "the catalog no longer names {} for the table",
+                loaded.metadata_location
+            )),
+            Ok(Ok(rows)) => CommitOutcome::Unknown(format!(
+                "{rows} rows of the catalog were changed, there should be one"
+            )),
+            Ok(Err(error)) => classify(&error),
+            Err(_) => CommitOutcome::Unknown(format!("no answer within {:?}", self.timeout)),
+        })
+    }
+}
+
+/// An error of the swap is unknown unless the database is certain that it did nothing.
+fn classify(error: &sqlx::Error) -> CommitOutcome {
+    let said = error.to_string();
+    match refusal(error) {
+        Some(Refusal::Busy) => CommitOutcome::Conflict(format!("the catalog is busy: {said}")),
+        Some(Refusal::Rejected | Refusal::Unauthorised) => CommitOutcome::Rejected(said),
+        None => CommitOutcome::Unknown(said),
+    }
+}
+
+/// A warehouse without a scheme is a directory here; tables need its absolute location.
+fn absolute(warehouse: &str) -> Result<String, TableError> {
+    let warehouse = warehouse.trim_end_matches('/');
+    if warehouse.contains(':') {
+        return Ok(warehouse.to_string());
+    }
+    let path = std::path::absolute(warehouse).map_err(|error| TableError::Setting {
+        setting: "warehouse",
+        reason: format!("{warehouse:?} is no directory: {error}"),
+    })?;
+    Ok(format!("file://{}", path.display()))
+}
+
+fn new_metadata(creation: &Creation<'_>, location: String) -> Result<TableMetadata, TableError> {
+    let invalid =
+        |reason: String| TableError::Unsupported { table: creation.table.clone(), what: reason };
+    let mut properties = creation.properties.clone();
+    let format_version = match properties.remove("format-version").as_deref() {
+        None | Some("2") => FormatVersion::V2,
+        Some("3") => FormatVersion::V3,
+        Some(other) => return Err(invalid(format!("format-version {other} is neither 2 nor 3"))),
+    };
+    let table = TableCreation::builder()
+        .name(creation.table.name.clone())
+        .location(location)
+        .schema(creation.schema.clone())
+        .partition_spec(creation.spec.clone())
+        .properties(properties)
+        .format_version(format_version)
+        .build();
+    TableMetadataBuilder::from_table_creation(table)
+        .and_then(|builder| builder.build())
+        .map(|built| built.metadata)
+        .map_err(|error| invalid(error.to_string()))
+}
+
+async fn read_metadata(
+    io: &FileIO,
+    table: &TableName,
+    location: &str,
+) -> Result<TableMetadata, TableError> {
+    const GZIP: [u8; 2] = [0x1f, 0x8b];
+    let failed = |error| TableError::storage("read", location, error);
+    let bytes = io.new_input(location).map_err(failed)?.read().await.map_err(failed)?;
+    if bytes.starts_with(&GZIP) {
+        // The crate unpacks it, but only while reading it itself.
+        let read = TableMetadata::read_from(io, location).await;
+        return read.map_err(|error| unreadable(table, location, error));
+    }
+    parse_metadata(table, location, &bytes)
+}
