@@ -9,7 +9,7 @@ use super::signals::Stop;
 use super::tally::Tally;
 use super::workspace::{PIPELINE, TABLE, Workspace};
 use crate::pipeline::connect_catalog;
-use crate::protocol::Offset;
+use crate::protocol::{Frontier, Offset};
 use crate::table::{self, Catalog, KAFKA_OFFSET, KAFKA_PARTITION, LoadedTable, TableName};
 
 /// The table of the demo, which may not exist yet.
@@ -17,6 +17,7 @@ pub(super) struct Table<'a> {
     runtime: &'a Runtime,
     catalog: Catalog,
     name: TableName,
+    last: u64,
 }
 
 impl<'a> Table<'a> {
@@ -24,19 +25,24 @@ impl<'a> Table<'a> {
         // The environment does not count, as for the child.
         let config = crate::config::load(Some(&workspace.env_file()), None, std::iter::empty())?;
         let catalog = runtime.block_on(connect_catalog(&config))?;
-        Ok(Self { runtime, catalog, name: TABLE.parse()? })
+        Ok(Self { runtime, catalog, name: TABLE.parse()?, last: 0 })
     }
 
-    /// Records below the ledger.
-    pub fn in_ledger(&self) -> Result<u64, DemoError> {
-        let Some(loaded) = self.runtime.block_on(self.catalog.load(&self.name))? else {
-            return Ok(0);
-        };
-        let ledger = table::view(&loaded, PIPELINE)?.ledger;
-        let next = |ledger: crate::protocol::Ledger| -> u64 {
-            ledger.frontier.iter().map(|(_, next)| u64::try_from(next).unwrap_or(0)).sum()
-        };
-        Ok(ledger.map(next).unwrap_or(0))
+    /// Records below the ledger; as last seen, if the catalog is busy with the child.
+    pub fn in_ledger(&mut self) -> Result<u64, DemoError> {
+        match self.runtime.block_on(self.catalog.load(&self.name)) {
+            Ok(None) => {}
+            Ok(Some(loaded)) => {
+                let ledger = table::view(&loaded, PIPELINE)?.ledger;
+                self.last = ledger.map(|ledger| records_below(&ledger.frontier)).unwrap_or(0);
+            }
+            // One that stays this way shows as a child that moves nothing, and in the end.
+            Err(error) if error.is_transient() => {
+                tracing::debug!(%error, "the table cannot be looked at now");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(self.last)
     }
 
     /// Reads where every row comes from; also tells where the table's metadata is.
@@ -49,6 +55,11 @@ impl<'a> Table<'a> {
             Ok((tally, loaded.metadata_location))
         })
     }
+}
+
+/// Every log of the demo begins at 0 and has no holes.
+fn records_below(frontier: &Frontier) -> u64 {
+    frontier.iter().map(|(_, next)| u64::try_from(next).unwrap_or(0)).sum()
 }
 
 async fn read_rows(loaded: &LoadedTable, ends: &[Offset], stop: &Stop) -> Result<Tally, DemoError> {
