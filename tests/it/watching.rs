@@ -326,7 +326,7 @@ fn json_logs_are_one_object_a_line_that_tells_the_checkpoints() {
     let (icestream, topic) = pipeline(&lake, 3);
     produce_known(kafka, &topic);
     let icestream = icestream.set("LOG_FORMAT", "json").set("BAD_RECORDS", "skip");
-    let exit = icestream.set("LOG_LEVEL", "debug,rdkafka=info").run_until_caught_up();
+    let exit = icestream.set("LOG_LEVEL", "info,icestream=debug").run_until_caught_up();
     let lines = json_lines(&exit);
     let levels = ["ERROR", "WARN", "INFO", "DEBUG"];
     for line in &lines {
