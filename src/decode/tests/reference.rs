@@ -261,14 +261,13 @@ fn scaled(text: &str, scale: i64) -> Option<i128> {
     match shift {
         _ if zero => Some(0),
         None => None,
-        Some(shift) if shift >= 0 => format!("{digits}{}", "0".repeat(shift as usize)).parse().ok(),
         Some(shift) => {
-            let (kept, lost) = digits.split_at(
-                digits
-                    .len()
-                    .saturating_sub(shift.unsigned_abs() as usize)
-                    .max(usize::from(digits.starts_with('-'))),
-            );
+            let places = usize::try_from(shift.unsigned_abs()).unwrap();
+            if shift >= 0 {
+                return format!("{digits}{}", "0".repeat(places)).parse().ok();
+            }
+            let sign = usize::from(digits.starts_with('-'));
+            let (kept, lost) = digits.split_at(digits.len().saturating_sub(places).max(sign));
             let lost_all = kept.is_empty() || kept == "-";
             if lost.contains(|c| c != '0') || lost_all { None } else { kept.parse().ok() }
         }
@@ -289,7 +288,7 @@ fn days(text: &str) -> Option<i32> {
         return None;
     }
     let day = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
-    Some((day - NaiveDate::from_ymd_opt(1970, 1, 1)?).num_days() as i32)
+    i32::try_from((day - NaiveDate::from_ymd_opt(1970, 1, 1)?).num_days()).ok()
 }
 
 /// Seconds and nanoseconds of the day.
