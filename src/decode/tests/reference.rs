@@ -327,7 +327,9 @@ fn timestamp(text: &str, name: &str) -> Option<Datum> {
     let (seconds, nanos) = time(clock)?;
     let offset = match offset {
         "Z" | "z" => 0,
-        _ if shaped(&offset[1..], "dd:dd") || shaped(&offset[1..], "dddd") => {
+        _ if offset.starts_with(['+', '-'])
+            && (shaped(&offset[1..], "dd:dd") || shaped(&offset[1..], "dddd")) =>
+        {
             let hours: i64 = offset[1..3].parse().ok()?;
             let minutes: i64 = offset[offset.len() - 2..].parse().ok()?;
             if hours > 23 || minutes > 59 {

@@ -257,6 +257,17 @@ fn faults_say_where_and_what_in_few_bytes() {
 fn labels_of_reasons_are_distinct() {
     let labels: std::collections::BTreeSet<_> = Reason::ALL.iter().map(|r| r.label()).collect();
     assert_eq!(labels.len(), Reason::ALL.len());
+    assert!(!labels.contains(Reason::BatchFull.label()));
+}
+
+#[test]
+fn a_decoder_can_move_to_the_thread_of_its_shard() {
+    let mut table = table();
+    let rows = std::thread::spawn(move || {
+        table.push("{\"id\":1}").unwrap();
+        table.decoder.rows()
+    });
+    assert_eq!(rows.join().unwrap(), 1);
 }
 
 #[test]
