@@ -494,7 +494,7 @@ pub(super) fn rows(table: &mut Table) -> Vec<Datum> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 50_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_value_comes_back_however_it_is_written(seed: u64) {

@@ -94,7 +94,7 @@ fn push_checked(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_mutated_record_is_judged_as_by_the_reference_and_harms_no_other(seed: u64) {
