@@ -111,7 +111,7 @@ fn main() {
             }
         }
         rows.sort_by_key(|row| Contestant::EACH.iter().position(|each| *each == row.contestant));
-        results.push((input, rows));
+        results.push((input, Vec::from(rows)));
     }
     let tables = page::tables(&results);
     println!("\n{tables}");

@@ -3,7 +3,7 @@
 //! icestream. It keeps no offsets, makes no table and starts from the beginning every time: what
 //! icestream needs more is the price of exactly-once.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -45,12 +45,12 @@ pub fn run(brokers: &str, topic: &str, schema: &str, dir: &str) {
         .create()
         .expect("a consumer");
     let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).expect("metadata");
-    let mut open = BTreeMap::new();
+    let mut open = BTreeSet::new();
     let mut assignment = TopicPartitionList::new();
     for partition in metadata.topics()[0].partitions() {
         let id = partition.id();
-        let (start, end) = consumer.fetch_watermarks(topic, id, PATIENCE).expect("watermarks");
-        open.insert(id, end);
+        let (start, _) = consumer.fetch_watermarks(topic, id, PATIENCE).expect("watermarks");
+        open.insert(id);
         assignment.add_partition_offset(topic, id, Offset::Offset(start)).expect("an offset");
     }
     consumer.assign(&assignment).expect("an assignment");
@@ -59,7 +59,9 @@ pub fn run(brokers: &str, topic: &str, schema: &str, dir: &str) {
     while !open.is_empty() {
         match consumer.poll(PATIENCE).expect("Kafka gave neither a record nor the end") {
             Ok(message) => files.push(&message),
-            Err(KafkaError::PartitionEOF(partition)) => drop(open.remove(&partition)),
+            Err(KafkaError::PartitionEOF(partition)) => {
+                open.remove(&partition);
+            }
             Err(error) => panic!("cannot read {topic}: {error}"),
         }
     }
