@@ -60,18 +60,12 @@ fn produce_known(kafka: &Kafka, topic: &str) -> Known {
     Known { rows, records: counts, bytes }
 }
 
-fn caught_up(metrics: &Metrics, rows: u64) -> Option<()> {
-    let committed = metrics.value("icestream_committed_records_total", &[])?;
-    let lag = metrics.value("icestream_table_lag_records", &[])?;
-    let reported =
-        metrics.value("icestream_checkpoint_duration_seconds_count", &[("step", "report")])?;
-    let complete = metrics.value("icestream_checkpoints_total", &[("outcome", "complete")])?;
-    (committed >= rows as f64 && lag == 0.0 && reported == complete).then_some(())
-}
-
-fn wait_caught_up(running: &mut Running, rows: u64) -> Metrics {
-    running.wait_metrics(&format!("{rows} committed rows and no lag"), PATIENCE, |metrics| {
-        caught_up(metrics, rows).map(|()| metrics.clone())
+/// Waits until the ledger reached the ends of the log and the last checkpoint is through.
+fn wait_caught_up(running: &mut Running, topic: &str) -> Metrics {
+    let end: i64 = Kafka::shared().watermarks(topic).values().map(|(_, end)| end).sum();
+    running.wait_metrics(&format!("ledger offsets that sum up to {end}"), PATIENCE, |metrics| {
+        let ledger = metrics.value("icestream_ledger_offset", &[("topic", topic)])?;
+        (ledger == end as f64).then(|| metrics.clone())
     })
 }
 
@@ -99,7 +93,7 @@ fn the_counters_are_right_after_known_records() {
     let (icestream, topic) = pipeline(&lake, 3);
     let known = produce_known(kafka, &topic);
     let mut running = icestream.set("BAD_RECORDS", "skip").run();
-    let metrics = wait_caught_up(&mut running, 30_001);
+    let metrics = wait_caught_up(&mut running, &topic);
 
     let table = lake.table(&format!("db.{topic}"));
     assert_eq!(assert_exactly_once(&table, &[&known.rows]), 30_001);
@@ -181,7 +175,7 @@ fn the_counters_are_right_after_known_records() {
 
     // And they go on from there.
     let more = kafka.produce(&topic, records(3, 40_000..43_000));
-    let metrics = wait_caught_up(&mut running, 33_001);
+    let metrics = wait_caught_up(&mut running, &topic);
     assert_eq!(assert_exactly_once(&table, &[&known.rows, &more]), 33_001);
     assert_values(
         &metrics,
@@ -201,7 +195,7 @@ fn a_scrape_of_a_running_icestream_is_clean() {
     let (icestream, topic) = pipeline(&lake, 3);
     produce_known(kafka, &topic);
     let mut running = icestream.set("BAD_RECORDS", "skip").run();
-    let metrics = wait_caught_up(&mut running, 30_001);
+    let metrics = wait_caught_up(&mut running, &topic);
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -311,7 +305,7 @@ fn readiness_names_a_catalog_that_is_away_and_comes_back_with_it() {
     });
 
     unread.withdraw();
-    wait_caught_up(&mut running, 100);
+    wait_caught_up(&mut running, &topic);
     crate::support::wait_for("readiness again", PATIENCE, || {
         running.get("/readyz").filter(|reply| reply.status == 200)
     });
@@ -407,7 +401,7 @@ fn group_offsets_follow_the_ledger_and_are_never_above_it() {
         produced = produced.and(&kafka.produce(&topic, records(3, part * 1000..(part + 1) * 1000)));
         look(&mut tally);
     }
-    wait_caught_up(&mut running, 30_000);
+    wait_caught_up(&mut running, &topic);
     println!("looked {} times, {} of them between ledger and report", tally.0, tally.1);
     let ends: BTreeMap<i32, i64> =
         kafka.watermarks(&topic).into_iter().map(|(p, (_, end))| (p, end)).collect();
