@@ -7,7 +7,10 @@
     reason = "a test reports by panicking, and so do the helpers that only tests call"
 )]
 
+mod crashes;
 mod harness;
+mod kills;
 mod landing;
 #[allow(dead_code, reason = "the helpers are one vocabulary, of which each test uses a part")]
 mod support;
+mod zombies;

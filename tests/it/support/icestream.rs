@@ -125,15 +125,25 @@ impl Icestream {
         self.start(arguments).wait(RUN)
     }
 
+    /// The settings as an env file, for other programs than the binary.
+    pub fn env_file(&self) -> PathBuf {
+        self.write_env_file(&self.dir)
+    }
+
+    fn write_env_file(&self, dir: &Path) -> PathBuf {
+        let env_file = dir.join("icestream.env");
+        let lines: String =
+            self.settings.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
+        fs::write(&env_file, lines).expect("cannot write an env file");
+        env_file
+    }
+
     /// Starts any command with the env file. The process sees none of this process's variables
     /// but `PATH` and `HOME`.
     pub fn start(&self, arguments: &[&str]) -> Running {
         let run = self.dir.join(unique("run"));
         fs::create_dir_all(&run).expect("cannot make a directory for a run");
-        let env_file = run.join("icestream.env");
-        let lines: String =
-            self.settings.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
-        fs::write(&env_file, lines).expect("cannot write an env file");
+        let env_file = self.write_env_file(&run);
 
         let mut command = Command::new(env!("CARGO_BIN_EXE_icestream"));
         command.args(arguments).arg("--env-file").arg(&env_file);
@@ -286,6 +296,26 @@ impl Exit {
             Some(code),
             "icestream ended with another exit code (signal {signal:?})\n{stdout}\n{log_end}"
         );
+        self
+    }
+
+    /// The name of this process in journals, as it logged it at its start.
+    ///
+    /// # Panics
+    /// If it ended before that.
+    pub fn instance(&self) -> String {
+        let found = self.log.split_once(" instance=").and_then(|(_, rest)| rest.split_once(' '));
+        found.unwrap_or_else(|| panic!("no instance in the log:\n{}", self.log_end)).0.to_owned()
+    }
+
+    /// The exit, if SIGABRT ended it: the process came to its crash point.
+    ///
+    /// # Panics
+    /// With the output otherwise.
+    pub fn aborted(self) -> Self {
+        const SIGABRT: i32 = 6;
+        let Self { code, log_end, .. } = &self;
+        assert_eq!(self.signal, Some(SIGABRT), "no crash (exit code {code:?})\n{log_end}");
         self
     }
 

@@ -1,0 +1,169 @@
+//! SIGKILL at random, again and again, with the checkpoints lost now and then.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use serde_json::Value;
+
+use crate::landing::{pipeline, records};
+use crate::support::icestream::{Icestream, Running};
+use crate::support::kafka::Kafka;
+use crate::support::oracle::assert_exactly_once;
+use crate::support::producing::Produced;
+use crate::support::table::{Lake, Table};
+use crate::support::{PATIENCE, files, foreign, wait_for};
+
+const RECORDS: i64 = 1_000_000;
+const PARTITIONS: i32 = 6;
+const KILLS: usize = 20;
+/// Restarts before which the checkpoint directory is deleted.
+const LOSSES: usize = 5;
+/// Records that each run adds to the topic while it lives, in pieces. The rest comes at the end.
+const SLICE: i64 = 47_500;
+const PIECE: i64 = 2_500;
+
+/// When a process is killed, counted from its start.
+#[derive(Debug)]
+enum Moment {
+    /// While it starts, recovers or reads its first epoch.
+    Early(Duration),
+    /// So long after its n-th checkpoint.
+    After(usize, Duration),
+}
+
+impl Moment {
+    fn random(rng: &mut Rng) -> Self {
+        let mut up_to = |millis| Duration::from_millis(rng.u64(..millis));
+        match up_to(4).as_millis() {
+            0 => Self::Early(up_to(800)),
+            _ => Self::After(1 + rng.usize(..4), Duration::from_millis(rng.u64(..400))),
+        }
+    }
+
+    /// Returns at the moment. The pause is the random moment itself: nothing relies on its length.
+    fn wait(&self, running: &Running, enough: impl Fn() -> bool) {
+        let pause = match self {
+            Self::Early(pause) => pause,
+            Self::After(checkpoints, pause) => {
+                wait_for("work to kill", PATIENCE, || {
+                    let seen = running.log().matches("checkpoint complete").count();
+                    (seen >= *checkpoints || (seen > 0 && enough())).then_some(())
+                });
+                pause
+            }
+        };
+        std::thread::sleep(*pause);
+    }
+}
+
+/// `ICESTREAM_TEST_SEED` or a new one.
+fn seed() -> u64 {
+    let seed = std::env::var("ICESTREAM_TEST_SEED").ok().map(|seed| seed.parse());
+    seed.map_or_else(|| fastrand::u64(..), |seed| seed.expect("ICESTREAM_TEST_SEED is a number"))
+}
+
+#[test]
+fn a_million_records_survive_twenty_kills_and_five_lost_checkpoints() {
+    let seed = seed();
+    println!("ICESTREAM_TEST_SEED={seed}");
+    let mut rng = Rng::with_seed(seed);
+    let began = Instant::now();
+
+    let lake = Lake::sqlite();
+    let (icestream, topic) = pipeline(&lake, PARTITIONS);
+    let icestream =
+        icestream.set("CHECKPOINT_INTERVAL_MS", "300").set("CHECKPOINT_MAX_RECORDS", "20000");
+    let table = lake.table(&format!("db.{topic}"));
+    let acknowledged = AtomicI64::new(0);
+    let produced = std::thread::scope(|scope| {
+        let (order, orders) = channel();
+        let producer = scope.spawn(|| produce(&topic, orders, &acknowledged));
+        let mut losses: Vec<bool> = (0..KILLS).map(|kill| kill < LOSSES).collect();
+        rng.shuffle(&mut losses);
+        let mut at_work = 0;
+        for (kill, loss) in (1..).zip(losses) {
+            order.send(SLICE * kill).expect("the producer ended early");
+            let killed = kill_once(&icestream, &mut rng, || {
+                acknowledged.load(Ordering::Relaxed) >= SLICE * kill
+            });
+            let missing =
+                acknowledged.load(Ordering::Relaxed) - files::head_total(&table, "total-records");
+            at_work += i32::from(missing > 0);
+            println!("kill {kill}: {killed}, {missing} records not in the table, lost: {loss}");
+            if loss {
+                icestream.lose_checkpoints();
+            }
+        }
+        assert!(at_work > 10, "only {at_work} kills had work to interrupt");
+        order.send(RECORDS).expect("the producer ended early");
+        drop(order);
+        producer.join().expect("the producer panicked")
+    });
+    assert_eq!(produced.count(), RECORDS);
+    icestream.run_until_caught_up();
+    println!("{} snapshots after {:?}", table.snapshots().len(), began.elapsed());
+
+    assert_eq!(assert_exactly_once(&table, &[&produced]), RECORDS.unsigned_abs());
+    icestream.command(&["verify"]).success();
+    assert_eq!(duplicate_check(&icestream), Some(0));
+
+    append_a_file_again(&table);
+    assert_eq!(duplicate_check(&icestream), Some(1));
+    icestream.command(&["verify"]).with_code(1);
+    println!("done after {:?}", began.elapsed());
+}
+
+/// One run up to its random end. Says what it was.
+fn kill_once(icestream: &Icestream, rng: &mut Rng, enough: impl Fn() -> bool) -> String {
+    let moment = Moment::random(rng);
+    let mut running = icestream.run();
+    moment.wait(&running, enough);
+    assert!(running.runs(), "it ended by itself: {}", running.log());
+    let exit = running.kill();
+    let recovered = exit.log.matches("recovered a pending commit").count();
+    let checkpoints = exit.log.matches("checkpoint complete").count();
+    format!("{moment:?}, pending before: {recovered}, checkpoints: {checkpoints}")
+}
+
+/// Produces up to each number that is ordered, in pieces, while the orders come.
+fn produce(topic: &str, orders: Receiver<i64>, acknowledged: &AtomicI64) -> Produced {
+    let mut produced = Produced { topic: topic.into(), ..Produced::default() };
+    let mut next = 0;
+    for end in orders {
+        while next < end {
+            let piece = next..(next + PIECE).min(end);
+            next = piece.end;
+            produced = produced.and(&Kafka::shared().produce(topic, records(PARTITIONS, piece)));
+            acknowledged.store(next, Ordering::Relaxed);
+        }
+    }
+    produced
+}
+
+/// The exit code of `scripts/duplicate-check`, as a user runs it.
+fn duplicate_check(icestream: &Icestream) -> Option<i32> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/duplicate-check");
+    let output = Command::new(script)
+        .arg("--env-file")
+        .arg(icestream.env_file())
+        .output()
+        .expect("cannot start scripts/duplicate-check");
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    output.status.code()
+}
+
+/// A second entry for a file that is in the table: what a blind retry of a commit makes.
+fn append_a_file_again(table: &Table<'_>) {
+    let code = "
+file = next(iter(table.scan().plan_files())).file
+with table.transaction() as transaction:
+    with transaction.update_snapshot().fast_append() as append:
+        append.append_data_file(file)
+";
+    foreign::run(table, code, Value::Null);
+}
