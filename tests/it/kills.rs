@@ -22,16 +22,17 @@ const PARTITIONS: i32 = 6;
 const KILLS: usize = 20;
 /// Restarts before which the checkpoint directory is deleted.
 const LOSSES: usize = 5;
-/// Records that each run adds to the topic while it lives, in pieces. The rest comes at the end.
-const SLICE: i64 = 47_500;
-const PIECE: i64 = 2_500;
+/// Records that are there before the first run. Each run meets an equal share of the others when it
+/// starts, so that there is work to interrupt to the end.
+const FIRST: i64 = 400_000;
+const SLICE: i64 = (RECORDS - FIRST) / KILLS as i64;
 
 /// When a process is killed, counted from its start.
 #[derive(Debug)]
 enum Moment {
     /// While it starts, recovers or reads its first epoch.
     Early(Duration),
-    /// So long after its n-th checkpoint.
+    /// So long after its n-th checkpoint, or after an earlier one if there is no work for n.
     After(usize, Duration),
 }
 
@@ -40,7 +41,7 @@ impl Moment {
         let mut up_to = |millis| Duration::from_millis(rng.u64(..millis));
         match up_to(4).as_millis() {
             0 => Self::Early(up_to(800)),
-            _ => Self::After(1 + rng.usize(..4), Duration::from_millis(rng.u64(..400))),
+            _ => Self::After(1 + rng.usize(..2), Duration::from_millis(rng.u64(..200))),
         }
     }
 
@@ -75,8 +76,9 @@ fn a_million_records_survive_twenty_kills_and_five_lost_checkpoints() {
 
     let lake = Lake::sqlite();
     let (icestream, topic) = pipeline(&lake, PARTITIONS);
+    // The least bytes: a checkpoint every 300 ms or so, and no epoch takes a whole slice.
     let icestream =
-        icestream.set("CHECKPOINT_INTERVAL_MS", "300").set("CHECKPOINT_MAX_RECORDS", "20000");
+        icestream.set("CHECKPOINT_INTERVAL_MS", "300").set("CHECKPOINT_MAX_BYTES", "1048576");
     let table = lake.table(&format!("db.{topic}"));
     let acknowledged = AtomicI64::new(0);
     let produced = std::thread::scope(|scope| {
@@ -84,22 +86,25 @@ fn a_million_records_survive_twenty_kills_and_five_lost_checkpoints() {
         let producer = scope.spawn(|| produce(&topic, orders, &acknowledged));
         let mut losses: Vec<bool> = (0..KILLS).map(|kill| kill < LOSSES).collect();
         rng.shuffle(&mut losses);
+        order.send(FIRST).expect("the producer ended early");
+        wait_for("the first records", PATIENCE, || {
+            (acknowledged.load(Ordering::Relaxed) >= FIRST).then_some(())
+        });
         let mut at_work = 0;
         for (kill, loss) in (1..).zip(losses) {
-            order.send(SLICE * kill).expect("the producer ended early");
+            order.send(FIRST + SLICE * kill).expect("the producer ended early");
             let killed = kill_once(&icestream, &mut rng, || {
-                acknowledged.load(Ordering::Relaxed) >= SLICE * kill
+                acknowledged.load(Ordering::Relaxed) >= FIRST + SLICE * kill
             });
             let missing =
                 acknowledged.load(Ordering::Relaxed) - files::head_total(&table, "total-records");
-            at_work += i32::from(missing > 0);
+            at_work += usize::from(missing > 0);
             println!("kill {kill}: {killed}, {missing} records not in the table, lost: {loss}");
             if loss {
                 icestream.lose_checkpoints();
             }
         }
-        assert!(at_work > 10, "only {at_work} kills had work to interrupt");
-        order.send(RECORDS).expect("the producer ended early");
+        assert!(at_work > KILLS / 2, "only {at_work} kills had work to interrupt");
         drop(order);
         producer.join().expect("the producer panicked")
     });
@@ -129,17 +134,15 @@ fn kill_once(icestream: &Icestream, rng: &mut Rng, enough: impl Fn() -> bool) ->
     format!("{moment:?}, pending before: {recovered}, checkpoints: {checkpoints}")
 }
 
-/// Produces up to each number that is ordered, in pieces, while the orders come.
+/// Produces up to each number that is ordered, while the orders come.
 fn produce(topic: &str, orders: Receiver<i64>, acknowledged: &AtomicI64) -> Produced {
     let mut produced = Produced { topic: topic.into(), ..Produced::default() };
     let mut next = 0;
     for end in orders {
-        while next < end {
-            let piece = next..(next + PIECE).min(end);
-            next = piece.end;
-            produced = produced.and(&Kafka::shared().produce(topic, records(PARTITIONS, piece)));
-            acknowledged.store(next, Ordering::Relaxed);
-        }
+        let slice = records(PARTITIONS, next..end);
+        produced = produced.and(&Kafka::shared().produce(topic, slice));
+        next = end;
+        acknowledged.store(next, Ordering::Relaxed);
     }
     produced
 }
