@@ -24,39 +24,48 @@ const KILLS: usize = 20;
 const LOSSES: usize = 5;
 /// Records that are there before the first run. Each run meets an equal share of the others when it
 /// starts, so that there is work to interrupt to the end.
-const FIRST: i64 = 400_000;
+const FIRST: i64 = 100_000;
 const SLICE: i64 = (RECORDS - FIRST) / KILLS as i64;
 
-/// When a process is killed, counted from its start.
+/// When a process is killed.
 #[derive(Debug)]
 enum Moment {
-    /// While it starts, recovers or reads its first epoch.
-    Early(Duration),
-    /// So long after its n-th checkpoint, or after an earlier one if there is no work for n.
-    After(usize, Duration),
+    /// So long after its start: while it starts, recovers or reads its first epoch.
+    Started(Duration),
+    /// So long after it sealed its n-th epoch: between prepare and report of that epoch.
+    Sealed(usize, Duration),
+    /// So long after its n-th checkpoint: while it reads and writes another epoch.
+    Complete(usize, Duration),
 }
 
 impl Moment {
     fn random(rng: &mut Rng) -> Self {
-        let mut up_to = |millis| Duration::from_millis(rng.u64(..millis));
-        match up_to(4).as_millis() {
-            0 => Self::Early(up_to(800)),
-            _ => Self::After(1 + rng.usize(..2), Duration::from_millis(rng.u64(..200))),
+        let (kind, n) = (rng.u8(..4), rng.usize(1..=2));
+        let mut up_to = |millis: u64| Duration::from_micros(rng.u64(..millis * 1000));
+        match kind {
+            0 => Self::Started(up_to(800)),
+            1 => Self::Complete(n, up_to(150)),
+            _ => Self::Sealed(n, up_to(20)),
         }
     }
 
     /// Returns at the moment. The pause is the random moment itself: nothing relies on its length.
-    fn wait(&self, running: &Running, enough: impl Fn() -> bool) {
-        let pause = match self {
-            Self::Early(pause) => pause,
-            Self::After(checkpoints, pause) => {
-                wait_for("work to kill", PATIENCE, || {
-                    let seen = running.log().matches("checkpoint complete").count();
-                    (seen >= *checkpoints || (seen > 0 && enough())).then_some(())
-                });
-                pause
-            }
+    /// Where `no_more` work comes, the first epoch is as good as the n-th.
+    fn wait(&self, running: &Running, no_more: impl Fn() -> bool) {
+        let (sign, n, pause) = match self {
+            Self::Started(pause) => ("", 0, pause),
+            Self::Sealed(n, pause) => (" sealed epoch=", *n, pause),
+            Self::Complete(n, pause) => (" checkpoint complete epoch=", *n, pause),
         };
+        let began = Instant::now();
+        while n > 0 {
+            let seen = running.log().matches(sign).count();
+            if seen >= n || (seen > 0 && no_more()) {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE, "no work to interrupt: {}", running.log());
+            std::thread::sleep(Duration::from_millis(1));
+        }
         std::thread::sleep(*pause);
     }
 }
@@ -77,8 +86,10 @@ fn a_million_records_survive_twenty_kills_and_five_lost_checkpoints() {
     let lake = Lake::sqlite();
     let (icestream, topic) = pipeline(&lake, PARTITIONS);
     // The least bytes: a checkpoint every 300 ms or so, and no epoch takes a whole slice.
-    let icestream =
-        icestream.set("CHECKPOINT_INTERVAL_MS", "300").set("CHECKPOINT_MAX_BYTES", "1048576");
+    let icestream = icestream
+        .set("CHECKPOINT_INTERVAL_MS", "300")
+        .set("CHECKPOINT_MAX_BYTES", "1048576")
+        .set("LOG_LEVEL", "info,icestream::pipeline=debug");
     let table = lake.table(&format!("db.{topic}"));
     let acknowledged = AtomicI64::new(0);
     let produced = std::thread::scope(|scope| {
@@ -123,10 +134,10 @@ fn a_million_records_survive_twenty_kills_and_five_lost_checkpoints() {
 }
 
 /// One run up to its random end. Says what it was.
-fn kill_once(icestream: &Icestream, rng: &mut Rng, enough: impl Fn() -> bool) -> String {
+fn kill_once(icestream: &Icestream, rng: &mut Rng, no_more: impl Fn() -> bool) -> String {
     let moment = Moment::random(rng);
     let mut running = icestream.run();
-    moment.wait(&running, enough);
+    moment.wait(&running, no_more);
     assert!(running.runs(), "it ended by itself: {}", running.log());
     let exit = running.kill();
     let recovered = exit.log.matches("recovered a pending commit").count();
