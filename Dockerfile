@@ -27,9 +27,9 @@ COPY LICENSE /opt/icestream/LICENSE
 # Paths in settings are relative to this directory; what is kept lies in the volume.
 WORKDIR /opt/icestream
 USER icestream
+# The environment wins over an env file: the health check needs this port, the checkpoints this volume.
 ENV HTTP_LISTEN=0.0.0.0:9464 \
-    CHECKPOINT_DIR=/var/lib/icestream/checkpoints \
-    LOG_FORMAT=json
+    CHECKPOINT_DIR=/var/lib/icestream/checkpoints
 VOLUME /var/lib/icestream
 EXPOSE 9464
 # Not ready is not dead: a server that is away shows here, and icestream goes on trying.

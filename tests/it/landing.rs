@@ -50,7 +50,7 @@ fn every_record_is_in_the_table_once_on_every_catalog_and_store() {
         let table = lake.table(&format!("db.{topic}"));
         assert_eq!(assert_exactly_once(&table, &[&produced]), 20_000);
         oracle::assert_payloads(&table, &produced, &["id", "text"]);
-        let read = oracle::judge(&table, &[&produced], Reader::Pyiceberg);
+        let read = oracle::judge(&table, &[&produced], Reader::PyIceberg);
         assert!(read.is_exact(), "{read:?}");
         let more = Kafka::shared().produce(&topic, records(3, 20_000..25_000));
         icestream.run_until_caught_up();

@@ -78,17 +78,17 @@ def exactly_once(con, request):
     if ranges:
         con.executemany("INSERT INTO ranges VALUES (?, ?, ?, ?)", ranges)
     con.execute(
-        "CREATE TABLE expected AS SELECT topic, part, unnest(range(a, b)) AS at FROM ranges"
+        "CREATE TABLE expected AS SELECT topic, part, unnest(range(a, b)) AS pos FROM ranges"
     )
     con.execute(
         "CREATE TABLE found AS SELECT _kafka_topic AS topic, _kafka_partition AS part,"
-        " _kafka_offset AS at, count(*) AS times FROM t GROUP BY ALL"
+        " _kafka_offset AS pos, count(*) AS times FROM t GROUP BY ALL"
     )
     questions = {
-        "missing": "SELECT topic, part, at, 0 FROM expected ANTI JOIN found USING (topic, part, at)",
-        "repeated": "SELECT topic, part, at, times FROM found WHERE times > 1",
+        "missing": "SELECT topic, part, pos, 0 FROM expected ANTI JOIN found USING (topic, part, pos)",
+        "repeated": "SELECT topic, part, pos, times FROM found WHERE times > 1",
         # An anti join with nulls keeps them: a row without an offset is a stranger too.
-        "strange": "SELECT topic, part, at, times FROM found ANTI JOIN expected USING (topic, part, at)",
+        "strange": "SELECT topic, part, pos, times FROM found ANTI JOIN expected USING (topic, part, pos)",
     }
     answer = {
         "expected": one(con, "SELECT count(*) FROM expected"),

@@ -77,6 +77,14 @@ impl S3 {
 
     fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
         let url = format!("{}/{path}", self.endpoint());
-        http::request(method, &url, headers, body.to_owned()).expect("the S3 store did not answer")
+        // Who asks without a signature is a stranger; the signature itself is not looked at.
+        let signature = format!(
+            "AWS4-HMAC-SHA256 Credential={}/20250101/{}/s3/aws4_request, SignedHeaders=host, \
+             Signature=0",
+            Self::ACCESS_KEY_ID,
+            Self::REGION
+        );
+        let headers = [headers, &[("authorization", signature.as_str())]].concat();
+        http::request(method, &url, &headers, body.to_owned()).expect("the S3 store did not answer")
     }
 }
