@@ -174,3 +174,34 @@ async fn a_table_without_offset_columns_is_counted() {
     let text = serde_json::to_value(&report).expect("JSON");
     assert_eq!(text["partitions"][0]["verdict"], "counted");
 }
+
+#[tokio::test]
+async fn expired_snapshots_are_noticed_whether_or_not_their_child_still_names_them() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut fixture = Fixture::new(dir.path(), &POSITION, "").await;
+    for end in [1000, 2000] {
+        let files = fixture.write(end - 1000..end).await;
+        fixture.commit(files, end).await;
+    }
+    let head = fixture.loaded.metadata.current_snapshot_id().expect("a head");
+    let whole = serde_json::to_value(&*fixture.loaded.metadata).expect("JSON");
+    for parent_is_named in [true, false] {
+        let mut metadata = whole.clone();
+        for list in ["snapshots", "snapshot-log"] {
+            let list = metadata[list].as_array_mut().expect("a list");
+            list.retain(|snapshot| snapshot["snapshot-id"] == head);
+        }
+        if !parent_is_named {
+            let snapshot = metadata["snapshots"][0].as_object_mut().expect("the head");
+            assert!(snapshot.remove("parent-snapshot-id").is_some());
+        }
+        let metadata: iceberg::spec::TableMetadata =
+            serde_json::from_value(metadata).expect("metadata");
+        fixture.loaded.metadata = metadata.into();
+        let report = fixture.report().await;
+        let below = [Kind::Expired, Kind::Expired, Kind::RowsUnproved, Kind::RowsUnproved];
+        assert_eq!((kinds(&report), report.ok), (below.to_vec(), true));
+        let first = &report.judgement.partitions[0];
+        assert_eq!((first.from, first.ledger, first.rows), (Some(1000), Some(2000), Some(2000)));
+    }
+}
