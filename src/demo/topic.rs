@@ -21,6 +21,10 @@ use crate::protocol::Offset;
 pub(super) const TOPIC: &str = "sensor-readings";
 
 const BROKERS: i32 = 3;
+/// It answers as late as over a network, and a fetch yields one batch a partition: so a child has
+/// some tenths of a second to do, and a kill comes in the midst of it.
+const ROUND_TRIP: Duration = Duration::from_millis(3);
+const BATCH_RECORDS: &str = "25";
 /// How long the broker may take to answer a question.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a wait looks for a signal.
@@ -61,12 +65,14 @@ pub(super) struct Topic {
 impl Topic {
     pub fn start(partitions: i32) -> Result<Self, DemoError> {
         let cluster = MockCluster::new(BROKERS).map_err(broker("start"))?;
+        cluster.broker_round_trip_time(-1, ROUND_TRIP).map_err(broker("start"))?;
         cluster.create_topic(TOPIC, partitions, BROKERS).map_err(broker("make the topic"))?;
         let producer = ClientConfig::new()
             .set("bootstrap.servers", cluster.bootstrap_servers())
             .set("client.id", "icestream-demo")
             .set("enable.idempotence", "true")
             .set("linger.ms", "20")
+            .set("batch.num.messages", BATCH_RECORDS)
             // The broker's limit counts bytes as they are sent.
             .set("compression.type", "none")
             .create_with_context(Deliveries::default())
