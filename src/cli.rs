@@ -39,6 +39,7 @@ pub struct Settings {
 pub enum Command {
     /// Read the topic and commit to the table until stopped.
     Run {
+        /// Where settings come from.
         #[command(flatten)]
         settings: Settings,
         /// End once everything up to the ends of the log at start is in the table.
@@ -47,11 +48,13 @@ pub enum Command {
     },
     /// Validate settings and reach every server; one PASS or FAIL line each.
     Check {
+        /// Where settings come from.
         #[command(flatten)]
         settings: Settings,
     },
     /// Prove the table from ledger, journal and rows; exit code 1 on a violation.
     Verify {
+        /// Where settings come from.
         #[command(flatten)]
         settings: Settings,
         /// Print JSON instead of a table.
@@ -66,6 +69,7 @@ pub enum Command {
     },
     /// The retained checkpoints: seconds by step, size, offsets, files, outcome.
     Checkpoints {
+        /// Where settings come from.
         #[command(flatten)]
         settings: Settings,
         /// Print JSON instead of a table.
@@ -87,6 +91,7 @@ pub enum Command {
 pub enum LedgerCommand {
     /// Show the ledger of the pipeline in its table.
     Show {
+        /// Where settings come from.
         #[command(flatten)]
         settings: Settings,
         /// Print JSON instead of a table.

@@ -117,7 +117,7 @@ async fn wait_or_stop(
 ) -> bool {
     pipeline.health.heartbeat();
     tokio::select! {
-        _ = tokio::time::sleep(wait) => *stop.borrow(),
+        _ = tokio::time::sleep(wait) => false,
         _ = stop.wait_for(|stop| *stop) => true,
     }
 }

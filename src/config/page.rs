@@ -36,7 +36,7 @@ Paths are relative to the directory the process was started in. 1 MiB is 1,048,5
 const PROPERTIES: &str = "
 ## `[kafka.properties]`
 
-Any other [property of librdkafka](https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md)
+Any other [property of librdkafka](https://github.com/confluentinc/librdkafka/blob/v2.12.1/CONFIGURATION.md)
 may be set in this section of the TOML file, its name in quotes:
 
 ```toml

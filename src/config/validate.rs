@@ -107,7 +107,8 @@ fn log(values: &mut Values) -> Log {
         part.contains('=') || LEVELS.iter().any(|level| part.eq_ignore_ascii_case(level))
     };
     let parses = EnvFilter::builder().parse(&level).is_ok();
-    if !level.is_empty() && !(level.split(',').all(is_word) && parses) {
+    let is_filter = level.split(',').all(is_word) && parses;
+    if !level.is_empty() && !is_filter {
         values.invalid(NAME, None);
     }
     let format = match values.word("LOG_FORMAT").as_deref() {

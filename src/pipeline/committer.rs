@@ -259,9 +259,10 @@ impl Committer {
 
     /// The table and what its metadata says of our pipeline.
     pub async fn load(&self) -> Result<(LoadedTable, TableView), Failure> {
-        let loaded = self.catalog.load(&self.table).await?.ok_or_else(|| {
-            self.refuse(Refusal::TableMissing { table: self.table.to_string() })
-        })?;
+        let loaded =
+            self.catalog.load(&self.table).await?.ok_or_else(|| {
+                self.refuse(Refusal::TableMissing { table: self.table.to_string() })
+            })?;
         let view = self.view(&loaded)?;
         Ok((loaded, view))
     }
@@ -380,6 +381,8 @@ enum Attempt {
 fn single(mut pending: Vec<PendingCommit>) -> Result<PendingCommit, Failure> {
     match (pending.pop(), pending.is_empty()) {
         (Some(only), true) => Ok(only),
-        _ => Err(Failure::Internal(String::from("a checkpoint without exactly one pending commit"))),
+        _ => {
+            Err(Failure::Internal(String::from("a checkpoint without exactly one pending commit")))
+        }
     }
 }

@@ -116,7 +116,9 @@ impl Coordinator {
     /// commit stays in the checkpoint and the next start settles it.
     async fn leave(&self, mut commit: JoinHandle<Result<Done, Failure>>) {
         match tokio::time::timeout(self.config.shutdown_timeout, &mut commit).await {
-            Ok(Ok(Ok(done))) => tracing::info!(epoch = %done.pending.epoch, "the last commit is settled"),
+            Ok(Ok(Ok(done))) => {
+                tracing::info!(epoch = %done.pending.epoch, "the last commit is settled")
+            }
             Ok(Ok(Err(failure))) => {
                 tracing::warn!(error = %chain(&failure), "the last commit is left to the next start");
             }
@@ -204,12 +206,8 @@ impl Coordinator {
         let bytes = self.progress.epoch_bytes.load(Ordering::Relaxed);
         let records = self.progress.epoch_records.load(Ordering::Relaxed);
         let moved = moves != run.moves_sealed || self.starts_unrecorded();
-        let open = OpenEpoch {
-            last_seal: run.last_seal,
-            last_finished: run.last_finish,
-            bytes,
-            records,
-        };
+        let open =
+            OpenEpoch { last_seal: run.last_seal, last_finished: run.last_finish, bytes, records };
         let due = run.trigger.due(now, &open);
         if run.finish.is_some() || (due && moved) {
             run.final_seal = run.finish.is_some();
@@ -442,9 +440,7 @@ impl Coordinator {
     }
 }
 
-async fn finished(
-    commit: &mut Option<JoinHandle<Result<Done, Failure>>>,
-) -> Result<Done, Failure> {
+async fn finished(commit: &mut Option<JoinHandle<Result<Done, Failure>>>) -> Result<Done, Failure> {
     match commit {
         Some(handle) => handle.await.map_err(join_error)?,
         None => std::future::pending().await,

@@ -28,7 +28,7 @@ use crate::failure::{Failure, chain};
 use crate::protocol::{Offset, TopicPartition, Violation};
 use crate::telemetry::{Health, Invariant, Metrics, Rebalance, Server};
 
-pub use rows::KAFKA_COLUMNS;
+pub use rows::{KAFKA_COLUMNS, RowBuilder};
 pub use shard::BadRecord;
 pub use start::{connect_catalog, open_table, source_settings, table_name, table_plan};
 
@@ -166,8 +166,7 @@ impl Pipeline {
             io: started.table.io.clone(),
         });
         let (reports_in, reports) = mpsc::channel(REPORTS);
-        let (commands, shards) =
-            self.shards(&started, &table, &progress, &reports_in)?;
+        let (commands, shards) = self.shards(&started, &table, &progress, &reports_in)?;
         drop(reports_in);
         let (events_in, events) = mpsc::channel(EVENTS);
         let over = Arc::new(AtomicBool::new(false));

@@ -218,7 +218,12 @@ impl Shard {
     }
 
     /// Runs until the command channel closes, then deletes the files of the open epoch.
-    pub fn run(mut self, mut queue: ShardQueue, commands: &Receiver<Command>, out: &Sender<Report>) {
+    pub fn run(
+        mut self,
+        mut queue: ShardQueue,
+        commands: &Receiver<Command>,
+        out: &Sender<Report>,
+    ) {
         loop {
             match self.turn(&mut queue, commands, out) {
                 Ok(true) => {}
@@ -322,6 +327,10 @@ impl Shard {
     }
 
     fn record(&mut self, record: &Record<'_>) -> Result<Option<BadRecord>, Failure> {
+        let room = record.payload.is_none_or(|payload| self.rows.has_room_for(payload.len()));
+        if !room {
+            self.flush()?;
+        }
         let Some(p) = self.partitions.get_mut(&record.partition) else {
             return Err(Failure::Internal(format!(
                 "a record of partition {} reached a shard that does not own it",
@@ -339,9 +348,6 @@ impl Shard {
             }
             Some(payload) => {
                 self.bytes += payload.len() as u64;
-                if !self.rows.has_room_for(payload.len()) {
-                    self.flush()?;
-                }
                 if let Err(error) = self.rows.push(record, payload) {
                     self.metrics.add_bad_records(error.reason.label(), 1);
                     match self.settings.bad_records {

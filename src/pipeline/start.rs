@@ -11,14 +11,12 @@ use super::{Pipeline, join_error};
 use crate::config::{CatalogType, Config, OffsetReset};
 use crate::failure::Failure;
 use crate::protocol::{
-    Epoch, Frontier, LogRange, Refusal, ResetPolicy, SourceView, StartAt, TopicPartition, check_history,
-    positions, recover,
+    Epoch, Frontier, LogRange, Refusal, ResetPolicy, SourceView, StartAt, TopicPartition,
+    check_history, positions, recover,
 };
 use crate::source::{Source, SourceSettings, TopicInfo};
 use crate::state::StateStore;
-use crate::table::{
-    self, Catalog, CatalogKind, CatalogSettings, LoadedTable, RestAuth, TableName,
-};
+use crate::table::{self, Catalog, CatalogKind, CatalogSettings, LoadedTable, RestAuth, TableName};
 
 /// How long Kafka may take to answer one question.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -80,7 +78,7 @@ impl Started {
         let seen = SourceView {
             cluster_id: info.cluster_id.clone(),
             topic_ids: info.topic_id.iter().map(|id| (topic.clone(), id.clone())).collect(),
-            log,
+            log: log.into_iter().map(|(tp, (start, end))| (tp, LogRange { start, end })).collect(),
         };
         let starts = positions(&config.iceberg.table, &view, &seen, reset).map_err(refuse)?;
         let ledger = view.ledger.map(|ledger| ledger.frontier).unwrap_or_default();
@@ -174,7 +172,8 @@ pub async fn open_table(
             ),
         });
     };
-    let (schema, spec) = table_plan(name, path, iceberg.partition_spec.as_deref(), iceberg.kafka_columns)?;
+    let (schema, spec) =
+        table_plan(name, path, iceberg.partition_spec.as_deref(), iceberg.kafka_columns)?;
     let table = catalog.create(name, &schema, &spec, &HashMap::new()).await?;
     tracing::info!(table = %name, location = table.metadata.location(), "made the table");
     Ok(table)

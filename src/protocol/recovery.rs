@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     Admission, Epoch, Frontier, Offset, PendingCommit, Refusal, TableView, TopicPartition, admit,
     check_history, check_source,
@@ -21,7 +23,7 @@ pub struct LocalState {
 }
 
 /// The newest checkpoint that was seen to be in the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastCheckpoint {
     /// The epoch that it ended.
     pub epoch: Epoch,

@@ -170,6 +170,9 @@ impl World {
                 self.finish(who);
             }
             Admission::Superseded { ledger } => {
+                let shown = journal(self.head, self.snapshots.clone());
+                let ours = shown.iter().any(|entry| entry.commit_id == commit.commit_id);
+                assert!(!ours, "superseded and still shown by the table");
                 self.instances[who].pending = None;
                 self.instances[who].held = ledger;
             }

@@ -87,7 +87,10 @@ unsafe fn read_id(event: *mut rdsys::rd_kafka_event_t) -> Option<String> {
 }
 
 /// End of the log as the last fetch of the partition saw it. No I/O.
-pub(super) fn cached_log_end(client: &Client<SourceContext>, tp: &TopicPartition) -> Option<Offset> {
+pub(super) fn cached_log_end(
+    client: &Client<SourceContext>,
+    tp: &TopicPartition,
+) -> Option<Offset> {
     let topic = CString::new(tp.topic.as_str()).ok()?;
     let (mut low, mut high) = (-1, -1);
     // SAFETY: the client is live and both out-pointers are valid for the call.

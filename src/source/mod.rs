@@ -26,7 +26,9 @@ pub use queue::{Polled, Record, ShardQueue};
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// The client refused its settings.
-    #[error("the Kafka client refused its settings: {source}; check KAFKA_* and [kafka.properties]")]
+    #[error(
+        "the Kafka client refused its settings: {source}; check KAFKA_* and [kafka.properties]"
+    )]
     Settings {
         /// What librdkafka says.
         source: KafkaError,
@@ -257,11 +259,7 @@ impl Source {
     }
 
     /// Starts reading each partition at its offset, spread over `shards` queues.
-    pub fn assign(
-        &self,
-        starts: &Frontier,
-        shards: usize,
-    ) -> Result<Vec<ShardQueue>, SourceError> {
+    pub fn assign(&self, starts: &Frontier, shards: usize) -> Result<Vec<ShardQueue>, SourceError> {
         let shards = shards.clamp(1, starts.len().max(1));
         let mut queues = Vec::with_capacity(shards);
         for _ in 0..shards {

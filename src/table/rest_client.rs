@@ -151,8 +151,9 @@ impl RestClient {
         Ok(current.clone())
     }
 
-    async fn fetch_token(&self, doing: &str, credential: &str) -> Result<Token, TableError> {
-        let asked = Instant::now();
+    /// The form that asks for a token. Not part of [`Self::fetch_token`]: a form being written
+    /// cannot move between threads, and a request can.
+    fn token_form(&self, credential: &str) -> String {
         let mut form = url::form_urlencoded::Serializer::new(String::new());
         form.append_pair("grant_type", "client_credentials");
         match credential.split_once(':') {
@@ -164,11 +165,17 @@ impl RestClient {
             }
         }
         form.append_pair("scope", self.auth.scope.as_deref().unwrap_or("catalog"));
+        form.finish()
+    }
+
+    async fn fetch_token(&self, doing: &str, credential: &str) -> Result<Token, TableError> {
+        let asked = Instant::now();
+        let form = self.token_form(credential);
         let request = self
             .http
             .post(&self.token_uri)
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(form.finish());
+            .body(form);
         let at = format!("{doing} (fetching a token from {})", mask_uri(&self.token_uri));
         let response = request
             .send()

@@ -19,6 +19,8 @@ mod partition;
 mod properties;
 mod schema;
 mod table_writer;
+#[cfg(test)]
+mod tests;
 mod transform;
 
 pub use error::WriteError;

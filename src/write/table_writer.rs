@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use iceberg::io::FileIO;
 use iceberg::spec::{
-    DataFile, FormatVersion, PartitionSpecRef, Struct, StructType, TableMetadata,
+    DataFile, FormatVersion, PartitionSpecRef, StructType, TableMetadata,
     serialize_data_file_to_json,
 };
 use tokio::runtime::Handle;
@@ -273,11 +273,15 @@ impl TableWriter {
     }
 
     async fn create_file(&mut self, group: Option<&Group>) -> Result<OpenFile, WriteError> {
-        let values = match (&self.partitioner, group) {
-            (Some(partitioner), Some(group)) => partitioner.values(group)?,
-            _ => Struct::empty(),
+        let (values, below) = match (&self.partitioner, group) {
+            (Some(partitioner), Some(group)) => {
+                let values = partitioner.values(group)?;
+                let below = partition_path(&self.spec, &self.partition_type, &values);
+                (values, below)
+            }
+            // Void fields alone leave a table unpartitioned, but each has its null.
+            _ => (self.partition_type.fields().iter().map(|_| None).collect(), String::new()),
         };
-        let below = partition_path(&self.spec, &self.partition_type, &values);
         let path = self.locations.next(&below);
         // I8: a file that is already there may be in a snapshot, and creating it would empty it.
         let exists = self.file_io.exists(&path).await;

@@ -1,0 +1,51 @@
+# `make` lists what can be made. Everything needs only Rust; the rest is fetched by scripts/setup.
+SHELL := /bin/bash
+ICESTREAM_CACHE ?= $(HOME)/.cache/icestream
+CARGO_TARGET_DIR ?= $(ICESTREAM_CACHE)/target
+export ICESTREAM_CACHE CARGO_TARGET_DIR
+
+# The release profile and no other, so that the dependencies compile once.
+CARGO_FLAGS := --release --locked
+BINARY := $(CARGO_TARGET_DIR)/release/icestream
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test bench check fmt lint docs clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+setup: ## Get all that the build and the tests need and this machine lacks
+	@scripts/setup test
+
+build: ## Build the binary
+	@scripts/setup build
+	cargo build $(CARGO_FLAGS) --bin icestream
+	@echo "$(BINARY)"
+
+demo: build ## Build, then show the main job on embedded parts (DEMO_ARGS="--records N --kills N")
+	"$(BINARY)" demo $(DEMO_ARGS)
+
+test: ## Run every test on real components (TEST_ARGS=name picks some)
+	@scripts/setup test
+	cargo test $(CARGO_FLAGS) --features crash-points $(TEST_ARGS)
+
+bench: ## Measure on a real Kafka (BENCH_ARGS)
+	@scripts/setup test
+	cargo bench --locked $(BENCH_ARGS)
+
+check: ## Formatting, lints and documentation links, all as errors
+	@scripts/setup build
+	@$(MAKE) --no-print-directory lint docs
+
+fmt: ## Format the code
+	cargo fmt
+
+lint: ## Formatting and clippy
+	cargo fmt --check
+	cargo clippy $(CARGO_FLAGS) --all-targets --features crash-points -- -D warnings
+
+docs: ## Build the documentation of the code
+	RUSTDOCFLAGS='-D warnings' cargo doc $(CARGO_FLAGS) --no-deps --lib
+
+clean: ## Remove what was built (not what was fetched)
+	cargo clean

@@ -1,0 +1,148 @@
+//! Whether the process is alive and ready, as its parts say; read by the HTTP endpoints.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::labels::Server;
+
+/// Whether the process is alive and ready. Cheap to clone; all clones are the same state.
+#[derive(Clone)]
+pub struct Health(Arc<Shared>);
+
+struct Shared {
+    limit: Duration,
+    state: Mutex<State>,
+}
+
+struct State {
+    heartbeat: Instant,
+    not_ready: Option<String>,
+    unreachable: BTreeMap<Server, Option<String>>,
+}
+
+/// What `/readyz` answers.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    /// True if the pipeline runs and every server answered last.
+    pub ready: bool,
+    /// `running`, or why the pipeline does not run.
+    pub state: String,
+    /// The servers that were asked so far.
+    pub servers: BTreeMap<String, Reachability>,
+}
+
+/// How a server answered last.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Reachability {
+    /// Did it answer?
+    pub reachable: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What `/healthz` answers.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Liveness {
+    /// True while the last heartbeat is younger than the limit.
+    pub alive: bool,
+    /// Age of the last heartbeat.
+    pub heartbeat_age_seconds: f64,
+}
+
+impl Health {
+    /// Not ready, `starting`, and alive for `heartbeat_limit` from now on without a heartbeat.
+    pub fn new(heartbeat_limit: Duration) -> Self {
+        let state = State {
+            heartbeat: Instant::now(),
+            not_ready: Some("starting".to_owned()),
+            unreachable: BTreeMap::new(),
+        };
+        Self(Arc::new(Shared { limit: heartbeat_limit, state: Mutex::new(state) }))
+    }
+
+    /// The pipeline runs.
+    pub fn set_ready(&self) {
+        self.state().not_ready = None;
+    }
+
+    /// The pipeline does not run: `reason` is shown, so it must hold no secret.
+    pub fn set_not_ready(&self, reason: impl Into<String>) {
+        self.state().not_ready = Some(reason.into());
+    }
+
+    /// A server answered.
+    pub fn set_reachable(&self, server: Server) {
+        self.state().unreachable.insert(server, None);
+    }
+
+    /// A server did not answer: `error` is shown, so it must hold no secret.
+    pub fn set_unreachable(&self, server: Server, error: impl Into<String>) {
+        self.state().unreachable.insert(server, Some(error.into()));
+    }
+
+    /// The coordinator is alive.
+    pub fn heartbeat(&self) {
+        self.state().heartbeat = Instant::now();
+    }
+
+    /// Is the process ready, and what is missing?
+    pub fn readiness(&self) -> Readiness {
+        let state = self.state();
+        let servers = state.unreachable.iter().map(|(server, error)| {
+            let reachability = Reachability { reachable: error.is_none(), error: error.clone() };
+            (server.to_string(), reachability)
+        });
+        Readiness {
+            ready: state.not_ready.is_none() && state.unreachable.values().all(Option::is_none),
+            state: state.not_ready.clone().unwrap_or_else(|| "running".to_owned()),
+            servers: servers.collect(),
+        }
+    }
+
+    /// Is the process alive at `now`?
+    pub fn liveness(&self, now: Instant) -> Liveness {
+        let age = now.saturating_duration_since(self.state().heartbeat);
+        Liveness { alive: age < self.0.limit, heartbeat_age_seconds: age.as_secs_f64() }
+    }
+
+    /// Every field is replaced as a whole, so a panic elsewhere leaves the state usable.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_ready_when_it_runs_and_every_server_answers() {
+        let health = Health::new(Duration::from_secs(10));
+        assert_eq!(health.readiness().state, "starting");
+        assert!(!health.readiness().ready);
+        health.set_ready();
+        assert!(health.readiness().ready);
+        health.set_unreachable(Server::Catalog, "connection refused");
+        let readiness = health.clone().readiness();
+        assert!(!readiness.ready);
+        assert_eq!(readiness.servers["catalog"].error.as_deref(), Some("connection refused"));
+        health.set_reachable(Server::Catalog);
+        assert!(health.readiness().ready && health.readiness().servers["catalog"].reachable);
+        health.set_not_ready("stopping");
+        assert!(!health.readiness().ready);
+    }
+
+    #[test]
+    fn a_process_is_alive_as_long_as_its_heartbeat_is_fresh() {
+        let health = Health::new(Duration::from_secs(10));
+        let start = Instant::now();
+        assert!(health.liveness(start + Duration::from_secs(9)).alive);
+        assert!(!health.liveness(start + Duration::from_secs(11)).alive);
+        health.heartbeat();
+        assert!(health.liveness(Instant::now()).alive);
+    }
+}

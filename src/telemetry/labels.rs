@@ -1,0 +1,138 @@
+//! The values that labels take, as types: a label that is one of these is bounded by construction.
+
+/// A label whose values are known beforehand.
+pub(super) trait Label: Copy + 'static {
+    /// Every value, so that each series exists from the start.
+    const ALL: &'static [Self];
+    /// The value as it stands in a series.
+    fn text(self) -> &'static str;
+}
+
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        impl Label for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant,)+];
+            fn text(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.text())
+            }
+        }
+    };
+}
+
+label! {
+    /// A server that icestream depends on.
+    Server {
+        /// The Kafka cluster.
+        Kafka = "kafka",
+        /// The Iceberg catalog.
+        Catalog = "catalog",
+        /// Where the tables' files are: S3 or local files.
+        Store = "store",
+    }
+}
+
+label! {
+    /// A step of a checkpoint, in order.
+    Step {
+        /// The barrier goes through every shard, and the files become durable.
+        Seal = "seal",
+        /// The checkpoint is synced in RocksDB.
+        Prepare = "prepare",
+        /// The table takes the pending commit.
+        Commit = "commit",
+        /// The checkpoint becomes complete in RocksDB.
+        Finalize = "finalize",
+        /// The group offsets go to Kafka.
+        Report = "report",
+    }
+}
+
+label! {
+    /// What became of a checkpoint.
+    CheckpointOutcome {
+        /// Finalized.
+        Complete = "complete",
+        /// A step of it failed.
+        Failed = "failed",
+        /// The shards did not seal in time.
+        TimedOut = "timed_out",
+        /// Another instance had committed: its pending commit was dropped.
+        Superseded = "superseded",
+    }
+}
+
+label! {
+    /// A catalog's answer to one commit request.
+    CommitOutcome {
+        /// It is in the table.
+        Committed = "committed",
+        /// The table moved meanwhile: not committed.
+        Conflict = "conflict",
+        /// The answer does not tell: the ledger has to be read.
+        Unknown = "unknown",
+        /// Refused for good: not committed.
+        Rejected = "rejected",
+    }
+}
+
+label! {
+    /// What admission decided about a pending commit.
+    Admission {
+        /// It may enter the table, once.
+        Commit = "commit",
+        /// It is in the table already.
+        AlreadyCommitted = "already_committed",
+        /// Another instance committed: it is fenced.
+        Superseded = "superseded",
+        /// The table is not as it must be.
+        Refused = "refused",
+    }
+}
+
+label! {
+    /// What a rebalance of the consumer group did to this instance.
+    Rebalance {
+        /// It got partitions.
+        Assigned = "assigned",
+        /// It gave partitions back, in order.
+        Revoked = "revoked",
+        /// Partitions were taken from it.
+        Lost = "lost",
+    }
+}
+
+label! {
+    /// An invariant of the protocol, by its id.
+    Invariant {
+        /// A table's rows are exactly the records below its ledger, less those its journal names.
+        I1 = "I1",
+        /// At most one epoch is between prepare and finalize.
+        I2 = "I2",
+        /// A pending commit begins at the frontier it continues.
+        I3 = "I3",
+        /// No catalog request before the checkpoint is synced.
+        I4 = "I4",
+        /// No finalize before the table shows the commit id.
+        I5 = "I5",
+        /// A ledger never decreases.
+        I6 = "I6",
+        /// Every record consumed advances its partition.
+        I7 = "I7",
+        /// A file in a pending commit or a snapshot is never deleted.
+        I8 = "I8",
+        /// A group offset is never above the ledger.
+        I9 = "I9",
+        /// A record is data or dead letter or counted skip: never none, never two.
+        I10 = "I10",
+    }
+}

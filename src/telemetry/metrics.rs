@@ -1,0 +1,468 @@
+//! All metrics: their names, labels and meaning, and the handles that the pipeline updates.
+//!
+//! Updated once a batch or rarer, never once a record. What depends on the time of day (lag in
+//! seconds, the age of a checkpoint) is computed when the metrics are read, so that it keeps
+//! growing when everything else stands still.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus::core::{Collector, Desc};
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use super::labels::{
+    Admission, CheckpointOutcome, CommitOutcome, Invariant, Label, Rebalance, Server, Step,
+};
+use crate::protocol::{Offset, TopicPartition};
+
+/// From a millisecond, what a local sync takes, to the ten minutes of a checkpoint's timeout.
+const STEP_BUCKETS: [f64; 17] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    180.0, 600.0,
+];
+
+/// The metrics of this process. Cheap to clone; all clones are the same metrics.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    docs: Vec<MetricDoc>,
+    handles: Handles,
+    started: SystemTime,
+    last_checkpoint: Mutex<Option<SystemTime>>,
+    positions: Mutex<BTreeMap<TopicPartition, Position>>,
+}
+
+/// What a metric is, for `docs/metrics.md`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricDoc {
+    /// Name with its prefix.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Names of its labels.
+    pub labels: Vec<String>,
+    /// What it means.
+    pub help: String,
+}
+
+#[derive(Clone, Copy)]
+struct Position {
+    ledger: Offset,
+    log_end: Offset,
+    oldest_missing: Option<SystemTime>,
+}
+
+struct Handles {
+    consumed_records: IntCounterVec,
+    consumed_bytes: IntCounterVec,
+    tombstones: IntCounter,
+    bad_records: IntCounterVec,
+    unknown_fields: IntCounter,
+    written_records: IntCounter,
+    files: IntCounter,
+    file_bytes: IntCounter,
+    committed_records: IntCounter,
+    buffered: IntGauge,
+    memory_limit: IntGauge,
+    assigned: IntGauge,
+    paused: IntGauge,
+    ledger: IntGaugeVec,
+    log_end: IntGaugeVec,
+    lag_records: IntGaugeVec,
+    lag_seconds: GaugeVec,
+    checkpoints: IntCounterVec,
+    checkpoint_steps: HistogramVec,
+    checkpoint_size: IntGauge,
+    checkpoint_timestamp: Gauge,
+    checkpoint_age: Gauge,
+    commits: IntCounterVec,
+    unresolved: IntGauge,
+    admissions: IntCounterVec,
+    refusals: IntCounterVec,
+    rebalances: IntCounterVec,
+    retries: IntCounterVec,
+    reachable: IntGaugeVec,
+    violations: IntCounterVec,
+}
+
+impl Metrics {
+    /// The metrics of this process, all at zero, in a registry of their own.
+    ///
+    /// # Errors
+    /// Two metrics of one name, or a name that is none: a mistake in this file.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let mut register = Register { registry: Registry::new(), docs: Vec::new() };
+        let handles = Handles::new(&mut register)?;
+        let build =
+            register.gauges("build_info", "Always 1; the version is a label.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        #[cfg(target_os = "linux")]
+        register
+            .registry
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(Self(Arc::new(Inner {
+            registry: register.registry,
+            docs: register.docs,
+            handles,
+            started: SystemTime::now(),
+            last_checkpoint: Mutex::new(None),
+            positions: Mutex::new(BTreeMap::new()),
+        })))
+    }
+
+    /// What every metric means, in the order of the metrics page.
+    pub fn docs(&self) -> &[MetricDoc] {
+        &self.0.docs
+    }
+
+    /// All metrics in Prometheus' text format, as of `now`.
+    ///
+    /// # Errors
+    /// The encoder's, which a registry that was built does not cause.
+    pub fn encode(&self, now: SystemTime) -> Result<String, prometheus::Error> {
+        let last = *lock(&self.0.last_checkpoint);
+        let age = since(last.unwrap_or(self.0.started), now);
+        self.0.handles.checkpoint_age.set(age.as_secs_f64());
+        for (tp, position) in lock(&self.0.positions).iter() {
+            let lag = position.oldest_missing.map(|oldest| since(oldest, now)).unwrap_or_default();
+            let partition = tp.partition.to_string();
+            let gauge = &self.0.handles.lag_seconds;
+            gauge.with_label_values(&[tp.topic.as_str(), &partition]).set(lag.as_secs_f64());
+        }
+        TextEncoder::new().encode_to_string(&self.0.registry.gather())
+    }
+
+    /// The counters of one partition. Keep them: looking them up costs a lock.
+    pub fn partition(&self, tp: &TopicPartition) -> PartitionMetrics {
+        let partition = tp.partition.to_string();
+        let labels = [tp.topic.as_str(), partition.as_str()];
+        PartitionMetrics {
+            records: self.0.handles.consumed_records.with_label_values(&labels),
+            bytes: self.0.handles.consumed_bytes.with_label_values(&labels),
+        }
+    }
+
+    /// Where the table and the topic stand in a partition. `oldest_missing` is the timestamp of
+    /// the oldest record that the table lacks, or the best known bound before it; `None` if the
+    /// table lacks nothing.
+    pub fn set_position(
+        &self,
+        tp: &TopicPartition,
+        ledger: Offset,
+        log_end: Offset,
+        oldest_missing: Option<SystemTime>,
+    ) {
+        let partition = tp.partition.to_string();
+        let labels = [tp.topic.as_str(), partition.as_str()];
+        let handles = &self.0.handles;
+        handles.ledger.with_label_values(&labels).set(ledger);
+        handles.log_end.with_label_values(&labels).set(log_end);
+        let lag = log_end.saturating_sub(ledger).max(0);
+        handles.lag_records.with_label_values(&labels).set(lag);
+        let position = Position { ledger, log_end, oldest_missing };
+        lock(&self.0.positions).insert(tp.clone(), position);
+    }
+
+    /// Ledger offset and log end of each partition as they were last set.
+    pub fn positions(&self) -> Vec<(TopicPartition, Offset, Offset)> {
+        let positions = lock(&self.0.positions);
+        positions.iter().map(|(tp, p)| (tp.clone(), p.ledger, p.log_end)).collect()
+    }
+
+    /// Forgets where a partition stands, because another instance has it now. Its counters stay.
+    pub fn forget_position(&self, tp: &TopicPartition) {
+        lock(&self.0.positions).remove(tp);
+        let partition = tp.partition.to_string();
+        let labels = [tp.topic.as_str(), partition.as_str()];
+        let handles = &self.0.handles;
+        for gauge in [&handles.ledger, &handles.log_end, &handles.lag_records] {
+            // An error says that the series does not exist, which is what is wanted.
+            gauge.remove_label_values(&labels).ok();
+        }
+        handles.lag_seconds.remove_label_values(&labels).ok();
+    }
+
+    /// Counts tombstones.
+    pub fn add_tombstones(&self, records: u64) {
+        self.0.handles.tombstones.inc_by(records);
+    }
+
+    /// Counts bad records. `reason` is one of a fixed set of words of the decoder.
+    pub fn add_bad_records(&self, reason: &'static str, records: u64) {
+        self.0.handles.bad_records.with_label_values(&[reason]).inc_by(records);
+    }
+
+    /// Counts fields of records that the table does not have.
+    pub fn add_unknown_fields(&self, fields: u64) {
+        self.0.handles.unknown_fields.inc_by(fields);
+    }
+
+    /// Counts a data file that was closed.
+    pub fn add_file(&self, records: u64, bytes: u64) {
+        self.0.handles.files.inc();
+        self.0.handles.written_records.inc_by(records);
+        self.0.handles.file_bytes.inc_by(bytes);
+    }
+
+    /// Counts rows that a commit of this process brought into the table.
+    pub fn add_committed_records(&self, records: u64) {
+        self.0.handles.committed_records.inc_by(records);
+    }
+
+    /// Bytes of records, batches and open files in memory. A handle that each shard can add to and subtract from.
+    pub fn buffered_bytes(&self) -> &IntGauge {
+        &self.0.handles.buffered
+    }
+
+    /// Shows the memory limit beside the buffered bytes.
+    pub fn set_memory_limit(&self, bytes: u64) {
+        self.0.handles.memory_limit.set(gauge_value(bytes));
+    }
+
+    /// Partitions that this instance reads, and how many of them are paused.
+    pub fn set_partitions(&self, assigned: usize, paused: usize) {
+        self.0.handles.assigned.set(gauge_value(assigned as u64));
+        self.0.handles.paused.set(gauge_value(paused as u64));
+    }
+
+    /// Observes how long a step of a checkpoint took.
+    pub fn observe_step(&self, step: Step, took: Duration) {
+        let steps = &self.0.handles.checkpoint_steps;
+        let histogram: Histogram = steps.with_label_values(&[step.text()]);
+        histogram.observe(took.as_secs_f64());
+    }
+
+    /// Counts a checkpoint. A complete one is the last good one from `now` on.
+    pub fn add_checkpoint(&self, outcome: CheckpointOutcome, now: SystemTime) {
+        self.0.handles.checkpoints.with_label_values(&[outcome.text()]).inc();
+        if outcome == CheckpointOutcome::Complete {
+            *lock(&self.0.last_checkpoint) = Some(now);
+            self.0.handles.checkpoint_timestamp.set(since(UNIX_EPOCH, now).as_secs_f64());
+        }
+    }
+
+    /// Bytes of the last checkpoint's record in RocksDB.
+    pub fn set_checkpoint_size(&self, bytes: u64) {
+        self.0.handles.checkpoint_size.set(gauge_value(bytes));
+    }
+
+    /// Counts a catalog's answer to a commit request.
+    pub fn add_commit(&self, outcome: CommitOutcome) {
+        self.0.handles.commits.with_label_values(&[outcome.text()]).inc();
+    }
+
+    /// Pending commits of which the catalog's answer did not tell whether they are in the table,
+    /// and the ledger has not been read since.
+    pub fn set_unknown_commits(&self, commits: usize) {
+        self.0.handles.unresolved.set(gauge_value(commits as u64));
+    }
+
+    /// Counts a decision about a pending commit.
+    pub fn add_admission(&self, decision: Admission) {
+        self.0.handles.admissions.with_label_values(&[decision.text()]).inc();
+    }
+
+    /// Counts a refusal to go on. `refusal` is one of a fixed set of names of the protocol.
+    pub fn add_refusal(&self, refusal: &'static str) {
+        self.0.handles.refusals.with_label_values(&[refusal]).inc();
+    }
+
+    /// Counts a rebalance.
+    pub fn add_rebalance(&self, rebalance: Rebalance) {
+        self.0.handles.rebalances.with_label_values(&[rebalance.text()]).inc();
+    }
+
+    /// Counts a retry after a request to a server failed.
+    pub fn add_retry(&self, server: Server) {
+        self.0.handles.retries.with_label_values(&[server.text()]).inc();
+    }
+
+    /// Shows whether a server answered last.
+    pub fn set_reachable(&self, server: Server, reachable: bool) {
+        let gauge = self.0.handles.reachable.with_label_values(&[server.text()]);
+        gauge.set(i64::from(reachable));
+    }
+
+    /// Counts a violation of an invariant: a bug in icestream.
+    pub fn add_violation(&self, id: Invariant) {
+        self.0.handles.violations.with_label_values(&[id.text()]).inc();
+    }
+}
+
+/// The counters of one partition.
+#[derive(Clone)]
+pub struct PartitionMetrics {
+    records: IntCounter,
+    bytes: IntCounter,
+}
+
+impl PartitionMetrics {
+    /// Counts records that were consumed, and the bytes of their keys and payloads.
+    pub fn add_consumed(&self, records: u64, bytes: u64) {
+        self.records.inc_by(records);
+        self.bytes.inc_by(bytes);
+    }
+}
+
+impl Handles {
+    fn new(register: &mut Register) -> Result<Self, prometheus::Error> {
+        const TP: [&str; 2] = ["topic", "partition"];
+        let handles = Self {
+            consumed_records: register.counters("consumed_records_total", "Records read from Kafka, of any kind.", &TP)?,
+            consumed_bytes: register.counters("consumed_bytes_total", "Bytes of keys and payloads read from Kafka.", &TP)?,
+            tombstones: register.counter("tombstones_total", "Records without a payload, which make no row.")?,
+            bad_records: register.counters("bad_records_total", "Records that cannot be a row of the table, by reason.", &["reason"])?,
+            unknown_fields: register.counter("unknown_fields_total", "Fields of records that the table does not have, left out.")?,
+            written_records: register.counter("written_records_total", "Rows in data files that were closed, committed or not.")?,
+            files: register.counter("written_files_total", "Data files that were closed, committed or not.")?,
+            file_bytes: register.counter("written_bytes_total", "Bytes of data files that were closed, committed or not.")?,
+            committed_records: register.counter("committed_records_total", "Rows that this process brought into the table.")?,
+            buffered: register.gauge("buffered_bytes", "Bytes of records, batches and open files in memory.")?,
+            memory_limit: register.gauge("memory_limit_bytes", "Buffered bytes at which partitions are paused.")?,
+            assigned: register.gauge("assigned_partitions", "Partitions that this instance reads.")?,
+            paused: register.gauge("paused_partitions", "Assigned partitions that are paused until memory is free.")?,
+            ledger: register.gauges("ledger_offset", "Next offset to read according to the table's ledger.", &TP)?,
+            log_end: register.gauges("log_end_offset", "Offset after the last record that a reader of committed records may see.", &TP)?,
+            lag_records: register.gauges("table_lag_records", "Offsets from the ledger to the end of the log. At most so many records are not in the table yet: offsets have holes.", &TP)?,
+            lag_seconds: register.seconds("table_lag_seconds", "Age of the oldest record that is not in the table yet, 0 if there is none.", &TP)?,
+            checkpoints: register.counters("checkpoints_total", "Checkpoints by outcome.", &["outcome"])?,
+            checkpoint_steps: register.histograms("checkpoint_duration_seconds", "Time that a checkpoint took, by step.", &["step"])?,
+            checkpoint_size: register.gauge("checkpoint_size_bytes", "Bytes of the last checkpoint's record in RocksDB.")?,
+            checkpoint_timestamp: register.second("checkpoint_last_success_timestamp_seconds", "When the last checkpoint became complete, in seconds since the Unix epoch; 0 before the first.")?,
+            checkpoint_age: register.second("checkpoint_age_seconds", "Time since the last checkpoint became complete, or since the start of the process before the first.")?,
+            commits: register.counters("commits_total", "Answers of the catalog to commit requests, by outcome.", &["outcome"])?,
+            unresolved: register.gauge("unknown_commits", "Pending commits of which nobody knows yet whether they are in the table.")?,
+            admissions: register.counters("admissions_total", "Decisions about pending commits. `superseded` ones were fenced: another instance had committed.", &["decision"])?,
+            refusals: register.counters("refusals_total", "Refusals to go on, by name.", &["refusal"])?,
+            rebalances: register.counters("rebalances_total", "Rebalances of the consumer group, by what they did to this instance.", &["event"])?,
+            retries: register.counters("retries_total", "Requests repeated after a server failed to answer them.", &["server"])?,
+            reachable: register.gauges("server_reachable", "1 if the server answered last, 0 if not or not asked yet.", &["server"])?,
+            violations: register.counters("invariant_violations_total", "Violations of an invariant of the protocol. Anything but 0 is a bug in icestream.", &["id"])?,
+        };
+        handles.start_at_zero();
+        Ok(handles)
+    }
+
+    /// A series that appears with its first event hides that event from `rate()`.
+    fn start_at_zero(&self) {
+        fn touch<L: Label>(counters: &IntCounterVec) {
+            for label in L::ALL {
+                counters.with_label_values(&[label.text()]).inc_by(0);
+            }
+        }
+        touch::<CheckpointOutcome>(&self.checkpoints);
+        touch::<CommitOutcome>(&self.commits);
+        touch::<Admission>(&self.admissions);
+        touch::<Rebalance>(&self.rebalances);
+        touch::<Server>(&self.retries);
+        touch::<Invariant>(&self.violations);
+        for server in Server::ALL {
+            self.reachable.with_label_values(&[server.text()]).set(0);
+        }
+        for step in Step::ALL {
+            // Creates the series; nothing is observed.
+            drop(self.checkpoint_steps.with_label_values(&[step.text()]));
+        }
+    }
+}
+
+/// Registers metrics under the prefix `icestream_` and keeps what they mean.
+struct Register {
+    registry: Registry,
+    docs: Vec<MetricDoc>,
+}
+
+impl Register {
+    fn add<C: Collector + Clone + 'static>(
+        &mut self,
+        kind: &'static str,
+        collector: Result<C, prometheus::Error>,
+    ) -> Result<C, prometheus::Error> {
+        let collector = collector?;
+        self.docs.extend(collector.desc().into_iter().map(|desc: &Desc| MetricDoc {
+            name: desc.fq_name.clone(),
+            kind,
+            labels: desc.variable_labels.clone(),
+            help: desc.help.clone(),
+        }));
+        self.registry.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn counter(&mut self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        self.add("counter", IntCounter::with_opts(options(name, help)))
+    }
+
+    fn counters(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
+        self.add("counter", IntCounterVec::new(options(name, help), labels))
+    }
+
+    fn gauge(&mut self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.add("gauge", IntGauge::with_opts(options(name, help)))
+    }
+
+    fn gauges(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntGaugeVec, prometheus::Error> {
+        self.add("gauge", IntGaugeVec::new(options(name, help), labels))
+    }
+
+    fn second(&mut self, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
+        self.add("gauge", Gauge::with_opts(options(name, help)))
+    }
+
+    fn seconds(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<GaugeVec, prometheus::Error> {
+        self.add("gauge", GaugeVec::new(options(name, help), labels))
+    }
+
+    fn histograms(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<HistogramVec, prometheus::Error> {
+        let options = HistogramOpts::from(options(name, help)).buckets(STEP_BUCKETS.to_vec());
+        self.add("histogram", HistogramVec::new(options, labels))
+    }
+}
+
+fn options(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("icestream")
+}
+
+/// Gauges are signed; no count of bytes or partitions reaches the limit.
+fn gauge_value(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Zero if `then` is in the future: clocks of writers differ.
+fn since(then: SystemTime, now: SystemTime) -> Duration {
+    now.duration_since(then).unwrap_or_default()
+}
+
+/// A panic elsewhere does not make numbers wrong that are replaced as a whole.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,13 @@
+//! The tests on real parts: Apache Kafka, a REST catalog, an S3 store, PostgreSQL, and the binary
+//! itself, judged by readers that share no code with it. One crate, so that it is linked once.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test reports by panicking, and so do the helpers that only tests call"
+)]
+
+mod harness;
+mod landing;
+#[allow(dead_code, reason = "the helpers are one vocabulary, of which each test uses a part")]
+mod support;

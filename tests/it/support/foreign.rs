@@ -1,0 +1,31 @@
+//! Another program that changes tables: pyiceberg.
+
+use serde_json::{Value, json};
+
+use super::table::Table;
+use super::{new_dir, oracle};
+
+/// Columns by which a row names the record that it was, with the Arrow types of foreign rows.
+pub const RECORD: [(&str, &str); 3] =
+    [("_kafka_topic", "string"), ("_kafka_partition", "int32"), ("_kafka_offset", "int64")];
+
+/// Appends rows in one commit, and creates namespace and table first if they are absent. `types`
+/// are the columns with their Arrow types; a row is an array of values.
+pub fn append(table: &Table<'_>, types: &[(&str, &str)], rows: &[Value]) {
+    run(table, "append(data['types'], data['rows'])", json!({ "types": types, "rows": rows }));
+}
+
+/// Runs Python with pyiceberg's `table`, `catalog` and `name` and with `data` in scope, and gives
+/// what it puts into `answer`. For rollback, expiry, compaction and deletes.
+pub fn run(table: &Table<'_>, code: &str, data: Value) -> Value {
+    let request = json!({
+        "catalog": table.pyiceberg_catalog(),
+        "name": table.name(),
+        "code": code,
+        "data": data,
+    });
+    let file = new_dir("foreign").join("request.json");
+    std::fs::write(&file, request.to_string()).expect("cannot write a request");
+    let answer = oracle::python(&oracle::script("foreign.py"), &[&file.display().to_string()]);
+    serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error} in {answer}"))
+}

@@ -1,0 +1,324 @@
+//! The binary under test, run as a user runs it: an env file, and a process to watch and to kill.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::kafka::Kafka;
+use super::process::{Process, under};
+use super::table::Lake;
+use super::{free_port, http, new_dir, unique};
+
+/// How long a run may take that is expected to end by itself.
+pub const RUN: Duration = Duration::from_secs(300);
+
+/// One instance of a pipeline as it is set up: settings and a directory of its own. Starting it
+/// again is a restart of the same instance.
+#[derive(Clone, Debug)]
+pub struct Icestream {
+    dir: PathBuf,
+    settings: BTreeMap<String, String>,
+    environment: BTreeMap<String, String>,
+}
+
+impl Icestream {
+    /// A new pipeline from a topic into a table, with a checkpoint every half second.
+    pub fn new(kafka: &Kafka, topic: &str, lake: &Lake, table: &str) -> Self {
+        let pipeline = unique("pipeline");
+        let set = [
+            ("KAFKA_BROKERS", kafka.brokers()),
+            ("KAFKA_TOPIC", topic.to_owned()),
+            ("KAFKA_GROUP_ID", pipeline),
+            ("ICEBERG_TABLE", table.to_owned()),
+            ("CHECKPOINT_INTERVAL_MS", "500".to_owned()),
+            ("CHECKPOINT_MIN_PAUSE_MS", "0".to_owned()),
+        ];
+        let mut settings: BTreeMap<String, String> =
+            set.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        settings.extend(lake.settings().into_iter().map(|(name, value)| (name.to_owned(), value)));
+        Self { dir: PathBuf::new(), settings, environment: BTreeMap::new() }.with_own_directory()
+    }
+
+    /// Another instance of the same pipeline: same settings, other directory and port.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        self.clone().with_own_directory()
+    }
+
+    fn with_own_directory(self) -> Self {
+        let dir = new_dir("icestream");
+        let checkpoints = dir.join("checkpoints").display().to_string();
+        let listen = format!("127.0.0.1:{}", free_port());
+        Self { dir, ..self }.set("CHECKPOINT_DIR", checkpoints).set("HTTP_LISTEN", listen)
+    }
+
+    /// The same with a setting in the env file.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.settings.insert(name.into(), value.into());
+        self
+    }
+
+    /// The same without a setting.
+    #[must_use]
+    pub fn unset(mut self, name: &str) -> Self {
+        self.settings.remove(name);
+        self
+    }
+
+    /// The same with a variable of the process, not of the env file.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.insert(name.into(), value.into());
+        self
+    }
+
+    /// The same, to abort at a named crash point: `name`, or `name:k` for the k-th time.
+    #[must_use]
+    pub fn crash_at(self, point: &str) -> Self {
+        self.environment("ICESTREAM_CRASH_POINT", point)
+    }
+
+    /// The same with this Iceberg schema, for creating the table.
+    #[must_use]
+    pub fn schema(self, schema: &Value) -> Self {
+        let path = self.dir.join("schema.json");
+        fs::write(&path, schema.to_string()).expect("cannot write a schema");
+        self.set("ICEBERG_TABLE_SCHEMA", path.display().to_string())
+    }
+
+    /// The value of a setting, as it is in the env file.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        self.settings.get(name).map(String::as_str)
+    }
+
+    /// The directory of this instance's own files.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Removes the checkpoints, as a lost disk does.
+    pub fn lose_checkpoints(&self) {
+        let dir = self.setting("CHECKPOINT_DIR").expect("a directory of checkpoints");
+        if let Err(error) = fs::remove_dir_all(dir) {
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "cannot remove {dir}: {error}");
+        }
+    }
+
+    /// Starts `icestream run`.
+    pub fn run(&self) -> Running {
+        self.start(&["run"])
+    }
+
+    /// `icestream run --until-caught-up` to its end, which must be exit code 0.
+    pub fn run_until_caught_up(&self) -> Exit {
+        self.start(&["run", "--until-caught-up"]).wait(RUN).success()
+    }
+
+    /// Any command to its end, such as `["verify", "--json"]`.
+    pub fn command(&self, arguments: &[&str]) -> Exit {
+        self.start(arguments).wait(RUN)
+    }
+
+    /// Starts any command with the env file. The process sees none of this process's variables
+    /// but `PATH` and `HOME`.
+    pub fn start(&self, arguments: &[&str]) -> Running {
+        let run = self.dir.join(unique("run"));
+        fs::create_dir_all(&run).expect("cannot make a directory for a run");
+        let env_file = run.join("icestream.env");
+        let lines: String =
+            self.settings.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
+        fs::write(&env_file, lines).expect("cannot write an env file");
+
+        let mut command = Command::new(env!("CARGO_BIN_EXE_icestream"));
+        command.args(arguments).arg("--env-file").arg(&env_file);
+        let mut variables = vec!["-i".to_owned(), "RUST_BACKTRACE=1".to_owned()];
+        for name in ["PATH", "HOME"] {
+            variables.push(format!("{name}={}", std::env::var(name).unwrap_or_default()));
+        }
+        variables.extend(self.environment.iter().map(|(name, value)| format!("{name}={value}")));
+        let variables: Vec<&str> = variables.iter().map(String::as_str).collect();
+        let mut command = under("env", &variables, command);
+        command.current_dir(&self.dir);
+
+        let stdout = run.join("stdout");
+        let process = Process::start_apart(
+            &format!("icestream {}", arguments.join(" ")),
+            command,
+            &stdout,
+            &run.join("icestream.log"),
+        );
+        let http = self.setting("HTTP_LISTEN").map(|listen| format!("http://{listen}"));
+        Running { process, stdout, http: http.unwrap_or_default() }
+    }
+}
+
+/// A process of the binary. Dropping it kills it.
+pub struct Running {
+    process: Process,
+    stdout: PathBuf,
+    http: String,
+}
+
+impl Running {
+    /// Waits for its end.
+    pub fn wait(&mut self, within: Duration) -> Exit {
+        let status = self.process.wait(within);
+        self.exit(status)
+    }
+
+    /// SIGTERM, and waits for the orderly end.
+    pub fn stop(&mut self, within: Duration) -> Exit {
+        self.process.signal("TERM");
+        self.wait(within)
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) -> Exit {
+        let status = self.process.kill();
+        self.exit(status)
+    }
+
+    /// SIGSTOP: a zombie in the making.
+    pub fn freeze(&self) {
+        self.process.signal("STOP");
+    }
+
+    /// SIGCONT: undoes [`Running::freeze`].
+    pub fn thaw(&self) {
+        self.process.signal("CONT");
+    }
+
+    /// Sends any other signal, such as `INT`.
+    pub fn signal(&self, signal: &str) {
+        self.process.signal(signal);
+    }
+
+    /// True until it has ended.
+    pub fn runs(&mut self) -> bool {
+        self.process.ended().is_none()
+    }
+
+    /// What it logged until now.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Waits until the log contains a text. Panics if the process ends before.
+    pub fn wait_log(&mut self, text: &str, within: Duration) {
+        self.process.wait_ready(&format!("log \"{text}\""), within, |process| {
+            process.log().contains(text).then_some(())
+        });
+    }
+
+    /// `GET` of a path of its HTTP server; none if nobody answers.
+    pub fn get(&self, path: &str) -> Option<http::Reply> {
+        http::get(&format!("{}{path}", self.http)).ok()
+    }
+
+    /// The metrics; none if nobody answers.
+    pub fn metrics(&self) -> Option<Metrics> {
+        Some(Metrics { text: self.get("/metrics")?.success().body })
+    }
+
+    /// Polls the metrics until `probe` gives a value. Panics if the process ends before.
+    pub fn wait_metrics<T>(
+        &mut self,
+        what: &str,
+        within: Duration,
+        mut probe: impl FnMut(&Metrics) -> Option<T>,
+    ) -> T {
+        let url = format!("{}/metrics", self.http);
+        self.process.wait_ready(&format!("report {what}"), within, |_| {
+            let reply = http::get(&url).ok().filter(|reply| reply.status == 200)?;
+            probe(&Metrics { text: reply.body })
+        })
+    }
+
+    fn exit(&self, status: std::process::ExitStatus) -> Exit {
+        Exit {
+            code: status.code(),
+            signal: status.signal(),
+            stdout: String::from_utf8_lossy(&fs::read(&self.stdout).unwrap_or_default())
+                .into_owned(),
+            log: self.process.log(),
+            log_end: self.process.log_end(),
+        }
+    }
+}
+
+/// How a run of the binary ended.
+#[derive(Clone, Debug)]
+pub struct Exit {
+    /// Exit code, if it ended by itself.
+    pub code: Option<i32>,
+    /// Signal that ended it, if one did.
+    pub signal: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub log: String,
+    log_end: String,
+}
+
+impl Exit {
+    /// The exit, if its code is 0.
+    ///
+    /// # Panics
+    /// With the output otherwise.
+    pub fn success(self) -> Self {
+        self.with_code(0)
+    }
+
+    /// The exit, if it has this code.
+    ///
+    /// # Panics
+    /// With the output otherwise.
+    pub fn with_code(self, code: i32) -> Self {
+        let Self { signal, stdout, log_end, .. } = &self;
+        assert_eq!(
+            self.code,
+            Some(code),
+            "icestream ended with another exit code (signal {signal:?})\n{stdout}\n{log_end}"
+        );
+        self
+    }
+
+    /// Standard output as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("not JSON ({error}): {}\n{}", self.stdout, self.log_end))
+    }
+}
+
+/// A scrape.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// As it was served.
+    pub text: String,
+}
+
+impl Metrics {
+    /// The sum of a metric over all series that have these labels; none if there is no such series.
+    pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let wanted: Vec<String> =
+            labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
+        let values: Vec<f64> = self
+            .text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.rsplit_once(' '))
+            .filter(|(series, _)| {
+                let (found, rest) = series.split_once('{').unwrap_or((series, ""));
+                found == name && wanted.iter().all(|label| rest.contains(label.as_str()))
+            })
+            .filter_map(|(_, value)| value.parse().ok())
+            .collect();
+        (!values.is_empty()).then(|| values.iter().sum())
+    }
+}

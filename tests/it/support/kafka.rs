@@ -1,0 +1,293 @@
+//! A real Apache Kafka broker: one node that is broker and KRaft controller at once.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{Message, Offset, TopicPartitionList};
+
+use super::process::{self, Process};
+use super::{PATIENCE, block_on, free_port, new_dir, parts, wait_for};
+
+const ASK: Duration = Duration::from_secs(10);
+
+/// A broker. Dropping it kills it.
+pub struct Kafka {
+    dir: PathBuf,
+    port: u16,
+    process: Option<Process>,
+}
+
+impl Kafka {
+    /// The broker that all tests share. It is never stopped: take [`Kafka::own`] for that.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Kafka> = OnceLock::new();
+        SHARED.get_or_init(Self::own)
+    }
+
+    /// A broker of one's own, which may be stopped and started again with what it holds.
+    pub fn own() -> Self {
+        Self::with_config(&[])
+    }
+
+    /// [`Kafka::own`] with broker settings on top of the ones made for tests.
+    pub fn with_config(settings: &[(&str, &str)]) -> Self {
+        let dir = new_dir("kafka");
+        let port = free_port();
+        let config = dir.join("server.properties");
+        fs::write(&config, server_properties(&dir, port, free_port(), settings))
+            .expect("cannot write the broker's settings");
+        fs::write(dir.join("log4j2.properties"), LOG_SETTINGS)
+            .expect("cannot write the broker's log settings");
+        let cluster_id = URL_SAFE_NO_PAD.encode(uuid::Uuid::new_v4());
+        let mut format = java(&dir);
+        format.args(["-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format"]);
+        format.args(["-t", &cluster_id, "-c"]).arg(&config);
+        process::output("the formatting of Kafka's storage", format);
+
+        let mut kafka = Self { dir, port, process: None };
+        kafka.start();
+        kafka
+    }
+
+    /// Starts a stopped broker and waits until it answers. Nothing happens if it runs.
+    pub fn start(&mut self) {
+        if self.process.is_some() {
+            return;
+        }
+        let mut command = java(&self.dir);
+        command.args(["-Xmx512m", "-XX:+UseSerialGC", "kafka.Kafka"]);
+        command.arg(self.dir.join("server.properties"));
+        let mut process = Process::start("Kafka", command, &self.dir.join("kafka.log"));
+        let client: BaseConsumer = self.client_config().create().expect("a Kafka client");
+        process.wait_ready("answer a metadata request", PATIENCE, |_| {
+            let metadata = client.fetch_metadata(None, Duration::from_secs(1)).ok()?;
+            (!metadata.brokers().is_empty()).then_some(())
+        });
+        self.process = Some(process);
+    }
+
+    /// SIGKILL. What was acknowledged stays in its log files.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// SIGTERM, and waits for the orderly end.
+    pub fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.signal("TERM");
+            process.wait(PATIENCE);
+        }
+    }
+
+    /// SIGSTOP: connections stay open and nothing answers.
+    pub fn freeze(&self) {
+        self.running().signal("STOP");
+    }
+
+    /// SIGCONT: undoes [`Kafka::freeze`].
+    pub fn thaw(&self) {
+        self.running().signal("CONT");
+    }
+
+    fn running(&self) -> &Process {
+        self.process.as_ref().expect("this broker is stopped")
+    }
+
+    /// `HOST:PORT`, for `KAFKA_BROKERS`.
+    pub fn brokers(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// A client's settings with nothing but the address in it.
+    pub fn client_config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.brokers());
+        // Silent while a broker starts; a failure shows where its result is looked at.
+        config.set("log_level", "0");
+        config
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.client_config().create().expect("a Kafka admin client")
+    }
+
+    fn client(&self) -> BaseConsumer {
+        self.client_config().create().expect("a Kafka client")
+    }
+
+    /// Creates a topic and waits until its partitions have leaders.
+    pub fn create_topic(&self, topic: &str, partitions: i32, configs: &[(&str, &str)]) {
+        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        for (name, value) in configs {
+            new = new.set(name, value);
+        }
+        let results = block_on(self.admin().create_topics(&[new], &admin_options()))
+            .expect("Kafka did not answer the creation of a topic");
+        for result in results {
+            result.unwrap_or_else(|(topic, error)| panic!("cannot create topic {topic}: {error}"));
+        }
+        let client = self.client();
+        wait_for(&format!("leaders of the topic {topic}"), PATIENCE, || {
+            let metadata = client.fetch_metadata(Some(topic), ASK).ok()?;
+            let found = metadata.topics().first()?.partitions();
+            let led = found.iter().filter(|p| p.error().is_none() && p.leader() >= 0).count();
+            (i32::try_from(led).ok()? == partitions).then_some(())
+        });
+    }
+
+    /// Deletes a topic and waits until it is gone.
+    pub fn delete_topic(&self, topic: &str) {
+        let results = block_on(self.admin().delete_topics(&[topic], &admin_options()))
+            .expect("Kafka did not answer the deletion of a topic");
+        for result in results {
+            result.unwrap_or_else(|(topic, error)| panic!("cannot delete topic {topic}: {error}"));
+        }
+        let client = self.client();
+        wait_for(&format!("the end of the topic {topic}"), PATIENCE, || {
+            let metadata = client.fetch_metadata(None, ASK).ok()?;
+            (!metadata.topics().iter().any(|found| found.name() == topic)).then_some(())
+        });
+    }
+
+    /// Deletes the records of a partition below `before`, as retention would.
+    pub fn delete_records(&self, topic: &str, partition: i32, before: i64) {
+        let mut offsets = TopicPartitionList::new();
+        offsets
+            .add_partition_offset(topic, partition, Offset::Offset(before))
+            .expect("an offset to delete to");
+        let result = block_on(self.admin().delete_records(&offsets, &admin_options()))
+            .expect("Kafka did not answer the deletion of records");
+        for element in result.elements() {
+            element.error().unwrap_or_else(|error| panic!("cannot delete records: {error}"));
+        }
+    }
+
+    /// First offset and end of the log (the next offset to be written), by partition.
+    pub fn watermarks(&self, topic: &str) -> BTreeMap<i32, (i64, i64)> {
+        let client = self.client();
+        let metadata = client.fetch_metadata(Some(topic), ASK).expect("metadata of a topic");
+        let topic = metadata.topics().first().expect("a topic that was asked for");
+        topic
+            .partitions()
+            .iter()
+            .map(|partition| {
+                let both = client
+                    .fetch_watermarks(topic.name(), partition.id(), ASK)
+                    .expect("watermarks of a partition");
+                (partition.id(), both)
+            })
+            .collect()
+    }
+
+    /// What a consumer group has committed: the next offset, by partition; absent where nothing.
+    pub fn committed(&self, group: &str, topic: &str) -> BTreeMap<i32, i64> {
+        let client: BaseConsumer =
+            self.client_config().set("group.id", group).create().expect("a Kafka client");
+        let mut asked = TopicPartitionList::new();
+        for partition in self.watermarks(topic).keys() {
+            asked.add_partition(topic, *partition);
+        }
+        let answer = client.committed_offsets(asked, ASK).expect("offsets of a group");
+        answer
+            .elements()
+            .iter()
+            .filter_map(|element| match element.offset() {
+                Offset::Offset(offset) => Some((element.partition(), offset)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Reads a topic from its start to its present ends, committed records only, and gives the
+    /// (partition, offset, payload) of every record.
+    pub fn read_all(&self, topic: &str) -> Vec<(i32, i64, Option<Vec<u8>>)> {
+        let consumer: BaseConsumer = self
+            .client_config()
+            .set("group.id", "unused")
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .create()
+            .expect("a Kafka consumer");
+        let mut assignment = TopicPartitionList::new();
+        let mut open = self.watermarks(topic);
+        for partition in open.keys() {
+            assignment
+                .add_partition_offset(topic, *partition, Offset::Beginning)
+                .expect("a partition to read");
+        }
+        consumer.assign(&assignment).expect("an assignment");
+        let mut records = Vec::new();
+        while !open.is_empty() {
+            match consumer.poll(PATIENCE).expect("Kafka gave neither a record nor the end") {
+                Ok(message) => records.push((
+                    message.partition(),
+                    message.offset(),
+                    message.payload().map(<[u8]>::to_vec),
+                )),
+                Err(rdkafka::error::KafkaError::PartitionEOF(partition)) => {
+                    open.remove(&partition);
+                }
+                Err(error) => panic!("cannot read {topic}: {error}"),
+            }
+        }
+        records
+    }
+}
+
+fn admin_options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE))
+}
+
+fn java(dir: &Path) -> Command {
+    let mut command = Command::new(parts::java());
+    let log_settings = dir.join("log4j2.properties");
+    command.arg(format!("-Dlog4j2.configurationFile={}", log_settings.display()));
+    command.args(["-cp", &parts::kafka_classpath()]);
+    command
+}
+
+fn server_properties(dir: &Path, port: u16, controller: u16, more: &[(&str, &str)]) -> String {
+    let own = [
+        ("process.roles", "broker,controller".into()),
+        ("node.id", "1".into()),
+        ("controller.quorum.voters", format!("1@127.0.0.1:{controller}")),
+        ("listeners", format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}")),
+        ("advertised.listeners", format!("PLAINTEXT://127.0.0.1:{port}")),
+        ("controller.listener.names", "CONTROLLER".into()),
+        ("inter.broker.listener.name", "PLAINTEXT".into()),
+        ("listener.security.protocol.map", "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT".into()),
+        ("log.dirs", dir.join("data").display().to_string()),
+        ("auto.create.topics.enable", "false".into()),
+        ("group.initial.rebalance.delay.ms", "0".into()),
+        ("offsets.topic.replication.factor", "1".into()),
+        ("offsets.topic.num.partitions", "1".into()),
+        ("transaction.state.log.replication.factor", "1".into()),
+        ("transaction.state.log.min.isr", "1".into()),
+        ("transaction.state.log.num.partitions", "1".into()),
+        ("share.coordinator.state.topic.replication.factor", "1".into()),
+        ("share.coordinator.state.topic.min.isr", "1".into()),
+        ("share.coordinator.state.topic.num.partitions", "1".into()),
+    ];
+    let own = own.iter().map(|(name, value)| (*name, value.as_str()));
+    own.chain(more.iter().copied()).map(|(name, value)| format!("{name}={value}\n")).collect()
+}
+
+const LOG_SETTINGS: &str = "status=warn
+appender.out.type=Console
+appender.out.name=out
+appender.out.layout.type=PatternLayout
+appender.out.layout.pattern=%d %p %c: %m%n
+rootLogger.level=warn
+rootLogger.appenderRef.out.ref=out
+";

@@ -1,0 +1,259 @@
+//! Writing to Kafka, and the exact account of what was written: the set that a table is judged by.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use rdkafka::Message;
+use rdkafka::client::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+
+use super::kafka::Kafka;
+use super::{PATIENCE, new_dir};
+
+/// A record to produce.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    /// Partition of the topic.
+    pub partition: i32,
+    /// Key, if any.
+    pub key: Option<Vec<u8>>,
+    /// Payload; none is a tombstone.
+    pub payload: Option<Vec<u8>>,
+}
+
+impl Record {
+    /// A record without a key.
+    pub fn new(partition: i32, payload: impl Into<Vec<u8>>) -> Self {
+        Self { partition, key: None, payload: Some(payload.into()) }
+    }
+
+    /// A record with a key and no payload.
+    pub fn tombstone(partition: i32, key: impl Into<Vec<u8>>) -> Self {
+        Self { partition, key: Some(key.into()), payload: None }
+    }
+
+    /// The same with a key.
+    #[must_use]
+    pub fn key(self, key: impl Into<Vec<u8>>) -> Self {
+        Self { key: Some(key.into()), ..self }
+    }
+}
+
+/// What is in a topic and belongs in the table, by acknowledgement: offsets by partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Produced {
+    /// Topic.
+    pub topic: String,
+    /// Disjoint ascending ranges of offsets, by partition.
+    pub offsets: BTreeMap<i32, Vec<Range<i64>>>,
+    /// JSON lines of (partition, offset, payload), where the payloads were kept.
+    pub payloads: Option<PathBuf>,
+}
+
+impl Produced {
+    /// `[0, end)` of every partition: for topics that somebody else filled, without holes.
+    pub fn up_to(topic: &str, ends: &BTreeMap<i32, i64>) -> Self {
+        let offsets = ends.iter().map(|(partition, end)| (*partition, vec![0..*end])).collect();
+        Self { topic: topic.into(), offsets, payloads: None }
+    }
+
+    /// Number of records.
+    pub fn count(&self) -> i64 {
+        self.offsets.values().flatten().map(|range| range.end - range.start).sum()
+    }
+
+    /// Both together. They must be disjoint; payloads are kept only if both have the same file.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        for (partition, ranges) in &other.offsets {
+            for range in ranges {
+                self.add(*partition, range.clone());
+            }
+        }
+        if self.payloads != other.payloads {
+            self.payloads = None;
+        }
+        self
+    }
+
+    /// Without one record, because it is to be skipped or deleted.
+    ///
+    /// # Panics
+    /// If it is not in the set.
+    #[must_use]
+    pub fn without(mut self, partition: i32, offset: i64) -> Self {
+        let ranges = self.offsets.get_mut(&partition).expect("a partition of this topic");
+        let at =
+            ranges.iter().position(|range| range.contains(&offset)).expect("a produced offset");
+        let range = ranges.remove(at);
+        let parts = [range.start..offset, offset + 1..range.end];
+        ranges.splice(at..at, parts.into_iter().filter(|part| !part.is_empty()));
+        self
+    }
+
+    fn add(&mut self, partition: i32, added: Range<i64>) {
+        let ranges = self.offsets.entry(partition).or_default();
+        match ranges.last_mut() {
+            Some(last) if last.end == added.start => last.end = added.end,
+            _ => {
+                ranges.push(added);
+                ranges.sort_by_key(|range| range.start);
+            }
+        }
+    }
+}
+
+/// Whether a transaction's records count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// They do.
+    Commit,
+    /// They are in the log and read_committed readers never see them.
+    Abort,
+}
+
+impl Kafka {
+    /// Produces with an idempotent producer and waits until all is acknowledged.
+    pub fn produce(&self, topic: &str, records: impl IntoIterator<Item = Record>) -> Produced {
+        self.run(topic, records, Receipts::new(topic, None))
+    }
+
+    /// [`Kafka::produce`], and keeps the payloads, which must be JSON, for
+    /// [`super::oracle::assert_payloads`].
+    pub fn produce_kept(&self, topic: &str, records: impl IntoIterator<Item = Record>) -> Produced {
+        let path = new_dir("produced").join("payloads.jsonl");
+        self.run(topic, records, Receipts::new(topic, Some(path)))
+    }
+
+    /// Produces in one transaction, which leaves a marker (an offset without a record) in every
+    /// partition it wrote to. Aborted records are not in the result.
+    pub fn produce_in_transaction(
+        &self,
+        topic: &str,
+        records: impl IntoIterator<Item = Record>,
+        end: End,
+    ) -> Produced {
+        let producer: BaseProducer<Receipts> = self
+            .client_config()
+            .set("transactional.id", format!("it-{}", uuid::Uuid::new_v4()))
+            .create_with_context(Receipts::new(topic, None))
+            .expect("a transactional producer");
+        producer.init_transactions(PATIENCE).expect("a transactional producer's start");
+        producer.begin_transaction().expect("a transaction's start");
+        send_all(&producer, topic, records);
+        producer.flush(PATIENCE).expect("an acknowledgement of all records");
+        match end {
+            End::Commit => producer.commit_transaction(PATIENCE).expect("a commit"),
+            End::Abort => producer.abort_transaction(PATIENCE).expect("an abort"),
+        }
+        let produced = producer.context().finish();
+        match end {
+            End::Commit => produced,
+            End::Abort => Produced { topic: topic.into(), ..Produced::default() },
+        }
+    }
+
+    fn run(
+        &self,
+        topic: &str,
+        records: impl IntoIterator<Item = Record>,
+        receipts: Receipts,
+    ) -> Produced {
+        let producer: BaseProducer<Receipts> = self
+            .client_config()
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "5")
+            .set("batch.size", "1000000")
+            .set("queue.buffering.max.messages", "500000")
+            .set("compression.type", "lz4")
+            .set("message.max.bytes", "20000000")
+            .create_with_context(receipts)
+            .expect("a producer");
+        send_all(&producer, topic, records);
+        producer.flush(PATIENCE).expect("an acknowledgement of all records");
+        producer.context().finish()
+    }
+}
+
+fn send_all(
+    producer: &BaseProducer<Receipts>,
+    topic: &str,
+    records: impl IntoIterator<Item = Record>,
+) {
+    for (number, record) in records.into_iter().enumerate() {
+        let mut message = BaseRecord::<[u8], [u8]>::to(topic).partition(record.partition);
+        message.key = record.key.as_deref();
+        message.payload = record.payload.as_deref();
+        while let Err((error, back)) = producer.send(message) {
+            let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
+            assert_eq!(error, full, "cannot produce to {topic}");
+            producer.poll(std::time::Duration::from_millis(50));
+            message = back;
+        }
+        if number % 1000 == 0 {
+            producer.poll(std::time::Duration::ZERO);
+        }
+    }
+}
+
+/// Collects acknowledgements.
+struct Receipts {
+    state: Mutex<State>,
+}
+
+struct State {
+    produced: Produced,
+    file: Option<BufWriter<File>>,
+    error: Option<String>,
+}
+
+impl Receipts {
+    fn new(topic: &str, payloads: Option<PathBuf>) -> Self {
+        let file = payloads
+            .as_ref()
+            .map(|path| BufWriter::new(File::create(path).expect("cannot keep payloads")));
+        let produced = Produced { topic: topic.into(), payloads, ..Produced::default() };
+        Self { state: Mutex::new(State { produced, file, error: None }) }
+    }
+
+    fn finish(&self) -> Produced {
+        let mut state = self.state.lock().expect("an acknowledgement panicked");
+        if let Some(error) = &state.error {
+            panic!("Kafka refused a record: {error}");
+        }
+        if let Some(mut file) = state.file.take() {
+            file.flush().expect("cannot keep payloads");
+        }
+        state.produced.clone()
+    }
+}
+
+impl ClientContext for Receipts {}
+
+impl ProducerContext for Receipts {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let mut state = self.state.lock().expect("an acknowledgement panicked");
+        match result {
+            Ok(message) => {
+                let (partition, offset) = (message.partition(), message.offset());
+                state.produced.add(partition, offset..offset + 1);
+                if let Some(file) = &mut state.file {
+                    let payload = message.payload().unwrap_or(b"null");
+                    write!(file, "{{\"partition\":{partition},\"offset\":{offset},\"payload\":")
+                        .and_then(|()| file.write_all(payload))
+                        .and_then(|()| file.write_all(b"}\n"))
+                        .expect("cannot keep a payload");
+                }
+            }
+            Err((error, _)) => state.error = Some(error.to_string()),
+        }
+    }
+}
