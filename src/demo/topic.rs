@@ -21,8 +21,9 @@ use crate::protocol::Offset;
 pub(super) const TOPIC: &str = "sensor-readings";
 
 const BROKERS: i32 = 3;
-/// It answers as late as over a network, and a fetch yields one batch a partition: so a child has
-/// some tenths of a second to do, and a kill comes in the midst of it.
+const ALL_BROKERS: i32 = -1;
+/// To the child it answers as late as over a network, and a fetch yields one batch a partition: so
+/// a child has some tenths of a second to do, and a kill comes in the midst of it.
 const ROUND_TRIP: Duration = Duration::from_millis(3);
 const BATCH_RECORDS: &str = "25";
 /// How long the broker may take to answer a question.
@@ -65,7 +66,6 @@ pub(super) struct Topic {
 impl Topic {
     pub fn start(partitions: i32) -> Result<Self, DemoError> {
         let cluster = MockCluster::new(BROKERS).map_err(broker("start"))?;
-        cluster.broker_round_trip_time(-1, ROUND_TRIP).map_err(broker("start"))?;
         cluster.create_topic(TOPIC, partitions, BROKERS).map_err(broker("make the topic"))?;
         let producer = ClientConfig::new()
             .set("bootstrap.servers", cluster.bootstrap_servers())
@@ -91,6 +91,17 @@ impl Topic {
         readings: impl Iterator<Item = Reading>,
         stop: &Stop,
     ) -> Result<(), DemoError> {
+        self.round_trip(Duration::ZERO)?;
+        self.send(readings, stop)?;
+        self.round_trip(ROUND_TRIP)
+    }
+
+    fn round_trip(&self, time: Duration) -> Result<(), DemoError> {
+        let set = self.cluster.broker_round_trip_time(ALL_BROKERS, time);
+        set.map_err(broker("set its round-trip time"))
+    }
+
+    fn send(&self, readings: impl Iterator<Item = Reading>, stop: &Stop) -> Result<(), DemoError> {
         for reading in readings {
             let mut record = BaseRecord::to(TOPIC).key(&reading.sample_id).payload(&reading.json);
             loop {
