@@ -30,7 +30,7 @@ pub mod commands;
 pub mod config;
 pub mod crash;
 pub mod decode;
-// pub mod demo;
+pub mod demo;
 pub mod failure;
 pub mod pipeline;
 pub mod protocol;

@@ -8,10 +8,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use icestream::cli::{Cli, Command, LedgerCommand, Settings};
-use icestream::commands;
 use icestream::config::{self, Config, ConfigError};
 use icestream::failure::{Failure, chain, exit};
-use icestream::{service, telemetry};
+use icestream::{commands, demo, service, telemetry};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -47,7 +46,10 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
             block_on(commands::checkpoints(&config, json, &mut std::io::stdout()))
         }
         Command::Health { url } => block_on(commands::health(&url, &mut std::io::stdout())),
-        _ => Ok(1),
+        Command::Demo(args) => {
+            demo::run(&args)?;
+            Ok(exit::DONE)
+        }
     }
 }
 
