@@ -31,7 +31,7 @@ test: ## Run every test on real components (TEST_ARGS=name picks some)
 
 bench: ## Measure on a real Kafka (BENCH_ARGS)
 	@scripts/setup test
-	cargo bench --locked $(BENCH_ARGS)
+	cargo bench --locked --bench bench -- $(BENCH_ARGS)
 
 check: ## Formatting, lints and documentation links, all as errors
 	@scripts/setup build

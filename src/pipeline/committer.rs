@@ -105,6 +105,9 @@ impl Committer {
         self.metrics.observe_step(Step::Prepare, began.elapsed());
 
         let pending = single(work.checkpoint.pending)?;
+        for file in &pending.files {
+            self.metrics.add_file(file.records, file.bytes);
+        }
         let began = Instant::now();
         let (settled, table) = self.settle(&pending).await?;
         let committing = began.elapsed();
@@ -328,9 +331,6 @@ impl Committer {
             Settled::Superseded { .. } => self.drop_files(pending, &view, table).await,
             Settled::Committed { .. } | Settled::AlreadyCommitted => {
                 self.metrics.add_committed_records(pending.rows.written);
-                for file in &pending.files {
-                    self.metrics.add_file(file.records, file.bytes);
-                }
             }
         }
         Ok(())

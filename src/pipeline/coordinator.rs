@@ -151,7 +151,10 @@ impl Coordinator {
                 },
                 done = finished(&mut run.commit) => {
                     run.commit = None;
-                    if let Some(end) = self.done(run, done?)? {
+                    let done = done.inspect_err(|_| {
+                        self.metrics.add_checkpoint(CheckpointOutcome::Failed, SystemTime::now());
+                    })?;
+                    if let Some(end) = self.done(run, done)? {
                         return Ok(end);
                     }
                 }

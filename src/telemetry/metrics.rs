@@ -250,7 +250,7 @@ impl Metrics {
         }
     }
 
-    /// Bytes of the last checkpoint's record in RocksDB.
+    /// Bytes of data files of the last checkpoint.
     pub fn set_checkpoint_size(&self, bytes: u64) {
         self.0.handles.checkpoint_size.set(gauge_value(bytes));
     }
@@ -306,7 +306,7 @@ pub struct PartitionMetrics {
 }
 
 impl PartitionMetrics {
-    /// Counts records that were consumed, and the bytes of their keys and payloads.
+    /// Counts records that were consumed, and the bytes of their payloads.
     pub fn add_consumed(&self, records: u64, bytes: u64) {
         self.records.inc_by(records);
         self.bytes.inc_by(bytes);
@@ -318,7 +318,7 @@ impl Handles {
         const TP: [&str; 2] = ["topic", "partition"];
         let handles = Self {
             consumed_records: register.counters("consumed_records_total", "Records read from Kafka, of any kind.", &TP)?,
-            consumed_bytes: register.counters("consumed_bytes_total", "Bytes of keys and payloads read from Kafka.", &TP)?,
+            consumed_bytes: register.counters("consumed_bytes_total", "Bytes of payloads read from Kafka.", &TP)?,
             tombstones: register.counter("tombstones_total", "Records without a payload, which make no row.")?,
             bad_records: register.counters("bad_records_total", "Records that cannot be a row of the table, by reason.", &["reason"])?,
             unknown_fields: register.counter("unknown_fields_total", "Fields of records that the table does not have, left out.")?,
@@ -336,7 +336,7 @@ impl Handles {
             lag_seconds: register.seconds("table_lag_seconds", "Age of the oldest record that is not in the table yet, 0 if there is none.", &TP)?,
             checkpoints: register.counters("checkpoints_total", "Checkpoints by outcome.", &["outcome"])?,
             checkpoint_steps: register.histograms("checkpoint_duration_seconds", "Time that a checkpoint took, by step.", &["step"])?,
-            checkpoint_size: register.gauge("checkpoint_size_bytes", "Bytes of the last checkpoint's record in RocksDB.")?,
+            checkpoint_size: register.gauge("checkpoint_size_bytes", "Bytes of data files that the last checkpoint brings into the table.")?,
             checkpoint_timestamp: register.second("checkpoint_last_success_timestamp_seconds", "When the last checkpoint became complete, in seconds since the Unix epoch; 0 before the first.")?,
             checkpoint_age: register.second("checkpoint_age_seconds", "Time since the last checkpoint became complete, or since the start of the process before the first.")?,
             commits: register.counters("commits_total", "Answers of the catalog to commit requests, by outcome.", &["outcome"])?,

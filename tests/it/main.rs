@@ -9,9 +9,12 @@
 #![allow(clippy::single_range_in_vec_init, reason = "ranges of offsets are meant, often one")]
 
 mod crashes;
+mod flights;
 mod harness;
 mod kills;
 mod landing;
 #[allow(dead_code, reason = "the helpers are one vocabulary, of which each test uses a part")]
 mod support;
+mod tidy;
+mod watching;
 mod zombies;

@@ -176,6 +176,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Waits for its end.
     pub fn wait(&mut self, within: Duration) -> Exit {
         let status = self.process.wait(within);

@@ -183,6 +183,11 @@ impl Rule {
         self.shared.changed.notify_all();
     }
 
+    /// Takes no request from now on.
+    pub fn withdraw(&self) {
+        self.shared.state().rules[self.number].matching.times = 0;
+    }
+
     fn wait(&self, what: &str, count: usize, within: Duration, of: fn(&RuleState) -> usize) {
         let deadline = Instant::now() + within;
         let mut state = self.shared.state();

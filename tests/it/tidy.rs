@@ -1,0 +1,367 @@
+//! What the documents say of the sources, held by looking at the sources.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use icestream::failure::exit;
+
+use crate::support::oracle;
+
+/// Who may use whom, by module or by a file of it, as ARCHITECTURE.md draws it. Modules without
+/// arrows use nothing of ours.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("cli", &[]),
+    ("config", &[]),
+    ("crash", &[]),
+    ("retry", &[]),
+    ("protocol", &[]),
+    ("decode", &["protocol"]),
+    ("source", &["protocol"]),
+    ("state", &["protocol"]),
+    ("write", &["protocol"]),
+    ("table", &["protocol"]),
+    // A crash point between writing the manifests and asking the catalog lies in here.
+    ("table/commit.rs", &["protocol", "crash"]),
+    ("telemetry", &[]),
+    // LOG_LEVEL and LOG_FORMAT are this module's to understand.
+    ("telemetry/logs.rs", &["config"]),
+    // Positions of partitions.
+    ("telemetry/metrics.rs", &["protocol"]),
+    // Every boundary's error with its exit code, a bad record of the pipeline's among them.
+    (
+        "failure",
+        &[
+            "config",
+            "decode",
+            "pipeline",
+            "protocol",
+            "source",
+            "state",
+            "table",
+            "telemetry",
+            "write",
+        ],
+    ),
+    (
+        "pipeline",
+        &[
+            "config",
+            "crash",
+            "decode",
+            "failure",
+            "protocol",
+            "retry",
+            "source",
+            "state",
+            "table",
+            "telemetry",
+            "write",
+        ],
+    ),
+    ("service", &["config", "failure", "pipeline", "retry", "telemetry"]),
+    ("verify", &["protocol", "table"]),
+    (
+        "commands",
+        &[
+            "config", "failure", "pipeline", "protocol", "source", "state", "table", "verify",
+            "write",
+        ],
+    ),
+    ("demo", &["cli", "config", "failure", "pipeline", "protocol", "table", "verify"]),
+    // Names all modules.
+    ("lib", &[]),
+    ("main", &[]),
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// All files under a directory of the repository, by their paths in it.
+fn files_under(dir: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut dirs = vec![root().join(dir)];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display())) {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            // What git does not keep, and what the build makes.
+            if path.is_dir() && ![".git", "target", "__pycache__"].contains(&name) {
+                dirs.push(path);
+            } else if path.is_file() && !name.ends_with(".pyc") && name != ".git" {
+                found.push(path);
+            }
+        }
+    }
+    let in_root = |path: PathBuf| path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+    let mut found: Vec<String> = found.into_iter().map(in_root).collect();
+    found.sort();
+    found
+}
+
+/// The sources: path below `src/` and content.
+fn sources() -> Vec<(String, String)> {
+    let files = files_under("src");
+    assert!(files.len() > 50, "{files:?}");
+    files
+        .into_iter()
+        .map(|path| (path.strip_prefix("src/").unwrap().to_owned(), read(&path)))
+        .collect()
+}
+
+/// Lines that are not comments.
+fn code(content: &str) -> impl Iterator<Item = &str> {
+    content.lines().filter(|line| !line.trim_start().starts_with("//"))
+}
+
+/// Every word that follows a mark, such as `crate::`.
+fn after<'a>(line: &'a str, mark: &str) -> Vec<&'a str> {
+    let word = |rest: &'a str| {
+        rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default()
+    };
+    line.split(mark).skip(1).map(word).collect()
+}
+
+fn is_test(path: &str) -> bool {
+    path.contains("/tests/") || path.ends_with("tests.rs") || path.ends_with("/fixtures.rs")
+}
+
+#[test]
+fn the_arrows_of_the_architecture_hold() {
+    let mut wrong = Vec::new();
+    for (path, content) in sources() {
+        let module = path.split(['/', '.']).next().unwrap();
+        let rule = |key: &str| ARROWS.iter().find(|(from, _)| *from == key);
+        let Some((_, allowed)) = rule(&path).or_else(|| rule(module)) else {
+            wrong.push(format!("module {module} has no place in ARROWS"));
+            continue;
+        };
+        for used in code(&content).flat_map(|line| after(line, "crate::")) {
+            if used != module && !allowed.contains(&used) {
+                wrong.push(format!("src/{path} uses crate::{used}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_protocol_does_no_io_and_asks_neither_clock_nor_chance() {
+    let foreign = [
+        "tokio",
+        "rdkafka",
+        "iceberg",
+        "rocksdb",
+        "sqlx",
+        "reqwest",
+        "axum",
+        "fastrand",
+        "uuid",
+        "chrono",
+        "std::fs",
+        "std::net",
+        "std::env",
+        "std::thread",
+    ];
+    // Trigger::due is given a moment; what asks for one is the test below it.
+    let clocks = ["Instant::now", "SystemTime", ".elapsed()"];
+    let mut wrong = Vec::new();
+    for (path, content) in sources() {
+        if !path.starts_with("protocol/") || is_test(&path) {
+            continue;
+        }
+        let product = content.split("#[cfg(test)]\nmod tests").next().unwrap();
+        for line in code(product) {
+            let uses = |name: &&&str| {
+                let at = line.find(**name);
+                // `iceberg::` is the crate; `iceberg` in a text is a word.
+                at.is_some_and(|at| line[at + name.len()..].starts_with("::"))
+            };
+            wrong.extend(foreign.iter().filter(uses).map(|name| format!("{path}: {name}: {line}")));
+            let asks = clocks.iter().filter(|clock| line.contains(**clock));
+            wrong.extend(asks.map(|clock| format!("{path}: {clock}: {line}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn no_source_file_is_longer_than_600_lines() {
+    let long: Vec<(String, usize)> = sources()
+        .into_iter()
+        .map(|(path, content)| (path, content.lines().count()))
+        .filter(|(_, lines)| *lines > 600)
+        .collect();
+    assert!(long.is_empty(), "{long:?}");
+}
+
+#[test]
+fn unsafe_code_is_in_two_files() {
+    let unsafe_ones: Vec<String> = sources()
+        .into_iter()
+        .filter(|(_, content)| code(content).any(|line| line.contains("unsafe")))
+        .map(|(path, _)| path)
+        .collect();
+    assert_eq!(unsafe_ones, ["source/admin.rs", "source/queue.rs"]);
+}
+
+#[test]
+fn every_crash_point_is_listed_and_every_listed_one_is_in_the_code() {
+    let mut placed = Vec::new();
+    for (path, content) in sources() {
+        for line in code(&content).filter(|_| path != "crash.rs") {
+            let points = line.split("crash::point(\"").skip(1);
+            placed.extend(points.map(|rest| rest.split('"').next().unwrap().to_owned()));
+        }
+    }
+    placed.sort();
+    let mut listed: Vec<String> =
+        icestream::crash::POINTS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    listed.sort();
+    assert_eq!(placed, listed);
+}
+
+#[test]
+fn every_refusal_has_its_way_out_in_the_operations_page() {
+    let source = read("src/protocol/refusal.rs");
+    let (_, body) = source.split_once("pub fn name(&self)").unwrap();
+    let body = body.split("\n    }\n").next().unwrap();
+    let names: Vec<&str> = body.split('"').skip(1).step_by(2).collect();
+    assert!(names.len() >= 13, "{names:?}");
+    let page = read("docs/operations.md");
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| `")).collect();
+    let missing: Vec<&&str> = names
+        .iter()
+        .filter(|name| {
+            let named = |row: &&&str| row.split('|').nth(1).unwrap().contains(&format!("`{name}`"));
+            rows.iter().find(named).is_none()
+        })
+        .collect();
+    assert!(missing.is_empty(), "not in docs/operations.md: {missing:?}");
+}
+
+#[test]
+fn every_exit_code_is_in_the_readme() {
+    let source = read("src/failure.rs");
+    let codes: BTreeSet<u8> = source
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("pub const ")?.split_once(": u8 = "))
+        .map(|(_, code)| code.trim_end_matches(';').parse().unwrap())
+        .collect();
+    assert!(codes.contains(&exit::INTERRUPTED) && codes.contains(&exit::REFUSED), "{codes:?}");
+    let readme = read("README.md");
+    let (_, section) = readme.split_once("## Exit codes").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let told: BTreeSet<u8> = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(' ').next()?.parse().ok())
+        .collect();
+    assert_eq!(told, codes);
+}
+
+#[test]
+fn deployment_files_parse_and_name_only_metrics_that_exist() {
+    let page = read("docs/metrics.md");
+    let known: BTreeSet<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .filter(|name| name.starts_with("icestream_"))
+        .collect();
+    let files: Vec<String> = files_under("deploy");
+    assert!(files.len() >= 5, "{files:?}");
+    let mut used = 0;
+    for path in &files {
+        let content = read(path);
+        match path.rsplit('.').next().unwrap() {
+            "json" => drop(serde_json::from_str::<serde_json::Value>(&content).unwrap()),
+            "yml" => drop(yaml(path)),
+            other => panic!("{path}: a kind of file that no test knows: {other}"),
+        }
+        for rest in content.split("icestream_").skip(1) {
+            let name = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
+            let name = format!("icestream_{name}");
+            let series = ["_bucket", "_sum", "_count"];
+            let base = series.iter().find_map(|end| name.strip_suffix(end));
+            let exists = known.contains(name.as_str()) || base.is_some_and(|b| known.contains(b));
+            assert!(exists, "{path} uses {name}, which docs/metrics.md does not have");
+            used += 1;
+        }
+    }
+    assert!(used > 20, "{used}");
+}
+
+#[test]
+fn every_image_is_pinned() {
+    let compose = yaml("docker-compose.yml");
+    let services = compose["services"].as_object().unwrap();
+    assert!(services.contains_key("icestream") && services.len() > 5);
+    let dockerfile = read("Dockerfile");
+    let stages: Vec<Vec<&str>> = dockerfile
+        .lines()
+        .filter_map(|line| line.strip_prefix("FROM "))
+        .map(|rest| rest.split_whitespace().collect())
+        .collect();
+    let images = services.values().map(|service| service["image"].as_str().unwrap());
+    for image in images.chain(stages.iter().map(|words| words[0])) {
+        let (_, tag) = image.rsplit_once(':').unwrap_or_else(|| panic!("{image} has no tag"));
+        assert!(tag != "latest" && !tag.is_empty(), "{image}");
+    }
+    // What one stage takes from another it takes by name.
+    let named: BTreeSet<&str> = stages.iter().filter_map(|words| words.get(2).copied()).collect();
+    assert_eq!(stages.len() - named.len(), 1, "all stages but the last have a name: {stages:?}");
+    for from in dockerfile.split("--from=").skip(1) {
+        let from = from.split_whitespace().next().unwrap();
+        assert!(named.contains(from), "no stage is named {from}");
+    }
+}
+
+#[test]
+fn the_image_does_not_run_as_root() {
+    let dockerfile = read("Dockerfile");
+    let last = dockerfile.rsplit("\nFROM ").next().unwrap();
+    let users: Vec<&str> = last.lines().filter_map(|line| line.strip_prefix("USER ")).collect();
+    assert_eq!(users.len(), 1, "{users:?}");
+    assert!(!["root", "0", "0:0"].contains(&users[0].trim()), "{users:?}");
+    assert!(last.contains("useradd") && last.contains(users[0].trim()));
+}
+
+#[test]
+fn every_name_of_a_place_is_one_that_everybody_can_reach() {
+    let public = ["github.com", "www.apache.org", "maven.apache.org", "keepachangelog.com"];
+    // Put together here, so that this file does not contain them.
+    let places =
+        [["/ro", "ot/"], ["/ho", "me/"], ["/wo", "rk/"], ["/tmp", "/w/"]].map(|p| p.concat());
+    let mut wrong: BTreeMap<String, String> = BTreeMap::new();
+    for path in files_under(".") {
+        let Ok(content) = fs::read_to_string(root().join(&path)) else { continue };
+        for line in content.lines() {
+            for place in places.iter().filter(|place| line.contains(place.as_str())) {
+                wrong.insert(path.clone(), format!("{place} in {line}"));
+            }
+            for rest in line.split("http").skip(1) {
+                let Some(rest) = rest.trim_start_matches('s').strip_prefix("://") else { continue };
+                let end = |c: char| !c.is_alphanumeric() && !"-.@".contains(c);
+                let host = rest.split(end).next().unwrap();
+                let numeric = host.chars().all(|c| c.is_ascii_digit() || c == '.');
+                if host.contains('.') && !numeric && !public.contains(&host) {
+                    wrong.insert(path.clone(), format!("host {host} in {line}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// A YAML file as JSON.
+fn yaml(path: &str) -> serde_json::Value {
+    let code = "import json, sys, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1]))))";
+    let script = crate::support::new_dir("yaml").join("to_json.py");
+    fs::write(&script, code).unwrap();
+    let text = oracle::python(&script, &[root().join(path).to_str().unwrap()]);
+    serde_json::from_str(&text).unwrap()
+}
