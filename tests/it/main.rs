@@ -9,5 +9,6 @@
 
 mod harness;
 mod landing;
+mod replies;
 #[allow(dead_code, reason = "the helpers are one vocabulary, of which each test uses a part")]
 mod support;

@@ -16,7 +16,7 @@ from pyiceberg.catalog import load_catalog
 
 
 def main(request):
-    catalog, name = load_catalog("foreign", **request["catalog"]), request["name"]
+    catalog, name = load_catalog("icestream", **request["catalog"]), request["name"]
 
     def append(types, rows):
         """One commit of rows (lists of values) in columns of these Arrow types, by name."""
