@@ -7,8 +7,11 @@
     reason = "a test reports by panicking, and so do the helpers that only tests call"
 )]
 
+mod bad_input;
 mod harness;
 mod landing;
+mod outages;
 mod replies;
 #[allow(dead_code, reason = "the helpers are one vocabulary, of which each test uses a part")]
 mod support;
+mod tables;
