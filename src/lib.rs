@@ -26,11 +26,11 @@
 //! `pipeline` <- `service` <- `main`. ARCHITECTURE.md tells the rest.
 
 pub mod cli;
-// pub mod commands;
+pub mod commands;
 pub mod config;
 pub mod crash;
 pub mod decode;
-// pub mod demo;
+pub mod demo;
 pub mod failure;
 pub mod pipeline;
 pub mod protocol;
@@ -40,5 +40,5 @@ pub mod source;
 pub mod state;
 pub mod table;
 pub mod telemetry;
-// pub mod verify;
+pub mod verify;
 pub mod write;

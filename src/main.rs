@@ -7,10 +7,10 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use icestream::cli::{Cli, Command, Settings};
-use icestream::config::{self, Config};
+use icestream::cli::{Cli, Command, LedgerCommand, Settings};
+use icestream::config::{self, Config, ConfigError};
 use icestream::failure::{Failure, chain, exit};
-use icestream::{service, telemetry};
+use icestream::{commands, demo, service, telemetry};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -30,19 +30,39 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
             telemetry::logs::init(&config.log).context("cannot set up logging")?;
             block_on(run(config, until_caught_up))
         }
-        _ => Ok(1),
+        Command::Check { settings } => {
+            block_on(commands::check(read(&settings), &mut std::io::stdout()))
+        }
+        Command::Verify { settings, json } => {
+            let config = load(&settings)?;
+            block_on(commands::verify(&config, json, &mut std::io::stdout()))
+        }
+        Command::Ledger { command: LedgerCommand::Show { settings, json } } => {
+            let config = load(&settings)?;
+            block_on(commands::ledger_show(&config, json, &mut std::io::stdout()))
+        }
+        Command::Checkpoints { settings, json } => {
+            let config = load(&settings)?;
+            block_on(commands::checkpoints(&config, json, &mut std::io::stdout()))
+        }
+        Command::Health { url } => block_on(commands::health(&url, &mut std::io::stdout())),
+        Command::Demo(args) => {
+            demo::run(&args)?;
+            Ok(exit::DONE)
+        }
     }
 }
 
 fn load(settings: &Settings) -> anyhow::Result<Config> {
-    let loaded = config::load(
+    read(settings).map_err(|error| Failure::Config(error).into())
+}
+
+fn read(settings: &Settings) -> Result<Config, ConfigError> {
+    config::load(
         settings.env_file.as_deref(),
         settings.config.as_deref(),
-        std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        }),
-    );
-    loaded.map_err(|error| Failure::Config(error).into())
+        config::process_environment(),
+    )
 }
 
 fn block_on(command: impl Future<Output = Result<u8, Failure>>) -> anyhow::Result<u8> {

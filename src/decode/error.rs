@@ -105,8 +105,8 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Every reason, so that metrics can show a zero for each.
-    pub const ALL: [Self; 12] = [
+    /// Every reason for which a record is bad, so that metrics can show a zero for each.
+    pub const ALL: [Self; 11] = [
         Self::NotJson,
         Self::NotUtf8,
         Self::NotObject,
@@ -118,7 +118,6 @@ impl Reason {
         Self::MissingField,
         Self::DuplicateKey,
         Self::TooLarge,
-        Self::BatchFull,
     ];
 
     /// The reason as a metric label.

@@ -2,7 +2,7 @@
 //! then a hash table.
 
 use super::error::RecordError;
-use super::scan::{RawText, Scanner, Step};
+use super::scan::{Scanner, Step};
 
 /// Bytes of a key that are compared as one integer.
 const HEAD: usize = 16;
@@ -104,7 +104,7 @@ impl FieldNames {
 
     fn read_unexpected_key(&mut self, s: &mut Scanner<'_>, previous: usize) -> Step<Option<usize>> {
         let key = s.key()?;
-        let field = self.find(key);
+        let field = if key.escaped { self.find(&key.text()) } else { self.find(key.bytes) };
         if let (Some(field), Some(successor)) = (field, self.successors.get_mut(previous)) {
             *successor = field;
         }
@@ -112,13 +112,13 @@ impl FieldNames {
     }
 
     /// The field of exactly this name.
-    fn find(&self, key: RawText<'_>) -> Option<usize> {
-        let key = key.text();
+    #[inline]
+    fn find(&self, key: &[u8]) -> Option<usize> {
         let mask = self.table.len() - 1;
-        let mut at = hash(&key) & mask;
+        let mut at = hash(key) & mask;
         loop {
             let field = (*self.table.get(at)?).checked_sub(1)? as usize;
-            if self.names.get(field)?.text.as_bytes() == &*key {
+            if self.names.get(field)?.text.as_bytes() == key {
                 return Some(field);
             }
             at = (at + 1) & mask;
@@ -138,12 +138,20 @@ impl FieldNames {
 fn hash(key: &[u8]) -> usize {
     const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
     let mix = |hash: u64, word: u64| (hash.rotate_left(23) ^ word).wrapping_mul(MULTIPLIER);
-    let (words, tail) = key.as_chunks::<8>();
     let mut hash = key.len() as u64;
+    let (words, tail) = key.as_chunks::<8>();
     for word in words {
         hash = mix(hash, u64::from_le_bytes(*word));
     }
-    hash = mix(hash, tail.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte)));
+    if let Some(last) = key.last_chunk::<8>() {
+        // Overlaps what was mixed before, which does no harm.
+        hash = mix(hash, u64::from_le_bytes(*last));
+    } else if let (Some(first), Some(last)) = (tail.first_chunk::<4>(), tail.last_chunk::<4>()) {
+        let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
+        hash = mix(hash, (u64::from(first) << 32) | u64::from(last));
+    } else {
+        hash = mix(hash, tail.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte)));
+    }
     // The high bits of a product are its best ones.
     (hash >> 32) as usize
 }

@@ -39,7 +39,7 @@ fn scan_digits(text: &[u8], from: usize, value: &mut u64) -> usize {
 
 impl<'a> Number<'a> {
     /// The number that begins `text`, by the grammar of RFC 8259, and the bytes it takes.
-    #[inline]
+    #[inline(always)]
     pub(super) fn scan(text: &'a [u8]) -> Option<(Self, usize)> {
         let byte = |at: usize| text.get(at).copied().unwrap_or(0);
         let negative = byte(0) == b'-';

@@ -326,12 +326,12 @@ fn is_number(first: u8) -> bool {
     first == b'-' || first.is_ascii_digit()
 }
 
-#[inline]
+#[inline(always)]
 fn read_text<'a>(s: &mut Scanner<'a>, first: u8, what: impl Display) -> Step<RawText<'a>> {
     if first == b'"' { s.string() } else { Err(wrong_type(s, what)) }
 }
 
-#[inline]
+#[inline(always)]
 fn read_number<'a>(s: &mut Scanner<'a>, first: u8, what: impl Display) -> Step<Number<'a>> {
     if is_number(first) { s.number() } else { Err(wrong_type(s, what)) }
 }
@@ -435,7 +435,7 @@ fn read_timestamp(s: &mut Scanner<'_>, first: u8, unit: datetime::Unit, zoned: b
     instant.map_err(|reason| RecordError::expected(reason, what, number.raw))
 }
 
-#[inline]
+#[inline(always)]
 fn append_text(
     s: &mut Scanner<'_>,
     text: RawText<'_>,

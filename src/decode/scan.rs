@@ -9,6 +9,9 @@ use super::number::Number;
 /// Objects and arrays within each other at most; the record itself is the first.
 pub(super) const MAX_DEPTH: u32 = 128;
 
+/// Bytes of a text that is copied together with what follows it in the payload.
+const SHORT: usize = 32;
+
 /// A fault, or what was read. Boxed: a fault is rare and a pointer is cheap to hand on.
 pub(super) type Step<T> = Result<T, Box<RecordError>>;
 
@@ -17,6 +20,8 @@ pub(super) type Step<T> = Result<T, Box<RecordError>>;
 pub(super) struct RawText<'a> {
     pub bytes: &'a [u8],
     pub escaped: bool,
+    /// The payload from the beginning of the text on.
+    window: &'a [u8],
 }
 
 impl<'a> RawText<'a> {
@@ -33,7 +38,18 @@ impl<'a> RawText<'a> {
     /// Appends the text, never more bytes than it has in the payload.
     #[inline]
     pub(super) fn append_to(self, out: &mut Vec<u8>) {
-        if self.escaped { unescape(self.bytes, out) } else { out.extend_from_slice(self.bytes) }
+        if self.escaped {
+            unescape(self.bytes, out);
+        } else if self.bytes.len() <= SHORT
+            && let Some(window) = self.window.first_chunk::<SHORT>()
+        {
+            // A copy of fixed length and a cut cost less than a copy of any length.
+            let end = out.len() + self.bytes.len();
+            out.extend_from_slice(window);
+            out.truncate(end);
+        } else {
+            out.extend_from_slice(self.bytes);
+        }
     }
 }
 
@@ -133,8 +149,9 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// Reads a number, which must be here.
-    #[inline]
+    /// Reads a number, which must be here. Always inlined, as is `string`: handing the result over
+    /// in memory costs as much as finding it.
+    #[inline(always)]
     pub(super) fn number(&mut self) -> Step<Number<'a>> {
         match Number::scan(self.rest()) {
             Some((number, length)) => {
@@ -146,18 +163,19 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads a string, whose opening quote must be here.
-    #[inline]
+    #[inline(always)]
     pub(super) fn string(&mut self) -> Step<RawText<'a>> {
         let start = self.pos + 1;
         let mut escaped = false;
         self.pos = start;
+        let window = self.rest();
         loop {
             self.pos += plain_bytes(self.rest());
             match self.byte() {
                 b'"' => {
                     let bytes = self.since(start);
                     self.pos += 1;
-                    return Ok(RawText { bytes, escaped });
+                    return Ok(RawText { bytes, escaped, window });
                 }
                 b'\\' => {
                     escaped = true;
@@ -257,34 +275,33 @@ impl<'a> Scanner<'a> {
     }
 }
 
-const LOW_BITS: u64 = 0x0101_0101_0101_0101;
-const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
-
-/// The high bit of each byte of `word` that is a quote, a backslash or a control character. Exact
-/// for the lowest such byte; bytes above it may be flagged by the borrow.
-#[inline]
-fn special(word: u64) -> u64 {
-    let quote = word ^ (LOW_BITS * b'"' as u64);
-    let backslash = word ^ (LOW_BITS * b'\\' as u64);
-    let is_quote = quote.wrapping_sub(LOW_BITS) & !quote;
-    let is_backslash = backslash.wrapping_sub(LOW_BITS) & !backslash;
-    let is_control = word.wrapping_sub(LOW_BITS * 0x20) & !word;
-    (is_quote | is_backslash | is_control) & HIGH_BITS
-}
+/// Bytes that are searched at once.
+const BLOCK: usize = 16;
 
 /// Bytes before the first quote, backslash or control character, or before the end.
 #[inline]
 fn plain_bytes(text: &[u8]) -> usize {
-    let mut length = 0;
-    let (words, tail) = text.as_chunks::<8>();
-    for word in words {
-        let found = special(u64::from_le_bytes(*word));
-        if found != 0 {
-            return length + found.trailing_zeros() as usize / 8;
+    let (blocks, tail) = text.as_chunks::<BLOCK>();
+    for (index, block) in blocks.iter().enumerate() {
+        if let Some(at) = first_special(block) {
+            return index * BLOCK + at;
         }
-        length += 8;
     }
-    length + tail.iter().take_while(|b| **b >= 0x20 && **b != b'"' && **b != b'\\').count()
+    let plain = tail.iter().take_while(|b| **b >= 0x20 && **b != b'"' && **b != b'\\').count();
+    text.len() - tail.len() + plain
+}
+
+/// Where the first quote, backslash or control character is. Written without branches, so that the
+/// compiler makes vector instructions of it.
+#[inline]
+fn first_special(block: &[u8; BLOCK]) -> Option<usize> {
+    let mut flags = [0u8; BLOCK];
+    for (flag, b) in flags.iter_mut().zip(*block) {
+        let special = (b < 0x20) | (b == b'"') | (b == b'\\');
+        *flag = if special { 0xFF } else { 0 };
+    }
+    let flags = u128::from_le_bytes(flags);
+    (flags != 0).then(|| flags.trailing_zeros() as usize / 8)
 }
 
 /// The character of the `\u` escape, or of the surrogate pair of two, that begins `text`, and the
@@ -331,4 +348,23 @@ fn unescape(raw: &[u8], out: &mut Vec<u8>) {
         rest = escape.get(length..).unwrap_or(&[]);
     }
     out.extend_from_slice(rest);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_special_byte_is_found_wherever_it_is_and_no_other() {
+        for byte in 0..=255u8 {
+            for at in 0..BLOCK {
+                for filler in [b' ', b'!', b'#', b'[', b']', 0x7F, 0x80, 0xFF] {
+                    let mut block = [filler; BLOCK];
+                    block[at] = byte;
+                    let special = byte < 0x20 || byte == b'"' || byte == b'\\';
+                    assert_eq!(first_special(&block), special.then_some(at));
+                }
+            }
+        }
+    }
 }

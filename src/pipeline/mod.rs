@@ -28,7 +28,7 @@ use crate::failure::{Failure, chain};
 use crate::protocol::{Offset, TopicPartition, Violation};
 use crate::telemetry::{Health, Invariant, Metrics, Rebalance, Server};
 
-pub use rows::KAFKA_COLUMNS;
+pub use rows::{KAFKA_COLUMNS, RowBuilder};
 pub use shard::BadRecord;
 pub use start::{connect_catalog, open_table, source_settings, table_name, table_plan};
 

@@ -12,7 +12,7 @@ use crate::config::{CatalogType, Config, OffsetReset};
 use crate::failure::Failure;
 use crate::protocol::{
     Epoch, Frontier, LogRange, Refusal, ResetPolicy, SourceView, StartAt, TopicPartition,
-    check_history, positions, recover,
+    check_history, check_last, positions, recover,
 };
 use crate::source::{Source, SourceSettings, TopicInfo};
 use crate::state::StateStore;
@@ -110,6 +110,9 @@ async fn settle_pending(
     let state = committer.state.clone();
     let local = tokio::task::spawn_blocking(move || state.load()).await.map_err(join_error)??;
     let view = committer.view(&table)?;
+    let ledger = view.ledger.as_ref().map(|ledger| &ledger.frontier);
+    check_last(&committer.table.to_string(), &local, ledger)
+        .map_err(|refusal| committer.refuse(refusal))?;
     let views = BTreeMap::from([(committer.table.to_string(), view)]);
     let recovery = recover(Some(&local), &views);
     tracing::info!(

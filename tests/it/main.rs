@@ -6,6 +6,7 @@
     clippy::panic,
     reason = "a test reports by panicking, and so do the helpers that only tests call"
 )]
+#![allow(clippy::single_range_in_vec_init, reason = "ranges of offsets are meant, often one")]
 
 mod bad_input;
 mod harness;

@@ -19,6 +19,9 @@ pub struct Lake {
     uri_for_icestream: Option<String>,
 }
 
+/// Makes a new, empty lake.
+pub type NewLake = fn() -> Lake;
+
 enum Catalog {
     /// A `sqlite://` or `postgres://` database.
     Sql(String),
@@ -54,8 +57,8 @@ impl Lake {
     }
 
     /// The kinds that every guarantee must hold on, by name.
-    pub fn each() -> Vec<(&'static str, fn() -> Self)> {
-        vec![
+    pub fn each() -> [(&'static str, NewLake); 5] {
+        [
             ("SQLite, local files", Self::sqlite),
             ("SQLite, S3", Self::sqlite_on_s3),
             ("PostgreSQL, local files", Self::postgres),

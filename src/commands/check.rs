@@ -1,0 +1,346 @@
+//! `icestream check`
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use iceberg::io::FileIO;
+use iceberg::spec::TableMetadata;
+
+use super::probe::{self, Seen};
+use super::unwritable;
+use crate::config::{Config, ConfigError};
+use crate::failure::{Failure, chain, exit};
+use crate::pipeline::{connect_catalog, source_settings, table_name};
+use crate::protocol::{LogRange, Offset, ResetPolicy, SourceView, TopicPartition, positions};
+use crate::source::{Source, SourceError, TopicInfo};
+use crate::table::{self, Catalog, LoadedTable};
+
+/// How long Kafka may take to answer one question.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Reaches everything that `run` needs, one line each, whatever else fails. Makes no table and
+/// changes no ledger; an SQL catalog without tables of its own gets them, empty.
+///
+/// Returns 0 if everything passed, 3 if settings are wrong, else 1.
+///
+/// # Errors
+/// Only if the lines cannot be written.
+pub async fn check(
+    loaded: Result<Config, ConfigError>,
+    out: &mut dyn Write,
+) -> Result<u8, Failure> {
+    let mut lines = Lines { out, failed: 0 };
+    let code = match loaded {
+        Ok(config) => run(Arc::new(config), &mut lines).await.map(|()| match lines.failed {
+            0 => exit::DONE,
+            _ => exit::FAILED,
+        }),
+        Err(error) => {
+            lines.write("settings", Duration::ZERO, &Err(error.to_string())).map(|()| exit::CONFIG)
+        }
+    };
+    code.map_err(unwritable)
+}
+
+/// Writes the outcomes and counts the failed ones.
+struct Lines<'a> {
+    out: &'a mut dyn Write,
+    failed: u32,
+}
+
+impl Lines<'_> {
+    fn write(&mut self, what: &str, took: Duration, seen: &Seen) -> io::Result<()> {
+        let (word, text) = match seen {
+            Ok(text) => ("PASS", text),
+            Err(text) => ("FAIL", text),
+        };
+        self.failed += u32::from(seen.is_err());
+        let text = text.trim_end().replace('\n', "\n                            ");
+        writeln!(self.out, "{word}  {what:<11} {:>6} ms  {text}", took.as_millis())?;
+        self.out.flush()
+    }
+
+    /// A check that could not be made because of another one that failed.
+    fn skip(&mut self, what: &str, why: &str) -> io::Result<()> {
+        writeln!(self.out, "SKIP  {what:<11}            {why}")
+    }
+
+    async fn probe<T>(
+        &mut self,
+        what: &str,
+        probe: impl Future<Output = Result<(T, String), String>>,
+    ) -> io::Result<Option<T>> {
+        let began = Instant::now();
+        let (value, seen) = match probe.await {
+            Ok((value, text)) => (Some(value), Ok(text)),
+            Err(text) => (None, Err(text)),
+        };
+        self.write(what, began.elapsed(), &seen)?;
+        Ok(value)
+    }
+
+    async fn look(&mut self, what: &str, probe: impl Future<Output = Seen>) -> io::Result<()> {
+        self.probe(what, async { probe.await.map(|text| ((), text)) }).await.map(|_| ())
+    }
+}
+
+async fn run(config: Arc<Config>, lines: &mut Lines<'_>) -> io::Result<()> {
+    let count = config.effective().len();
+    lines.write("settings", Duration::ZERO, &Ok(format!("{count} in effect, listed below")))?;
+    let asked = config.clone();
+    lines.look("checkpoints", blocking(move || probe::checkpoint_dir(&asked))).await?;
+    lines.look("http", probe::http(&config)).await?;
+    let topic = kafka(&config, lines).await?;
+    let catalog = catalog(&config, lines).await?;
+    table(&config, catalog, topic, lines).await?;
+    writeln!(lines.out)?;
+    write_settings(&config, lines.out)?;
+    writeln!(lines.out)?;
+    match lines.failed {
+        0 => writeln!(lines.out, "everything passed"),
+        failed => writeln!(lines.out, "{failed} failed"),
+    }
+}
+
+/// What the cluster says about the topic.
+struct Topic {
+    info: TopicInfo,
+    log: BTreeMap<TopicPartition, (Offset, Offset)>,
+}
+
+async fn kafka(config: &Arc<Config>, lines: &mut Lines<'_>) -> io::Result<Option<Topic>> {
+    let settings = source_settings(config);
+    let name = settings.topic.clone();
+    let began = Instant::now();
+    let described = ask(move || {
+        let source = Source::connect(settings)?;
+        match source.describe(PATIENCE) {
+            Ok(info) => Ok((source, Ok(info))),
+            // The cluster answered, so that it is the topic that is wrong.
+            Err(error @ SourceError::TopicAbsent { .. }) => Ok((source, Err(error))),
+            Err(error) => Err(error),
+        }
+    })
+    .await;
+    let took = began.elapsed();
+    let (source, info) = match described {
+        Ok(answer) => answer,
+        Err(error) => {
+            lines.write("kafka", took, &Err(error))?;
+            lines.skip("topic", "Kafka did not answer")?;
+            lines.skip("access", "Kafka did not answer")?;
+            return Ok(None);
+        }
+    };
+    let cluster = match &info {
+        Ok(info) if !info.cluster_id.is_empty() => format!("cluster {}", info.cluster_id),
+        _ => String::from("it answers"),
+    };
+    lines.write("kafka", took, &Ok(format!("{}: {cluster}", config.kafka.brokers)))?;
+    let log = async {
+        let info = info.map_err(|error| chain(&error))?;
+        let partitions = info.partitions.clone();
+        let log = ask(move || source.log_ranges(&partitions, PATIENCE)).await?;
+        let offsets: Offset = log.values().map(|(start, end)| end - start).sum();
+        let words = format!("{name}: {} partitions, {offsets} offsets", log.len());
+        Ok((Topic { info, log }, words))
+    };
+    let Some(topic) = lines.probe("topic", log).await? else {
+        lines.skip("access", "the topic is not known")?;
+        return Ok(None);
+    };
+    let (asked, log) = (config.clone(), topic.log.clone().into_iter().collect::<Vec<_>>());
+    lines.look("access", blocking(move || probe::access(&asked, &log, PATIENCE))).await?;
+    Ok(Some(topic))
+}
+
+/// A catalog that answers, or that will be made.
+enum Found {
+    Catalog(Box<Catalog>),
+    New,
+}
+
+async fn catalog(config: &Config, lines: &mut Lines<'_>) -> io::Result<Option<Found>> {
+    let found = async {
+        let uri = &config.iceberg.catalog_uri;
+        if let Some(file) = probe::absent_sqlite_file(config) {
+            let dir = probe::existing_ancestor(&file);
+            return match probe::writable(&dir) {
+                Ok(()) => Ok((Found::New, format!("{} is new and can be made", file.display()))),
+                Err(error) => Err(format!(
+                    "{} cannot be made: {} is not writable: {error}; correct ICEBERG_CATALOG_URI",
+                    file.display(),
+                    dir.display()
+                )),
+            };
+        }
+        let catalog = connect_catalog(config).await.map_err(|error| chain(&error))?;
+        Ok((Found::Catalog(Box::new(catalog)), format!("{uri} answers")))
+    };
+    lines.probe("catalog", found).await
+}
+
+/// The table as it is, or as it would be made.
+struct Target {
+    metadata: TableMetadata,
+    loaded: Option<LoadedTable>,
+}
+
+async fn table(
+    config: &Arc<Config>,
+    catalog: Option<Found>,
+    topic: Option<Topic>,
+    lines: &mut Lines<'_>,
+) -> io::Result<()> {
+    let Some(catalog) = catalog else {
+        for what in ["table", "fit", "ledger", "store"] {
+            lines.skip(what, "the catalog did not answer")?;
+        }
+        return Ok(());
+    };
+    let Some(target) = lines.probe("table", find(config, catalog)).await? else {
+        for what in ["fit", "ledger"] {
+            lines.skip(what, "there is no table to look at")?;
+        }
+        return store(config, None, lines).await;
+    };
+    let fits = async {
+        let io = match &target.loaded {
+            Some(loaded) => loaded.io.clone(),
+            None => no_store()?,
+        };
+        probe::fits(config, &target.metadata, io)
+    };
+    lines.look("fit", fits).await?;
+    match &target.loaded {
+        Some(loaded) => lines.look("ledger", async { ledger(config, loaded, topic) }).await?,
+        None => lines.skip("ledger", "the table does not exist yet")?,
+    }
+    store(config, target.loaded.as_ref(), lines).await
+}
+
+async fn find(config: &Config, catalog: Found) -> Result<(Target, String), String> {
+    let name = table_name(config).map_err(|error| chain(&error))?;
+    let loaded = match &catalog {
+        Found::Catalog(catalog) => {
+            catalog.load(&name).await.map_err(|error| chain(&Failure::Table(error)))?
+        }
+        Found::New => None,
+    };
+    match loaded {
+        Some(loaded) => {
+            let metadata = TableMetadata::clone(&loaded.metadata);
+            let words = format!(
+                "{name} exists: format v{}, {} snapshots, {}",
+                metadata.format_version() as u8,
+                metadata.snapshots().len(),
+                metadata.location()
+            );
+            Ok((Target { metadata, loaded: Some(loaded) }, words))
+        }
+        None => {
+            let (metadata, words) = probe::planned(config, &name)?;
+            Ok((Target { metadata, loaded: None }, words))
+        }
+    }
+}
+
+/// Would `run` read on from the ledger, or refuse?
+fn ledger(config: &Config, loaded: &LoadedTable, topic: Option<Topic>) -> Seen {
+    let view =
+        table::view(loaded, &config.kafka.group_id).map_err(|e| chain(&Failure::Table(e)))?;
+    let begun = view.ledger.as_ref().map_or(0, |ledger| ledger.frontier.len());
+    let mut source = SourceView::default();
+    if let Some(Topic { info, log }) = topic {
+        source.cluster_id = info.cluster_id;
+        let id = info.topic_id.map(|id| (config.kafka.topic.clone(), id));
+        source.topic_ids = id.into_iter().collect();
+        let log = log.into_iter().map(|(tp, (start, end))| (tp, LogRange { start, end }));
+        source.log = log.collect();
+    }
+    let known = !source.log.is_empty();
+    positions(&config.iceberg.table, &view, &source, ResetPolicy::Earliest)
+        .map_err(|refusal| format!("run would refuse: {refusal}"))?;
+    Ok(match (begun, known) {
+        (0, _) => format!("pipeline {} has not begun", config.kafka.group_id),
+        (_, true) => format!("{begun} partitions; the log still holds where they go on"),
+        (_, false) => format!("{begun} partitions; not compared with the log"),
+    })
+}
+
+async fn store(
+    config: &Config,
+    loaded: Option<&LoadedTable>,
+    lines: &mut Lines<'_>,
+) -> io::Result<()> {
+    let place = match (loaded, &config.iceberg.warehouse) {
+        (Some(loaded), _) => Ok((loaded.io.clone(), loaded.metadata.location().to_owned())),
+        (None, Some(warehouse)) if warehouse.contains("://") => {
+            let properties = config.iceberg.io_properties.iter();
+            let properties = properties.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            table::file_io(warehouse, &properties.collect())
+                .map(|io| (io, warehouse.clone()))
+                .map_err(|error| chain(&error))
+        }
+        (None, _) => {
+            return lines.skip("store", "only the catalog knows where, once the table exists");
+        }
+    };
+    let tried = async {
+        let (io, location) = place?;
+        if loaded.is_none()
+            && let Some(path) = location.strip_prefix("file://")
+        {
+            return local_warehouse(Path::new(path));
+        }
+        probe::store(&io, &location).await
+    };
+    lines.look("store", tried).await
+}
+
+/// A local warehouse may not exist yet, and checking must not make it.
+fn local_warehouse(path: &Path) -> Seen {
+    let dir = probe::existing_ancestor(path);
+    match probe::writable(&dir) {
+        Ok(()) if dir == path => Ok(format!("wrote and deleted a file in {}", path.display())),
+        Ok(()) => Ok(format!("{} is new and can be made", path.display())),
+        Err(error) => Err(format!(
+            "{} is not writable: {error}; give this user write access or correct \
+             ICEBERG_WAREHOUSE",
+            dir.display()
+        )),
+    }
+}
+
+/// A store for a table that does not exist: nothing is written to it.
+fn no_store() -> Result<FileIO, String> {
+    table::file_io("file:///", &BTreeMap::new()).map_err(|error| chain(&error))
+}
+
+fn write_settings(config: &Config, out: &mut dyn Write) -> io::Result<()> {
+    let settings = config.effective();
+    let width = settings.iter().map(|setting| setting.name.len()).max().unwrap_or(0);
+    for setting in settings {
+        writeln!(out, "{:<width$}  {}  ({})", setting.name, setting.value, setting.source)?;
+    }
+    Ok(())
+}
+
+/// A question to Kafka, which blocks.
+async fn ask<T: Send + 'static>(
+    question: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
+) -> Result<T, String> {
+    blocking(move || question().map_err(|error| chain(&error))).await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(format!("it ended without a result: {error}")))
+}

@@ -1,0 +1,70 @@
+//! The commands that look and report. None of them changes a table, a ledger or a group offset.
+//!
+//! Each writes to the writer it is given and returns the exit code; what stops it before it can
+//! report is a [`Failure`].
+
+mod check;
+mod checkpoints;
+mod health;
+mod ledger;
+mod probe;
+mod verify;
+
+use std::io;
+
+pub use check::check;
+pub use checkpoints::checkpoints;
+pub use health::health;
+pub use ledger::ledger_show;
+pub use verify::verify;
+
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::pipeline::{connect_catalog, table_name};
+use crate::table::{LoadedTable, TableError};
+
+/// The configured table, which must exist.
+async fn existing_table(config: &Config) -> Result<LoadedTable, Failure> {
+    let catalog = connect_catalog(config).await?;
+    let name = table_name(config)?;
+    let table = catalog.load(&name).await?;
+    table.ok_or(Failure::Table(TableError::Missing { table: name }))
+}
+
+fn unwritable(error: io::Error) -> Failure {
+    Failure::Internal(format!("cannot write to standard output: {error}"))
+}
+
+/// Writes a value as indented JSON and ends the line.
+fn write_json(out: &mut dyn io::Write, value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::Internal(format!("cannot encode the answer: {error}")))?;
+    writeln!(out, "{text}").map_err(unwritable)
+}
+
+/// A number of bytes for people.
+#[allow(clippy::cast_precision_loss, reason = "one decimal place is shown")]
+fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_shown_in_the_largest_unit_that_keeps_a_whole_part() {
+        let shown = [0, 1023, 1024, 1_572_864, 1 << 40, 1 << 60].map(human_bytes);
+        assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "1.5 MiB", "1.0 TiB", "1048576.0 TiB"]);
+    }
+}

@@ -1,0 +1,306 @@
+//! What `check` tries at each server and disk. Each probe leaves nothing behind.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use iceberg::io::FileIO;
+use iceberg::spec::{FormatVersion, SortOrder, TableMetadata, TableMetadataBuilder};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+
+use crate::config::{CatalogType, Config};
+use crate::failure::{Failure, chain};
+use crate::pipeline::{RowBuilder, source_settings, table_plan};
+use crate::protocol::{Offset, TopicPartition};
+use crate::retry::Backoff;
+use crate::source::SourceSettings;
+use crate::state::StateStore;
+use crate::table::TableName;
+use crate::write::{TableWriter, WriteSettings};
+
+/// What a probe saw, or what is wrong and what to do.
+pub(super) type Seen = Result<String, String>;
+
+/// Is the directory there and usable, or can it be made?
+pub(super) fn checkpoint_dir(config: &Config) -> Seen {
+    let dir = &config.checkpoint.dir;
+    if is_empty_or_absent(dir) {
+        let parent = existing_ancestor(dir);
+        return match writable(&parent) {
+            Ok(()) => Ok(format!("{} is new and can be made", dir.display())),
+            Err(error) => Err(format!(
+                "{} cannot be made: {} is not writable: {error}; give this user write access or \
+                 set CHECKPOINT_DIR",
+                dir.display(),
+                parent.display()
+            )),
+        };
+    }
+    let store = StateStore::open(dir, &config.kafka.group_id).map_err(|e| chain(&e))?;
+    let retained = store.checkpoints().map_err(|e| chain(&e))?.len();
+    Ok(format!("{} is writable, {retained} checkpoints retained", dir.display()))
+}
+
+fn is_empty_or_absent(dir: &Path) -> bool {
+    match std::fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+/// The nearest directory above `path`, or `path` itself, that exists.
+pub(super) fn existing_ancestor(path: &Path) -> PathBuf {
+    let found = path.ancestors().find(|dir| dir.is_dir());
+    match found {
+        Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Makes and removes a file.
+pub(super) fn writable(dir: &Path) -> io::Result<()> {
+    let file = dir.join(format!(".icestream-check-{}", uuid::Uuid::new_v4().simple()));
+    std::fs::write(&file, b"icestream")?;
+    std::fs::remove_file(&file)
+}
+
+/// Can metrics and health be served?
+pub(super) async fn http(config: &Config) -> Seen {
+    let Some(address) = config.http_listen else { return Ok(String::from("switched off")) };
+    match tokio::net::TcpListener::bind(address).await {
+        Ok(_) => Ok(format!("{address} is free")),
+        Err(error) => Err(format!(
+            "cannot listen on {address}: {error}; is icestream running already? Set HTTP_LISTEN \
+             to another address, or to off"
+        )),
+    }
+}
+
+/// Does the cluster let us read the topic and use the group? Reads one record, commits nothing.
+pub(super) fn access(
+    config: &Config,
+    starts: &[(TopicPartition, (Offset, Offset))],
+    patience: Duration,
+) -> Seen {
+    let settings = source_settings(config);
+    let consumer = consumer(&settings).map_err(|error| refused(&settings, &error))?;
+    let mut list = TopicPartitionList::new();
+    for (tp, _) in starts {
+        list.add_partition(&tp.topic, tp.partition);
+    }
+    let group =
+        group_offsets(&consumer, &list, patience).map_err(|error| refused(&settings, &error))?;
+    let reported = group.elements().iter().filter(|e| e.offset().to_raw() >= Some(0)).count();
+    let Some((tp, (start, _))) = starts.iter().find(|(_, (start, end))| start < end) else {
+        return Ok(format!(
+            "group {} has offsets of {reported} partitions; the topic is empty, reading was not \
+             tried",
+            settings.group_id
+        ));
+    };
+    first_record(&consumer, tp, *start, patience).map_err(|error| refused(&settings, &error))?;
+    Ok(format!(
+        "{tp} can be read; group {} has offsets of {reported} partitions",
+        settings.group_id
+    ))
+}
+
+fn consumer(settings: &SourceSettings) -> Result<BaseConsumer, KafkaError> {
+    let mut config = ClientConfig::new();
+    config.set("client.id", "icestream-check");
+    for (name, value) in &settings.properties {
+        config.set(name, value);
+    }
+    config
+        .set("bootstrap.servers", &settings.brokers)
+        .set("group.id", &settings.group_id)
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true")
+        .set("allow.auto.create.topics", "false")
+        .create()
+}
+
+/// The offsets that the group reported. On a new cluster the first question about a group makes
+/// the broker choose a coordinator, and until then it answers that there is none.
+fn group_offsets(
+    consumer: &BaseConsumer,
+    partitions: &TopicPartitionList,
+    patience: Duration,
+) -> Result<TopicPartitionList, KafkaError> {
+    let until = Instant::now() + patience;
+    let mut backoff = Backoff::new(Instant::now(), patience);
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let error = match consumer.committed_offsets(partitions.clone(), left) {
+            Ok(group) => return Ok(group),
+            Err(error) => error,
+        };
+        match backoff.next_wait(Instant::now()) {
+            Some(wait) if is_coordinator_moving(&error) => std::thread::sleep(wait),
+            _ => return Err(error),
+        }
+    }
+}
+
+fn is_coordinator_moving(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotCoordinator
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+                | RDKafkaErrorCode::CoordinatorLoadInProgress
+        )
+    )
+}
+
+/// Waits for a record, or for the end of a log of nothing but markers and aborted records.
+fn first_record(
+    consumer: &BaseConsumer,
+    tp: &TopicPartition,
+    start: Offset,
+    patience: Duration,
+) -> Result<(), KafkaError> {
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&tp.topic, tp.partition, KafkaOffset::Offset(start))?;
+    consumer.assign(&list)?;
+    let until = Instant::now() + patience;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match consumer.poll(left) {
+            Some(Ok(message)) if message.partition() == tp.partition => return Ok(()),
+            Some(Ok(_)) => {}
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+            Some(Err(error)) => return Err(error),
+            None if left.is_zero() => {
+                let code = RDKafkaErrorCode::OperationTimedOut;
+                return Err(KafkaError::MessageConsumption(code));
+            }
+            None => {}
+        }
+    }
+}
+
+fn refused(settings: &SourceSettings, error: &KafkaError) -> String {
+    let (topic, group) = (&settings.topic, &settings.group_id);
+    match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::GroupAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed,
+        ) => format!(
+            "{error}; the user of icestream needs READ and DESCRIBE on topic {topic} and READ on \
+             group {group}: check its ACLs"
+        ),
+        _ => format!("topic {topic} or group {group} cannot be used: {error}; try again"),
+    }
+}
+
+/// Where a SQLite catalog is that has no file yet: connecting would make it.
+pub(super) fn absent_sqlite_file(config: &Config) -> Option<PathBuf> {
+    if config.iceberg.catalog_type != CatalogType::Sql {
+        return None;
+    }
+    let uri = config.iceberg.catalog_uri.expose();
+    let path = uri.strip_prefix("sqlite://").or_else(|| uri.strip_prefix("sqlite:"))?;
+    let path = PathBuf::from(path.split('?').next().unwrap_or(path));
+    let in_memory = path.as_os_str().is_empty() || path.as_os_str() == ":memory:";
+    (!in_memory && !path.exists()).then_some(path)
+}
+
+/// The table that would be made from `ICEBERG_TABLE_SCHEMA`, as metadata that nobody stores.
+pub(super) fn planned(
+    config: &Config,
+    name: &TableName,
+) -> Result<(TableMetadata, String), String> {
+    let Some(schema_file) = &config.iceberg.table_schema else {
+        return Err(format!(
+            "table {name} does not exist; set ICEBERG_TABLE_SCHEMA to a schema file to have it \
+             made, or correct ICEBERG_TABLE"
+        ));
+    };
+    let spec = config.iceberg.partition_spec.as_deref();
+    let (schema, spec) = table_plan(name, schema_file, spec, config.iceberg.kafka_columns)
+        .map_err(|error| chain(&error))?;
+    let columns = schema.as_struct().fields().len();
+    let fields = spec.fields().len();
+    let location = match &config.iceberg.warehouse {
+        Some(warehouse) if warehouse.contains("://") => warehouse.clone(),
+        _ => String::from("file:///"),
+    };
+    let built = TableMetadataBuilder::new(
+        schema,
+        spec,
+        SortOrder::unsorted_order(),
+        location,
+        FormatVersion::V2,
+        HashMap::new(),
+    )
+    .and_then(TableMetadataBuilder::build)
+    .map_err(|error| {
+        format!("table {name} cannot be made from {}: {error}", schema_file.display())
+    })?;
+    let words = format!(
+        "{name} does not exist yet; {} can make it: {columns} columns, {fields} partition fields",
+        schema_file.display()
+    );
+    Ok((built.metadata, words))
+}
+
+/// Can records be decoded into the table's columns, and its files be written?
+pub(super) fn fits(config: &Config, metadata: &TableMetadata, io: FileIO) -> Seen {
+    let table = &config.iceberg.table;
+    RowBuilder::new(metadata, table, &config.kafka.topic).map_err(|error| chain(&error))?;
+    let runtime = tokio::runtime::Handle::current();
+    // Opens no file before the first row.
+    let writer =
+        TableWriter::new(metadata.clone().into(), io, WriteSettings::new("check"), runtime)
+            .map_err(|error| chain(&Failure::Write(error)))?;
+    drop(writer);
+    let schema = metadata.current_schema();
+    let lacking: Vec<_> = crate::pipeline::KAFKA_COLUMNS
+        .iter()
+        .filter(|name| schema.field_by_name(name).is_none())
+        .copied()
+        .collect();
+    let columns = schema.as_struct().fields().len();
+    Ok(match lacking.is_empty() {
+        true => format!("JSON objects fit its {columns} columns"),
+        false => format!(
+            "JSON objects fit its {columns} columns; it lacks {}, so that verify can only count \
+             its rows",
+            lacking.join(", ")
+        ),
+    })
+}
+
+/// Writes, reads and deletes a small object.
+pub(super) async fn store(io: &FileIO, location: &str) -> Seen {
+    let name = format!("icestream-check-{}", uuid::Uuid::new_v4().simple());
+    let path = format!("{}/{name}", location.trim_end_matches('/'));
+    let failed = |doing: &'static str| {
+        let path = path.clone();
+        move |error: iceberg::Error| {
+            format!(
+                "cannot {doing} {path}: {error}; check ICEBERG_WAREHOUSE, the S3 or AWS settings \
+                 and the rights of this user"
+            )
+        }
+    };
+    let content = bytes::Bytes::from_static(b"icestream");
+    let file = io.new_output(&path).map_err(failed("write"))?;
+    file.write(content.clone()).await.map_err(failed("write"))?;
+    let read = async { io.new_input(&path)?.read().await };
+    let read = read.await.map_err(failed("read"));
+    io.delete(&path).await.map_err(failed("delete"))?;
+    match read? == content {
+        true => Ok(format!("wrote, read and deleted an object in {location}")),
+        false => Err(format!("{path} was read back with another content: the store is unreliable")),
+    }
+}

@@ -1,0 +1,24 @@
+//! `icestream verify`
+
+use std::io::Write;
+
+use super::{existing_table, unwritable, write_json};
+use crate::config::Config;
+use crate::failure::{Failure, exit};
+use crate::verify::{Report, gather};
+
+/// Proves the configured table from ledger, journal and rows. Returns 1 on a violation, 0
+/// otherwise.
+///
+/// # Errors
+/// The table cannot be reached or read.
+pub async fn verify(config: &Config, json: bool, out: &mut dyn Write) -> Result<u8, Failure> {
+    let table = existing_table(config).await?;
+    let evidence = gather(&table, &config.kafka.group_id, &config.kafka.topic).await?;
+    let report = Report::new(&evidence);
+    match json {
+        true => write_json(out, &report)?,
+        false => report.write_text(out).map_err(unwritable)?,
+    }
+    Ok(if report.ok { exit::DONE } else { exit::FAILED })
+}

@@ -1,0 +1,453 @@
+//! The REST catalog against scripted answers: what each means, and how tokens are renewed.
+
+use iceberg::spec::{
+    FormatVersion, MAIN_BRANCH, SnapshotReference, SnapshotRetention, SortOrder, TableMetadata,
+    UnboundPartitionSpec,
+};
+use serde_json::json;
+
+use super::server::{Reply, Server};
+use super::*;
+
+const CONFIG: &str = "GET /v1/config";
+const TOKENS: &str = "POST /v1/oauth/tokens";
+const LOAD: &str = "GET /v1/namespaces/db/tables/readings";
+const COMMIT: &str = "POST /v1/namespaces/db/tables/readings";
+const CREATE: &str = "POST /v1/namespaces/db/tables";
+const NO_TABLE: &str = r#"{"error":{"message":"no","type":"NoSuchTableException","code":404}}"#;
+
+/// A server with a script, and a place for the files of its table.
+struct Scripted {
+    server: Server,
+    dir: TempDir,
+    metadata: TableMetadata,
+    name: TableName,
+}
+
+impl Scripted {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let metadata = TableMetadataBuilder::new(
+            schema(),
+            UnboundPartitionSpec::builder().build(),
+            SortOrder::unsorted_order(),
+            format!("file:{}/readings", dir.path().display()),
+            FormatVersion::V2,
+            HashMap::new(),
+        )
+        .unwrap()
+        .build()
+        .unwrap()
+        .metadata;
+        std::fs::create_dir_all(dir.path().join("readings/metadata")).unwrap();
+        Self { server: Server::start().await, dir, metadata, name: "db.readings".parse().unwrap() }
+    }
+
+    fn settings(&self) -> CatalogSettings {
+        CatalogSettings {
+            kind: CatalogKind::Rest,
+            uri: self.server.uri.clone(),
+            warehouse: None,
+            ..settings(&self.dir)
+        }
+    }
+
+    async fn connect(&self) -> Catalog {
+        self.connect_with(self.settings()).await
+    }
+
+    async fn connect_with(&self, settings: CatalogSettings) -> Catalog {
+        self.server.text(CONFIG, 200, "{}");
+        Catalog::connect(&settings).await.unwrap()
+    }
+
+    /// The answer to a load.
+    fn table(&self) -> serde_json::Value {
+        json!({ "metadata-location": "file:/here", "metadata": self.metadata })
+    }
+
+    fn applied(&self) -> Reply {
+        Reply::Applied(Box::new(self.metadata.clone()))
+    }
+
+    async fn load(&self, catalog: &Catalog) -> LoadedTable {
+        self.server.text(LOAD, 200, self.table());
+        catalog.load(&self.name).await.unwrap().unwrap()
+    }
+
+    /// The metadata after somebody else's commit, which brings no data files but one manifest list.
+    async fn moved(&self) -> TableMetadata {
+        let server = Server::start().await;
+        let settings = CatalogSettings { uri: server.uri.clone(), ..self.settings() };
+        server.text(CONFIG, 200, "{}").text(LOAD, 200, self.table()).reply(COMMIT, self.applied());
+        let catalog = Catalog::connect(&settings).await.unwrap();
+        let loaded = catalog.load(&self.name).await.unwrap().unwrap();
+        let commit = pending(&loaded, 0, 1, vec![]);
+        committed(catalog.commit_append(&loaded, &commit).await).metadata.as_ref().clone()
+    }
+
+    fn files(&self) -> usize {
+        std::fs::read_dir(self.dir.path().join("readings/metadata")).unwrap().count()
+    }
+
+    /// Loads and commits while the server answers the commit with `reply`.
+    async fn commit(&self, reply: Reply) -> Result<CommitOutcome, TableError> {
+        self.commit_with(self.settings(), reply).await
+    }
+
+    async fn commit_with(
+        &self,
+        settings: CatalogSettings,
+        reply: Reply,
+    ) -> Result<CommitOutcome, TableError> {
+        let catalog = self.connect_with(settings).await;
+        let loaded = self.load(&catalog).await;
+        self.server.reply(COMMIT, reply);
+        catalog.commit_append(&loaded, &pending(&loaded, 0, 3, vec![])).await
+    }
+}
+
+fn status(status: u16) -> Reply {
+    Reply::Text(status, r#"{"error":{"message":"said so","type":"E","code":0}}"#.into())
+}
+
+#[tokio::test]
+async fn a_commit_is_one_post_with_requirements_and_updates() {
+    let mut scripted = Scripted::new().await;
+    scripted.metadata = scripted.moved().await;
+    let head = scripted.metadata.current_snapshot_id().unwrap();
+    let retention = SnapshotRetention::branch(Some(3), None, None);
+    scripted.metadata = scripted
+        .metadata
+        .into_builder(None)
+        .set_ref(MAIN_BRANCH, SnapshotReference::new(head, retention))
+        .unwrap()
+        .build()
+        .unwrap()
+        .metadata;
+    let catalog = scripted.connect().await;
+    let loaded = scripted.load(&catalog).await;
+    scripted.server.reply(COMMIT, scripted.applied());
+    let file = write_file(&loaded, &[(1, "a")], &[]).await;
+    let commit = pending(&loaded, 1, 2, vec![file]);
+    let table = committed(catalog.commit_append(&loaded, &commit).await);
+    assert_eq!(ledger_offset(&table, PIPELINE), Some(2));
+    assert_eq!(table.metadata_location, "file:/next");
+    assert_eq!(ids(&table).await, [1]);
+
+    let asked = scripted.server.asked();
+    let posts: Vec<_> = asked.iter().filter(|asked| asked.line == COMMIT).collect();
+    assert_eq!(posts.len(), 1);
+    let body: serde_json::Value = serde_json::from_str(&posts[0].body).unwrap();
+    assert_eq!(body["identifier"], json!({ "namespace": ["db"], "name": "readings" }));
+    assert_eq!(
+        body["requirements"],
+        json!([
+            { "type": "assert-table-uuid", "uuid": loaded.metadata.uuid() },
+            { "type": "assert-ref-snapshot-id", "ref": "main", "snapshot-id": head },
+        ])
+    );
+    let actions: Vec<_> =
+        body["updates"].as_array().unwrap().iter().map(|update| &update["action"]).collect();
+    assert_eq!(actions, ["add-snapshot", "set-snapshot-ref", "set-properties"]);
+    assert_eq!(body["updates"][1]["min-snapshots-to-keep"], 3);
+}
+
+#[tokio::test]
+async fn answers_that_prove_nothing_are_unknown_and_leave_the_files() {
+    let answers = [
+        status(500),
+        status(502),
+        status(503),
+        status(504),
+        status(408),
+        status(302),
+        status(202),
+        status(418),
+        Reply::Text(200, "garbage".into()),
+        Reply::Text(200, "{}".into()),
+        Reply::Text(200, String::new()),
+    ];
+    for answer in answers {
+        let scripted = Scripted::new().await;
+        let outcome = scripted.commit(answer.clone()).await.unwrap();
+        assert!(matches!(outcome, CommitOutcome::Unknown(_)), "{answer:?}: {outcome:?}");
+        assert_eq!(scripted.files(), 1, "{answer:?}: the manifest list may be the table's");
+    }
+}
+
+#[tokio::test]
+async fn a_200_whose_table_lacks_our_snapshot_is_unknown() {
+    let scripted = Scripted::new().await;
+    let outcome = scripted.commit(Reply::Text(200, scripted.table().to_string())).await.unwrap();
+    assert!(
+        matches!(&outcome, CommitOutcome::Unknown(why) if why.contains("lacks")),
+        "{outcome:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_never_comes_is_unknown() {
+    let scripted = Scripted::new().await;
+    let settings =
+        CatalogSettings { request_timeout: Duration::from_millis(300), ..scripted.settings() };
+    let outcome = scripted.commit_with(settings, Reply::Hang).await.unwrap();
+    assert!(matches!(outcome, CommitOutcome::Unknown(_)), "{outcome:?}");
+    assert_eq!(scripted.files(), 1);
+}
+
+#[tokio::test]
+async fn a_catalog_that_is_gone_got_no_request() {
+    let scripted = Scripted::new().await;
+    let catalog = scripted.connect().await;
+    let loaded = scripted.load(&catalog).await;
+    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let settings = CatalogSettings { uri: format!("http://{nowhere}"), ..scripted.settings() };
+    let error = Catalog::connect(&settings).await.unwrap_err();
+    assert!(matches!(&error, TableError::Unreachable { .. }) && error.is_transient(), "{error}");
+
+    // The configuration may name another address for all else.
+    let config = json!({ "overrides": { "uri": format!("http://{nowhere}") } });
+    scripted.server.text(CONFIG, 200, config);
+    let catalog = Catalog::connect(&scripted.settings()).await.unwrap();
+    let commit = pending(&loaded, 0, 1, vec![]);
+    let error = catalog.commit_append(&loaded, &commit).await.unwrap_err();
+    assert!(matches!(error, TableError::Unreachable { .. }), "{error}");
+    assert_eq!(scripted.files(), 0, "nothing was sent, so nothing refers to the files");
+}
+
+#[tokio::test]
+async fn refusals_are_rejected() {
+    for code in [400, 404, 406, 413, 422] {
+        let outcome = Scripted::new().await.commit(status(code)).await.unwrap();
+        assert!(
+            matches!(&outcome, CommitOutcome::Rejected(why) if why.contains("said so")),
+            "{code}: {outcome:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn requests_turned_away_unread_are_errors() {
+    for (code, transient) in [(401, false), (403, false), (419, false), (429, true)] {
+        let scripted = Scripted::new().await;
+        let error = scripted.commit(status(code)).await.unwrap_err();
+        assert_eq!(error.is_transient(), transient, "{code}: {error}");
+        assert_eq!(matches!(error, TableError::Unauthorised { .. }), !transient, "{code}: {error}");
+        assert_eq!(scripted.files(), 0, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_conflict_deletes_its_files_once_the_head_has_moved() {
+    let scripted = Scripted::new().await;
+    let moved = json!({ "metadata-location": "file:/x", "metadata": scripted.moved().await });
+    let catalog = scripted.connect().await;
+    let loaded = scripted.load(&catalog).await;
+    let theirs = scripted.files();
+    scripted.server.reply(COMMIT, status(409)).text(LOAD, 200, moved);
+    conflict(catalog.commit_append(&loaded, &pending(&loaded, 0, 3, vec![])).await);
+    assert_eq!(scripted.files(), theirs);
+}
+
+#[tokio::test]
+async fn a_conflict_whose_head_has_not_moved_keeps_its_files() {
+    let scripted = Scripted::new().await;
+    let catalog = scripted.connect().await;
+    let loaded = scripted.load(&catalog).await;
+    scripted.server.reply(COMMIT, status(409)).text(LOAD, 200, scripted.table());
+    conflict(catalog.commit_append(&loaded, &pending(&loaded, 0, 3, vec![])).await);
+    assert_eq!(scripted.files(), 1, "a copy of the request may still land");
+
+    scripted.server.reply(COMMIT, status(409)).reply(LOAD, status(503));
+    conflict(catalog.commit_append(&loaded, &pending(&loaded, 0, 3, vec![])).await);
+    assert_eq!(scripted.files(), 2, "the table could not be read");
+}
+
+#[tokio::test]
+async fn an_expired_token_is_renewed_once_and_the_request_sent_again() {
+    let scripted = Scripted::new().await;
+    let auth = RestAuth { credential: Some("me:pass".into()), ..RestAuth::default() };
+    let settings = CatalogSettings { rest: auth, ..scripted.settings() };
+    scripted.server.text(
+        TOKENS,
+        200,
+        r#"{"access_token":"old","token_type":"bearer","expires_in":3600}"#,
+    );
+    let catalog = scripted.connect_with(settings).await;
+    let loaded = scripted.load(&catalog).await;
+    scripted.server.reply(COMMIT, status(401)).reply(COMMIT, scripted.applied());
+    scripted.server.text(TOKENS, 200, r#"{"access_token":"new"}"#);
+    committed(catalog.commit_append(&loaded, &pending(&loaded, 0, 3, vec![])).await);
+
+    let asked = scripted.server.asked();
+    assert_eq!(scripted.server.lines(), [TOKENS, CONFIG, LOAD, COMMIT, TOKENS, COMMIT]);
+    let tokens: Vec<_> = asked.iter().map(|asked| asked.header("authorization")).collect();
+    assert_eq!(tokens, ["", "Bearer old", "Bearer old", "Bearer old", "", "Bearer new"]);
+    assert_eq!(
+        asked[0].body,
+        "grant_type=client_credentials&client_id=me&client_secret=pass&scope=catalog"
+    );
+
+    // Refused again with the new one: no loop.
+    let loaded = scripted.load(&catalog).await;
+    scripted.server.reply(COMMIT, status(401)).reply(COMMIT, status(401));
+    scripted.server.text(TOKENS, 200, r#"{"access_token":"newer"}"#);
+    let error = catalog.commit_append(&loaded, &pending(&loaded, 0, 3, vec![])).await.unwrap_err();
+    assert!(matches!(error, TableError::Unauthorised { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_before_it_expires() {
+    let scripted = Scripted::new().await;
+    let auth = RestAuth {
+        credential: Some("me:pass".into()),
+        scope: Some("PRINCIPAL_ROLE:ALL".into()),
+        oauth2_server_uri: Some(format!("{}/elsewhere", scripted.server.uri)),
+        ..RestAuth::default()
+    };
+    let settings = CatalogSettings { rest: auth, ..scripted.settings() };
+    // Its life is over before the next request can be made.
+    let short = r#"{"access_token":"short","expires_in":0.000001}"#;
+    let tokens = "POST /elsewhere";
+    scripted.server.text(tokens, 200, short).text(
+        tokens,
+        200,
+        r#"{"access_token":"long","expires_in":3600}"#,
+    );
+    let catalog = scripted.connect_with(settings).await;
+    scripted.load(&catalog).await;
+    scripted.load(&catalog).await;
+    assert_eq!(scripted.server.lines(), [tokens, CONFIG, tokens, LOAD, LOAD]);
+    let asked = scripted.server.asked();
+    assert!(asked[0].body.ends_with("&scope=PRINCIPAL_ROLE%3AALL"), "{}", asked[0].body);
+    assert_eq!(asked[4].header("authorization"), "Bearer long");
+}
+
+#[tokio::test]
+async fn credentials_that_are_refused_are_told_without_showing_them() {
+    let scripted = Scripted::new().await;
+    let auth = RestAuth { credential: Some("me:hunter2".into()), ..RestAuth::default() };
+    let settings = CatalogSettings { rest: auth, ..scripted.settings() };
+    for (code, unauthorised) in [(401, true), (503, false)] {
+        scripted.server.reply(TOKENS, status(code));
+        let error = Catalog::connect(&settings).await.unwrap_err();
+        assert_eq!(matches!(error, TableError::Unauthorised { .. }), unauthorised, "{error}");
+        assert_eq!(error.is_transient(), !unauthorised);
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_static_token_and_own_headers_go_with_every_request() {
+    let scripted = Scripted::new().await;
+    let rest = RestAuth {
+        token: Some("fixed".into()),
+        headers: BTreeMap::from([("X-Tenant".into(), "t1".into())]),
+        ..RestAuth::default()
+    };
+    let catalog = scripted.connect_with(CatalogSettings { rest, ..scripted.settings() }).await;
+    scripted.load(&catalog).await;
+    for asked in scripted.server.asked() {
+        assert_eq!(asked.header("authorization"), "Bearer fixed");
+        assert_eq!(asked.header("x-tenant"), "t1");
+        assert_eq!(asked.header("x-iceberg-access-delegation"), "vended-credentials");
+    }
+}
+
+#[tokio::test]
+async fn the_prefix_and_levels_of_a_namespace_are_in_the_address() {
+    let scripted = Scripted::new().await;
+    scripted.server.text(CONFIG, 200, json!({ "overrides": { "prefix": "main%7Cwh" } }));
+    let settings = CatalogSettings { warehouse: Some("my wh".into()), ..scripted.settings() };
+    let catalog = Catalog::connect(&settings).await.unwrap();
+    let line = "GET /v1/main%7Cwh/namespaces/a%1Fb%20c/tables/t%2F1";
+    scripted.server.text(line, 200, scripted.table());
+    let name = TableName { namespace: vec!["a".into(), "b c".into()], name: "t/1".into() };
+    assert!(catalog.load(&name).await.unwrap().is_some());
+    assert_eq!(scripted.server.lines(), ["GET /v1/config?warehouse=my%20wh", line]);
+}
+
+#[tokio::test]
+async fn credentials_that_come_with_a_table_are_used_for_its_store() {
+    let scripted = Scripted::new().await;
+    let settings = CatalogSettings {
+        io_properties: BTreeMap::from([("s3.region".into(), "ours".into())]),
+        ..scripted.settings()
+    };
+    let config = json!({ "defaults": { "s3.region": "theirs", "s3.endpoint": "http://127.0.0.1:1" },
+        "overrides": { "s3.path-style-access": "true" } });
+    scripted.server.text(CONFIG, 200, config);
+    let catalog = Catalog::connect(&settings).await.unwrap();
+    let metadata =
+        scripted.metadata.clone().into_builder(None).set_location("s3://bucket/t".into());
+    let answer = json!({
+        "metadata": metadata.build().unwrap().metadata,
+        "config": { "s3.access-key-id": "table" },
+        "storage-credentials": [
+            { "prefix": "s3://bucket", "config": { "s3.session-token": "wide" } },
+            { "prefix": "s3://bucket/t", "config": { "s3.session-token": "narrow" } },
+            { "prefix": "s3://other", "config": { "s3.session-token": "other" } },
+        ],
+    });
+    scripted.server.text(LOAD, 200, answer);
+    let loaded = catalog.load(&scripted.name).await.unwrap().unwrap();
+    let property = |key| loaded.io.config().get(key).map(String::as_str);
+    assert_eq!(property("s3.region"), Some("ours"));
+    assert_eq!(property("s3.endpoint"), Some("http://127.0.0.1:1"));
+    assert_eq!(property("s3.path-style-access"), Some("true"));
+    assert_eq!(property("s3.access-key-id"), Some("table"));
+    assert_eq!(property("s3.session-token"), Some("narrow"));
+    assert!(!format!("{loaded:?}").contains("narrow"));
+}
+
+#[tokio::test]
+async fn a_table_that_is_absent_is_told_from_an_address_that_is_wrong() {
+    let scripted = Scripted::new().await;
+    let catalog = scripted.connect().await;
+    scripted.server.text(LOAD, 404, NO_TABLE);
+    assert!(catalog.load(&scripted.name).await.unwrap().is_none());
+    scripted.server.text(LOAD, 404, "<html>nothing here</html>");
+    let error = catalog.load(&scripted.name).await.unwrap_err();
+    assert!(matches!(error, TableError::Rejected { .. }), "{error}");
+    for (code, transient) in [(500, true), (503, true), (429, true), (403, false), (400, false)] {
+        scripted.server.reply(LOAD, status(code));
+        let error = catalog.load(&scripted.name).await.unwrap_err();
+        assert_eq!(error.is_transient(), transient, "{code}: {error}");
+    }
+    scripted.server.text(LOAD, 200, "{}");
+    let error = catalog.load(&scripted.name).await.unwrap_err();
+    assert!(matches!(error, TableError::Unreadable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_table_is_created_with_the_namespaces_it_needs() {
+    let scripted = Scripted::new().await;
+    let catalog = scripted.connect().await;
+    let name: TableName = "a.b.t".parse().unwrap();
+    let (tables, spaces) = ("POST /v1/namespaces/a%1Fb/tables", "POST /v1/namespaces");
+    scripted.server.text(tables, 404, NO_TABLE).text(tables, 200, scripted.table());
+    scripted.server.text(spaces, 409, "").text(spaces, 200, "{}");
+    let spec = parse_spec("bucket[4](id)", &schema()).unwrap();
+    let created = catalog.create(&name, &schema(), &spec, &HashMap::new()).await.unwrap();
+    assert_eq!(created.metadata.uuid(), scripted.metadata.uuid());
+    assert_eq!(scripted.server.lines(), [CONFIG, tables, spaces, spaces, tables]);
+    let asked = scripted.server.asked();
+    assert_eq!(asked[2].body, r#"{"namespace":["a"],"properties":{}}"#);
+    assert_eq!(asked[3].body, r#"{"namespace":["a","b"],"properties":{}}"#);
+    let body: serde_json::Value = serde_json::from_str(&asked[4].body).unwrap();
+    assert_eq!(body["partition-spec"]["fields"][0]["transform"], "bucket[4]");
+    assert_eq!(body["properties"]["format-version"], "2");
+    assert_eq!(body["schema"]["fields"][0]["name"], "id");
+}
+
+#[tokio::test]
+async fn losing_the_race_to_create_a_table_loads_the_winner_s() {
+    let scripted = Scripted::new().await;
+    let catalog = scripted.connect().await;
+    scripted.server.reply(CREATE, status(409)).text(LOAD, 200, scripted.table());
+    let spec = parse_spec("", &schema()).unwrap();
+    let none = HashMap::new();
+    let created = catalog.create(&scripted.name, &schema(), &spec, &none).await.unwrap();
+    assert_eq!(created.metadata.uuid(), scripted.metadata.uuid());
+}
