@@ -44,10 +44,9 @@ impl Started {
             .map_err(join_error)??;
         let catalog = Arc::new(connect_catalog(config).await?);
         let name = table_name(config)?;
-        let table = open_table(&catalog, &name, config).await?;
         let committer = Arc::new(Committer {
-            catalog,
-            table: name,
+            catalog: catalog.clone(),
+            table: name.clone(),
             pipeline: config.kafka.group_id.clone(),
             instance: pipeline.instance.clone(),
             state: Arc::new(state),
@@ -56,6 +55,12 @@ impl Started {
             metrics: pipeline.metrics.clone(),
             health: pipeline.health.clone(),
         });
+        let table = match has_pending(&committer).await? {
+            // A new table in the place of the one that a commit is pending for would only be in
+            // the way of bringing that one back.
+            true => committer.load().await?.0,
+            false => open_table(&catalog, &name, config).await?,
+        };
         let (epoch, table) = settle_pending(&committer, table).await?;
 
         let view = committer.view(&table)?;
@@ -88,6 +93,12 @@ impl Started {
         );
         Ok(Self { committer, source, info, table, ledger, starts, log: seen.log, epoch })
     }
+}
+
+async fn has_pending(committer: &Committer) -> Result<bool, Failure> {
+    let state = committer.state.clone();
+    let open = tokio::task::spawn_blocking(move || state.open_checkpoint());
+    Ok(open.await.map_err(join_error)??.is_some_and(|open| !open.pending.is_empty()))
 }
 
 /// Finishes every pending commit of an earlier process by the same admission as a fresh one.

@@ -8,13 +8,17 @@
 )]
 #![allow(clippy::single_range_in_vec_init, reason = "ranges of offsets are meant, often one")]
 
+mod bad_input;
 mod crashes;
 mod flights;
 mod harness;
 mod kills;
 mod landing;
+mod outages;
+mod replies;
 #[allow(dead_code, reason = "the helpers are one vocabulary, of which each test uses a part")]
 mod support;
+mod tables;
 mod tidy;
 mod watching;
 mod zombies;

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::kafka::Kafka;
 use super::process::{Process, under};
 use super::table::Lake;
-use super::{free_port, http, new_dir, unique};
+use super::{PATIENCE, free_port, http, new_dir, unique};
 
 /// How long a run may take that is expected to end by itself.
 pub const RUN: Duration = Duration::from_secs(300);
@@ -252,6 +252,24 @@ impl Running {
         self.process.wait_ready(&format!("report {what}"), within, |_| {
             let reply = http::get(&url).ok().filter(|reply| reply.status == 200)?;
             probe(&Metrics { text: reply.body })
+        })
+    }
+
+    /// Polls the metrics until the sum of a counter over these labels is at least `count`.
+    /// Panics if the process ends before.
+    pub fn wait_count(&mut self, name: &str, labels: &[(&str, &str)], count: f64) {
+        self.wait_metrics(&format!("{name} {labels:?} of {count}"), PATIENCE, |metrics| {
+            metrics.value(name, labels).filter(|value| *value >= count)
+        });
+    }
+
+    /// Polls `/readyz` until it is (not) ready and gives its JSON. Panics if the process ends.
+    pub fn wait_ready(&mut self, ready: bool, within: Duration) -> Value {
+        let url = format!("{}/readyz", self.http);
+        let status = if ready { 200 } else { 503 };
+        self.process.wait_ready(&format!("answer {status} to /readyz"), within, |_| {
+            let reply = http::get(&url).ok().filter(|reply| reply.status == status)?;
+            Some(reply.json())
         })
     }
 
