@@ -81,7 +81,7 @@ pub enum Command {
     /// Ask a running icestream for its readiness; exit code 0 if it answers 200.
     Health {
         /// What to ask.
-        #[arg(long, default_value = "http://127.0.0.1:8080/readyz")]
+        #[arg(long, default_value = "http://127.0.0.1:9464/readyz")]
         url: String,
     },
 }

@@ -17,6 +17,7 @@ use crate::config::{CatalogType, Config};
 use crate::failure::{Failure, chain};
 use crate::pipeline::{RowBuilder, source_settings, table_plan};
 use crate::protocol::{Offset, TopicPartition};
+use crate::retry::Backoff;
 use crate::source::SourceSettings;
 use crate::state::StateStore;
 use crate::table::TableName;
@@ -93,7 +94,7 @@ pub(super) fn access(
         list.add_partition(&tp.topic, tp.partition);
     }
     let group =
-        consumer.committed_offsets(list, patience).map_err(|error| refused(&settings, &error))?;
+        group_offsets(&consumer, &list, patience).map_err(|error| refused(&settings, &error))?;
     let reported = group.elements().iter().filter(|e| e.offset().to_raw() >= Some(0)).count();
     let Some((tp, (start, _))) = starts.iter().find(|(_, (start, end))| start < end) else {
         return Ok(format!(
@@ -126,6 +127,39 @@ fn consumer(settings: &SourceSettings) -> Result<BaseConsumer, KafkaError> {
         .create()
 }
 
+/// The offsets that the group reported. On a new cluster the first question about a group makes
+/// the broker choose a coordinator, and until then it answers that there is none.
+fn group_offsets(
+    consumer: &BaseConsumer,
+    partitions: &TopicPartitionList,
+    patience: Duration,
+) -> Result<TopicPartitionList, KafkaError> {
+    let until = Instant::now() + patience;
+    let mut backoff = Backoff::new(Instant::now(), patience);
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let error = match consumer.committed_offsets(partitions.clone(), left) {
+            Ok(group) => return Ok(group),
+            Err(error) => error,
+        };
+        match backoff.next_wait(Instant::now()) {
+            Some(wait) if is_coordinator_moving(&error) => std::thread::sleep(wait),
+            _ => return Err(error),
+        }
+    }
+}
+
+fn is_coordinator_moving(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotCoordinator
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+                | RDKafkaErrorCode::CoordinatorLoadInProgress
+        )
+    )
+}
+
 /// Waits for a record, or for the end of a log of nothing but markers and aborted records.
 fn first_record(
     consumer: &BaseConsumer,
@@ -154,11 +188,18 @@ fn first_record(
 }
 
 fn refused(settings: &SourceSettings, error: &KafkaError) -> String {
-    format!(
-        "{error}; the user of icestream needs READ and DESCRIBE on topic {} and READ on group {} \
-         (KAFKA_SASL_*, KAFKA_SSL_*, ACLs)",
-        settings.topic, settings.group_id
-    )
+    let (topic, group) = (&settings.topic, &settings.group_id);
+    match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::GroupAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed,
+        ) => format!(
+            "{error}; the user of icestream needs READ and DESCRIBE on topic {topic} and READ on \
+             group {group}: check its ACLs"
+        ),
+        _ => format!("topic {topic} or group {group} cannot be used: {error}; try again"),
+    }
 }
 
 /// Where a SQLite catalog is that has no file yet: connecting would make it.

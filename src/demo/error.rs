@@ -101,7 +101,7 @@ pub enum DemoError {
     Settings(#[from] ConfigError),
     /// The catalog.
     #[error(transparent)]
-    Catalog(#[from] Failure),
+    Catalog(Box<Failure>),
     /// The table.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -157,6 +157,12 @@ pub enum DemoError {
         /// Rows of records that were never produced.
         unknown: u64,
     },
+}
+
+impl From<Failure> for DemoError {
+    fn from(failure: Failure) -> Self {
+        Self::Catalog(Box::new(failure))
+    }
 }
 
 impl DemoError {

@@ -11,8 +11,8 @@ pub(super) const SEED: u64 = 20_260_101;
 /// The embedded broker silently drops a partition's oldest records beyond 5 MiB. The rest of it is
 /// for batch headers and keys that do not spread evenly.
 const PARTITION_BYTES: u64 = 4 << 20;
-/// Fewer would leave processors without work.
-const LEAST_PARTITIONS: u64 = 4;
+/// Fewer would leave processors without work, and make each fetch small.
+const LEAST_PARTITIONS: u64 = 12;
 /// Half a gigabyte of log in memory.
 const MOST_PARTITIONS: u64 = 128;
 /// About so many checkpoints are made of a slice, so that kills meet every step of one.

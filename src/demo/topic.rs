@@ -21,6 +21,11 @@ use crate::protocol::Offset;
 pub(super) const TOPIC: &str = "sensor-readings";
 
 const BROKERS: i32 = 3;
+const ALL_BROKERS: i32 = -1;
+/// To the child it answers as late as over a network, and a fetch yields one batch a partition: so
+/// a child has some tenths of a second to do, and a kill comes in the midst of it.
+const ROUND_TRIP: Duration = Duration::from_millis(3);
+const BATCH_RECORDS: &str = "25";
 /// How long the broker may take to answer a question.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a wait looks for a signal.
@@ -67,6 +72,7 @@ impl Topic {
             .set("client.id", "icestream-demo")
             .set("enable.idempotence", "true")
             .set("linger.ms", "20")
+            .set("batch.num.messages", BATCH_RECORDS)
             // The broker's limit counts bytes as they are sent.
             .set("compression.type", "none")
             .create_with_context(Deliveries::default())
@@ -85,6 +91,17 @@ impl Topic {
         readings: impl Iterator<Item = Reading>,
         stop: &Stop,
     ) -> Result<(), DemoError> {
+        self.round_trip(Duration::ZERO)?;
+        self.send(readings, stop)?;
+        self.round_trip(ROUND_TRIP)
+    }
+
+    fn round_trip(&self, time: Duration) -> Result<(), DemoError> {
+        let set = self.cluster.broker_round_trip_time(ALL_BROKERS, time);
+        set.map_err(broker("set its round-trip time"))
+    }
+
+    fn send(&self, readings: impl Iterator<Item = Reading>, stop: &Stop) -> Result<(), DemoError> {
         for reading in readings {
             let mut record = BaseRecord::to(TOPIC).key(&reading.sample_id).payload(&reading.json);
             loop {

@@ -16,7 +16,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::rows::RowBuilder;
 use crate::config::BadRecords;
-use crate::decode::RecordError;
+use crate::decode::{Reason, RecordError};
 use crate::failure::{Failure, chain};
 use crate::protocol::{Epoch, Offset, OffsetRange, PendingFile, Ranges, RowCounts, TopicPartition};
 use crate::source::{Polled, Record, ShardQueue};
@@ -327,17 +327,13 @@ impl Shard {
     }
 
     fn record(&mut self, record: &Record<'_>) -> Result<Option<BadRecord>, Failure> {
-        let room = record.payload.is_none_or(|payload| self.rows.has_room_for(payload.len()));
-        if !room {
-            self.flush()?;
-        }
-        let Some(p) = self.partitions.get_mut(&record.partition) else {
+        let Some(p) = self.partitions.get(&record.partition) else {
             return Err(Failure::Internal(format!(
                 "a record of partition {} reached a shard that does not own it",
                 record.partition
             )));
         };
-        // Below the position: cannot happen after a seek to the ledger, and would be a repeat.
+        // Below the position: cannot happen after a start at the ledger, and would be a repeat.
         if p.stopped || record.offset < p.next {
             return Ok(None);
         }
@@ -348,18 +344,9 @@ impl Shard {
             }
             Some(payload) => {
                 self.bytes += payload.len() as u64;
-                if let Err(error) = self.rows.push(record, payload) {
-                    self.metrics.add_bad_records(error.reason.label(), 1);
-                    match self.settings.bad_records {
-                        BadRecords::Fail => {
-                            p.stopped = true;
-                            let partition = p.tp.clone();
-                            return Ok(Some(BadRecord { partition, offset: record.offset, error }));
-                        }
-                        BadRecords::Skip => {
-                            self.counts.skipped += 1;
-                            tracing::debug!(partition = %p.tp, offset = record.offset, %error, "skipped");
-                        }
+                if let Err(error) = self.append(record, payload)? {
+                    if let Some(bad) = self.bad(record, error) {
+                        return Ok(Some(bad));
                     }
                 } else {
                     self.counts.written += 1;
@@ -367,17 +354,59 @@ impl Shard {
                 }
             }
         }
-        p.next = record.offset + 1;
-        p.last_timestamp = record.timestamp_ms.or(p.last_timestamp);
-        self.records += 1;
-        p.uncounted.0 += 1;
-        p.uncounted.1 += record.payload.map_or(0, |payload| payload.len() as u64);
+        self.advance(record);
         if self.rows.rows() >= self.settings.batch_rows
             || self.rows.buffered_bytes() >= self.settings.batch_bytes
         {
             self.flush()?;
         }
         Ok(None)
+    }
+
+    /// Appends a payload as a row. A batch that is full is not the record's fault: it is flushed,
+    /// and the record begins the next one.
+    fn append(
+        &mut self,
+        record: &Record<'_>,
+        payload: &[u8],
+    ) -> Result<Result<(), RecordError>, Failure> {
+        if !self.rows.has_room_for(payload.len()) {
+            self.flush()?;
+        }
+        match self.rows.push(record, payload) {
+            Err(error) if error.reason == Reason::BatchFull && self.rows.rows() > 0 => {
+                self.flush()?;
+                Ok(self.rows.push(record, payload))
+            }
+            pushed => Ok(pushed),
+        }
+    }
+
+    /// Counts a bad record as skipped, or stops its partition before it.
+    fn bad(&mut self, record: &Record<'_>, error: RecordError) -> Option<BadRecord> {
+        self.metrics.add_bad_records(error.reason.label(), 1);
+        let p = self.partitions.get_mut(&record.partition)?;
+        match self.settings.bad_records {
+            BadRecords::Fail => {
+                p.stopped = true;
+                Some(BadRecord { partition: p.tp.clone(), offset: record.offset, error })
+            }
+            BadRecords::Skip => {
+                self.counts.skipped += 1;
+                tracing::debug!(partition = %p.tp, offset = record.offset, %error, "skipped");
+                None
+            }
+        }
+    }
+
+    /// I7: the record is dealt with, its partition moves on.
+    fn advance(&mut self, record: &Record<'_>) {
+        self.records += 1;
+        let Some(p) = self.partitions.get_mut(&record.partition) else { return };
+        p.next = record.offset + 1;
+        p.last_timestamp = record.timestamp_ms.or(p.last_timestamp);
+        p.uncounted.0 += 1;
+        p.uncounted.1 += record.payload.map_or(0, |payload| payload.len() as u64);
     }
 
     /// Makes the work of one batch visible to the coordinator.

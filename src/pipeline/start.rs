@@ -12,7 +12,7 @@ use crate::config::{CatalogType, Config, OffsetReset};
 use crate::failure::Failure;
 use crate::protocol::{
     Epoch, Frontier, LogRange, Refusal, ResetPolicy, SourceView, StartAt, TopicPartition,
-    check_history, positions, recover,
+    check_history, check_last, positions, recover,
 };
 use crate::source::{Source, SourceSettings, TopicInfo};
 use crate::state::StateStore;
@@ -44,10 +44,9 @@ impl Started {
             .map_err(join_error)??;
         let catalog = Arc::new(connect_catalog(config).await?);
         let name = table_name(config)?;
-        let table = open_table(&catalog, &name, config).await?;
         let committer = Arc::new(Committer {
-            catalog,
-            table: name,
+            catalog: catalog.clone(),
+            table: name.clone(),
             pipeline: config.kafka.group_id.clone(),
             instance: pipeline.instance.clone(),
             state: Arc::new(state),
@@ -56,6 +55,12 @@ impl Started {
             metrics: pipeline.metrics.clone(),
             health: pipeline.health.clone(),
         });
+        let table = match has_pending(&committer).await? {
+            // A new table in the place of the one that a commit is pending for would only be in
+            // the way of bringing that one back.
+            true => committer.load().await?.0,
+            false => open_table(&catalog, &name, config).await?,
+        };
         let (epoch, table) = settle_pending(&committer, table).await?;
 
         let view = committer.view(&table)?;
@@ -90,6 +95,12 @@ impl Started {
     }
 }
 
+async fn has_pending(committer: &Committer) -> Result<bool, Failure> {
+    let state = committer.state.clone();
+    let open = tokio::task::spawn_blocking(move || state.open_checkpoint());
+    Ok(open.await.map_err(join_error)??.is_some_and(|open| !open.pending.is_empty()))
+}
+
 /// Finishes every pending commit of an earlier process by the same admission as a fresh one.
 /// Files already written are committed without reading Kafka again.
 async fn settle_pending(
@@ -99,6 +110,9 @@ async fn settle_pending(
     let state = committer.state.clone();
     let local = tokio::task::spawn_blocking(move || state.load()).await.map_err(join_error)??;
     let view = committer.view(&table)?;
+    let ledger = view.ledger.as_ref().map(|ledger| &ledger.frontier);
+    check_last(&committer.table.to_string(), &local, ledger)
+        .map_err(|refusal| committer.refuse(refusal))?;
     let views = BTreeMap::from([(committer.table.to_string(), view)]);
     let recovery = recover(Some(&local), &views);
     tracing::info!(

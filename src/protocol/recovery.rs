@@ -40,7 +40,7 @@ pub struct RecoveryStep {
     pub admission: Admission,
 }
 
-/// How local state stands to the ledger; for the log, nothing is decided from it.
+/// How local state stands to the ledger; for the log. See [`check_last`] for what is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LocalStanding {
     /// There is none: a first start, or it was lost.
@@ -104,6 +104,27 @@ fn lowest(views: &BTreeMap<String, TableView>) -> Frontier {
         let both = low.iter().filter_map(|(tp, a)| next.get(tp).map(|b| (tp.clone(), a.min(b))));
         both.collect()
     })
+}
+
+/// Checks that the table still has what local state saw in it: a ledger never decreases (I6).
+/// Local state that is lost or older says nothing.
+///
+/// # Errors
+/// [`Refusal::LedgerBehind`] for the first partition that went back or is gone.
+pub fn check_last(
+    table: &str,
+    local: &LocalState,
+    ledger: Option<&Frontier>,
+) -> Result<(), Refusal> {
+    let Some(last) = &local.last else { return Ok(()) };
+    for (tp, from) in last.frontier.iter() {
+        let ledger = ledger.and_then(|ledger| ledger.get(tp));
+        if ledger.is_none_or(|ledger| ledger < from) {
+            let (table, partition) = (table.to_owned(), tp.clone());
+            return Err(Refusal::LedgerBehind { table, partition, ledger, from });
+        }
+    }
+    Ok(())
 }
 
 fn stand(local: &Frontier, ledger: &Frontier) -> LocalStanding {

@@ -72,6 +72,23 @@ fn local_state_newer_than_the_table_resumes_at_the_ledger_all_the_same() {
 }
 
 #[test]
+fn a_ledger_below_what_local_state_saw_is_refused_and_any_other_is_not() {
+    let table = "db.t";
+    let view = at_ten();
+    let ledger = view.ledger.as_ref().map(|ledger| &ledger.frontier);
+    assert_eq!(check_last(table, &local(vec![], &[(0, 10)]), ledger), Ok(()));
+    assert_eq!(check_last(table, &local(vec![], &[(0, 9)]), ledger), Ok(()));
+    assert_eq!(check_last(table, &LocalState::default(), None), Ok(()));
+    for (seen, ledger) in [(11, ledger), (10, None)] {
+        let refused = check_last(table, &local(vec![], &[(0, seen)]), ledger);
+        let Err(Refusal::LedgerBehind { from, ledger: found, .. }) = refused else {
+            panic!("{refused:?}")
+        };
+        assert_eq!((from, found), (seen, ledger.map(|_| 10)));
+    }
+}
+
+#[test]
 fn a_pending_commit_whose_table_is_gone_is_refused() {
     let state = local(vec![pending("x", &[(0, 4)], &[(0, 4, 9)])], &[]);
     let recovery = recover(Some(&state), &BTreeMap::new());

@@ -70,9 +70,9 @@ pub enum Refusal {
     },
     /// The ledger does not reach the offset that a pending commit continues.
     #[error(
-        "the ledger of table {table} went back: a pending commit continues {partition} at offset \
-         {from}, the ledger has {}; find out what changed the table, then see docs/operations.md, \
-         section ledger-behind", show(*ledger)
+        "the ledger of table {table} went back: this instance knows {partition} at offset {from}, \
+         the ledger has {}; find out what changed the table (or whether CHECKPOINT_DIR belongs to \
+         another one), then see docs/operations.md, section ledger-behind", show(*ledger)
     )]
     LedgerBehind {
         /// Table.

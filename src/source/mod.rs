@@ -22,6 +22,10 @@ use crate::protocol::{Frontier, Offset, TopicPartition};
 
 pub use queue::{Polled, Record, ShardQueue};
 
+/// A cluster that just told its metadata tells topic ids at once, or does not know them and lets
+/// the request time out (librdkafka's mock does).
+const TOPIC_ID_WAIT: Duration = Duration::from_secs(2);
+
 /// What went wrong with Kafka.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -206,7 +210,8 @@ impl Source {
     pub fn describe(&self, timeout: Duration) -> Result<TopicInfo, SourceError> {
         let partitions = self.partitions(timeout)?;
         let cluster_id = self.consumer.client().fetch_cluster_id(timeout).unwrap_or_default();
-        let topic_id = admin::topic_id(self.consumer.client(), &self.settings.topic, timeout);
+        let wait = timeout.min(TOPIC_ID_WAIT);
+        let topic_id = admin::topic_id(self.consumer.client(), &self.settings.topic, wait);
         Ok(TopicInfo { cluster_id, topic_id, partitions })
     }
 

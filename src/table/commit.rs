@@ -156,6 +156,12 @@ async fn settle(
         (Ok(CommitOutcome::Conflict(reason)), Catalog::Rest(_)) => {
             settle_conflict(catalog, loaded, proposal, written, reason).await
         }
+        // A no that came over HTTP may be about a second copy of the request too, and the table may
+        // not be readable to look. What is left costs space, never rows.
+        (Err(error), Catalog::Rest(_)) => {
+            tracing::debug!(table = %loaded.name, files = ?written, "metadata files of a refused commit are left");
+            Err(error)
+        }
         (answer @ (Err(_) | Ok(CommitOutcome::Conflict(_))), _) => {
             discard(loaded, written).await;
             answer

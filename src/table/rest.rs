@@ -281,14 +281,12 @@ fn to_bytes(body: &serde_json::Value) -> Vec<u8> {
 
 /// Percent-encodes all but unreserved characters.
 fn encode_segment(text: &str) -> String {
-    use std::fmt::Write;
     text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
                 encoded.push(char::from(byte));
             }
-            // Writing to a string does not fail.
-            _ => drop(write!(encoded, "%{byte:02X}")),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
         }
         encoded
     })

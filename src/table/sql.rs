@@ -208,13 +208,14 @@ impl SqlCatalog {
             return Ok(existing);
         }
         self.create_namespace(table).await?;
-        let location = self.new_table_location(table).await?;
+        let (root, location) = self.new_table_location(table).await?;
         let metadata = new_metadata(creation, location)?;
         let file = MetadataLocation::new_with_metadata(metadata.location(), &metadata);
         let io = io::file_io(metadata.location(), &self.io_properties)?;
         let written = file.to_string();
         self.write_metadata(&io, &metadata, &file).await?;
-        io::sync_parent_dirs(metadata.location(), std::slice::from_ref(&written)).await?;
+        // Up to the root, because the directories of the namespace may be new as well.
+        io::sync_parent_dirs(&root, std::slice::from_ref(&written)).await?;
         if self.insert_table(table, &written).await? {
             let metadata = metadata.into();
             return Ok(LoadedTable {
@@ -242,8 +243,9 @@ impl SqlCatalog {
         })
     }
 
-    /// Under the namespace's own location if it has one, else under the warehouse, as in Java.
-    async fn new_table_location(&self, table: &TableName) -> Result<String, TableError> {
+    /// Where to create under, and where the table is then: under the namespace's own location if it
+    /// has one, else under the warehouse, as in Java.
+    async fn new_table_location(&self, table: &TableName) -> Result<(String, String), TableError> {
         let sql = "SELECT property_value FROM iceberg_namespace_properties \
                    WHERE catalog_name = $1 AND namespace = $2 AND property_key = 'location'";
         let namespace = table.dotted_namespace();
@@ -252,14 +254,16 @@ impl SqlCatalog {
             self.run("read the namespace", query.fetch_optional(db)).await?
         });
         if let Some(own) = own.flatten() {
-            return Ok(format!("{}/{}", own.trim_end_matches('/'), table.name));
+            let location = format!("{}/{}", own.trim_end_matches('/'), table.name);
+            return Ok((own, location));
         }
         let warehouse = self.warehouse.as_deref().ok_or_else(|| TableError::Setting {
             setting: "warehouse",
             reason: format!("table {table} is absent and needs a warehouse to be created in"),
         })?;
         let warehouse = absolute(warehouse)?;
-        Ok(format!("{warehouse}/{}/{}", table.namespace.join("/"), table.name))
+        let location = format!("{warehouse}/{}/{}", table.namespace.join("/"), table.name);
+        Ok((warehouse, location))
     }
 
     /// False if the table is there already.

@@ -30,7 +30,8 @@ pub struct Evidence {
 /// The ancestry of the head, as far as it is still shown.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// Does it lead back to the table's first snapshot? False once the oldest were expired.
+    /// Does it surely lead back to the table's first snapshot? False once the oldest were expired,
+    /// and always false in tables of format version 1, where that cannot be told.
     pub complete: bool,
     /// The snapshots in it that this pipeline did not make, oldest first.
     pub foreign: Vec<ForeignSnapshot>,
@@ -120,10 +121,17 @@ impl ForeignSnapshot {
     }
 }
 
+/// Sequence number of a table's first snapshot.
+const FIRST: i64 = 1;
+
 /// Reads the ancestry of the head.
+///
+/// That the oldest snapshot has no parent does not make it the first: some programs that expire
+/// snapshots take the name of the expired parent out of its child. Its number stays.
 pub(super) fn history(metadata: &TableMetadata, pipeline: &str) -> History {
     let mut seen = HashSet::new();
     let mut foreign = Vec::new();
+    let mut oldest = None;
     let mut next = metadata.current_snapshot_id();
     while let Some(id) = next {
         let Some(snapshot) = metadata.snapshot_by_id(id).filter(|_| seen.insert(id)) else { break };
@@ -131,10 +139,12 @@ pub(super) fn history(metadata: &TableMetadata, pipeline: &str) -> History {
         if summary.get(SUMMARY_PIPELINE).is_none_or(|name| name != pipeline) {
             foreign.push(ForeignSnapshot::new(snapshot));
         }
+        oldest = Some(snapshot.sequence_number());
         next = snapshot.parent_snapshot_id();
     }
     foreign.reverse();
-    History { complete: next.is_none(), foreign }
+    let complete = next.is_none() && oldest.is_none_or(|number| number == FIRST);
+    History { complete, foreign }
 }
 
 /// A time in milliseconds since the Unix epoch, for people: RFC 3339, UTC.

@@ -161,7 +161,7 @@ impl<'a> Judge<'a> {
             };
             if !complete {
                 let detail = format!(
-                    "proved from offset {} on; snapshots of older commits were expired",
+                    "proved from offset {} on; older commits, if there were any, are no longer shown",
                     chain.from
                 );
                 self.find(Kind::Expired, Some(tp), detail);

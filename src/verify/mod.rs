@@ -21,6 +21,8 @@ mod offsets;
 mod report;
 mod rows;
 mod scan;
+#[cfg(test)]
+mod scan_tests;
 
 pub use evidence::{Evidence, ForeignSnapshot, History, rfc3339};
 pub use finding::{Finding, Judgement, Kind, PartitionVerdict, Verdict};

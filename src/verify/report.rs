@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use super::evidence::{Evidence, rfc3339};
-use super::finding::{Finding, Judgement, Verdict};
+use super::finding::{Finding, Judgement, Kind, Verdict};
 use super::judge;
 use super::rows::Rows;
 
@@ -89,12 +89,15 @@ impl Report {
 
     fn summary(&self) -> &'static str {
         let verdicts = || self.judgement.partitions.iter().map(|partition| partition.verdict);
+        let deleted = |finding: &Finding| finding.kind == Kind::RowsDeletedByOthers;
         if self.judgement.partitions.is_empty() {
             "nothing is wrong, and there is nothing to prove"
-        } else if verdicts().all(|verdict| verdict == Verdict::Proved) {
-            "every record below the ledger that was written is in the table exactly once"
-        } else {
+        } else if !verdicts().all(|verdict| verdict == Verdict::Proved) {
             "nothing is wrong; what could not be proved is noted above"
+        } else if self.judgement.findings.iter().any(deleted) {
+            "every row that was written is in the table exactly once, but for those others deleted"
+        } else {
+            "every row that was written is in the table exactly once, and the ledger agrees"
         }
     }
 

@@ -1,18 +1,22 @@
 //! The tests of the tests: the servers are real and behave as the other tests rely on, the proxy
 //! does what it is told, and the judge finds what is wrong with a table.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use crate::support::flights::Flights;
+use crate::support::icestream::Metrics;
 use crate::support::kafka::Kafka;
 use crate::support::oracle::{self, Reader};
 use crate::support::postgres::{Postgres, sql};
+use crate::support::process::Process;
 use crate::support::producing::{End, Produced, Record};
 use crate::support::proxy::{Fault, Matching, Proxy};
 use crate::support::rest::RestCatalog;
 use crate::support::s3::S3;
 use crate::support::table::{Lake, Table};
-use crate::support::{PATIENCE, foreign, http, unique};
+use crate::support::{PATIENCE, foreign, http, new_dir, unique};
 
 fn numbered(partitions: i32, count: usize) -> impl Iterator<Item = Record> {
     (0..count).zip((0..partitions).cycle()).map(|(number, partition)| {
@@ -377,6 +381,41 @@ fn the_proxy_ends_what_it_holds_when_it_is_dropped() {
         assert!(waiting.join().unwrap().is_err());
     });
     hung.wait_done(1, PATIENCE);
+}
+
+#[test]
+fn a_process_is_waited_for_signalled_and_read() {
+    let log = new_dir("process").join("log");
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done"]);
+    let mut process = Process::start("a loop", command, &log);
+    process
+        .wait_ready("say ready", PATIENCE, |process| process.log().contains("ready").then_some(()));
+    assert!(process.ended().is_none());
+    process.signal("TERM");
+    assert_eq!(process.wait(PATIENCE).code(), Some(7));
+}
+
+#[test]
+#[should_panic(expected = "ended (exit status: 3) before it could say ready:\nsorry")]
+fn a_process_that_ends_too_early_fails_a_test_with_its_log() {
+    let log = new_dir("process").join("log");
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo sorry; exit 3"]);
+    let mut process = Process::start("a server", command, &log);
+    process
+        .wait_ready("say ready", PATIENCE, |process| process.log().contains("ready").then_some(()));
+}
+
+#[test]
+fn metrics_are_summed_over_the_labels_that_are_not_named() {
+    let text = "# HELP a_total Some.\na_total{kind=\"x\",by=\"1\"} 2\n\
+                a_total{kind=\"y\",by=\"1\"} 3.5\na_total_more 7\nplain 1e3\n";
+    let metrics = Metrics { text: text.into() };
+    assert_eq!(metrics.value("a_total", &[]), Some(5.5));
+    assert_eq!(metrics.value("a_total", &[("kind", "y"), ("by", "1")]), Some(3.5));
+    assert_eq!(metrics.value("a_total", &[("kind", "z")]), None);
+    assert_eq!(metrics.value("plain", &[]), Some(1000.0));
 }
 
 fn schema() -> Value {

@@ -6,11 +6,19 @@
     clippy::panic,
     reason = "a test reports by panicking, and so do the helpers that only tests call"
 )]
+#![allow(clippy::single_range_in_vec_init, reason = "ranges of offsets are meant, often one")]
 
+mod bad_input;
+mod crashes;
 mod flights;
 mod harness;
+mod kills;
 mod landing;
+mod outages;
+mod replies;
 #[allow(dead_code, reason = "the helpers are one vocabulary, of which each test uses a part")]
 mod support;
+mod tables;
 mod tidy;
 mod watching;
+mod zombies;

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::kafka::Kafka;
 use super::process::{Process, under};
 use super::table::Lake;
-use super::{free_port, http, new_dir, unique};
+use super::{PATIENCE, free_port, http, new_dir, unique};
 
 /// How long a run may take that is expected to end by itself.
 pub const RUN: Duration = Duration::from_secs(300);
@@ -125,15 +125,25 @@ impl Icestream {
         self.start(arguments).wait(RUN)
     }
 
+    /// The settings as an env file, for other programs than the binary.
+    pub fn env_file(&self) -> PathBuf {
+        self.write_env_file(&self.dir)
+    }
+
+    fn write_env_file(&self, dir: &Path) -> PathBuf {
+        let env_file = dir.join("icestream.env");
+        let lines: String =
+            self.settings.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
+        fs::write(&env_file, lines).expect("cannot write an env file");
+        env_file
+    }
+
     /// Starts any command with the env file. The process sees none of this process's variables
     /// but `PATH` and `HOME`.
     pub fn start(&self, arguments: &[&str]) -> Running {
         let run = self.dir.join(unique("run"));
         fs::create_dir_all(&run).expect("cannot make a directory for a run");
-        let env_file = run.join("icestream.env");
-        let lines: String =
-            self.settings.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
-        fs::write(&env_file, lines).expect("cannot write an env file");
+        let env_file = self.write_env_file(&run);
 
         let mut command = Command::new(env!("CARGO_BIN_EXE_icestream"));
         command.args(arguments).arg("--env-file").arg(&env_file);
@@ -245,6 +255,24 @@ impl Running {
         })
     }
 
+    /// Polls the metrics until the sum of a counter over these labels is at least `count`.
+    /// Panics if the process ends before.
+    pub fn wait_count(&mut self, name: &str, labels: &[(&str, &str)], count: f64) {
+        self.wait_metrics(&format!("{name} {labels:?} of {count}"), PATIENCE, |metrics| {
+            metrics.value(name, labels).filter(|value| *value >= count)
+        });
+    }
+
+    /// Polls `/readyz` until it is (not) ready and gives its JSON. Panics if the process ends.
+    pub fn wait_ready(&mut self, ready: bool, within: Duration) -> Value {
+        let url = format!("{}/readyz", self.http);
+        let status = if ready { 200 } else { 503 };
+        self.process.wait_ready(&format!("answer {status} to /readyz"), within, |_| {
+            let reply = http::get(&url).ok().filter(|reply| reply.status == status)?;
+            Some(reply.json())
+        })
+    }
+
     fn exit(&self, status: std::process::ExitStatus) -> Exit {
         Exit {
             code: status.code(),
@@ -291,6 +319,26 @@ impl Exit {
             Some(code),
             "icestream ended with another exit code (signal {signal:?})\n{stdout}\n{log_end}"
         );
+        self
+    }
+
+    /// The name of this process in journals, as it logged it at its start.
+    ///
+    /// # Panics
+    /// If it ended before that.
+    pub fn instance(&self) -> String {
+        let found = self.log.split_once(" instance=").and_then(|(_, rest)| rest.split_once(' '));
+        found.unwrap_or_else(|| panic!("no instance in the log:\n{}", self.log_end)).0.to_owned()
+    }
+
+    /// The exit, if SIGABRT ended it: the process came to its crash point.
+    ///
+    /// # Panics
+    /// With the output otherwise.
+    pub fn aborted(self) -> Self {
+        const SIGABRT: i32 = 6;
+        let Self { code, log_end, .. } = &self;
+        assert_eq!(self.signal, Some(SIGABRT), "no crash (exit code {code:?})\n{log_end}");
         self
     }
 

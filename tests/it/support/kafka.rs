@@ -13,6 +13,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::process::{self, Process};
@@ -197,7 +198,15 @@ impl Kafka {
         for partition in self.watermarks(topic).keys() {
             asked.add_partition(topic, *partition);
         }
-        let answer = client.committed_offsets(asked, ASK).expect("offsets of a group");
+        let what = format!("the coordinator of the group {group}");
+        let answer = wait_for(&what, PATIENCE, || {
+            match client.committed_offsets(asked.clone(), ASK) {
+                Ok(answer) => Some(answer),
+                // The first question makes Kafka create the topic that the answer comes from.
+                Err(error) if error.rdkafka_error_code().is_some_and(is_about_coordinator) => None,
+                Err(error) => panic!("cannot read the offsets of the group {group}: {error}"),
+            }
+        });
         answer
             .elements()
             .iter()
@@ -235,7 +244,7 @@ impl Kafka {
                     message.offset(),
                     message.payload().map(<[u8]>::to_vec),
                 )),
-                Err(rdkafka::error::KafkaError::PartitionEOF(partition)) => {
+                Err(KafkaError::PartitionEOF(partition)) => {
                     open.remove(&partition);
                 }
                 Err(error) => panic!("cannot read {topic}: {error}"),
@@ -243,6 +252,15 @@ impl Kafka {
         }
         records
     }
+}
+
+fn is_about_coordinator(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::NotCoordinator
+            | RDKafkaErrorCode::CoordinatorNotAvailable
+            | RDKafkaErrorCode::CoordinatorLoadInProgress
+    )
 }
 
 fn admin_options() -> AdminOptions {

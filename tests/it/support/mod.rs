@@ -4,6 +4,7 @@
 //! `#[test]` code without an async runtime. Servers named `shared()` are started once per test
 //! process, on first use; give each test its own topic, table or database there ([`unique`]).
 
+pub mod files;
 pub mod flights;
 pub mod foreign;
 pub mod http;

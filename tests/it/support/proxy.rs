@@ -19,6 +19,8 @@ pub enum Fault {
     HoldRequest,
     /// It is never delivered; the proxy answers with this status and body.
     Answer(u16, String),
+    /// It is answered by the server, and the client gets this status and body instead.
+    AnswerInstead(u16, String),
     /// It is never delivered and never answered; [`Rule::release`] closes the connection.
     Hang,
 }
@@ -213,6 +215,10 @@ impl Shared {
         let mut status = None;
         match (&fault, rule) {
             (Some(Fault::Answer(code, body)), _) => answer(client, *code, body),
+            (Some(Fault::AnswerInstead(code, body)), _) => {
+                status = self.pass_on(&request, None).ok();
+                answer(client, *code, body);
+            }
             (Some(Fault::Hang), Some(rule)) => self.wait_release(rule),
             (Some(Fault::HoldRequest), Some(rule)) => {
                 self.wait_release(rule);

@@ -19,6 +19,9 @@ pub struct Lake {
     uri_for_icestream: Option<String>,
 }
 
+/// Makes a new, empty lake.
+pub type NewLake = fn() -> Lake;
+
 enum Catalog {
     /// A `sqlite://` or `postgres://` database.
     Sql(String),
@@ -54,8 +57,8 @@ impl Lake {
     }
 
     /// The kinds that every guarantee must hold on, by name.
-    pub fn each() -> Vec<(&'static str, fn() -> Self)> {
-        vec![
+    pub fn each() -> [(&'static str, NewLake); 5] {
+        [
             ("SQLite, local files", Self::sqlite),
             ("SQLite, S3", Self::sqlite_on_s3),
             ("PostgreSQL, local files", Self::postgres),
@@ -247,7 +250,7 @@ fn text(value: &Value) -> String {
 }
 
 /// The path in a `file:` location, however many slashes it has, or the path that it is.
-fn local_path(location: &str) -> PathBuf {
+pub(super) fn local_path(location: &str) -> PathBuf {
     let path = location.strip_prefix("file:").unwrap_or(location);
     PathBuf::from(format!("/{}", path.trim_start_matches('/')))
 }
