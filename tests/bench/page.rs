@@ -18,7 +18,7 @@ pub fn page(tables: &str, runs: usize, load: &str) -> String {
 `make bench` starts an Apache Kafka, fills topics, and then runs in turn, {runs} times each, as processes of their own:
 
 - **icestream**: `run --until-caught-up` with default settings but for the checkpoint's interval; SQLite catalog, local
-  files. Counted from the start of the process to its end: connecting, making the table, every commit included.
+  files. Counted from the start of the process to its end: connecting, making the table and every commit are included.
 - **loop by hand**: one thread that polls, decodes with icestream's decoder and writes Parquet with the same settings of
   client and encoder. No table, no offsets, nothing that survives a crash. The difference in CPU is what exactly-once
   into a table costs; in wall time it also shows that icestream reads several partitions on several cores.
@@ -29,9 +29,11 @@ counted by the footers of its files. Figures are medians, in brackets the least 
 {tables}
 ## Machine
 
-{machine}, load before the start {load}. Kafka runs on the same machine and takes its share of the
-cores during every run, so wall time and records/s are lower than with a broker elsewhere. CPU seconds are those of the
-process alone.
+{machine}.
+Load averages before the start: {load}. Above zero means that others took part of the cores.
+
+Kafka runs on the same machine and takes its share of the cores during every run, so records/s are lower than with a
+broker elsewhere. CPU seconds are those of the process alone, and the figure to compare.
 
 ## Repeat it
 
