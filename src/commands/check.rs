@@ -11,7 +11,7 @@ use iceberg::io::FileIO;
 use iceberg::spec::TableMetadata;
 
 use super::probe::{self, Seen};
-use super::unwritable;
+use super::written;
 use crate::config::{Config, ConfigError};
 use crate::failure::{Failure, chain, exit};
 use crate::pipeline::{connect_catalog, source_settings, table_name};
@@ -34,16 +34,16 @@ pub async fn check(
     out: &mut dyn Write,
 ) -> Result<u8, Failure> {
     let mut lines = Lines { out, failed: 0 };
-    let code = match loaded {
-        Ok(config) => run(Arc::new(config), &mut lines).await.map(|()| match lines.failed {
-            0 => exit::DONE,
-            _ => exit::FAILED,
-        }),
-        Err(error) => {
-            lines.write("settings", Duration::ZERO, &Err(error.to_string())).map(|()| exit::CONFIG)
+    match loaded {
+        Ok(config) => {
+            written(run(Arc::new(config), &mut lines).await)?;
+            Ok(if lines.failed == 0 { exit::DONE } else { exit::FAILED })
         }
-    };
-    code.map_err(unwritable)
+        Err(error) => {
+            written(lines.write("settings", Duration::ZERO, &Err(error.to_string())))?;
+            Ok(exit::CONFIG)
+        }
+    }
 }
 
 /// Writes the outcomes and counts the failed ones.

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::{human_bytes, unwritable, write_json};
+use super::{human_bytes, write_json, written};
 use crate::config::Config;
 use crate::failure::{Failure, exit};
 use crate::protocol::{Epoch, Offset};
@@ -47,7 +47,7 @@ pub async fn checkpoints(config: &Config, json: bool, out: &mut dyn Write) -> Re
     let shown: Vec<Shown> = records.into_iter().map(shown).collect();
     match json {
         true => write_json(out, &shown)?,
-        false => write_text(&shown, config, out).map_err(unwritable)?,
+        false => written(write_text(&shown, config, out))?,
     }
     Ok(exit::DONE)
 }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use super::unwritable;
+use super::written;
 use crate::failure::{Failure, exit};
 
 /// A container's health check gives up at about this time, too.
@@ -30,7 +30,7 @@ pub async fn health(url: &str, out: &mut dyn Write) -> Result<u8, Failure> {
         Ok((status, body)) => (exit::FAILED, format!("{url} answered {status}\n{body}")),
         Err(error) => (exit::FAILED, format!("{url} did not answer: {}", error_text(&error))),
     };
-    writeln!(out, "{}", text.trim_end()).map_err(unwritable)?;
+    written(writeln!(out, "{}", text.trim_end()))?;
     Ok(code)
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::{existing_table, unwritable, write_json};
+use super::{existing_table, write_json, written};
 use crate::config::Config;
 use crate::failure::{Failure, chain, exit};
 use crate::pipeline::source_settings;
@@ -91,7 +91,7 @@ pub async fn ledger_show(config: &Config, json: bool, out: &mut dyn Write) -> Re
     };
     match json {
         true => write_json(out, &shown)?,
-        false => write_text(&shown, out).map_err(unwritable)?,
+        false => written(write_text(&shown, out))?,
     }
     Ok(exit::DONE)
 }

@@ -31,15 +31,21 @@ async fn existing_table(config: &Config) -> Result<LoadedTable, Failure> {
     table.ok_or(Failure::Table(TableError::Missing { table: name }))
 }
 
-fn unwritable(error: io::Error) -> Failure {
-    Failure::Internal(format!("cannot write to standard output: {error}"))
+/// A reader that goes away (`icestream ... | head`) has seen what it wanted.
+fn written(result: io::Result<()>) -> Result<(), Failure> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Internal(format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes a value as indented JSON and ends the line.
 fn write_json(out: &mut dyn io::Write, value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| Failure::Internal(format!("cannot encode the answer: {error}")))?;
-    writeln!(out, "{text}").map_err(unwritable)
+    written(writeln!(out, "{text}"))
 }
 
 /// A number of bytes for people.
@@ -61,6 +67,12 @@ fn human_bytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reader_that_went_away_is_no_failure_and_a_full_disk_is() {
+        assert!(written(Err(io::ErrorKind::BrokenPipe.into())).is_ok());
+        assert!(written(Err(io::ErrorKind::StorageFull.into())).is_err());
+    }
 
     #[test]
     fn bytes_are_shown_in_the_largest_unit_that_keeps_a_whole_part() {

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::{existing_table, unwritable, write_json};
+use super::{existing_table, write_json, written};
 use crate::config::Config;
 use crate::failure::{Failure, exit};
 use crate::verify::{Report, gather};
@@ -18,7 +18,7 @@ pub async fn verify(config: &Config, json: bool, out: &mut dyn Write) -> Result<
     let report = Report::new(&evidence);
     match json {
         true => write_json(out, &report)?,
-        false => report.write_text(out).map_err(unwritable)?,
+        false => written(report.write_text(out))?,
     }
     Ok(if report.ok { exit::DONE } else { exit::FAILED })
 }

@@ -104,7 +104,7 @@ pub enum DemoError {
     Catalog(Box<Failure>),
     /// The table.
     #[error(transparent)]
-    Table(#[from] TableError),
+    Table(Box<TableError>),
     /// The table is not where the child should have made it.
     #[error("the catalog has no table {table}, though the child ended well")]
     TableAbsent {
@@ -113,7 +113,7 @@ pub enum DemoError {
     },
     /// Reading the table back.
     #[error("cannot read the table back")]
-    Scan(#[source] iceberg::Error),
+    Scan(#[source] Box<iceberg::Error>),
     /// A column of the table is not what icestream makes.
     #[error("column {column} of the table is missing or not of type {wanted}")]
     Column {
@@ -162,6 +162,12 @@ pub enum DemoError {
 impl From<Failure> for DemoError {
     fn from(failure: Failure) -> Self {
         Self::Catalog(Box::new(failure))
+    }
+}
+
+impl From<TableError> for DemoError {
+    fn from(error: TableError) -> Self {
+        Self::Table(Box::new(error))
     }
 }
 

@@ -65,12 +65,16 @@ fn records_below(frontier: &Frontier) -> u64 {
 async fn read_rows(loaded: &LoadedTable, ends: &[Offset], stop: &Stop) -> Result<Tally, DemoError> {
     let mut tally = Tally::new(ends);
     let scan = loaded.to_iceberg()?.scan().select([KAFKA_PARTITION, KAFKA_OFFSET]).build();
-    let mut batches = scan.map_err(DemoError::Scan)?.to_arrow().await.map_err(DemoError::Scan)?;
-    while let Some(batch) = batches.try_next().await.map_err(DemoError::Scan)? {
+    let mut batches = scan.map_err(scan_error)?.to_arrow().await.map_err(scan_error)?;
+    while let Some(batch) = batches.try_next().await.map_err(scan_error)? {
         stop.check()?;
         count(&batch, &mut tally)?;
     }
     Ok(tally)
+}
+
+fn scan_error(error: iceberg::Error) -> DemoError {
+    DemoError::Scan(Box::new(error))
 }
 
 fn count(batch: &RecordBatch, tally: &mut Tally) -> Result<(), DemoError> {
