@@ -110,7 +110,9 @@ fn a_million_records_survive_twenty_kills_and_five_lost_checkpoints() {
             let missing =
                 acknowledged.load(Ordering::Relaxed) - files::head_total(&table, "total-records");
             at_work += usize::from(missing > 0);
-            println!("kill {kill}: {killed}, {missing} records not in the table, lost: {loss}");
+            println!(
+                "kill {kill}: {killed}, records to come: {missing} or more, directory lost: {loss}"
+            );
             if loss {
                 icestream.lose_checkpoints();
             }

@@ -15,16 +15,17 @@ use crate::support::proxy::{Fault, Matching, Proxy};
 use crate::support::table::{Lake, Table};
 use crate::support::{PATIENCE, files, foreign, process, wait_for};
 
+/// A metric of a process; 0 as long as it does not answer.
+fn metric(running: &Running, name: &str, labels: &[(&str, &str)]) -> f64 {
+    running.metrics().and_then(|metrics| metrics.value(name, labels)).unwrap_or_default()
+}
+
 fn superseded(running: &Running) -> f64 {
-    let decision = [("decision", "superseded")];
-    let metrics = running.metrics();
-    metrics.and_then(|m| m.value("icestream_admissions_total", &decision)).unwrap_or_default()
+    metric(running, "icestream_admissions_total", &[("decision", "superseded")])
 }
 
 fn committed(running: &Running) -> f64 {
-    let outcome = [("outcome", "committed")];
-    let metrics = running.metrics();
-    metrics.and_then(|m| m.value("icestream_commits_total", &outcome)).unwrap_or_default()
+    metric(running, "icestream_commits_total", &[("outcome", "committed")])
 }
 
 /// Produces the next thousand records, counted in `produced`.
@@ -60,6 +61,9 @@ fn two_processes_of_one_pipeline_at_once_write_each_record_once() {
         let both = committed(&a) > 0.0 && committed(&b) > 0.0;
         (both && superseded(&a) + superseded(&b) > 0.0).then_some(())
     });
+    for running in [&a, &b] {
+        assert_eq!(metric(running, "icestream_assigned_partitions", &[]), 2.0);
+    }
     println!("fenced: {} and {}", superseded(&a), superseded(&b));
     let exits = [a.stop(PATIENCE).success(), b.stop(PATIENCE).success()];
     one.run_until_caught_up();
