@@ -8,6 +8,7 @@
     clippy::panic,
     reason = "a benchmark that cannot go on has nothing to report"
 )]
+#![allow(clippy::single_range_in_vec_init, reason = "ranges of offsets are meant, often one")]
 
 mod by_hand;
 mod inputs;

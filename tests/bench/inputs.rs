@@ -114,10 +114,10 @@ fn reading(n: u64) -> String {
         "{{\"id\":\"{:08x}-{:04x}-{:04x}-{:04x}-{:012x}\",\"user\":\"user-{:06}\",\
          \"type\":\"{kind}\",\"value\":{}.{:03},\"unit\":\"{unit}\",\
          \"ts\":\"2026-02-{:02}T{:02}:{:02}:{:02}.{ms:03}Z\",\"seq\":{n},\"ok\":{},",
-        (id >> 96) as u32,
-        (id >> 80) as u16,
-        (id >> 64) as u16,
-        (id >> 48) as u16,
+        (id >> 96) & 0xffff_ffff,
+        (id >> 80) & 0xffff,
+        (id >> 64) & 0xffff,
+        (id >> 48) & 0xffff,
         id & 0xffff_ffff_ffff,
         rng.u32(..50_000),
         rng.u32(..200),
