@@ -58,7 +58,7 @@ impl Moment {
             Self::Complete(n, pause) => (" checkpoint complete epoch=", *n, pause),
         };
         let began = Instant::now();
-        while n > 0 {
+        while !sign.is_empty() {
             let seen = running.log().matches(sign).count();
             if seen >= n || (seen > 0 && no_more()) {
                 break;

@@ -80,7 +80,10 @@ fn ledger(table: &Table<'_>, icestream: &Icestream, topic: &str) -> BTreeMap<i32
     next.iter().map(|(p, next)| (p.parse().unwrap(), next.as_i64().unwrap())).collect()
 }
 
-fn assert_values(metrics: &Metrics, wanted: &[(&str, &[(&str, &str)], f64)]) {
+/// A metric's name without its prefix, labels, and the value that it should have.
+type Wanted<'a> = (&'a str, &'a [(&'a str, &'a str)], f64);
+
+fn assert_values(metrics: &Metrics, wanted: &[Wanted<'_>]) {
     for (name, labels, value) in wanted {
         let found = metrics.value(&format!("icestream_{name}"), labels);
         assert_eq!(found, Some(*value), "{name}{labels:?} in\n{}", metrics.text);
