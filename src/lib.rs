@@ -15,7 +15,7 @@
 //! | [`protocol`] | the words, the decisions, the invariants; no I/O |
 //! | [`source`] | Kafka |
 //! | [`decode`] | bytes to Arrow |
-//! | [`write`] | Arrow to Parquet data files |
+//! | [`mod@write`] | Arrow to Parquet data files |
 //! | [`table`] | catalogs, and our own commit path |
 //! | [`state`] | checkpoints in RocksDB |
 //! | [`pipeline`] | shards, coordinator, committer: executes what `protocol` decides |
