@@ -22,6 +22,9 @@ use crate::telemetry::{
     Step,
 };
 
+/// How long Kafka may take to tell the topic's id.
+const TOPIC_ID_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How a pending commit ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settled {
@@ -98,6 +101,9 @@ impl Committer {
         let epoch = work.checkpoint.epoch;
         self.metrics.observe_step(Step::Seal, work.seal);
 
+        for pending in &work.checkpoint.pending {
+            self.check_topic(pending, &source).await?;
+        }
         let began = Instant::now();
         crash::point("prepare.before");
         self.prepare(&work).await?;
@@ -144,6 +150,33 @@ impl Committer {
             "checkpoint complete"
         );
         Ok(Done { settled, table, pending })
+    }
+
+    /// The client reads on at its offsets in a topic that was made again meanwhile. Ids are never
+    /// used twice: with the same one after the last record as before the first, all records are of
+    /// that topic.
+    async fn check_topic(
+        &self,
+        pending: &PendingCommit,
+        source: &Arc<Source>,
+    ) -> Result<(), Failure> {
+        for (topic, known) in &pending.topic_ids {
+            let asked = source.clone();
+            let found = tokio::task::spawn_blocking(move || asked.topic_id(TOPIC_ID_TIMEOUT));
+            match found.await.map_err(join_error)? {
+                Some(found) if found == *known => {}
+                Some(found) => {
+                    return Err(self.refuse(Refusal::TopicRecreated {
+                        table: self.table.to_string(),
+                        topic: topic.clone(),
+                        ledger: known.clone(),
+                        found,
+                    }));
+                }
+                None => return Err(source.silent().into()),
+            }
+        }
+        Ok(())
     }
 
     async fn prepare(&self, work: &Work) -> Result<(), Failure> {

@@ -210,9 +210,13 @@ impl Source {
     pub fn describe(&self, timeout: Duration) -> Result<TopicInfo, SourceError> {
         let partitions = self.partitions(timeout)?;
         let cluster_id = self.consumer.client().fetch_cluster_id(timeout).unwrap_or_default();
-        let wait = timeout.min(TOPIC_ID_WAIT);
-        let topic_id = admin::topic_id(self.consumer.client(), &self.settings.topic, wait);
+        let topic_id = self.topic_id(timeout.min(TOPIC_ID_WAIT));
         Ok(TopicInfo { cluster_id, topic_id, partitions })
+    }
+
+    /// The topic's id now, where the cluster tells it. Blocks for at most about `timeout`.
+    pub fn topic_id(&self, timeout: Duration) -> Option<String> {
+        admin::topic_id(self.consumer.client(), &self.settings.topic, timeout)
     }
 
     /// The topic's partitions now.
@@ -317,6 +321,12 @@ impl Source {
     /// Did the client lose every broker since the last call?
     pub fn take_brokers_down(&self) -> bool {
         self.consumer.context().brokers_down.swap(false, Ordering::Relaxed)
+    }
+
+    /// The error of a cluster that told the topic's id before and does not tell it now.
+    pub fn silent(&self) -> SourceError {
+        let detail = String::from("no answer, or the topic is gone");
+        self.operation("ask for the id of the topic", detail)
     }
 
     /// The error of a cluster that stays away.
