@@ -108,7 +108,8 @@ impl Committer {
         crash::point("prepare.before");
         self.prepare(&work).await?;
         crash::point("prepare.after");
-        self.metrics.observe_step(Step::Prepare, began.elapsed());
+        let preparing = began.elapsed();
+        self.metrics.observe_step(Step::Prepare, preparing);
 
         let pending = single(work.checkpoint.pending)?;
         for file in &pending.files {
@@ -136,6 +137,7 @@ impl Committer {
         self.metrics.observe_step(Step::Report, reporting);
         self.state_call(move |state| {
             state.add_seconds(&StepSeconds {
+                prepare: Some(preparing.as_secs_f64()),
                 finalize: Some(finalizing.as_secs_f64()),
                 report: Some(reporting.as_secs_f64()),
                 ..StepSeconds::default()
