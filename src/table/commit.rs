@@ -157,8 +157,9 @@ async fn settle(
             settle_conflict(catalog, loaded, proposal, written, reason).await
         }
         // A no that came over HTTP may be about a second copy of the request too, and the table may
-        // not be readable to look. What is left costs space, never rows.
-        (Err(error), Catalog::Rest(_)) => {
+        // not be readable to look. What is left costs space, never rows. Only where the library
+        // says that there was no connection, nothing was sent.
+        (Err(error), Catalog::Rest(_)) if !never_sent(&error) => {
             tracing::debug!(table = %loaded.name, files = ?written, "metadata files of a refused commit are left");
             Err(error)
         }
@@ -168,6 +169,10 @@ async fn settle(
         }
         (answer, _) => answer,
     }
+}
+
+fn never_sent(error: &TableError) -> bool {
+    matches!(error, TableError::Unreachable { source: Some(_), .. })
 }
 
 /// A conflict that came over HTTP may be the answer to the second copy of a request whose first copy
