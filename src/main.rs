@@ -46,10 +46,13 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
             block_on(commands::checkpoints(&config, json, &mut std::io::stdout()))
         }
         Command::Health { url } => block_on(commands::health(&url, &mut std::io::stdout())),
-        Command::Demo(args) => {
-            demo::run(&args)?;
-            Ok(exit::DONE)
-        }
+        Command::Demo(args) => match demo::run(&args) {
+            Ok(()) => Ok(exit::DONE),
+            Err(error) => {
+                eprintln!("icestream: {}", chain(&error));
+                Ok(error.exit_code())
+            }
+        },
     }
 }
 

@@ -430,6 +430,11 @@ impl Coordinator {
     }
 
     fn gauges(&self) {
+        let held = self.progress.hold.load(Ordering::Relaxed)
+            && self.progress.epoch_bytes.load(Ordering::Relaxed)
+                >= self.config.checkpoint.max_bytes;
+        let assigned = self.progress.positions.len();
+        self.metrics.set_partitions(assigned, if held { assigned } else { 0 });
         for (tp, position) in &self.progress.positions {
             let read = position.load(Ordering::Relaxed);
             let end = self.source.cached_log_end(tp).map_or(read, |end| end.max(read));

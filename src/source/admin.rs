@@ -14,11 +14,12 @@ use crate::protocol::{Offset, TopicPartition};
 /// Kafka's own "no id": brokers too old to have topic ids answer with it.
 const ZERO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 
-/// The topic's id in base64, or `None` where the cluster does not tell (old brokers, no right to
+/// The topic's id in base64 as `broker` (or the controller) tells it, or `None` where the cluster does not tell (old brokers, no right to
 /// describe). A missing id only switches off one check, so its cause is logged and not an error.
 pub(super) fn topic_id(
     client: &Client<SourceContext>,
     topic: &str,
+    broker: Option<i32>,
     timeout: Duration,
 ) -> Option<String> {
     let name = CString::new(topic).ok()?;
@@ -40,6 +41,9 @@ pub(super) fn topic_id(
             text.as_mut_ptr(),
             text.len(),
         );
+        if let Some(broker) = broker {
+            rdsys::rd_kafka_AdminOptions_set_broker(options, broker, text.as_mut_ptr(), text.len());
+        }
         rdsys::rd_kafka_DescribeTopics(client.native_ptr(), topics, options, queue);
         let event = rdsys::rd_kafka_queue_poll(queue, millis.saturating_add(1000));
         let id = if event.is_null() { None } else { read_id(event) };

@@ -9,7 +9,7 @@ mod queue;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
@@ -170,6 +170,8 @@ impl ConsumerContext for SourceContext {}
 pub struct Source {
     consumer: Arc<BaseConsumer<SourceContext>>,
     settings: SourceSettings,
+    /// A broker of the cluster, -1 while none is known.
+    broker: AtomicI32,
 }
 
 impl Source {
@@ -203,12 +205,13 @@ impl Source {
         let consumer: BaseConsumer<SourceContext> = config
             .create_with_context(context)
             .map_err(|source| SourceError::Settings { source })?;
-        Ok(Self { consumer: Arc::new(consumer), settings })
+        Ok(Self { consumer: Arc::new(consumer), settings, broker: AtomicI32::new(-1) })
     }
 
     /// Asks the cluster about the topic. Blocks for at most about twice `timeout`.
     pub fn describe(&self, timeout: Duration) -> Result<TopicInfo, SourceError> {
-        let partitions = self.partitions(timeout)?;
+        let (partitions, broker) = self.topic(timeout)?;
+        self.broker.store(broker, Ordering::Relaxed);
         let cluster_id = self.consumer.client().fetch_cluster_id(timeout).unwrap_or_default();
         let topic_id = self.topic_id(timeout.min(TOPIC_ID_WAIT));
         Ok(TopicInfo { cluster_id, topic_id, partitions })
@@ -216,11 +219,21 @@ impl Source {
 
     /// The topic's id now, where the cluster tells it. Blocks for at most about `timeout`.
     pub fn topic_id(&self, timeout: Duration) -> Option<String> {
-        admin::topic_id(self.consumer.client(), &self.settings.topic, timeout)
+        let (client, topic) = (self.consumer.client(), &self.settings.topic);
+        // Any broker knows. The client's own choice is the controller, which may be away while all
+        // else works; it is asked second.
+        let broker = self.broker.load(Ordering::Relaxed);
+        let asked = (broker >= 0).then(|| admin::topic_id(client, topic, Some(broker), timeout));
+        asked.flatten().or_else(|| admin::topic_id(client, topic, None, timeout))
     }
 
     /// The topic's partitions now.
     pub fn partitions(&self, timeout: Duration) -> Result<Vec<TopicPartition>, SourceError> {
+        Ok(self.topic(timeout)?.0)
+    }
+
+    /// The topic's partitions, and the id of a broker of its cluster, -1 if it names none.
+    fn topic(&self, timeout: Duration) -> Result<(Vec<TopicPartition>, i32), SourceError> {
         let topic = &self.settings.topic;
         let metadata = self
             .consumer
@@ -246,7 +259,9 @@ impl Source {
         }
         let mut numbers: Vec<i32> = found.partitions().iter().map(|p| p.id()).collect();
         numbers.sort_unstable();
-        Ok(numbers.into_iter().map(|n| TopicPartition::new(topic.clone(), n)).collect())
+        let partitions = numbers.into_iter().map(|n| TopicPartition::new(topic.clone(), n));
+        let broker = metadata.brokers().first().map_or(-1, |broker| broker.id());
+        Ok((partitions.collect(), broker))
     }
 
     /// First offset kept and end of what a committed reader may see, for each partition.
