@@ -2,7 +2,9 @@
 SHELL := /bin/bash
 ICESTREAM_CACHE ?= $(HOME)/.cache/icestream
 CARGO_TARGET_DIR ?= $(ICESTREAM_CACHE)/target
-export ICESTREAM_CACHE CARGO_TARGET_DIR
+# Most tests wait for servers most of the time.
+RUST_TEST_THREADS ?= 4
+export ICESTREAM_CACHE CARGO_TARGET_DIR RUST_TEST_THREADS
 
 # The release profile and no other, so that the dependencies compile once.
 CARGO_FLAGS := --release --locked
