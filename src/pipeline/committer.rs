@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use iceberg::io::FileIO;
+
 use super::{join_error, now_ms, violated};
 use crate::crash;
 use crate::failure::{Failure, chain};
@@ -83,6 +85,8 @@ pub struct Work {
     pub started_ms: i64,
     /// How long the shards took to seal.
     pub seal: Duration,
+    /// The store of its files.
+    pub io: FileIO,
 }
 
 /// A finished epoch.
@@ -101,8 +105,9 @@ impl Committer {
         let epoch = work.checkpoint.epoch;
         self.metrics.observe_step(Step::Seal, work.seal);
 
-        for pending in &work.checkpoint.pending {
-            self.check_topic(pending, &source).await?;
+        if let Err(failure) = self.check_topics(&work, &source).await {
+            self.drop_unprepared(&work).await;
+            return Err(failure);
         }
         let began = Instant::now();
         crash::point("prepare.before");
@@ -152,6 +157,22 @@ impl Committer {
             "checkpoint complete"
         );
         Ok(Done { settled, table, pending })
+    }
+
+    async fn check_topics(&self, work: &Work, source: &Arc<Source>) -> Result<(), Failure> {
+        for pending in &work.checkpoint.pending {
+            self.check_topic(pending, source).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the files of an epoch that never became a checkpoint: nothing names them (I8).
+    async fn drop_unprepared(&self, work: &Work) {
+        let files = work.checkpoint.pending.iter().flat_map(|pending| &pending.files);
+        let paths: Vec<String> = files.map(|file| file.path.clone()).collect();
+        if let Err(error) = table::delete_files(&work.io, &paths).await {
+            tracing::warn!(error = %chain(&error), "files of an epoch that was not prepared stay behind as orphans");
+        }
     }
 
     /// The client reads on at its offsets in a topic that was made again meanwhile. Ids are never

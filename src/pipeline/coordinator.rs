@@ -334,6 +334,7 @@ impl Coordinator {
             checkpoint: Checkpoint { epoch: sealing.epoch, frontier, pending: vec![pending] },
             started_ms: sealing.started_ms,
             seal: now.duration_since(sealing.began),
+            io: self.table.io.clone(),
         };
         tracing::debug!(epoch = %sealing.epoch, last = sealing.last, "sealed");
         let committer = self.committer.clone();
