@@ -29,7 +29,7 @@ demo: build ## Build, then show the main job on embedded parts (DEMO_ARGS="--rec
 
 test: ## Run every test on real components (TEST_ARGS=name picks some)
 	@scripts/setup test
-	cargo test $(CARGO_FLAGS) --features crash-points $(TEST_ARGS)
+	cargo test $(CARGO_FLAGS) --features faults $(TEST_ARGS)
 
 bench: ## Measure on a real Kafka (BENCH_ARGS)
 	@scripts/setup test
@@ -44,7 +44,7 @@ fmt: ## Format the code
 
 lint: ## Formatting and clippy
 	cargo fmt --check
-	cargo clippy $(CARGO_FLAGS) --all-targets --features crash-points -- -D warnings
+	cargo clippy $(CARGO_FLAGS) --all-targets --features faults -- -D warnings
 
 docs: ## Build the documentation of the code
 	RUSTDOCFLAGS='-D warnings' cargo doc $(CARGO_FLAGS) --no-deps --lib

@@ -1,6 +1,6 @@
 //! Named places at which a test can abort the process.
 //!
-//! With the feature `crash-points` the process aborts when it reaches the point that the environment
+//! With the feature `faults` the process aborts when it reaches the point that the environment
 //! variable `ICESTREAM_CRASH_POINT` names: `name` at the first hit, `name:k` at the k-th (counted
 //! from 1). Without the feature [`point`] is an empty function. Never part of a release build.
 
@@ -19,12 +19,12 @@ pub const POINTS: &[(&str, &str)] = &[
 ];
 
 /// Marks a place at which a test can abort the process. `name` is one of [`POINTS`].
-#[cfg(not(feature = "crash-points"))]
+#[cfg(not(feature = "faults"))]
 #[inline(always)]
 pub fn point(_name: &str) {}
 
 /// Marks a place at which a test can abort the process. `name` is one of [`POINTS`].
-#[cfg(feature = "crash-points")]
+#[cfg(feature = "faults")]
 pub fn point(name: &str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,7 +44,7 @@ pub fn point(name: &str) {
 }
 
 /// `name` or `name:k`. A `k` that is no number belongs to the name, which then matches nothing.
-#[cfg(any(test, feature = "crash-points"))]
+#[cfg(any(test, feature = "faults"))]
 fn parse(setting: &str) -> (String, u64) {
     match setting.rsplit_once(':').map(|(name, k)| (name, k.parse::<u64>())) {
         Some((name, Ok(hit))) => (name.to_string(), hit),

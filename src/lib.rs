@@ -25,6 +25,7 @@
 //! Arrows point one way: `protocol` <- {`source`, `decode`, `write`, `table`, `state`} <-
 //! `pipeline` <- `service` <- `main`. ARCHITECTURE.md tells the rest.
 
+pub mod broken;
 pub mod cli;
 pub mod commands;
 pub mod config;

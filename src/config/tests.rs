@@ -520,7 +520,7 @@ fn the_settings_page_is_the_rendering_of_the_table() {
     for doc in SETTINGS {
         assert_eq!(page.matches(&format!("| `{}`", doc.name)).count(), 1, "{}", doc.name);
     }
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/settings.md");
+    let path = "docs/settings.md";
     if std::fs::read_to_string(path).ok().as_deref() != Some(page.as_str()) {
         std::fs::write(path, page).unwrap();
         panic!("docs/settings.md was not up to date. It is now: look at it and commit it");

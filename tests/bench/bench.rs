@@ -117,7 +117,7 @@ fn main() {
     let tables = page::tables(&results);
     println!("\n{tables}");
     if !args.dry {
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/bench.md");
+        let path = PathBuf::from("docs/bench.md");
         std::fs::write(&path, page::page(&tables, args.runs, &load))
             .expect("cannot write the page");
         println!("wrote docs/bench.md");

@@ -162,7 +162,7 @@ fn produce(topic: &str, orders: Receiver<i64>, acknowledged: &AtomicI64) -> Prod
 
 /// The exit code of `scripts/duplicate-check`, as a user runs it.
 fn duplicate_check(icestream: &Icestream) -> Option<i32> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/duplicate-check");
+    let script = std::path::absolute("scripts/duplicate-check").unwrap();
     let output = Command::new(script)
         .arg("--env-file")
         .arg(icestream.env_file())

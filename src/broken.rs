@@ -1,0 +1,85 @@
+//! Variants of the protocol that are broken on purpose, to test the tests.
+//!
+//! Each takes away one of the measures that exactly once stands on. With the feature `faults` the
+//! environment variable `ICESTREAM_BROKEN_VARIANT`, or [`with`] in a unit test, chooses one; the
+//! model, the simulation and the soak must each catch every one of them. Without the feature [`is`]
+//! is always false and costs nothing. Never part of a release build.
+
+/// One measure taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// Admission only asks whether the ledger differs from where the commit would bring it, not
+    /// whether it is where the commit begins.
+    NotEqualOnly,
+    /// A commit that was refused as a conflict, or whose answer was lost, is pinned to the new
+    /// head and sent again without reading the ledger.
+    RetryWithoutReading,
+    /// The ledger is looked for in the summary of the head alone.
+    MarkerOnlyInHead,
+    /// The checkpoint is finalized before the commit is sent.
+    FinalizeBeforeCommit,
+}
+
+impl Variant {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::NotEqualOnly,
+        Self::RetryWithoutReading,
+        Self::MarkerOnlyInHead,
+        Self::FinalizeBeforeCommit,
+    ];
+
+    /// Its name in `ICESTREAM_BROKEN_VARIANT`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotEqualOnly => "not-equal-only",
+            Self::RetryWithoutReading => "retry-without-reading",
+            Self::MarkerOnlyInHead => "marker-only-in-head",
+            Self::FinalizeBeforeCommit => "finalize-before-commit",
+        }
+    }
+}
+
+/// Is this process (or, in a unit test, this thread) to behave as `variant`?
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+pub const fn is(_variant: Variant) -> bool {
+    false
+}
+
+#[cfg(feature = "faults")]
+pub use chosen::{is, with};
+
+#[cfg(feature = "faults")]
+mod chosen {
+    use std::cell::Cell;
+    use std::sync::OnceLock;
+
+    use super::Variant;
+
+    thread_local! {
+        static HERE: Cell<Option<Variant>> = const { Cell::new(None) };
+    }
+
+    /// Is this process (or, in a unit test, this thread) to behave as `variant`?
+    pub fn is(variant: Variant) -> bool {
+        static OF_PROCESS: OnceLock<Option<Variant>> = OnceLock::new();
+        let process = OF_PROCESS.get_or_init(|| {
+            let name = std::env::var("ICESTREAM_BROKEN_VARIANT").ok()?;
+            Variant::ALL.into_iter().find(|variant| variant.name() == name)
+        });
+        HERE.get().or(*process) == Some(variant)
+    }
+
+    /// Runs `run` with this thread behaving as `variant`, or as it should for `None`.
+    pub fn with<T>(variant: Option<Variant>, run: impl FnOnce() -> T) -> T {
+        struct Restore(Option<Variant>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                HERE.set(self.0);
+            }
+        }
+        let _restore = Restore(HERE.replace(variant));
+        run()
+    }
+}
