@@ -4,19 +4,30 @@ use std::time::{Duration, Instant};
 
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(10);
+/// Against another instance that was faster: about as long as its commit takes.
+const FIRST_QUICK: Duration = Duration::from_millis(20);
+const LONGEST_QUICK: Duration = Duration::from_secs(1);
 
 /// The waits of one undertaking that is tried until it succeeds or its time is up.
 #[derive(Debug)]
 pub struct Backoff {
     since: Instant,
     give_up: Duration,
+    first: Duration,
+    longest: Duration,
     next: Duration,
 }
 
 impl Backoff {
     /// Tries may go on for `give_up` from `now`.
     pub fn new(now: Instant, give_up: Duration) -> Self {
-        Self { since: now, give_up, next: FIRST }
+        Self { since: now, give_up, first: FIRST, longest: LONGEST, next: FIRST }
+    }
+
+    /// For tries that fail because somebody else was faster: shorter waits.
+    pub fn quick(now: Instant, give_up: Duration) -> Self {
+        let (first, longest) = (FIRST_QUICK, LONGEST_QUICK);
+        Self { since: now, give_up, first, longest, next: first }
     }
 
     /// How long to wait before the next try, or `None` if the time is up.
@@ -25,7 +36,7 @@ impl Backoff {
             return None;
         }
         let longest = self.next;
-        self.next = (self.next * 2).min(LONGEST);
+        self.next = (self.next * 2).min(self.longest);
         Some(longest.mul_f64(0.5 + fastrand::f64() / 2.0))
     }
 
@@ -37,7 +48,7 @@ impl Backoff {
     /// Begins anew: there was progress.
     pub fn reset(&mut self, now: Instant) {
         self.since = now;
-        self.next = FIRST;
+        self.next = self.first;
     }
 }
 

@@ -84,7 +84,7 @@ async fn supervise(
             Ok(RunEnd::Fenced) => {
                 pipeline.config.checkpoint.interval.mul_f64(FENCED_SPREAD * fastrand::f64())
             }
-            Ok(RunEnd::PartitionsAdded) => Duration::ZERO,
+            Ok(RunEnd::PartitionsAdded | RunEnd::Dropped) => Duration::ZERO,
             Ok(end @ (RunEnd::CaughtUp | RunEnd::Stopped)) => return Ok(end),
             Err(failure) if failure.is_transient() => {
                 pipeline.failed(&failure);

@@ -83,11 +83,28 @@ pub struct Kafka {
     pub topic: String,
     /// Name of the pipeline and of its consumer group.
     pub group_id: String,
+    /// Who decides which partitions this process reads.
+    pub assignment: Assignment,
+    /// Name of this process in the consumer group; `None`: made once and kept with the checkpoints.
+    pub group_instance_id: Option<String>,
+    /// How long the group waits for a sign of life.
+    pub session_timeout: Duration,
+    /// How long partitions that the group takes away may take to be sealed and committed.
+    pub revocation_timeout: Duration,
     /// Where a partition begins that the ledger does not have.
     pub auto_offset_reset: OffsetReset,
     /// Security, SASL and SSL settings and the user's own properties, ready for librdkafka. None
     /// of [`OWNED_PROPERTIES`] is the user's.
     pub properties: Properties,
+}
+
+/// Who decides which partitions a process reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Assignment {
+    /// The consumer group shares them out among the processes of the pipeline.
+    Group,
+    /// Nobody: the process reads them all.
+    All,
 }
 
 /// Where a partition begins that the ledger does not have.

@@ -9,7 +9,7 @@ use super::secret::Secret;
 use super::settings;
 use super::sources;
 use super::validate::Values;
-use super::{CatalogType, Iceberg, Kafka, OffsetReset, Properties, Rest, Uri};
+use super::{Assignment, CatalogType, Iceberg, Kafka, OffsetReset, Properties, Rest, Uri};
 
 /// Stores that are not Amazon's ask for a region and ignore which.
 const REGION_OF_AN_ENDPOINT: &str = "us-east-1";
@@ -22,6 +22,16 @@ pub(super) fn kafka(values: &mut Values) -> Kafka {
         Some("latest") => OffsetReset::Latest,
         _ => OffsetReset::Earliest,
     };
+    let assignment = match values.word("KAFKA_ASSIGNMENT").as_deref() {
+        Some("all") => Assignment::All,
+        _ => Assignment::Group,
+    };
+    let group_instance_id = values.text("KAFKA_GROUP_INSTANCE_ID");
+    if group_instance_id.as_deref().is_some_and(|id| !is_kafka_name(id)) {
+        values.invalid("KAFKA_GROUP_INSTANCE_ID", None);
+    }
+    let session_timeout = values.millis("KAFKA_SESSION_TIMEOUT_MS");
+    let revocation_timeout = values.millis("KAFKA_REVOCATION_TIMEOUT_MS");
     check_sasl(values);
     check_pair(values, "KAFKA_SSL_CERTIFICATE_LOCATION", "KAFKA_SSL_KEY_LOCATION");
     let mut properties = user_properties(values);
@@ -43,7 +53,17 @@ pub(super) fn kafka(values: &mut Values) -> Kafka {
         ("ssl.key.password", "KAFKA_SSL_KEY_PASSWORD"),
     ];
     set_all(values, &mut properties, &texts);
-    Kafka { brokers, topic, group_id, auto_offset_reset, properties }
+    Kafka {
+        brokers,
+        topic,
+        group_id,
+        assignment,
+        group_instance_id,
+        session_timeout,
+        revocation_timeout,
+        auto_offset_reset,
+        properties,
+    }
 }
 
 fn set_all(values: &Values, properties: &mut Properties, names: &[(&str, &str)]) {

@@ -138,6 +138,40 @@ pub const SETTINGS: &[SettingDoc] = &[
          name: another name is another pipeline, which reads the topic from its start.",
     ),
     setting(
+        "KAFKA_ASSIGNMENT",
+        "kafka.assignment",
+        "`group`",
+        Kind::OneOf(&["group", "all"]),
+        "Who decides which partitions this process reads. `group`: the consumer group shares them \
+         out among all processes of the pipeline, cooperatively. `all`: this process reads them \
+         all, for a cluster whose groups it may not use.",
+    ),
+    setting(
+        "KAFKA_GROUP_INSTANCE_ID",
+        "kafka.group_instance_id",
+        "made once and kept in `CHECKPOINT_DIR`",
+        Kind::Text("1 to 249 letters, digits, `.`, `_` or `-`"),
+        "Name of this process in its consumer group (static membership): a process that comes back \
+         under its name within `KAFKA_SESSION_TIMEOUT_MS` gets its partitions back at once, and no other \
+         process notices. Different for each process; the name of a stateful pod is a good one.",
+    ),
+    setting(
+        "KAFKA_SESSION_TIMEOUT_MS",
+        "kafka.session_timeout_ms",
+        "`45000`",
+        Kind::Integer { min: 1000, max: 1_800_000 },
+        "How long the group waits for a sign of life of a process before it gives its partitions to \
+         others. The brokers bound it, too (`group.min.session.timeout.ms`).",
+    ),
+    setting(
+        "KAFKA_REVOCATION_TIMEOUT_MS",
+        "kafka.revocation_timeout_ms",
+        "`30000`",
+        Kind::Integer { min: 0, max: 240_000 },
+        "How long partitions that the group takes away may take to be sealed and committed. After \
+         that they are let go, and what was not committed is read again by their next owner.",
+    ),
+    setting(
         "KAFKA_AUTO_OFFSET_RESET",
         "kafka.auto_offset_reset",
         "`earliest`",
@@ -460,6 +494,8 @@ pub const OWNED_PROPERTIES: &[(&str, &str)] = &[
     ("bootstrap.servers", "use KAFKA_BROKERS"),
     ("metadata.broker.list", "use KAFKA_BROKERS"),
     ("group.id", "use KAFKA_GROUP_ID"),
+    ("group.instance.id", "use KAFKA_GROUP_INSTANCE_ID"),
+    ("session.timeout.ms", "use KAFKA_SESSION_TIMEOUT_MS"),
     ("auto.offset.reset", "use KAFKA_AUTO_OFFSET_RESET"),
     ("security.protocol", "use KAFKA_SECURITY_PROTOCOL"),
     ("sasl.mechanism", "use KAFKA_SASL_MECHANISM"),

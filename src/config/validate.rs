@@ -188,7 +188,7 @@ impl Values {
         usize::try_from(self.integer(name)).unwrap_or_default()
     }
 
-    fn millis(&mut self, name: &'static str) -> Duration {
+    pub(super) fn millis(&mut self, name: &'static str) -> Duration {
         Duration::from_millis(self.integer(name))
     }
 

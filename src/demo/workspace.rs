@@ -82,6 +82,8 @@ impl Workspace {
             ("KAFKA_BROKERS", brokers.to_owned()),
             ("KAFKA_TOPIC", TOPIC.to_owned()),
             ("KAFKA_GROUP_ID", PIPELINE.to_owned()),
+            // The mock broker lets a killed member's session run out before it shares out again.
+            ("KAFKA_ASSIGNMENT", String::from("all")),
             ("ICEBERG_CATALOG_TYPE", String::from("sql")),
             ("ICEBERG_CATALOG_URI", format!("sqlite://{}", uri_path(&path("catalog.db")))),
             ("ICEBERG_WAREHOUSE", path("warehouse")),

@@ -3,12 +3,10 @@
 //! It holds no decision of its own: [`admit`] decides, and nothing is retried without reading the
 //! ledger again. Killed at any line, the next start finishes the same work with the same code.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use iceberg::io::FileIO;
-
-use super::{join_error, now_ms, violated};
+use super::seams::{Checkpoints, Loaded, Source, Table, World, now};
+use super::{now_ms, violated};
 use crate::crash;
 use crate::failure::{Failure, chain};
 use crate::protocol::{
@@ -16,16 +14,12 @@ use crate::protocol::{
     group_is_behind_ledger, is_provably_absent, ledger_does_not_decrease, snapshot_of,
 };
 use crate::retry::Backoff;
-use crate::source::Source;
-use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StateError, StateStore, StepSeconds};
-use crate::table::{self, Catalog, CommitOutcome, LoadedTable, TableError, TableName};
+use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StepSeconds};
+use crate::table::CommitOutcome;
 use crate::telemetry::{
     Admission as Decision, CheckpointOutcome, CommitOutcome as Answer, Health, Metrics, Server,
     Step,
 };
-
-/// How long Kafka may take to tell the topic's id.
-const TOPIC_ID_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How a pending commit ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,17 +50,17 @@ impl Settled {
 }
 
 /// Commits to one table.
-pub struct Committer {
-    /// The catalog.
-    pub catalog: Arc<Catalog>,
-    /// The table.
-    pub table: TableName,
-    /// The pipeline whose ledger is moved.
-    pub pipeline: String,
+pub struct Committer<W: World> {
+    /// The table, in its catalog.
+    pub table: W::Table,
+    /// The table as `namespace.table`.
+    pub name: String,
     /// Names this process.
     pub instance: String,
     /// Local state.
-    pub state: Arc<StateStore>,
+    pub state: W::Checkpoints,
+    /// The topic, of which ids are asked and to whose group offsets are reported.
+    pub source: W::Source,
     /// Checkpoints to keep for people to read.
     pub retained: usize,
     /// How long a catalog that does not answer is tried.
@@ -78,77 +72,75 @@ pub struct Committer {
 }
 
 /// A sealed epoch on its way into the table.
-pub struct Work {
+pub struct Work<T> {
     /// What is prepared.
     pub checkpoint: Checkpoint,
     /// Wall-clock milliseconds at which the barrier went out.
     pub started_ms: i64,
     /// How long the shards took to seal.
     pub seal: Duration,
-    /// The store of its files.
-    pub io: FileIO,
+    /// The table for which its files were written.
+    pub table: T,
 }
 
 /// A finished epoch.
-pub struct Done {
+pub struct Done<T> {
     /// How its pending commit ended.
     pub settled: Settled,
     /// The table after it.
-    pub table: LoadedTable,
+    pub table: T,
     /// What was committed.
     pub pending: PendingCommit,
 }
 
-impl Committer {
+impl<W: World> Committer<W> {
     /// Prepares, commits and finalizes an epoch and reports its offsets to the group.
-    pub async fn carry(&self, work: Work, source: Arc<Source>) -> Result<Done, Failure> {
+    pub async fn carry(&self, work: Work<Loaded<W>>) -> Result<Done<Loaded<W>>, Failure> {
         let epoch = work.checkpoint.epoch;
         self.metrics.observe_step(Step::Seal, work.seal);
 
-        if let Err(failure) = self.check_topics(&work, &source).await {
+        if let Err(failure) = self.check_topics(&work).await {
             self.drop_unprepared(&work).await;
             return Err(failure);
         }
-        let began = Instant::now();
+        let began = now();
         crash::point("prepare.before");
         self.prepare(&work).await?;
         crash::point("prepare.after");
-        let preparing = began.elapsed();
+        let preparing = now() - began;
         self.metrics.observe_step(Step::Prepare, preparing);
 
         let pending = single(work.checkpoint.pending)?;
         for file in &pending.files {
             self.metrics.add_file(file.records, file.bytes);
         }
-        let began = Instant::now();
+        let began = now();
         let (settled, table) = self.settle(&pending).await?;
-        let committing = began.elapsed();
+        let committing = now() - began;
         self.metrics.observe_step(Step::Commit, committing);
 
-        let began = Instant::now();
+        let began = now();
         crash::point("finalize.before");
         self.finalize(&pending, &settled, &table, committing).await?;
         crash::point("finalize.after");
-        let finalizing = began.elapsed();
+        let finalizing = now() - began;
         self.metrics.observe_step(Step::Finalize, finalizing);
 
-        let began = Instant::now();
+        let began = now();
         crash::point("report.before");
         if !matches!(settled, Settled::Superseded { .. }) {
-            self.report(&pending, &table, source).await?;
+            self.report(&pending, &table).await?;
         }
         crash::point("report.after");
-        let reporting = began.elapsed();
+        let reporting = now() - began;
         self.metrics.observe_step(Step::Report, reporting);
-        self.state_call(move |state| {
-            state.add_seconds(&StepSeconds {
-                prepare: Some(preparing.as_secs_f64()),
-                finalize: Some(finalizing.as_secs_f64()),
-                report: Some(reporting.as_secs_f64()),
-                ..StepSeconds::default()
-            })
-        })
-        .await?;
+        let seconds = StepSeconds {
+            prepare: Some(preparing.as_secs_f64()),
+            finalize: Some(finalizing.as_secs_f64()),
+            report: Some(reporting.as_secs_f64()),
+            ..StepSeconds::default()
+        };
+        self.state.add_seconds(seconds).await?;
         tracing::info!(
             %epoch, commit_id = %pending.commit_id, outcome = settled.name(),
             files = pending.files.len(), rows = pending.rows.written,
@@ -159,18 +151,18 @@ impl Committer {
         Ok(Done { settled, table, pending })
     }
 
-    async fn check_topics(&self, work: &Work, source: &Arc<Source>) -> Result<(), Failure> {
+    async fn check_topics(&self, work: &Work<Loaded<W>>) -> Result<(), Failure> {
         for pending in &work.checkpoint.pending {
-            self.check_topic(pending, source).await?;
+            self.check_topic(pending).await?;
         }
         Ok(())
     }
 
     /// Deletes the files of an epoch that never became a checkpoint: nothing names them (I8).
-    async fn drop_unprepared(&self, work: &Work) {
+    async fn drop_unprepared(&self, work: &Work<Loaded<W>>) {
         let files = work.checkpoint.pending.iter().flat_map(|pending| &pending.files);
         let paths: Vec<String> = files.map(|file| file.path.clone()).collect();
-        if let Err(error) = table::delete_files(&work.io, &paths).await {
+        if let Err(error) = self.table.delete_files(&work.table, paths).await {
             tracing::warn!(error = %chain(&error), "files of an epoch that was not prepared stay behind as orphans");
         }
     }
@@ -178,80 +170,66 @@ impl Committer {
     /// The client reads on at its offsets in a topic that was made again meanwhile. Ids are never
     /// used twice: with the same one after the last record as before the first, all records are of
     /// that topic.
-    async fn check_topic(
-        &self,
-        pending: &PendingCommit,
-        source: &Arc<Source>,
-    ) -> Result<(), Failure> {
+    async fn check_topic(&self, pending: &PendingCommit) -> Result<(), Failure> {
         for (topic, known) in &pending.topic_ids {
-            let asked = source.clone();
-            let found = tokio::task::spawn_blocking(move || asked.topic_id(TOPIC_ID_TIMEOUT));
-            match found.await.map_err(join_error)? {
+            match self.source.topic_id().await {
                 Some(found) if found == *known => {}
                 Some(found) => {
                     return Err(self.refuse(Refusal::TopicRecreated {
-                        table: self.table.to_string(),
+                        table: self.name.clone(),
                         topic: topic.clone(),
                         ledger: known.clone(),
                         found,
                     }));
                 }
-                None => return Err(source.silent().into()),
+                None => return Err(self.source.silent()),
             }
         }
         Ok(())
     }
 
-    async fn prepare(&self, work: &Work) -> Result<(), Failure> {
-        let checkpoint = work.checkpoint.clone();
+    async fn prepare(&self, work: &Work<Loaded<W>>) -> Result<(), Failure> {
         let start = CheckpointStart {
             instance: self.instance.clone(),
             started_ms: work.started_ms,
             seal_seconds: work.seal.as_secs_f64(),
         };
-        let bytes: u64 =
-            checkpoint.pending.iter().flat_map(|p| &p.files).map(|file| file.bytes).sum();
-        self.state_call(move |state| state.prepare(&checkpoint, &start)).await?;
+        let files = work.checkpoint.pending.iter().flat_map(|pending| &pending.files);
+        let bytes: u64 = files.map(|file| file.bytes).sum();
+        self.state.prepare(work.checkpoint.clone(), start).await?;
         self.metrics.set_checkpoint_size(bytes);
         Ok(())
     }
 
-    /// RocksDB's synced writes block: they get a thread of their own.
-    async fn state_call<T: Send + 'static>(
-        &self,
-        call: impl FnOnce(&StateStore) -> Result<T, StateError> + Send + 'static,
-    ) -> Result<T, Failure> {
-        let state = self.state.clone();
-        Ok(tokio::task::spawn_blocking(move || call(&state)).await.map_err(join_error)??)
-    }
-
     /// Load, read the ledger, admit, commit; until the fate of `pending` is known.
-    /// I4: the caller has synced the checkpoint. Conflict and unknown both come back to the load.
-    pub async fn settle(&self, pending: &PendingCommit) -> Result<(Settled, LoadedTable), Failure> {
-        let mut backoff = Backoff::new(Instant::now(), self.give_up);
+    /// I4: the caller has synced the checkpoint. Conflict and unknown both come back to the load;
+    /// a conflict soon, since the catalog is well and only another instance was faster.
+    pub async fn settle(&self, pending: &PendingCommit) -> Result<(Settled, Loaded<W>), Failure> {
+        let mut outage = Backoff::new(now(), self.give_up);
+        let mut conflict = Backoff::quick(now(), self.give_up);
         loop {
-            let (reason, failure) = match self.attempt(pending).await {
+            let (reason, failure, backoff) = match self.attempt(pending).await {
                 Ok(Attempt::Settled(settled, table)) => {
                     self.metrics.set_unknown_commits(0);
                     self.reachable(None);
                     return Ok((settled, *table));
                 }
-                Ok(Attempt::Again(reason)) => (reason, None),
+                Ok(Attempt::Conflict(reason)) => (reason, None, &mut conflict),
+                Ok(Attempt::Unknown(reason)) => (reason, None, &mut outage),
                 Err(failure) if failure.is_transient() => {
                     let reason = chain(&failure);
                     self.metrics.add_retry(Server::Catalog);
                     self.reachable(Some(&reason));
-                    (reason, Some(failure))
+                    (reason, Some(failure), &mut outage)
                 }
                 Err(failure) => return Err(failure),
             };
-            let now = Instant::now();
-            let Some(wait) = backoff.next_wait(now) else {
+            let Some(wait) = backoff.next_wait(now()) else {
                 let last = failure.unwrap_or_else(|| Failure::Unsettled {
                     commit: pending.commit_id.clone(),
                     reason: reason.clone(),
                 });
-                return Err(Failure::GaveUp { after: backoff.spent(now), last: Box::new(last) });
+                return Err(Failure::GaveUp { after: backoff.spent(now()), last: Box::new(last) });
             };
             tracing::warn!(
                 commit_id = %pending.commit_id, %reason, wait_seconds = wait.as_secs_f64(),
@@ -261,7 +239,7 @@ impl Committer {
         }
     }
 
-    async fn attempt(&self, pending: &PendingCommit) -> Result<Attempt, Failure> {
+    async fn attempt(&self, pending: &PendingCommit) -> Result<Attempt<Loaded<W>>, Failure> {
         let (loaded, view) = self.load().await?;
         let decision = admit(pending, &view);
         self.metrics.add_admission(match &decision {
@@ -280,7 +258,7 @@ impl Committer {
             }
             Admission::Refused(refusal) => return Err(self.refuse(refusal)),
         }
-        match table::append(&self.catalog, &loaded, pending).await? {
+        match self.table.append(&loaded, pending).await? {
             CommitOutcome::Committed { snapshot_id, table } => {
                 self.metrics.add_commit(Answer::Committed);
                 self.check(&view, &table, pending)?;
@@ -288,18 +266,18 @@ impl Committer {
             }
             CommitOutcome::Conflict(reason) => {
                 self.metrics.add_commit(Answer::Conflict);
-                Ok(Attempt::Again(format!("another commit came first: {reason}")))
+                Ok(Attempt::Conflict(format!("another commit came first: {reason}")))
             }
             CommitOutcome::Unknown(reason) => {
                 self.metrics.add_commit(Answer::Unknown);
                 self.metrics.set_unknown_commits(1);
                 self.reachable(Some(&reason));
-                Ok(Attempt::Again(format!("the outcome of the commit is not known: {reason}")))
+                Ok(Attempt::Unknown(format!("the outcome of the commit is not known: {reason}")))
             }
             CommitOutcome::Rejected(detail) => {
                 self.metrics.add_commit(Answer::Rejected);
                 Err(Failure::Unfit {
-                    table: self.table.to_string(),
+                    table: self.name.clone(),
                     detail: format!(
                         "the catalog rejected the commit: {detail}; nothing is lost, the commit is kept in the checkpoint"
                     ),
@@ -317,22 +295,39 @@ impl Committer {
     }
 
     /// The table and what its metadata says of our pipeline.
-    pub async fn load(&self) -> Result<(LoadedTable, TableView), Failure> {
-        let loaded =
-            self.catalog.load(&self.table).await?.ok_or_else(|| {
-                self.refuse(Refusal::TableMissing { table: self.table.to_string() })
-            })?;
+    pub async fn load(&self) -> Result<(Loaded<W>, TableView), Failure> {
+        let missing = || self.refuse(Refusal::TableMissing { table: self.name.clone() });
+        let loaded = self.table.load().await?.ok_or_else(missing)?;
         let view = self.view(&loaded)?;
         Ok((loaded, view))
     }
 
-    /// What the table's metadata says of our pipeline.
-    pub fn view(&self, table: &LoadedTable) -> Result<TableView, Failure> {
-        table::view(table, &self.pipeline).map_err(|error| match error {
-            TableError::Ledger { table, source, .. } => {
-                self.refuse(source.refusal(&table.to_string()))
+    /// [`Self::load`], tried again until a catalog that is away is back or time is up.
+    pub async fn load_patiently(&self) -> Result<(Loaded<W>, TableView), Failure> {
+        let mut backoff = Backoff::new(now(), self.give_up);
+        loop {
+            match self.load().await {
+                Err(failure) if failure.is_transient() => {
+                    let reason = chain(&failure);
+                    self.metrics.add_retry(Server::Catalog);
+                    self.reachable(Some(&reason));
+                    let Some(wait) = backoff.next_wait(now()) else {
+                        let after = backoff.spent(now());
+                        return Err(Failure::GaveUp { after, last: Box::new(failure) });
+                    };
+                    tracing::warn!(%reason, wait_seconds = wait.as_secs_f64(), "table not read");
+                    tokio::time::sleep(wait).await;
+                }
+                read => return read,
             }
-            other => other.into(),
+        }
+    }
+
+    /// What the table's metadata says of our pipeline.
+    pub fn view(&self, table: &Loaded<W>) -> Result<TableView, Failure> {
+        self.table.view(table).map_err(|failure| match failure {
+            Failure::Refused(refusal) => self.refuse(refusal),
+            other => other,
         })
     }
 
@@ -346,7 +341,7 @@ impl Committer {
     fn check(
         &self,
         before: &TableView,
-        after: &LoadedTable,
+        after: &Loaded<W>,
         pending: &PendingCommit,
     ) -> Result<(), Failure> {
         let after = self.view(after)?;
@@ -361,7 +356,7 @@ impl Committer {
         &self,
         pending: &PendingCommit,
         settled: &Settled,
-        table: &LoadedTable,
+        table: &Loaded<W>,
         committing: Duration,
     ) -> Result<(), Failure> {
         let view = self.view(table)?;
@@ -380,8 +375,7 @@ impl Committer {
             },
             retained: self.retained,
         };
-        let epoch = pending.epoch;
-        self.state_call(move |state| state.finalize(epoch, outcome, &end)).await?;
+        self.state.finalize(pending.epoch, outcome, end).await?;
         self.metrics.add_checkpoint(counted, SystemTime::now());
         match settled {
             Settled::Superseded { .. } => self.drop_files(pending, &view, table).await,
@@ -392,7 +386,7 @@ impl Committer {
         Ok(())
     }
 
-    async fn drop_files(&self, pending: &PendingCommit, view: &TableView, table: &LoadedTable) {
+    async fn drop_files(&self, pending: &PendingCommit, view: &TableView, table: &Loaded<W>) {
         if !is_provably_absent(pending, view) {
             tracing::warn!(
                 commit_id = %pending.commit_id,
@@ -401,26 +395,18 @@ impl Committer {
             return;
         }
         let paths: Vec<String> = pending.files.iter().map(|file| file.path.clone()).collect();
-        if let Err(error) = table::delete_files(&table.io, &paths).await {
+        if let Err(error) = self.table.delete_files(table, paths).await {
             tracing::warn!(error = %chain(&error), "files of a superseded commit stay behind as orphans");
         }
     }
 
     /// Group offsets are for lag tools: a failure is counted and told, and decides nothing.
-    async fn report(
-        &self,
-        pending: &PendingCommit,
-        table: &LoadedTable,
-        source: Arc<Source>,
-    ) -> Result<(), Failure> {
+    async fn report(&self, pending: &PendingCommit, table: &Loaded<W>) -> Result<(), Failure> {
         let frontier = pending.to();
         let ledger = self.view(table)?.ledger.map(|ledger| ledger.frontier).unwrap_or_default();
         group_is_behind_ledger(&frontier, &ledger)
             .map_err(|violation| violated(&self.metrics, &violation))?;
-        let reported = tokio::task::spawn_blocking(move || source.report(&frontier))
-            .await
-            .map_err(join_error)?;
-        if let Err(error) = reported {
+        if let Err(error) = self.source.report(frontier).await {
             self.metrics.add_retry(Server::Kafka);
             tracing::warn!(error = %chain(&error), "group offsets not reported; lag tools lag until the next checkpoint");
         }
@@ -428,9 +414,10 @@ impl Committer {
     }
 }
 
-enum Attempt {
-    Settled(Settled, Box<LoadedTable>),
-    Again(String),
+enum Attempt<T> {
+    Settled(Settled, Box<T>),
+    Conflict(String),
+    Unknown(String),
 }
 
 /// A pipeline has one table today; a checkpoint that says otherwise is not ours.

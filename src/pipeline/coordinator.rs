@@ -2,9 +2,9 @@
 //!
 //! One epoch is open in the shards while at most one other is between prepare and finalize (I2).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,16 +12,17 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::committer::{Committer, Done, Settled, Work};
+use super::membership::Members;
 use super::monitor::Event;
-use super::shard::{BadRecord, Command, Progress, Report, Sealed, TableContext};
-use super::{Finish, RunEnd, join_error, now_ms, violated};
-use crate::config::Config;
+use super::seams::{Loaded, Source, World, now};
+use super::shard::{BadRecord, Command, Progress, Report, Sealed};
+use super::{Finish, RunEnd, RunSettings, join_error, now_ms, violated};
 use crate::failure::{Failure, chain};
 use crate::protocol::{
-    Checkpoint, Epoch, Frontier, Offset, OpenEpoch, PendingCommit, TopicPartition, Trigger,
-    commit_id, pending_continues, pending_is_contiguous, written_rows_are_in_files,
+    Checkpoint, Epoch, Frontier, Offset, OpenEpoch, PendingCommit, RowCounts, TopicPartition,
+    Trigger, commit_id, pending_continues, pending_is_contiguous, written_rows_are_in_files,
 };
-use crate::source::{Source, TopicInfo};
+use crate::source::TopicInfo;
 use crate::telemetry::{CheckpointOutcome, Health, Metrics, Server};
 
 /// How often the loop looks at counters and clocks.
@@ -30,23 +31,26 @@ const TICK: Duration = Duration::from_millis(10);
 const GAUGES: Duration = Duration::from_secs(1);
 
 /// The coordinator of one run.
-pub(super) struct Coordinator {
-    pub config: Arc<Config>,
+pub(super) struct Coordinator<W: World> {
+    pub settings: Arc<RunSettings>,
     pub instance: String,
     pub info: TopicInfo,
-    pub table: Arc<TableContext>,
+    pub table: Arc<Loaded<W>>,
+    pub table_uuid: String,
     pub epoch: Epoch,
     /// The ledger as last seen.
     pub ledger: Frontier,
+    /// The partitions that this instance reads, by their positions and shards.
+    pub owned: BTreeMap<TopicPartition, Owned>,
     /// Timestamp of the last record below the ledger by partition, where this run knows it.
     pub timestamps: BTreeMap<TopicPartition, i64>,
     /// Ends of the log to reach, with `--until-caught-up`.
     pub targets: Option<BTreeMap<TopicPartition, Offset>>,
-    pub committer: Arc<Committer>,
-    pub source: Arc<Source>,
+    pub committer: Arc<Committer<W>>,
+    pub source: W::Source,
     pub progress: Arc<Progress>,
-    pub commands: Vec<SyncSender<Command>>,
-    pub reports: mpsc::Receiver<Report>,
+    pub commands: Vec<SyncSender<Command<Loaded<W>>>>,
+    pub reports: mpsc::UnboundedReceiver<Report>,
     pub events: mpsc::Receiver<Event>,
     pub metrics: Metrics,
     pub health: Health,
@@ -56,8 +60,16 @@ pub(super) struct Coordinator {
     pub began: SystemTime,
 }
 
+/// A partition that this instance reads.
+pub(super) struct Owned {
+    /// Next offset to read, as its shard shows it.
+    pub position: Arc<AtomicI64>,
+    /// Index of its shard.
+    pub shard: usize,
+}
+
 /// A barrier on its way through the shards.
-struct Sealing {
+pub(super) struct Sealing {
     epoch: Epoch,
     began: Instant,
     started_ms: i64,
@@ -66,85 +78,72 @@ struct Sealing {
 }
 
 /// What changes while a run goes on.
-struct Run {
+pub(super) struct Run<W: World> {
     trigger: Trigger,
-    sealing: Option<Sealing>,
-    commit: Option<JoinHandle<Result<Done, Failure>>>,
+    pub sealing: Option<Sealing>,
+    pub commit: Option<JoinHandle<Result<Done<Loaded<W>>, Failure>>>,
+    /// Changes of the assignment, and where the one under way is.
+    pub members: Members,
     /// Timestamps of the last records by partition of the epoch being committed.
     timestamps: BTreeMap<TopicPartition, i64>,
     last_seal: Instant,
     last_finish: Option<Instant>,
     moves_sealed: u64,
-    finish: Option<Finish>,
+    pub finish: Option<Finish>,
     finish_since: Instant,
     /// The epoch sealed for the finish is under way, or nothing was left to seal.
     final_seal: bool,
     unreachable: Option<Instant>,
+    pub refreshed: Instant,
 }
 
-impl Coordinator {
+impl<W: World> Coordinator<W> {
     /// Runs until there is a reason to end. Dropping the coordinator stops the shards.
     pub async fn run(mut self, stop: &mut watch::Receiver<bool>) -> Result<RunEnd, Failure> {
-        let now = Instant::now();
-        let c = &self.config.checkpoint;
+        let begun = now();
+        let interval = self.settings.trigger.interval;
+        // Instances that were started together should not commit together for ever.
+        let phase = interval.mul_f64(if self.settings.group { fastrand::f64() } else { 0.0 });
         let mut run = Run {
-            trigger: Trigger {
-                interval: c.interval,
-                min_pause: c.min_pause,
-                max_bytes: c.max_bytes,
-                max_records: c.max_records,
-            },
+            trigger: self.settings.trigger,
             sealing: None,
             commit: None,
+            members: Members::default(),
             timestamps: BTreeMap::new(),
-            last_seal: now,
+            last_seal: begun.checked_sub(phase).unwrap_or(begun),
             last_finish: None,
             moves_sealed: 0,
             finish: None,
-            finish_since: now,
+            finish_since: begun,
             final_seal: false,
             unreachable: None,
+            refreshed: begun,
         };
         let ended = self.turns(&mut run, stop).await;
+        run.members.abandon();
         if let Some(commit) = run.commit.take() {
-            self.leave(commit).await;
+            let patience = match ended {
+                // Others wait for these partitions; the next run settles the commit.
+                Ok(RunEnd::Dropped) => Duration::ZERO,
+                _ => self.settings.shutdown_timeout,
+            };
+            leave(commit, patience).await;
         }
         ended
     }
 
-    /// Lets a commit under way come to its end, within the time for leaving. Cut off, its pending
-    /// commit stays in the checkpoint and the next start settles it.
-    async fn leave(&self, mut commit: JoinHandle<Result<Done, Failure>>) {
-        match tokio::time::timeout(self.config.shutdown_timeout, &mut commit).await {
-            Ok(Ok(Ok(done))) => {
-                tracing::info!(epoch = %done.pending.epoch, "the last commit is settled")
-            }
-            Ok(Ok(Err(failure))) => {
-                tracing::warn!(error = %chain(&failure), "the last commit is left to the next start");
-            }
-            Ok(Err(error)) => tracing::error!(%error, "the committer ended without a result"),
-            Err(_) => {
-                commit.abort();
-                // Waits for what cannot be cut off (a synced write), so that state is closed.
-                if let Err(error) = commit.await
-                    && !error.is_cancelled()
-                {
-                    tracing::error!(%error, "the committer ended without a result");
-                }
-            }
-        }
-    }
-
     async fn turns(
         &mut self,
-        run: &mut Run,
+        run: &mut Run<W>,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<RunEnd, Failure> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut gauges = Instant::now();
+        let mut gauges = now();
         loop {
             tokio::select! {
+                // In this order, so that a run is the same each time it is simulated.
+                biased;
                 report = self.reports.recv() => match report {
                     Some(report) => self.reported(run, report)?,
                     None => return Err(Failure::Internal(String::from("every shard ended"))),
@@ -158,6 +157,7 @@ impl Coordinator {
                         return Ok(end);
                     }
                 }
+                read = run.members.read() => self.was_read(run, read?)?,
                 event = self.events.recv() => match event {
                     Some(event) => self.event(run, event)?,
                     None => return Err(Failure::Internal(String::from("the monitor of Kafka ended"))),
@@ -166,7 +166,7 @@ impl Coordinator {
                 _ = tick.tick() => {}
             }
             self.health.heartbeat();
-            let now = Instant::now();
+            let now = now();
             if now.duration_since(gauges) >= GAUGES {
                 gauges = now;
                 self.gauges();
@@ -178,8 +178,8 @@ impl Coordinator {
     }
 
     /// Looks at the clocks and counters: seal, end, or go on.
-    fn advance(&mut self, run: &mut Run, now: Instant) -> Result<Option<RunEnd>, Failure> {
-        let timeout = self.config.checkpoint.timeout;
+    fn advance(&mut self, run: &mut Run<W>, now: Instant) -> Result<Option<RunEnd>, Failure> {
+        let timeout = self.settings.checkpoint_timeout;
         if let Some(sealing) = &run.sealing
             && now.duration_since(sealing.began) > timeout
         {
@@ -187,17 +187,20 @@ impl Coordinator {
             return Err(Failure::CheckpointTimeout { epoch: sealing.epoch.0, timeout });
         }
         if let Some(since) = run.unreachable {
-            let give_up = self.config.retry_give_up;
+            let give_up = self.settings.retry_give_up;
             if now.duration_since(since) > give_up {
                 return Err(Failure::GaveUp {
                     after: give_up,
-                    last: Box::new(Failure::Source(self.source.unreachable())),
+                    last: Box::new(self.source.unreachable()),
                 });
             }
         }
         self.progress.hold.store(run.commit.is_some(), Ordering::Relaxed);
         if run.finish.is_none() && self.caught_up() {
             self.finish(run, Finish::CaughtUp);
+        }
+        if let Some(end) = self.membership(run, now)? {
+            return Ok(Some(end));
         }
         if run.sealing.is_some() || run.commit.is_some() {
             return Ok(self.overdue(run, now));
@@ -208,53 +211,46 @@ impl Coordinator {
         let moves = self.progress.moves.load(Ordering::Acquire);
         let bytes = self.progress.epoch_bytes.load(Ordering::Relaxed);
         let records = self.progress.epoch_records.load(Ordering::Relaxed);
-        let moved = moves != run.moves_sealed || self.starts_unrecorded();
+        let moved = moves != run.moves_sealed;
         let open =
             OpenEpoch { last_seal: run.last_seal, last_finished: run.last_finish, bytes, records };
         let due = run.trigger.due(now, &open);
-        if run.finish.is_some() || (due && moved) {
+        let release = run.members.to_release();
+        if run.finish.is_some() || release.is_some() || (due && moved) {
             run.final_seal = run.finish.is_some();
             run.moves_sealed = moves;
-            self.seal(run, now)?;
+            self.seal(run, now, release.unwrap_or_default())?;
         }
         Ok(None)
     }
 
-    /// Under `latest` the starting position itself is progress: without it in the ledger a
-    /// restart would begin at a later end and lose what came in between.
-    fn starts_unrecorded(&self) -> bool {
-        self.config.kafka.auto_offset_reset == crate::config::OffsetReset::Latest
-            && self.progress.positions.keys().any(|tp| self.ledger.get(tp).is_none())
-    }
-
+    /// Is everything up to the ends of the log at start read by us, or in the table already?
     fn caught_up(&self) -> bool {
         self.targets.as_ref().is_some_and(|targets| {
-            targets.iter().all(|(tp, end)| {
-                self.progress
-                    .positions
-                    .get(tp)
-                    .is_some_and(|position| position.load(Ordering::Acquire) >= *end)
+            targets.iter().all(|(tp, end)| match self.owned.get(tp) {
+                Some(owned) => owned.position.load(Ordering::Acquire) >= *end,
+                None => self.ledger.get(tp).is_some_and(|next| next >= *end),
             })
         })
     }
 
-    fn finish(&self, run: &mut Run, finish: Finish) {
+    fn finish(&self, run: &mut Run<W>, finish: Finish) {
         tracing::info!(reason = finish.name(), "finishing: the open epoch is sealed and committed");
         run.finish = Some(finish);
-        run.finish_since = Instant::now();
+        run.finish_since = now();
     }
 
     /// A stop waits for its last commit, but not for ever: what is not committed is read again.
-    fn overdue(&self, run: &Run, now: Instant) -> Option<RunEnd> {
+    fn overdue(&self, run: &Run<W>, now: Instant) -> Option<RunEnd> {
         let stopping = matches!(run.finish, Some(Finish::Stopped));
-        if stopping && now.duration_since(run.finish_since) > self.config.shutdown_timeout {
+        if stopping && now.duration_since(run.finish_since) > self.settings.shutdown_timeout {
             tracing::warn!("leaving before the last commit is settled; the next start settles it");
             return Some(RunEnd::Stopped);
         }
         None
     }
 
-    fn end(&self, run: &mut Run) -> Result<RunEnd, Failure> {
+    fn end(&self, run: &mut Run<W>) -> Result<RunEnd, Failure> {
         match run.finish.take() {
             Some(Finish::Bad(record)) => Err(Failure::BadRecord(record)),
             Some(Finish::CaughtUp) => Ok(RunEnd::CaughtUp),
@@ -263,17 +259,19 @@ impl Coordinator {
         }
     }
 
-    fn seal(&mut self, run: &mut Run, now: Instant) -> Result<(), Failure> {
+    fn seal(
+        &mut self,
+        run: &mut Run<W>,
+        now: Instant,
+        release: Arc<BTreeSet<TopicPartition>>,
+    ) -> Result<(), Failure> {
         self.epoch = self.epoch.next();
         let began = now;
         run.last_seal = now;
         tracing::debug!(epoch = %self.epoch, "barrier");
         for shard in &self.commands {
-            let command = Command::Seal { epoch: self.epoch, next: self.table.clone() };
-            // Room for one: a shard takes a barrier before the next is sent.
-            shard.try_send(command).map_err(|_| {
-                Failure::Internal(String::from("a shard did not take the last barrier"))
-            })?;
+            let (next, release) = (self.table.clone(), release.clone());
+            tell(shard, Command::Seal { epoch: self.epoch, next, release })?;
         }
         run.sealing = Some(Sealing {
             epoch: self.epoch,
@@ -285,13 +283,14 @@ impl Coordinator {
         Ok(())
     }
 
-    fn reported(&mut self, run: &mut Run, report: Report) -> Result<(), Failure> {
+    fn reported(&mut self, run: &mut Run<W>, report: Report) -> Result<(), Failure> {
         match report {
             Report::Failed(failure) => Err(failure),
             Report::Bad(record) => {
                 self.bad(run, record);
                 Ok(())
             }
+            Report::Ready => self.ready(run),
             Report::Sealed(epoch, part) => {
                 let Some(sealing) = &mut run.sealing else {
                     return Err(Failure::Internal(format!("epoch {epoch} sealed unasked")));
@@ -307,14 +306,14 @@ impl Coordinator {
         }
     }
 
-    fn bad(&self, run: &mut Run, record: BadRecord) {
+    fn bad(&self, run: &mut Run<W>, record: BadRecord) {
         tracing::error!(%record, "stopping at a bad record (BAD_RECORDS=fail)");
         self.finish(run, Finish::Bad(record));
     }
 
     /// Every shard answered: the epoch is a pending commit now.
-    fn sealed(&mut self, run: &mut Run, sealing: Sealing) -> Result<(), Failure> {
-        let now = Instant::now();
+    fn sealed(&mut self, run: &mut Run<W>, sealing: Sealing) -> Result<(), Failure> {
+        let now = now();
         run.last_finish = Some(now);
         let pending = self.pending(sealing.epoch, sealing.parts, &mut run.timestamps);
         if pending.ranges.is_empty() {
@@ -334,12 +333,11 @@ impl Coordinator {
             checkpoint: Checkpoint { epoch: sealing.epoch, frontier, pending: vec![pending] },
             started_ms: sealing.started_ms,
             seal: now.duration_since(sealing.began),
-            io: self.table.io.clone(),
+            table: Loaded::<W>::clone(&self.table),
         };
         tracing::debug!(epoch = %sealing.epoch, last = sealing.last, "sealed");
         let committer = self.committer.clone();
-        let source = self.source.clone();
-        run.commit = Some(tokio::spawn(async move { committer.carry(work, source).await }));
+        run.commit = Some(tokio::spawn(async move { committer.carry(work).await }));
         Ok(())
     }
 
@@ -352,7 +350,7 @@ impl Coordinator {
         let mut from = Frontier::default();
         let mut ranges = BTreeMap::new();
         let mut files = Vec::new();
-        let mut rows = crate::protocol::RowCounts::default();
+        let mut rows = RowCounts::default();
         for part in parts {
             from.0.extend(part.from);
             ranges.extend(part.ranges);
@@ -363,15 +361,15 @@ impl Coordinator {
             rows.dead_lettered += part.rows.dead_lettered;
             rows.tombstones += part.rows.tombstones;
         }
-        let pipeline = self.config.kafka.group_id.clone();
-        let table_uuid = self.table.metadata.uuid().to_string();
-        let topic = self.config.kafka.topic.clone();
+        let pipeline = self.settings.pipeline.clone();
+        let table_uuid = self.table_uuid.clone();
+        let topic = self.settings.topic.clone();
         PendingCommit {
             commit_id: commit_id(&pipeline, &self.instance, epoch, &table_uuid, &from, &ranges),
             pipeline,
             instance: self.instance.clone(),
             epoch,
-            table: self.table.name.clone(),
+            table: self.settings.table.clone(),
             table_uuid,
             cluster_id: self.info.cluster_id.clone(),
             topic_ids: self.info.topic_id.iter().map(|id| (topic.clone(), id.clone())).collect(),
@@ -383,8 +381,8 @@ impl Coordinator {
     }
 
     /// A commit is settled.
-    fn done(&mut self, run: &mut Run, done: Done) -> Result<Option<RunEnd>, Failure> {
-        run.last_finish = Some(Instant::now());
+    fn done(&mut self, run: &mut Run<W>, done: Done<Loaded<W>>) -> Result<Option<RunEnd>, Failure> {
+        run.last_finish = Some(now());
         if let Settled::Superseded { ledger } = &done.settled {
             tracing::warn!(
                 commit_id = %done.pending.commit_id, ledger = %show(ledger),
@@ -396,17 +394,25 @@ impl Coordinator {
         for (tp, next) in done.pending.to().iter() {
             self.ledger.set(tp.clone(), next);
         }
-        self.table = Arc::new(TableContext {
-            name: self.table.name.clone(),
-            metadata: done.table.metadata.clone(),
-            io: done.table.io.clone(),
-        });
+        let view = self.committer.view(&done.table)?;
+        self.others(view.ledger.map(|ledger| ledger.frontier).unwrap_or_default());
+        self.table = Arc::new(done.table);
         self.timestamps.append(&mut run.timestamps);
         self.gauges();
         Ok(None)
     }
 
-    fn event(&mut self, run: &mut Run, event: Event) -> Result<(), Failure> {
+    /// What other instances committed; it counts for `--until-caught-up`. Of our own partitions we
+    /// know it ourselves, and what differs there fences the next commit.
+    pub(super) fn others(&mut self, ledger: Frontier) {
+        for (tp, next) in ledger.0 {
+            if !self.owned.contains_key(&tp) {
+                self.ledger.set(tp, next);
+            }
+        }
+    }
+
+    fn event(&mut self, run: &mut Run<W>, event: Event) -> Result<(), Failure> {
         match event {
             Event::Reachable => {
                 run.unreachable = None;
@@ -414,7 +420,7 @@ impl Coordinator {
                 self.health.set_reachable(Server::Kafka);
             }
             Event::Unreachable(reason) => {
-                run.unreachable.get_or_insert_with(Instant::now);
+                run.unreachable.get_or_insert_with(now);
                 self.metrics.add_retry(Server::Kafka);
                 self.metrics.set_reachable(Server::Kafka, false);
                 self.health.set_unreachable(Server::Kafka, reason);
@@ -425,20 +431,20 @@ impl Coordinator {
                     self.finish(run, Finish::PartitionsAdded);
                 }
             }
+            Event::Membership(change) => run.members.push(change),
             Event::Failed(error) => return Err(error.into()),
         }
         Ok(())
     }
 
-    fn gauges(&self) {
+    pub(super) fn gauges(&self) {
         let held = self.progress.hold.load(Ordering::Relaxed)
-            && self.progress.epoch_bytes.load(Ordering::Relaxed)
-                >= self.config.checkpoint.max_bytes;
-        let assigned = self.progress.positions.len();
+            && self.progress.epoch_bytes.load(Ordering::Relaxed) >= self.settings.trigger.max_bytes;
+        let assigned = self.owned.len();
         self.metrics.set_partitions(assigned, if held { assigned } else { 0 });
-        for (tp, position) in &self.progress.positions {
-            let read = position.load(Ordering::Relaxed);
-            let end = self.source.cached_log_end(tp).map_or(read, |end| end.max(read));
+        for (tp, owned) in &self.owned {
+            let read = owned.position.load(Ordering::Relaxed);
+            let end = self.source.log_end(tp).map_or(read, |end| end.max(read));
             let ledger = self.ledger.get(tp).unwrap_or(0);
             // The oldest missing record came after the last one that the table has.
             let last = self.timestamps.get(tp).and_then(|millis| u64::try_from(*millis).ok());
@@ -449,7 +455,40 @@ impl Coordinator {
     }
 }
 
-async fn finished(commit: &mut Option<JoinHandle<Result<Done, Failure>>>) -> Result<Done, Failure> {
+/// Lets a commit under way come to its end, within the time for leaving. Cut off, its pending
+/// commit stays in the checkpoint and the next start settles it.
+async fn leave<T>(mut commit: JoinHandle<Result<Done<T>, Failure>>, patience: Duration) {
+    match tokio::time::timeout(patience, &mut commit).await {
+        Ok(Ok(Ok(done))) => {
+            tracing::info!(epoch = %done.pending.epoch, "the last commit is settled");
+        }
+        Ok(Ok(Err(failure))) => {
+            tracing::warn!(error = %chain(&failure), "the last commit is left to the next start");
+        }
+        Ok(Err(error)) => tracing::error!(%error, "the committer ended without a result"),
+        Err(_) => {
+            commit.abort();
+            // Waits for what cannot be cut off (a synced write), so that state is closed.
+            if let Err(error) = commit.await
+                && !error.is_cancelled()
+            {
+                tracing::error!(%error, "the committer ended without a result");
+            }
+        }
+    }
+}
+
+/// Tells a shard. There is room for a barrier and a change of partitions, and a shard takes each
+/// before the next of its kind is sent.
+pub(super) fn tell<T>(shard: &SyncSender<Command<T>>, command: Command<T>) -> Result<(), Failure> {
+    shard
+        .try_send(command)
+        .map_err(|_| Failure::Internal(String::from("a shard did not take the last command")))
+}
+
+async fn finished<T>(
+    commit: &mut Option<JoinHandle<Result<Done<T>, Failure>>>,
+) -> Result<Done<T>, Failure> {
     match commit {
         Some(handle) => handle.await.map_err(join_error)?,
         None => std::future::pending().await,

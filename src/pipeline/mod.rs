@@ -10,38 +10,44 @@
 //! partitions, or an error that may pass.
 
 mod committer;
+mod connect;
 mod coordinator;
+mod membership;
 mod monitor;
+mod real;
 mod rows;
+pub mod seams;
 mod shard;
+mod sink;
 mod start;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc as std_mpsc};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{OnceCell, mpsc, watch};
 
-use crate::config::{Config, OffsetReset};
+use crate::config::{Assignment, BadRecords, Config, OffsetReset};
 use crate::failure::{Failure, chain};
-use crate::protocol::{Offset, TopicPartition, Violation};
-use crate::telemetry::{Health, Invariant, Metrics, Rebalance, Server};
+use crate::protocol::{Offset, ResetPolicy, TopicPartition, Trigger, Violation};
+use crate::source::TopicInfo;
+use crate::telemetry::{Health, Invariant, Metrics, Server};
 
+pub use connect::{connect_catalog, open_table, source_settings, table_name, table_plan};
 pub use rows::{KAFKA_COLUMNS, RowBuilder};
 pub use shard::BadRecord;
-pub use start::{connect_catalog, open_table, source_settings, table_name, table_plan};
+pub use start::Connected;
 
 use coordinator::Coordinator;
-use shard::{Command, Progress, Shard, ShardSettings, TableContext};
+use seams::{Source, World};
+use shard::{Progress, Shard, ShardSettings, ShardTask};
 use start::Started;
 
-/// Room for reports of shards: each sends one a barrier, and one at its end.
-const REPORTS: usize = 64;
 /// Room for events of the monitor.
 const EVENTS: usize = 16;
-/// A batch ends at this many bytes, so that memory does not follow the size of records.
-const BATCH_BYTES: usize = 8 << 20;
+/// Room for commands to a shard: a barrier and a change of partitions.
+const COMMANDS: usize = 2;
 
 /// Why a run ended well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +58,8 @@ pub enum RunEnd {
     Stopped,
     /// Another instance committed; begin anew at the ledger.
     Fenced,
+    /// Partitions went to another instance before their records were committed; begin anew.
+    Dropped,
     /// The topic has new partitions; begin anew with them.
     PartitionsAdded,
 }
@@ -75,6 +83,72 @@ impl Finish {
     }
 }
 
+/// What a run is told by the settings.
+#[derive(Clone, Debug)]
+pub struct RunSettings {
+    /// The pipeline: its ledger's name, and its consumer group's.
+    pub pipeline: String,
+    /// The topic.
+    pub topic: String,
+    /// The table as `namespace.table`.
+    pub table: String,
+    /// Shards.
+    pub parallelism: usize,
+    /// Does the consumer group share the partitions out?
+    pub group: bool,
+    /// When to seal.
+    pub trigger: Trigger,
+    /// Longest that sealing may take.
+    pub checkpoint_timeout: Duration,
+    /// Checkpoints to keep for people to read.
+    pub retained: usize,
+    /// Longest that a stop waits for its last commit.
+    pub shutdown_timeout: Duration,
+    /// Longest that revoked partitions wait for theirs.
+    pub revocation_timeout: Duration,
+    /// How long a server that does not answer is tried.
+    pub retry_give_up: Duration,
+    /// Where to begin in a topic that the table has no ledger of.
+    pub reset: ResetPolicy,
+    /// What to do with bad records.
+    pub bad_records: BadRecords,
+}
+
+impl RunSettings {
+    /// From the settings of the process.
+    pub fn new(config: &Config) -> Self {
+        let checkpoint = &config.checkpoint;
+        Self {
+            pipeline: config.kafka.group_id.clone(),
+            topic: config.kafka.topic.clone(),
+            table: config.iceberg.table.clone(),
+            parallelism: config.parallelism.max(1),
+            group: config.kafka.assignment == Assignment::Group,
+            trigger: Trigger {
+                interval: checkpoint.interval,
+                min_pause: checkpoint.min_pause,
+                max_bytes: checkpoint.max_bytes,
+                max_records: checkpoint.max_records,
+            },
+            checkpoint_timeout: checkpoint.timeout,
+            retained: checkpoint.retained,
+            shutdown_timeout: config.shutdown_timeout,
+            revocation_timeout: config.kafka.revocation_timeout,
+            retry_give_up: config.retry_give_up,
+            reset: match config.kafka.auto_offset_reset {
+                OffsetReset::Earliest => ResetPolicy::Earliest,
+                OffsetReset::Latest => ResetPolicy::Latest,
+            },
+            bad_records: config.bad_records,
+        }
+    }
+
+    /// The id of the topic by its name, where the cluster tells it.
+    fn topic_ids(&self, info: &TopicInfo) -> BTreeMap<String, String> {
+        info.topic_id.iter().map(|id| (self.topic.clone(), id.clone())).collect()
+    }
+}
+
 /// What all runs of a process share.
 pub struct Pipeline {
     /// Settings.
@@ -87,6 +161,7 @@ pub struct Pipeline {
     pub metrics: Metrics,
     /// Liveness and readiness.
     pub health: Health,
+    settings: Arc<RunSettings>,
     commits: Arc<AtomicU64>,
     /// Ends of the log when the process began.
     targets: OnceCell<BTreeMap<TopicPartition, Offset>>,
@@ -101,12 +176,14 @@ impl Pipeline {
         health: Health,
     ) -> Self {
         let instance = uuid::Uuid::new_v4().simple().to_string();
+        let settings = Arc::new(RunSettings::new(&config));
         Self {
             config,
             instance,
             until_caught_up,
             metrics,
             health,
+            settings,
             commits: Arc::new(AtomicU64::new(0)),
             targets: OnceCell::new(),
         }
@@ -127,147 +204,100 @@ impl Pipeline {
         }
     }
 
-    /// Recovers what earlier runs left, reads from the ledger on, and commits until there is a
-    /// reason to end.
+    /// One run: connects, recovers what earlier runs left, reads from the ledger on, and commits
+    /// until there is a reason to end.
     pub async fn run(&self, stop: &mut watch::Receiver<bool>) -> Result<RunEnd, Failure> {
-        let started = tokio::select! {
-            started = Started::new(self) => started?,
+        let connected = tokio::select! {
+            connected = real::connect(self) => connected?,
             // Nothing was read yet, so nothing is to be sealed.
             _ = stop.wait_for(|stop| *stop) => return Ok(RunEnd::Stopped),
         };
+        let source = connected.source.clone();
+        let ended = self.run_connected(connected, stop).await;
+        source.close().await;
+        ended
+    }
+
+    /// A run on what it is connected to.
+    async fn run_connected<W: World>(
+        &self,
+        connected: Connected<W>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<RunEnd, Failure> {
+        let starting =
+            Started::new(&connected, &self.settings, &self.instance, &self.metrics, &self.health);
+        let started = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return Ok(RunEnd::Stopped),
+            started = starting => started?,
+        };
         let targets = match self.until_caught_up {
-            true => {
-                let ends = || async {
-                    started.log.iter().map(|(tp, log)| (tp.clone(), log.end)).collect()
-                };
-                Some(self.targets.get_or_init(ends).await.clone())
-            }
+            true => Some(self.targets.get_or_try_init(|| started.log_ends()).await?.clone()),
             false => None,
         };
-        self.metrics.add_rebalance(Rebalance::Assigned);
-        self.metrics.set_partitions(started.starts.len(), 0);
         for server in [Server::Kafka, Server::Catalog, Server::Store] {
             self.metrics.set_reachable(server, true);
             self.health.set_reachable(server);
         }
         self.health.set_ready();
+        self.metrics.set_partitions(0, 0);
 
-        let progress = Arc::new(Progress {
-            positions: started
-                .starts
-                .iter()
-                .map(|(tp, at)| (tp.clone(), AtomicI64::new(at.start)))
-                .collect(),
-            ..Progress::default()
-        });
-        let table = Arc::new(TableContext {
-            name: self.config.iceberg.table.clone(),
-            metadata: started.table.metadata.clone(),
-            io: started.table.io.clone(),
-        });
-        let (reports_in, reports) = mpsc::channel(REPORTS);
-        let (commands, shards) = self.shards(&started, &table, &progress, &reports_in)?;
+        let progress = Arc::new(Progress::default());
+        let table = Arc::new(started.table);
+        let (reports_in, reports) = mpsc::unbounded_channel();
+        let mut commands = Vec::new();
+        let mut running = Vec::new();
+        let shards = match self.settings.group {
+            true => self.settings.parallelism,
+            false => self.settings.parallelism.min(started.info.partitions.len()).max(1),
+        };
+        for (index, queue) in connected.source.queues(shards).into_iter().enumerate() {
+            let sink = connected.world.sink(index, &table)?;
+            let settings = ShardSettings {
+                bad_records: self.settings.bad_records,
+                max_epoch_bytes: self.settings.trigger.max_bytes,
+            };
+            let shard = Shard::new(settings, sink, progress.clone(), self.metrics.clone());
+            let (send, receive) = std_mpsc::sync_channel(COMMANDS);
+            let reports = reports_in.clone();
+            let task = ShardTask { index, shard, queue, commands: receive, reports };
+            running.push(connected.world.spawn_shard(task)?);
+            commands.push(send);
+        }
         drop(reports_in);
-        let (events_in, events) = mpsc::channel(EVENTS);
-        let over = Arc::new(AtomicBool::new(false));
-        let monitor = std::thread::Builder::new().name("kafka-monitor".into()).spawn({
-            let (source, over) = (started.source.clone(), over.clone());
-            let known = started.info.partitions.len();
-            move || monitor::run(&source, known, &over, &events_in)
-        });
-        let monitor = monitor.map_err(thread_error)?;
+        let (events, watching) = connected.source.watch(started.info.partitions.len())?;
+        running.push(watching);
 
         let coordinator = Coordinator {
-            config: self.config.clone(),
+            settings: self.settings.clone(),
             instance: self.instance.clone(),
-            info: started.info.clone(),
+            info: started.info,
             table,
+            table_uuid: started.table_uuid,
             epoch: started.epoch,
-            ledger: started.ledger.clone(),
+            ledger: started.ledger,
+            owned: BTreeMap::new(),
+            timestamps: BTreeMap::new(),
             targets,
-            committer: started.committer.clone(),
-            source: started.source.clone(),
+            committer: started.committer,
+            source: connected.source.clone(),
             progress,
             commands,
             reports,
             events,
             metrics: self.metrics.clone(),
             health: self.health.clone(),
-            timestamps: BTreeMap::new(),
             commits: self.commits.clone(),
             began: SystemTime::now(),
         };
         let ended = coordinator.run(stop).await;
-        over.store(true, Ordering::Relaxed);
-        let joined = tokio::task::spawn_blocking(move || {
-            let mut intact = true;
-            for thread in shards.into_iter().chain([monitor]) {
-                intact &= thread.join().is_ok();
-            }
-            intact
-        });
-        if !joined.await.map_err(join_error)? && ended.is_ok() {
+        // The coordinator is gone, and with it the channels that the others live by.
+        let intact = futures::future::join_all(running).await.into_iter().all(|intact| intact);
+        if !intact && ended.is_ok() {
             return Err(Failure::Internal(String::from("a thread of the pipeline panicked")));
         }
         ended
     }
-
-    #[allow(clippy::type_complexity, reason = "two lists, one entry a shard each")]
-    fn shards(
-        &self,
-        started: &Started,
-        table: &Arc<TableContext>,
-        progress: &Arc<Progress>,
-        reports: &mpsc::Sender<shard::Report>,
-    ) -> Result<(Vec<std_mpsc::SyncSender<Command>>, Vec<std::thread::JoinHandle<()>>), Failure>
-    {
-        let starts = started.starts.iter().map(|(tp, at)| (tp.clone(), at.start)).collect();
-        let queues = started.source.assign(&starts, self.config.parallelism)?;
-        let (mut commands, mut threads) = (Vec::new(), Vec::new());
-        for (index, queue) in queues.into_iter().enumerate() {
-            let own: Vec<_> = queue
-                .partitions()
-                .filter_map(|tp| started.starts.get(tp).map(|at| (tp.clone(), at.ledger, at.start)))
-                .collect();
-            let shard = Shard::new(
-                self.shard_settings(index),
-                table.clone(),
-                &self.config.kafka.topic,
-                own,
-                progress.clone(),
-                self.metrics.clone(),
-            )?;
-            let (send, receive) = std_mpsc::sync_channel(1);
-            let reports = reports.clone();
-            let thread = std::thread::Builder::new()
-                .name(format!("shard-{index}"))
-                .spawn(move || shard.run(queue, &receive, &reports))
-                .map_err(thread_error)?;
-            commands.push(send);
-            threads.push(thread);
-        }
-        Ok((commands, threads))
-    }
-
-    fn shard_settings(&self, index: usize) -> ShardSettings {
-        let config = &self.config;
-        ShardSettings {
-            file_prefix: format!("{}-{:013}-{index}", self.instance, now_ms()),
-            batch_rows: config.write.batch_size,
-            batch_bytes: BATCH_BYTES,
-            batch_timeout: config.write.batch_timeout,
-            target_file_size: config.write.target_file_size,
-            max_buffered_bytes: config.memory_limit / 4 / config.parallelism.max(1) as u64,
-            bad_records: config.bad_records,
-            max_epoch_bytes: config.checkpoint.max_bytes,
-            record_start: config.kafka.auto_offset_reset == OffsetReset::Latest,
-            runtime: tokio::runtime::Handle::current(),
-        }
-    }
-}
-
-fn thread_error(error: std::io::Error) -> Failure {
-    Failure::Internal(format!("cannot start a thread: {error}"))
 }
 
 fn join_error(error: tokio::task::JoinError) -> Failure {

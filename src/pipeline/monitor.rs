@@ -1,13 +1,11 @@
 //! A thread that serves the Kafka client's events and asks now and then whether it is there.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::Sender;
 
 use crate::failure::chain;
-use crate::source::{Source, SourceError};
+use crate::source::{Membership, Source, SourceError};
 
 /// How long one call into the client may serve.
 const SERVE: Duration = Duration::from_millis(100);
@@ -19,29 +17,32 @@ const EVERY: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// What the monitor tells.
-pub(super) enum Event {
+pub enum Event {
     /// The cluster answered.
     Reachable,
     /// It did not.
     Unreachable(String),
+    /// The assignment changes.
+    Membership(Membership),
     /// The topic has more partitions than this run reads.
     PartitionsAdded(usize),
     /// An error that waiting does not cure.
     Failed(SourceError),
 }
 
-/// Runs until `stop` is set or nobody listens.
-pub(super) fn run(source: &Arc<Source>, known: usize, stop: &AtomicBool, out: &Sender<Event>) {
+/// Runs until nobody listens. `known` is the number of partitions of which this process reads all;
+/// `None` if a group shares them out, and tells of new ones itself.
+pub(super) fn run(source: &Source, known: Option<usize>, out: &Sender<Event>) {
     let mut next = Instant::now() + EVERY;
     let mut told_added = false;
-    while !stop.load(Ordering::Relaxed) {
-        if let Err(error) = source.serve(SERVE) {
-            let event = if error.is_transient() {
-                Event::Unreachable(chain(&error))
-            } else {
-                Event::Failed(error)
-            };
-            if out.blocking_send(event).is_err() {
+    while !out.is_closed() {
+        if let Err(error) = source.serve(SERVE)
+            && out.blocking_send(event_of(error)).is_err()
+        {
+            return;
+        }
+        for change in source.take_changes() {
+            if out.blocking_send(Event::Membership(change)).is_err() {
                 return;
             }
         }
@@ -50,18 +51,26 @@ pub(super) fn run(source: &Arc<Source>, known: usize, stop: &AtomicBool, out: &S
             continue;
         }
         let event = match source.partitions(PATIENCE) {
-            Ok(partitions) if partitions.len() > known && !told_added => {
+            Ok(partitions)
+                if known.is_some_and(|known| partitions.len() > known) && !told_added =>
+            {
                 told_added = true;
                 Event::PartitionsAdded(partitions.len())
             }
             Ok(_) => Event::Reachable,
-            Err(error) if error.is_transient() => Event::Unreachable(chain(&error)),
-            Err(error) => Event::Failed(error),
+            Err(error) => event_of(error),
         };
         let healthy = matches!(event, Event::Reachable | Event::PartitionsAdded(_));
         next = Instant::now() + if healthy { EVERY } else { AGAIN };
         if out.blocking_send(event).is_err() {
             return;
         }
+    }
+}
+
+fn event_of(error: SourceError) -> Event {
+    match error.is_transient() {
+        true => Event::Unreachable(chain(&error)),
+        false => Event::Failed(error),
     }
 }

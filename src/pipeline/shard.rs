@@ -1,30 +1,24 @@
-//! A shard: one thread that owns some partitions from poll to Parquet.
+//! A shard: it owns some partitions from poll to Parquet, on a thread of its own.
 //!
 //! It shares nothing with other shards but a few counters. At a barrier it closes its files and
 //! answers with what they hold; it never waits for a commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
-use iceberg::io::FileIO;
-use iceberg::spec::TableMetadata;
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::UnboundedSender;
 
-use super::rows::RowBuilder;
+use super::seams::{Loaded, Queue, Sink, Source, World};
 use crate::config::BadRecords;
-use crate::decode::{Reason, RecordError};
-use crate::failure::{Failure, chain};
+use crate::decode::RecordError;
+use crate::failure::Failure;
 use crate::protocol::{Epoch, Offset, OffsetRange, PendingFile, Ranges, RowCounts, TopicPartition};
-use crate::source::{Polled, Record, ShardQueue};
+use crate::source::{Polled, Record};
 use crate::telemetry::{Metrics, PartitionMetrics};
-use crate::write::{TableWriter, WriteSettings};
-
-/// How long an idle shard waits for a record before it looks for a barrier.
-const IDLE_WAIT: Duration = Duration::from_millis(20);
 
 /// A record that could not be decoded, under `BAD_RECORDS=fail`.
 #[derive(Debug)]
@@ -47,24 +41,6 @@ impl fmt::Display for BadRecord {
     }
 }
 
-/// The table as an epoch writes it.
-pub struct TableContext {
-    /// Table as `namespace.table`.
-    pub name: String,
-    /// Schema, spec, location and properties.
-    pub metadata: Arc<TableMetadata>,
-    /// The table's storage.
-    pub io: FileIO,
-}
-
-impl TableContext {
-    fn same_shape(&self, other: &Self) -> bool {
-        self.metadata.current_schema_id() == other.metadata.current_schema_id()
-            && self.metadata.default_partition_spec_id()
-                == other.metadata.default_partition_spec_id()
-    }
-}
-
 /// Counters that the coordinator reads while shards run.
 #[derive(Default)]
 pub struct Progress {
@@ -76,18 +52,33 @@ pub struct Progress {
     pub moves: AtomicU64,
     /// Set while the open epoch may not grow: the last one is still being committed.
     pub hold: AtomicBool,
-    /// Next offset to read by partition.
-    pub positions: BTreeMap<TopicPartition, AtomicI64>,
+}
+
+/// A partition that a shard is to read.
+pub struct Begin {
+    /// The partition.
+    pub tp: TopicPartition,
+    /// Its ledger: what the first range of the shard continues.
+    pub ledger: Option<Offset>,
+    /// The offset to read first.
+    pub start: Offset,
+    /// Next offset to read, for others to see.
+    pub position: Arc<AtomicI64>,
 }
 
 /// What a shard is told.
-pub enum Command {
-    /// End the epoch; `next` is the table for the one after it.
+pub enum Command<T> {
+    /// Read these partitions, too. Answered before they are assigned: a record that comes before
+    /// the shard knows its partition would be dropped as somebody else's.
+    Take(Vec<Begin>),
+    /// End the epoch.
     Seal {
         /// The epoch that ends.
         epoch: Epoch,
-        /// The table for the next epoch.
-        next: Arc<TableContext>,
+        /// The table for the epoch after it.
+        next: Arc<T>,
+        /// Partitions that belong to the epoch and are read no further.
+        release: Arc<BTreeSet<TopicPartition>>,
     },
 }
 
@@ -110,6 +101,8 @@ pub struct Sealed {
 
 /// What a shard reports.
 pub enum Report {
+    /// The answer to [`Command::Take`].
+    Ready,
     /// The answer to a barrier.
     Sealed(Epoch, Box<Sealed>),
     /// A bad record under `fail`: its partition goes no further; seal what precedes it.
@@ -119,28 +112,26 @@ pub enum Report {
 }
 
 /// How shards work, the same for all of a run.
-#[derive(Clone)]
+#[derive(Clone, Copy, Debug)]
 pub struct ShardSettings {
-    /// Unique beginning of file names: instance and shard.
-    pub file_prefix: String,
-    /// Rows of a batch.
-    pub batch_rows: usize,
-    /// Bytes of a batch: a batch ends at rows or bytes, whichever first.
-    pub batch_bytes: usize,
-    /// Longest that rows wait in a batch.
-    pub batch_timeout: Duration,
-    /// Bytes at which a data file is closed and another begun.
-    pub target_file_size: u64,
-    /// Bytes of memory in row groups being encoded.
-    pub max_buffered_bytes: u64,
     /// What to do with bad records.
     pub bad_records: BadRecords,
     /// Most payload bytes of an epoch that waits for the last one's commit.
     pub max_epoch_bytes: u64,
-    /// Record the starting position in the ledger although nothing was read yet.
-    pub record_start: bool,
-    /// Drives file I/O.
-    pub runtime: tokio::runtime::Handle,
+}
+
+/// A shard with all that connects it.
+pub struct ShardTask<W: World> {
+    /// Its number.
+    pub index: usize,
+    /// The shard.
+    pub shard: Shard<W::Sink>,
+    /// Its share of the topic.
+    pub queue: <W::Source as Source>::Queue,
+    /// What it is told. The shard ends with the channel.
+    pub commands: Receiver<Command<Loaded<W>>>,
+    /// Where it reports.
+    pub reports: UnboundedSender<Report>,
 }
 
 struct Partition {
@@ -153,121 +144,101 @@ struct Partition {
     stopped: bool,
     /// Records and bytes read since they were last counted.
     uncounted: (u64, u64),
+    position: Arc<AtomicI64>,
     metrics: PartitionMetrics,
 }
 
-/// The state of a shard's thread.
-pub struct Shard {
+/// What became of one message.
+enum Taken {
+    Moved,
+    Still,
+    Bad(BadRecord),
+}
+
+/// The state of a shard.
+pub struct Shard<S: Sink> {
     settings: ShardSettings,
-    table: Arc<TableContext>,
-    rows: RowBuilder,
-    writer: Option<TableWriter>,
-    writers_made: u64,
+    sink: S,
     partitions: BTreeMap<i32, Partition>,
     counts: RowCounts,
     bytes: u64,
     records: u64,
-    batch_since: Option<Instant>,
     shown_buffered: i64,
     progress: Arc<Progress>,
     metrics: Metrics,
 }
 
-impl Shard {
-    /// `starts` gives, for each partition of the shard, its ledger and where reading begins.
+impl<S: Sink> Shard<S> {
+    /// A shard without partitions.
     pub fn new(
         settings: ShardSettings,
-        table: Arc<TableContext>,
-        topic: &str,
-        starts: impl IntoIterator<Item = (TopicPartition, Option<Offset>, Offset)>,
+        sink: S,
         progress: Arc<Progress>,
         metrics: Metrics,
-    ) -> Result<Self, Failure> {
-        let rows = RowBuilder::new(&table.metadata, &table.name, topic)?;
-        let partitions = starts
-            .into_iter()
-            .map(|(tp, ledger, start)| {
-                let partition = Partition {
-                    ledger,
-                    start,
-                    next: start,
-                    last_timestamp: None,
-                    stopped: false,
-                    uncounted: (0, 0),
-                    metrics: metrics.partition(&tp),
-                    tp,
-                };
-                (partition.tp.partition, partition)
-            })
-            .collect();
-        Ok(Self {
+    ) -> Self {
+        Self {
             settings,
-            table,
-            rows,
-            writer: None,
-            writers_made: 0,
-            partitions,
+            sink,
+            partitions: BTreeMap::new(),
             counts: RowCounts::default(),
             bytes: 0,
             records: 0,
-            batch_since: None,
             shown_buffered: 0,
             progress,
             metrics,
-        })
+        }
     }
 
-    /// Runs until the command channel closes, then deletes the files of the open epoch.
-    pub fn run(
-        mut self,
-        mut queue: ShardQueue,
-        commands: &Receiver<Command>,
-        out: &Sender<Report>,
-    ) {
-        loop {
-            match self.turn(&mut queue, commands, out) {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(failure) => {
-                    self.abandon();
-                    // Nobody listening means the run is over already.
-                    out.blocking_send(Report::Failed(failure)).ok();
-                    return;
+    /// May the open epoch not grow any more? Its size is bounded while the last one is committed.
+    pub fn must_hold(&self) -> bool {
+        self.progress.hold.load(Ordering::Relaxed)
+            && self.progress.epoch_bytes.load(Ordering::Relaxed) >= self.settings.max_epoch_bytes
+    }
+
+    /// Obeys a command. False: nobody listens any more, the run is over.
+    ///
+    /// # Errors
+    /// If files cannot be written.
+    pub fn obey(
+        &mut self,
+        command: Command<S::Table>,
+        out: &UnboundedSender<Report>,
+    ) -> Result<bool, Failure> {
+        match command {
+            Command::Take(begins) => {
+                for begin in begins {
+                    self.begin(begin);
                 }
+                Ok(out.send(Report::Ready).is_ok())
+            }
+            Command::Seal { epoch, next, release } => {
+                let sealed = self.seal(&next)?;
+                self.partitions.retain(|_, p| !release.contains(&p.tp));
+                crate::crash::point("seal.files-closed");
+                Ok(out.send(Report::Sealed(epoch, Box::new(sealed))).is_ok())
             }
         }
-        self.abandon();
     }
 
-    /// One turn: a command if there is one, else a batch of records. False: the run is over.
-    fn turn(
+    /// Reads a batch from the queue, waiting up to `wait` for it. Returns how many messages came.
+    ///
+    /// # Errors
+    /// If reading or writing failed; the shard cannot go on.
+    pub fn read(
         &mut self,
-        queue: &mut ShardQueue,
-        commands: &Receiver<Command>,
-        out: &Sender<Report>,
-    ) -> Result<bool, Failure> {
-        match commands.try_recv() {
-            Ok(command) => return self.obey(command, out),
-            Err(TryRecvError::Disconnected) => return Ok(false),
-            Err(TryRecvError::Empty) => {}
-        }
-        if self.must_hold() {
-            return match commands.recv_timeout(IDLE_WAIT) {
-                Ok(command) => self.obey(command, out),
-                Err(RecvTimeoutError::Timeout) => Ok(true),
-                Err(RecvTimeoutError::Disconnected) => Ok(false),
-            };
-        }
-        let mut failed = None;
-        let mut bad = None;
-        let mut moved = 0;
+        queue: &mut impl Queue,
+        wait: Duration,
+        out: &UnboundedSender<Report>,
+    ) -> Result<usize, Failure> {
+        let (mut failed, mut bad, mut moved) = (None, None, 0);
         let (bytes, records) = (self.bytes, self.records);
-        queue.poll(IDLE_WAIT, |polled| match self.take(polled) {
-            Ok(None) => {
+        let polled = queue.poll(wait, |polled| match self.take(polled) {
+            Ok(Taken::Moved) => {
                 moved += 1;
                 true
             }
-            Ok(Some(record)) => {
+            Ok(Taken::Still) => true,
+            Ok(Taken::Bad(record)) => {
                 bad = Some(record);
                 true
             }
@@ -281,61 +252,59 @@ impl Shard {
         }
         self.publish(moved, self.bytes - bytes, self.records - records);
         if let Some(record) = bad {
-            out.blocking_send(Report::Bad(record)).ok();
+            // Nobody listening means the run is over already.
+            out.send(Report::Bad(record)).ok();
         }
-        if self.batch_since.is_some_and(|since| since.elapsed() >= self.settings.batch_timeout) {
-            self.flush()?;
-        }
-        Ok(true)
+        self.sink.tick()?;
+        Ok(polled)
     }
 
-    /// May the open epoch not grow any more? Its size is bounded while the last one is committed.
-    fn must_hold(&self) -> bool {
-        self.progress.hold.load(Ordering::Relaxed)
-            && self.progress.epoch_bytes.load(Ordering::Relaxed) >= self.settings.max_epoch_bytes
+    /// Deletes the files of the open epoch: they were never part of a checkpoint.
+    pub fn abandon(&mut self) {
+        self.metrics.buffered_bytes().sub(std::mem::take(&mut self.shown_buffered));
+        self.sink.abandon();
     }
 
-    fn obey(&mut self, command: Command, out: &Sender<Report>) -> Result<bool, Failure> {
-        let Command::Seal { epoch, next } = command;
-        let sealed = self.seal()?;
-        crate::crash::point("seal.files-closed");
-        if !self.table.same_shape(&next) {
-            let topic = self.partitions.values().next().map(|p| p.tp.topic.clone());
-            self.rows =
-                RowBuilder::new(&next.metadata, &next.name, topic.as_deref().unwrap_or_default())?;
-        }
-        self.table = next;
-        Ok(out.blocking_send(Report::Sealed(epoch, Box::new(sealed))).is_ok())
+    fn begin(&mut self, begin: Begin) {
+        let partition = Partition {
+            ledger: begin.ledger,
+            start: begin.start,
+            next: begin.start,
+            last_timestamp: None,
+            stopped: false,
+            uncounted: (0, 0),
+            position: begin.position,
+            metrics: self.metrics.partition(&begin.tp),
+            tp: begin.tp,
+        };
+        self.partitions.insert(partition.tp.partition, partition);
     }
 
     /// Takes one message. I7: whatever becomes of a record, its partition moves on, except at a
-    /// bad record under `fail`, where it stops.
-    fn take(&mut self, polled: Polled<'_>) -> Result<Option<BadRecord>, Failure> {
+    /// bad record under `fail`, where it stops. What still comes of a partition that was released
+    /// is not ours any more.
+    fn take(&mut self, polled: Polled<'_>) -> Result<Taken, Failure> {
         match polled {
             Polled::Record(record) => self.record(&record),
-            Polled::End { partition, offset } => {
-                if let Some(p) = self.partitions.get_mut(&partition)
-                    && !p.stopped
-                    && offset > p.next
-                {
+            Polled::End { partition, offset } => match self.partitions.get_mut(&partition) {
+                Some(p) if !p.stopped && offset > p.next => {
                     p.next = offset;
+                    Ok(Taken::Moved)
                 }
-                Ok(None)
-            }
-            Polled::Failed(error) => Err(error.into()),
+                _ => Ok(Taken::Still),
+            },
+            Polled::Failed { partition, error } => match self.partitions.contains_key(&partition) {
+                true => Err(error.into()),
+                false => Ok(Taken::Still),
+            },
         }
     }
 
-    fn record(&mut self, record: &Record<'_>) -> Result<Option<BadRecord>, Failure> {
-        let Some(p) = self.partitions.get(&record.partition) else {
-            return Err(Failure::Internal(format!(
-                "a record of partition {} reached a shard that does not own it",
-                record.partition
-            )));
-        };
+    fn record(&mut self, record: &Record<'_>) -> Result<Taken, Failure> {
+        let Some(p) = self.partitions.get(&record.partition) else { return Ok(Taken::Still) };
         // Below the position: cannot happen after a start at the ledger, and would be a repeat.
         if p.stopped || record.offset < p.next {
-            return Ok(None);
+            return Ok(Taken::Still);
         }
         match record.payload {
             None => {
@@ -344,42 +313,18 @@ impl Shard {
             }
             Some(payload) => {
                 self.bytes += payload.len() as u64;
-                if let Err(error) = self.append(record, payload)? {
-                    if let Some(bad) = self.bad(record, error) {
-                        return Ok(Some(bad));
+                match self.sink.push(record, payload)? {
+                    Ok(()) => self.counts.written += 1,
+                    Err(error) => {
+                        if let Some(bad) = self.bad(record, error) {
+                            return Ok(Taken::Bad(bad));
+                        }
                     }
-                } else {
-                    self.counts.written += 1;
-                    self.batch_since.get_or_insert_with(Instant::now);
                 }
             }
         }
         self.advance(record);
-        if self.rows.rows() >= self.settings.batch_rows
-            || self.rows.buffered_bytes() >= self.settings.batch_bytes
-        {
-            self.flush()?;
-        }
-        Ok(None)
-    }
-
-    /// Appends a payload as a row. A batch that is full is not the record's fault: it is flushed,
-    /// and the record begins the next one.
-    fn append(
-        &mut self,
-        record: &Record<'_>,
-        payload: &[u8],
-    ) -> Result<Result<(), RecordError>, Failure> {
-        if !self.rows.has_room_for(payload.len()) {
-            self.flush()?;
-        }
-        match self.rows.push(record, payload) {
-            Err(error) if error.reason == Reason::BatchFull && self.rows.rows() > 0 => {
-                self.flush()?;
-                Ok(self.rows.push(record, payload))
-            }
-            pushed => Ok(pushed),
-        }
+        Ok(Taken::Moved)
     }
 
     /// Counts a bad record as skipped, or stops its partition before it.
@@ -421,12 +366,10 @@ impl Shard {
                 let (records, bytes) = std::mem::take(&mut p.uncounted);
                 p.metrics.add_consumed(records, bytes);
             }
-            if let Some(position) = self.progress.positions.get(&p.tp) {
-                position.store(p.next, Ordering::Relaxed);
-            }
+            p.position.store(p.next, Ordering::Release);
         }
         self.progress.moves.fetch_add(moved, Ordering::Release);
-        let unknown = self.rows.take_unknown_fields();
+        let unknown = self.sink.take_unknown_fields();
         if unknown > 0 {
             self.metrics.add_unknown_fields(unknown);
         }
@@ -435,51 +378,15 @@ impl Shard {
 
     /// Adds what this shard holds in memory to the gauge, and takes back what it added before.
     fn show_buffered(&mut self) {
-        let written = self.writer.as_ref().map_or(0, TableWriter::buffered_bytes);
-        let held = self.rows.buffered_bytes() as u64 + written;
-        let held = i64::try_from(held).unwrap_or(i64::MAX);
+        let held = i64::try_from(self.sink.buffered_bytes()).unwrap_or(i64::MAX);
         self.metrics.buffered_bytes().add(held - self.shown_buffered);
         self.shown_buffered = held;
     }
 
-    /// Hands the open batch to the writer.
-    fn flush(&mut self) -> Result<(), Failure> {
-        self.batch_since = None;
-        if self.rows.rows() == 0 {
-            return Ok(());
-        }
-        let batch = self.rows.take()?;
-        let writer = match &mut self.writer {
-            Some(writer) => writer,
-            empty => {
-                self.writers_made += 1;
-                let prefix = format!("{}-{:05}", self.settings.file_prefix, self.writers_made);
-                let settings = WriteSettings {
-                    target_file_size: self.settings.target_file_size,
-                    max_buffered_bytes: self.settings.max_buffered_bytes,
-                    ..WriteSettings::new(prefix)
-                };
-                empty.insert(TableWriter::new(
-                    self.table.metadata.clone(),
-                    self.table.io.clone(),
-                    settings,
-                    self.settings.runtime.clone(),
-                )?)
-            }
-        };
-        writer.write(&batch)?;
-        Ok(())
-    }
-
     /// Ends the epoch: files closed and durable, visible to nobody.
-    fn seal(&mut self) -> Result<Sealed, Failure> {
-        self.flush()?;
-        let files = match self.writer.take() {
-            Some(writer) => writer.close()?,
-            None => Vec::new(),
-        };
+    fn seal(&mut self, next: &Arc<S::Table>) -> Result<Sealed, Failure> {
         let mut sealed = Sealed {
-            files,
+            files: self.sink.close(next)?,
             rows: std::mem::take(&mut self.counts),
             bytes: std::mem::take(&mut self.bytes),
             ..Sealed::default()
@@ -488,8 +395,7 @@ impl Shard {
         self.progress.epoch_bytes.fetch_sub(sealed.bytes, Ordering::Relaxed);
         self.progress.epoch_records.fetch_sub(records, Ordering::Relaxed);
         for p in self.partitions.values_mut() {
-            let begins = p.ledger.is_none() && self.settings.record_start;
-            if p.next == p.start && !begins {
+            if p.next == p.start {
                 continue;
             }
             if let Some(ledger) = p.ledger {
@@ -504,14 +410,5 @@ impl Shard {
         }
         self.show_buffered();
         Ok(sealed)
-    }
-
-    /// Deletes the files of the open epoch: they were never part of a checkpoint.
-    fn abandon(&mut self) {
-        self.metrics.buffered_bytes().sub(std::mem::take(&mut self.shown_buffered));
-        let Some(writer) = self.writer.take() else { return };
-        for error in writer.abort() {
-            tracing::warn!(error = %chain(&error), "a file of an abandoned epoch stays behind as an orphan");
-        }
     }
 }

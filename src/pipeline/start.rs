@@ -1,119 +1,154 @@
-//! The beginning of a run: open everything, finish what an earlier process left, find the place.
+//! The beginning of a run: finish what an earlier process left, look at the table and the topic.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use super::committer::Committer;
+use super::committer::{Committer, Work};
 use super::coordinator::show;
-use super::{Pipeline, join_error};
-use crate::config::{CatalogType, Config, OffsetReset};
+use super::seams::{Checkpoints, Loaded, Source, Table, World, now};
+use super::{RunSettings, now_ms};
 use crate::failure::Failure;
 use crate::protocol::{
-    Epoch, Frontier, LogRange, Refusal, ResetPolicy, SourceView, StartAt, TopicPartition,
-    check_history, check_last, positions, recover,
+    Checkpoint, Epoch, Frontier, LogRange, Offset, OffsetRange, PendingCommit, Ranges, Refusal,
+    ResetPolicy, RowCounts, TopicPartition, check_history, check_last, check_source, commit_id,
+    recover,
 };
-use crate::source::{Source, SourceSettings, TopicInfo};
-use crate::state::StateStore;
-use crate::table::{self, Catalog, CatalogKind, CatalogSettings, LoadedTable, RestAuth, TableName};
+use crate::source::TopicInfo;
+use crate::telemetry::{Health, Metrics};
 
-/// How long Kafka may take to answer one question.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a catalog may take to answer one request.
-const CATALOG_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a process of a pipeline is connected to.
+pub struct Connected<W: World> {
+    /// What makes sinks and sets shards going.
+    pub world: W,
+    /// Kafka.
+    pub source: W::Source,
+    /// The table.
+    pub table: W::Table,
+    /// Local state.
+    pub state: W::Checkpoints,
+}
 
-/// Everything a run needs.
-pub(super) struct Started {
-    pub committer: Arc<Committer>,
-    pub source: Arc<Source>,
+/// Everything a run begins with.
+pub(super) struct Started<W: World> {
+    pub committer: Arc<Committer<W>>,
     pub info: TopicInfo,
-    pub table: LoadedTable,
+    pub table: Loaded<W>,
+    pub table_uuid: String,
     pub ledger: Frontier,
-    pub starts: BTreeMap<TopicPartition, StartAt>,
-    pub log: BTreeMap<TopicPartition, LogRange>,
     pub epoch: Epoch,
 }
 
-impl Started {
-    pub async fn new(pipeline: &Pipeline) -> Result<Self, Failure> {
-        let config = &pipeline.config;
-        let (dir, name) = (config.checkpoint.dir.clone(), config.kafka.group_id.clone());
-        let state = tokio::task::spawn_blocking(move || StateStore::open(&dir, &name))
-            .await
-            .map_err(join_error)??;
-        let catalog = Arc::new(connect_catalog(config).await?);
-        let name = table_name(config)?;
-        let committer = Arc::new(Committer {
-            catalog: catalog.clone(),
-            table: name.clone(),
-            pipeline: config.kafka.group_id.clone(),
-            instance: pipeline.instance.clone(),
-            state: Arc::new(state),
-            retained: config.checkpoint.retained,
-            give_up: config.retry_give_up,
-            metrics: pipeline.metrics.clone(),
-            health: pipeline.health.clone(),
+impl<W: World> Started<W> {
+    pub async fn new(
+        connected: &Connected<W>,
+        settings: &RunSettings,
+        instance: &str,
+        metrics: &Metrics,
+        health: &Health,
+    ) -> Result<Self, Failure> {
+        let committer: Arc<Committer<W>> = Arc::new(Committer {
+            table: connected.table.clone(),
+            name: settings.table.clone(),
+            instance: instance.to_owned(),
+            state: connected.state.clone(),
+            source: connected.source.clone(),
+            retained: settings.retained,
+            give_up: settings.retry_give_up,
+            metrics: metrics.clone(),
+            health: health.clone(),
         });
-        let table = match has_pending(&committer).await? {
+        let table = match committer.state.load().await?.pending.is_empty() {
             // A new table in the place of the one that a commit is pending for would only be in
             // the way of bringing that one back.
-            true => committer.load().await?.0,
-            false => open_table(&catalog, &name, config).await?,
+            false => committer.load().await?.0,
+            true => committer.table.open().await?,
         };
         let (epoch, table) = settle_pending(&committer, table).await?;
-
         let view = committer.view(&table)?;
         let refuse = |refusal: Refusal| committer.refuse(refusal);
-        check_history(&config.iceberg.table, &view).map_err(refuse)?;
-        let source = Arc::new(Source::connect(source_settings(config))?);
-        let asked = source.clone();
-        let (info, log) = tokio::task::spawn_blocking(move || {
-            let info = asked.describe(PATIENCE)?;
-            let log = asked.log_ranges(&info.partitions, PATIENCE)?;
-            Ok::<_, Failure>((info, log))
-        })
-        .await
-        .map_err(join_error)??;
-        let reset = match config.kafka.auto_offset_reset {
-            OffsetReset::Earliest => ResetPolicy::Earliest,
-            OffsetReset::Latest => ResetPolicy::Latest,
-        };
-        let topic = &config.kafka.topic;
-        let seen = SourceView {
-            cluster_id: info.cluster_id.clone(),
-            topic_ids: info.topic_id.iter().map(|id| (topic.clone(), id.clone())).collect(),
-            log: log.into_iter().map(|(tp, (start, end))| (tp, LogRange { start, end })).collect(),
-        };
-        let starts = positions(&config.iceberg.table, &view, &seen, reset).map_err(refuse)?;
+        check_history(&settings.table, &view).map_err(refuse)?;
+        let info = committer.source.describe().await?;
+        check_source(&settings.table, &view, &info.cluster_id, &settings.topic_ids(&info))
+            .map_err(refuse)?;
         let ledger = view.ledger.map(|ledger| ledger.frontier).unwrap_or_default();
         tracing::info!(
-            instance = %pipeline.instance, table = %committer.table, %topic,
-            partitions = info.partitions.len(), ledger = %show(&ledger), "reading from the ledger"
+            %instance, table = %settings.table, topic = %settings.topic,
+            partitions = info.partitions.len(), ledger = %show(&ledger), "ready to read"
         );
-        Ok(Self { committer, source, info, table, ledger, starts, log: seen.log, epoch })
+        let table_uuid = view.table_uuid;
+        let mut started = Self { committer, info, table, table_uuid, ledger, epoch };
+        let begun = started.ledger.iter().any(|(tp, _)| tp.topic == settings.topic);
+        if settings.reset == ResetPolicy::Latest && !begun {
+            started.record_ends(settings, instance).await?;
+        }
+        Ok(started)
     }
-}
 
-async fn has_pending(committer: &Committer) -> Result<bool, Failure> {
-    let state = committer.state.clone();
-    let open = tokio::task::spawn_blocking(move || state.open_checkpoint());
-    Ok(open.await.map_err(join_error)??.is_some_and(|open| !open.pending.is_empty()))
+    /// Under `latest` the ends of the log at the first start are progress, and those of all
+    /// partitions are one decision: they are committed before anything is read. Otherwise a
+    /// restart, or another instance, would begin at other ends and lose what came in between.
+    async fn record_ends(&mut self, settings: &RunSettings, instance: &str) -> Result<(), Failure> {
+        let log = self.committer.source.log_ranges(self.info.partitions.clone()).await?;
+        let at = |(tp, log): (TopicPartition, LogRange)| {
+            (tp, OffsetRange { start: log.end, end: log.end })
+        };
+        let ranges: Ranges = log.into_iter().map(at).collect();
+        let epoch = self.epoch.next();
+        let pending = PendingCommit {
+            commit_id: commit_id(
+                &settings.pipeline,
+                instance,
+                epoch,
+                &self.table_uuid,
+                &Frontier::default(),
+                &ranges,
+            ),
+            pipeline: settings.pipeline.clone(),
+            instance: instance.to_owned(),
+            epoch,
+            table: settings.table.clone(),
+            table_uuid: self.table_uuid.clone(),
+            cluster_id: self.info.cluster_id.clone(),
+            topic_ids: settings.topic_ids(&self.info),
+            from: Frontier::default(),
+            ranges,
+            files: Vec::new(),
+            rows: RowCounts::default(),
+        };
+        let work = Work {
+            checkpoint: Checkpoint { epoch, frontier: pending.to(), pending: vec![pending] },
+            started_ms: now_ms(),
+            seal: std::time::Duration::ZERO,
+            table: self.table.clone(),
+        };
+        // Superseded: another instance was first, and its ends count.
+        let done = self.committer.carry(work).await?;
+        let view = self.committer.view(&done.table)?;
+        self.epoch = epoch;
+        self.table = done.table;
+        self.ledger = view.ledger.map(|ledger| ledger.frontier).unwrap_or_default();
+        Ok(())
+    }
+
+    /// Ends of the log now, of all partitions that hold anything.
+    pub async fn log_ends(&self) -> Result<BTreeMap<TopicPartition, Offset>, Failure> {
+        let log = self.committer.source.log_ranges(self.info.partitions.clone()).await?;
+        let holds = log.into_iter().filter(|(_, log)| log.start < log.end);
+        Ok(holds.map(|(tp, log)| (tp, log.end)).collect())
+    }
 }
 
 /// Finishes every pending commit of an earlier process by the same admission as a fresh one.
 /// Files already written are committed without reading Kafka again.
-async fn settle_pending(
-    committer: &Committer,
-    mut table: LoadedTable,
-) -> Result<(Epoch, LoadedTable), Failure> {
-    let state = committer.state.clone();
-    let local = tokio::task::spawn_blocking(move || state.load()).await.map_err(join_error)??;
+async fn settle_pending<W: World>(
+    committer: &Committer<W>,
+    mut table: Loaded<W>,
+) -> Result<(Epoch, Loaded<W>), Failure> {
+    let local = committer.state.load().await?;
     let view = committer.view(&table)?;
     let ledger = view.ledger.as_ref().map(|ledger| &ledger.frontier);
-    check_last(&committer.table.to_string(), &local, ledger)
-        .map_err(|refusal| committer.refuse(refusal))?;
-    let views = BTreeMap::from([(committer.table.to_string(), view)]);
+    check_last(&committer.name, &local, ledger).map_err(|refusal| committer.refuse(refusal))?;
+    let views = BTreeMap::from([(committer.name.clone(), view)]);
     let recovery = recover(Some(&local), &views);
     tracing::info!(
         local = ?recovery.standing, pending = recovery.steps.len(), next_epoch = %recovery.next_epoch,
@@ -121,10 +156,10 @@ async fn settle_pending(
     );
     for step in &recovery.steps {
         let pending = &step.pending;
-        let began = Instant::now();
+        let began = now();
         // The decision is made again on a fresh reading: what was read above may be old by now.
         let (settled, loaded) = committer.settle(pending).await?;
-        committer.finalize(pending, &settled, &loaded, began.elapsed()).await?;
+        committer.finalize(pending, &settled, &loaded, now() - began).await?;
         tracing::info!(
             epoch = %pending.epoch, commit_id = %pending.commit_id, outcome = settled.name(),
             "recovered a pending commit"
@@ -133,102 +168,4 @@ async fn settle_pending(
     }
     let last = Epoch(recovery.next_epoch.0.saturating_sub(1));
     Ok((last, table))
-}
-
-/// Connects to the configured catalog.
-pub async fn connect_catalog(config: &Config) -> Result<Catalog, Failure> {
-    let iceberg = &config.iceberg;
-    let settings = CatalogSettings {
-        kind: match iceberg.catalog_type {
-            CatalogType::Sql => CatalogKind::Sql,
-            CatalogType::Rest => CatalogKind::Rest,
-        },
-        name: iceberg.catalog_name.clone(),
-        uri: iceberg.catalog_uri.expose().to_owned(),
-        warehouse: iceberg.warehouse.clone(),
-        rest: RestAuth {
-            token: iceberg.rest.token.as_ref().map(|s| s.expose().to_owned()),
-            credential: iceberg.rest.credential.as_ref().map(|s| s.expose().to_owned()),
-            scope: iceberg.rest.scope.clone(),
-            oauth2_server_uri: iceberg.rest.oauth2_server_uri.clone(),
-            ..RestAuth::default()
-        },
-        io_properties: iceberg
-            .io_properties
-            .iter()
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect(),
-        request_timeout: CATALOG_TIMEOUT,
-    };
-    Ok(Catalog::connect(&settings).await?)
-}
-
-/// The configured table's name.
-pub fn table_name(config: &Config) -> Result<TableName, Failure> {
-    Ok(config.iceberg.table.parse::<TableName>()?)
-}
-
-/// Loads the table; makes it from `ICEBERG_TABLE_SCHEMA` if it is absent.
-pub async fn open_table(
-    catalog: &Catalog,
-    name: &TableName,
-    config: &Config,
-) -> Result<LoadedTable, Failure> {
-    if let Some(table) = catalog.load(name).await? {
-        return Ok(table);
-    }
-    let iceberg = &config.iceberg;
-    let Some(path) = &iceberg.table_schema else {
-        return Err(Failure::Unfit {
-            table: name.to_string(),
-            detail: String::from(
-                "does not exist, and ICEBERG_TABLE_SCHEMA names no schema file to make it from",
-            ),
-        });
-    };
-    let (schema, spec) =
-        table_plan(name, path, iceberg.partition_spec.as_deref(), iceberg.kafka_columns)?;
-    let table = catalog.create(name, &schema, &spec, &HashMap::new()).await?;
-    tracing::info!(table = %name, location = table.metadata.location(), "made the table");
-    Ok(table)
-}
-
-/// Schema and partition spec of a table to be made.
-pub fn table_plan(
-    name: &TableName,
-    path: &Path,
-    spec: Option<&str>,
-    kafka_columns: bool,
-) -> Result<(iceberg::spec::Schema, iceberg::spec::UnboundPartitionSpec), Failure> {
-    let unfit = |detail: String| Failure::Unfit { table: name.to_string(), detail };
-    let text = std::fs::read_to_string(path).map_err(|e| {
-        unfit(format!("cannot read its schema file {} (ICEBERG_TABLE_SCHEMA): {e}", path.display()))
-    })?;
-    let schema = table::parse_schema(&text)
-        .and_then(|schema| match kafka_columns {
-            true => table::with_kafka_columns(&schema),
-            false => Ok(schema),
-        })
-        .map_err(|e| unfit(format!("schema file {}: {e}", path.display())))?;
-    let spec = table::parse_spec(spec.unwrap_or_default(), &schema)
-        .map_err(|e| unfit(format!("ICEBERG_PARTITION_SPEC: {e}")))?;
-    Ok((schema, spec))
-}
-
-/// How to reach the topic.
-pub fn source_settings(config: &Config) -> SourceSettings {
-    let shards = config.parallelism.max(1) as u64;
-    SourceSettings {
-        brokers: config.kafka.brokers.clone(),
-        topic: config.kafka.topic.clone(),
-        group_id: config.kafka.group_id.clone(),
-        properties: config
-            .kafka
-            .properties
-            .iter()
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect(),
-        // A quarter of the memory may wait in the client; the rest is batches and open files.
-        queue_bytes: config.memory_limit / 4 / shards,
-    }
 }

@@ -5,26 +5,31 @@
 //! the log is an error, never a silent reset.
 
 mod admin;
+mod group;
 mod queue;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::protocol::{Frontier, Offset, TopicPartition};
 
+pub use group::{Membership, SourceContext};
 pub use queue::{Polled, Record, ShardQueue};
+
+use queue::{Forwarded, Target};
 
 /// A cluster that just told its metadata tells topic ids at once, or does not know them and lets
 /// the request time out (librdkafka's mock does).
 const TOPIC_ID_WAIT: Duration = Duration::from_secs(2);
+/// How long the cluster may take to name the partitions that are all ours.
+const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What went wrong with Kafka.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +90,17 @@ pub enum SourceError {
         /// What librdkafka says.
         detail: String,
     },
+    /// Another process took our place in the group.
+    #[error(
+        "another process is the member {member} of group {group} now; give each process its own \
+         KAFKA_GROUP_INSTANCE_ID and CHECKPOINT_DIR, or start this one again if it was replaced by mistake"
+    )]
+    MemberReplaced {
+        /// The group.
+        group: String,
+        /// `group.instance.id` of both.
+        member: String,
+    },
     /// An operation of the client failed.
     #[error("Kafka at {brokers}: cannot {what}: {detail}")]
     Operation {
@@ -105,6 +121,7 @@ impl SourceError {
             Self::Settings { .. }
             | Self::TopicAbsent { .. }
             | Self::Unauthorised { .. }
+            | Self::MemberReplaced { .. }
             | Self::OutOfRange { .. } => false,
         }
     }
@@ -130,41 +147,22 @@ pub struct SourceSettings {
     pub topic: String,
     /// The consumer group that offsets are reported to: the pipeline's name.
     pub group_id: String,
+    /// Membership in that group; without it this process reads all partitions.
+    pub group: Option<GroupMember>,
     /// librdkafka properties of the user: security and tuning. May hold secrets.
     pub properties: BTreeMap<String, String>,
     /// Most bytes that the client may hold ready for each shard.
     pub queue_bytes: u64,
 }
 
-/// Receives what librdkafka says on its own account.
-pub struct SourceContext {
-    brokers_down: AtomicBool,
+/// How a process is known to its group.
+#[derive(Clone, Debug)]
+pub struct GroupMember {
+    /// `group.instance.id`: a member that comes back under the same one gets its partitions back.
+    pub member: String,
+    /// How long the group waits for a sign of life.
+    pub session_timeout: Duration,
 }
-
-impl ClientContext for SourceContext {
-    fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg
-            | RDKafkaLogLevel::Alert
-            | RDKafkaLogLevel::Critical
-            | RDKafkaLogLevel::Error
-            | RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", fac, "{message}"),
-            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
-                tracing::info!(target: "librdkafka", fac, "{message}");
-            }
-            RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", fac, "{message}"),
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.brokers_down.store(true, Ordering::Relaxed);
-        }
-        tracing::warn!(target: "librdkafka", %error, reason, "client error");
-    }
-}
-
-impl ConsumerContext for SourceContext {}
 
 /// The consumer of one run of a pipeline.
 pub struct Source {
@@ -172,6 +170,16 @@ pub struct Source {
     settings: SourceSettings,
     /// A broker of the cluster, -1 while none is known.
     broker: AtomicI32,
+    flows: Mutex<Flows>,
+}
+
+/// What flows where. Dropped before the consumer.
+#[derive(Default)]
+struct Flows {
+    forwarded: BTreeMap<TopicPartition, Forwarded>,
+    targets: Vec<Arc<Target>>,
+    /// A change of the assignment that the client waits for: is it an assignment, and of what.
+    unanswered: Option<(bool, TopicPartitionList)>,
 }
 
 impl Source {
@@ -201,11 +209,25 @@ impl Source {
             let kbytes = (settings.queue_bytes / 1024).clamp(1024, 2_097_151);
             config.set("queued.max.messages.kbytes", kbytes.to_string());
         }
-        let context = SourceContext { brokers_down: AtomicBool::new(false) };
+        if let Some(group) = &settings.group {
+            config.set("partition.assignment.strategy", "cooperative-sticky");
+            config.set("group.instance.id", &group.member);
+            let session = group.session_timeout.as_millis();
+            config.set("session.timeout.ms", session.to_string());
+            if !settings.properties.contains_key("heartbeat.interval.ms") {
+                config.set("heartbeat.interval.ms", (session / 3).clamp(1, 3000).to_string());
+            }
+        }
+        let context = SourceContext::default();
         let consumer: BaseConsumer<SourceContext> = config
             .create_with_context(context)
             .map_err(|source| SourceError::Settings { source })?;
-        Ok(Self { consumer: Arc::new(consumer), settings, broker: AtomicI32::new(-1) })
+        Ok(Self {
+            consumer: Arc::new(consumer),
+            settings,
+            broker: AtomicI32::new(-1),
+            flows: Mutex::default(),
+        })
     }
 
     /// Asks the cluster about the topic. Blocks for at most about twice `timeout`.
@@ -282,27 +304,96 @@ impl Source {
             .collect()
     }
 
-    /// Starts reading each partition at its offset, spread over `shards` queues.
-    pub fn assign(&self, starts: &Frontier, shards: usize) -> Result<Vec<ShardQueue>, SourceError> {
-        let shards = shards.clamp(1, starts.len().max(1));
-        let mut queues = Vec::with_capacity(shards);
-        for _ in 0..shards {
-            queues.push(ShardQueue::new(&self.consumer, &self.settings.topic));
-        }
-        let mut list = TopicPartitionList::with_capacity(starts.len());
-        for (index, (tp, offset)) in starts.iter().enumerate() {
-            // Forwarded before it is assigned: no record can reach the consumer's own queue.
-            queues[index % shards].take(tp).map_err(|detail| self.operation("assign", detail))?;
-            list.add_partition_offset(&tp.topic, tp.partition, KafkaOffset::Offset(offset))
-                .map_err(|e| self.operation("assign", e.to_string()))?;
-        }
-        self.consumer.assign(&list).map_err(|e| self.operation("assign", e.to_string()))?;
-        Ok(queues)
+    /// A queue for each of `shards`. Nothing flows into them yet.
+    pub fn queues(&self, shards: usize) -> Vec<ShardQueue> {
+        let mut flows = self.flows();
+        let queues: Vec<ShardQueue> =
+            (0..shards).map(|_| ShardQueue::new(&self.consumer, &self.settings.topic)).collect();
+        flows.targets = queues.iter().map(ShardQueue::target).collect();
+        queues
     }
 
-    /// Stops reading.
-    pub fn unassign(&self) -> Result<(), SourceError> {
-        self.consumer.unassign().map_err(|e| self.operation("unassign", e.to_string()))
+    /// Asks for partitions: the group for a share, or all of the topic. [`Self::take_changes`]
+    /// tells what is given. True if it will be all.
+    pub fn join(&self) -> Result<bool, SourceError> {
+        if self.settings.group.is_none() {
+            let all = self.partitions(JOIN_PATIENCE)?;
+            self.consumer.context().push(Membership::Assigned(all));
+            return Ok(true);
+        }
+        self.consumer
+            .subscribe(&[&self.settings.topic])
+            .map_err(|e| self.operation("join the group", e.to_string()))?;
+        Ok(false)
+    }
+
+    /// Changes of the assignment since the last call, to be answered in their order by
+    /// [`Self::take`] and [`Self::release`].
+    pub fn take_changes(&self) -> Vec<Membership> {
+        let changes = self.consumer.context().take_changes();
+        if self.settings.group.is_some()
+            && let Some(last) = changes.last()
+        {
+            let (assigned, partitions) = match last {
+                Membership::Assigned(partitions) => (true, partitions.as_slice()),
+                Membership::Revoked(partitions) => (false, partitions.as_slice()),
+                Membership::Lost => (false, &[][..]),
+            };
+            let mut list = TopicPartitionList::with_capacity(partitions.len());
+            for tp in partitions {
+                list.add_partition(&tp.topic, tp.partition);
+            }
+            if matches!(last, Membership::Lost) {
+                // All that is assigned is lost.
+                list = self.consumer.assignment().unwrap_or(list);
+            }
+            self.flows().unanswered = Some((assigned, list));
+        }
+        changes
+    }
+
+    /// Accepts an assignment: each partition is read from its offset into the queue of its shard.
+    pub fn take(&self, shares: &[(TopicPartition, Offset, usize)]) -> Result<(), SourceError> {
+        let mut flows = self.flows();
+        let mut list = TopicPartitionList::with_capacity(shares.len());
+        for (tp, offset, shard) in shares {
+            let target = flows.targets.get(*shard).cloned();
+            let target =
+                target.ok_or_else(|| self.operation("assign", format!("no shard {shard}")))?;
+            // An older one would take the forwarding back when it is dropped.
+            flows.forwarded.remove(tp);
+            // Forwarded before it is assigned: no record can reach the consumer's own queue.
+            let forwarded = Forwarded::new(&self.consumer, tp, &target)
+                .map_err(|detail| self.operation("assign", detail))?;
+            flows.forwarded.insert(tp.clone(), forwarded);
+            list.add_partition_offset(&tp.topic, tp.partition, KafkaOffset::Offset(*offset))
+                .map_err(|e| self.operation("assign", e.to_string()))?;
+        }
+        let assigned = match self.settings.group {
+            None => self.consumer.assign(&list),
+            Some(_) => self.consumer.incremental_assign(&list),
+        };
+        flows.unanswered = None;
+        assigned.map_err(|e| self.operation("assign", e.to_string()))
+    }
+
+    /// Lets go of partitions: nothing more is read from them, and the group may give them away.
+    pub fn release(&self, partitions: &[TopicPartition]) -> Result<(), SourceError> {
+        let mut flows = self.flows();
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for tp in partitions {
+            list.add_partition(&tp.topic, tp.partition);
+        }
+        let released = self.consumer.incremental_unassign(&list);
+        flows.unanswered = None;
+        for tp in partitions {
+            flows.forwarded.remove(tp);
+        }
+        released.map_err(|e| self.operation("release partitions", e.to_string()))
+    }
+
+    fn flows(&self) -> MutexGuard<'_, Flows> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reports offsets to the consumer group, for lag tools. Blocks until the broker answers.
@@ -323,6 +414,10 @@ impl Source {
             None | Some(Ok(_)) => Ok(()),
             Some(Err(error)) => match error.rdkafka_error_code() {
                 Some(code) if is_connection(code) => Ok(()),
+                Some(RDKafkaErrorCode::FencedInstanceId) => Err(SourceError::MemberReplaced {
+                    group: self.settings.group_id.clone(),
+                    member: self.settings.group.as_ref().map_or("", |own| &own.member).to_owned(),
+                }),
                 _ => Err(self.failed("read", error)),
             },
         }
@@ -335,7 +430,7 @@ impl Source {
 
     /// Did the client lose every broker since the last call?
     pub fn take_brokers_down(&self) -> bool {
-        self.consumer.context().brokers_down.swap(false, Ordering::Relaxed)
+        self.consumer.context().take_brokers_down()
     }
 
     /// The error of a cluster that told the topic's id before and does not tell it now.
@@ -362,6 +457,18 @@ impl Source {
                 detail: source.to_string(),
             },
             _ => SourceError::Unreachable { what, brokers, source },
+        }
+    }
+}
+
+impl Drop for Source {
+    /// Leaves the group, unless the membership is static. The client waits for an answer to the
+    /// last change before it closes, and nobody is left to give it.
+    fn drop(&mut self) {
+        self.consumer.context().close();
+        self.take_changes();
+        if let Some((assigned, partitions)) = self.flows().unanswered.take() {
+            group::answer(&self.consumer, assigned, &partitions);
         }
     }
 }

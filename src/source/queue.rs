@@ -48,21 +48,85 @@ pub enum Polled<'a> {
         offset: Offset,
     },
     /// Reading failed.
-    Failed(SourceError),
+    Failed {
+        /// Partition number.
+        partition: i32,
+        /// Why.
+        error: SourceError,
+    },
+}
+
+/// A queue of the client into which the fetch queues of partitions can be forwarded.
+pub(super) struct Target {
+    queue: *mut rdsys::rd_kafka_queue_t,
+    // A queue must not outlive its client.
+    _consumer: Arc<BaseConsumer<SourceContext>>,
+}
+
+// SAFETY: librdkafka's queues may be used from any thread, by several at once; the pointer is owned
+// by this value alone and the client it belongs to is kept alive by `_consumer`.
+unsafe impl Send for Target {}
+// SAFETY: as above.
+unsafe impl Sync for Target {}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        // SAFETY: made once in `ShardQueue::new`, and the client still lives.
+        unsafe { rdsys::rd_kafka_queue_destroy(self.queue) };
+    }
+}
+
+/// A partition's fetch queue, forwarded into a target until this is dropped.
+pub(super) struct Forwarded {
+    source: *mut rdsys::rd_kafka_queue_t,
+    // Keeps the target, and with it the client: records flow into it.
+    _target: Arc<Target>,
+}
+
+// SAFETY: as for `Target`; the reference to the fetch queue is owned by this value alone.
+unsafe impl Send for Forwarded {}
+
+impl Forwarded {
+    pub(super) fn new(
+        consumer: &BaseConsumer<SourceContext>,
+        tp: &TopicPartition,
+        target: &Arc<Target>,
+    ) -> Result<Self, String> {
+        let topic = CString::new(tp.topic.as_str()).map_err(|e| e.to_string())?;
+        // SAFETY: client and queues are valid; the returned reference is destroyed in drop.
+        unsafe {
+            let source = rdsys::rd_kafka_queue_get_partition(
+                consumer.client().native_ptr(),
+                topic.as_ptr(),
+                tp.partition,
+            );
+            if source.is_null() {
+                return Err(format!("{tp}: the client has no queue for it"));
+            }
+            rdsys::rd_kafka_queue_forward(source, target.queue);
+            Ok(Self { source, _target: target.clone() })
+        }
+    }
+}
+
+impl Drop for Forwarded {
+    fn drop(&mut self) {
+        // SAFETY: the reference was taken once, and the client still lives.
+        unsafe {
+            rdsys::rd_kafka_queue_forward(self.source, ptr::null_mut());
+            rdsys::rd_kafka_queue_destroy(self.source);
+        }
+    }
 }
 
 /// The queue of one shard. Owned by its thread.
 pub struct ShardQueue {
-    // Dropped last: a queue must not outlive its client.
-    consumer: Arc<BaseConsumer<SourceContext>>,
+    target: Arc<Target>,
     topic: String,
-    queue: *mut rdsys::rd_kafka_queue_t,
-    partitions: Vec<(TopicPartition, *mut rdsys::rd_kafka_queue_t)>,
     batch: Vec<*mut rdsys::rd_kafka_message_t>,
 }
 
-// SAFETY: librdkafka's queues may be used from any thread; the pointers are owned by this value
-// alone and the client they belong to is kept alive by `consumer`.
+// SAFETY: `batch` holds no message between calls of `poll`, and the queue may change threads.
 unsafe impl Send for ShardQueue {}
 
 impl ShardQueue {
@@ -70,36 +134,14 @@ impl ShardQueue {
         // SAFETY: the client pointer is valid while `consumer` lives; the queue is destroyed in drop.
         let queue = unsafe { rdsys::rd_kafka_queue_new(consumer.client().native_ptr()) };
         Self {
-            consumer: consumer.clone(),
+            target: Arc::new(Target { queue, _consumer: consumer.clone() }),
             topic: topic.to_owned(),
-            queue,
-            partitions: Vec::new(),
             batch: vec![ptr::null_mut(); BATCH],
         }
     }
 
-    /// Forwards a partition's fetch queue into this one.
-    pub(super) fn take(&mut self, tp: &TopicPartition) -> Result<(), String> {
-        let topic = CString::new(tp.topic.as_str()).map_err(|e| e.to_string())?;
-        // SAFETY: client and queue are valid; the returned reference is destroyed in drop.
-        unsafe {
-            let source = rdsys::rd_kafka_queue_get_partition(
-                self.consumer.client().native_ptr(),
-                topic.as_ptr(),
-                tp.partition,
-            );
-            if source.is_null() {
-                return Err(format!("{tp}: the client has no queue for it"));
-            }
-            rdsys::rd_kafka_queue_forward(source, self.queue);
-            self.partitions.push((tp.clone(), source));
-        }
-        Ok(())
-    }
-
-    /// The partitions forwarded into this queue.
-    pub fn partitions(&self) -> impl Iterator<Item = &TopicPartition> {
-        self.partitions.iter().map(|(tp, _)| tp)
+    pub(super) fn target(&self) -> Arc<Target> {
+        self.target.clone()
     }
 
     /// Hands over what is ready, at most one batch; waits up to `wait` for a first message.
@@ -129,26 +171,13 @@ impl ShardQueue {
         // SAFETY: `batch` has room for BATCH >= most pointers and the queue is valid.
         let count = unsafe {
             rdsys::rd_kafka_consume_batch_queue(
-                self.queue,
+                self.target.queue,
                 timeout_ms,
                 self.batch.as_mut_ptr(),
                 most,
             )
         };
         usize::try_from(count).unwrap_or(0)
-    }
-}
-
-impl Drop for ShardQueue {
-    fn drop(&mut self) {
-        // SAFETY: each reference was taken once and the client still lives.
-        unsafe {
-            for (_, source) in self.partitions.drain(..) {
-                rdsys::rd_kafka_queue_forward(source, ptr::null_mut());
-                rdsys::rd_kafka_queue_destroy(source);
-            }
-            rdsys::rd_kafka_queue_destroy(self.queue);
-        }
     }
 }
 
@@ -187,7 +216,7 @@ unsafe fn polled<'a>(topic: &str, message: *mut rdsys::rd_kafka_message_t) -> Po
     };
     let partition = TopicPartition::new(topic, m.partition);
     let code = RDKafkaErrorCode::from(m.err);
-    Polled::Failed(match code {
+    let error = match code {
         RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset => {
             SourceError::OutOfRange { partition, offset: m.offset, detail }
         }
@@ -197,5 +226,6 @@ unsafe fn polled<'a>(topic: &str, message: *mut rdsys::rd_kafka_message_t) -> Po
             detail,
         },
         _ => SourceError::Partition { partition, detail: format!("{code}: {detail}") },
-    })
+    };
+    Polled::Failed { partition: m.partition, error }
 }

@@ -10,7 +10,9 @@ pub(super) const LAST: &[u8] = &[0x03];
 /// The retained checkpoints: this byte and a number, 8 bytes, big end first, so that the order of
 /// the keys is the order in which they were prepared.
 pub(super) const RECORD_PREFIX: u8 = 0x04;
-// 0x05 to 0x0f are reserved for records to come.
+/// The name under which the process is a member of its consumer group.
+pub(super) const MEMBER: &[u8] = &[0x05];
+// 0x06 to 0x0f are reserved for records to come.
 
 /// Length of a key of a retained checkpoint.
 const RECORD_LENGTH: usize = 9;
@@ -36,6 +38,7 @@ pub(super) fn show(key: &[u8]) -> String {
         META => "meta".to_owned(),
         OPEN => "open checkpoint".to_owned(),
         LAST => "last checkpoint".to_owned(),
+        MEMBER => "group member".to_owned(),
         _ => record_number(key).map_or_else(
             || format!("unknown key {key:02x?}"),
             |number| format!("checkpoint record {number}"),

@@ -111,6 +111,12 @@ pub(super) struct Meta {
     pub pipeline: String,
 }
 
+/// The process as a member of its consumer group.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Member {
+    pub id: String,
+}
+
 /// The prepared checkpoint, with the number of its record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Open {

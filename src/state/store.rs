@@ -7,7 +7,7 @@ use rocksdb::{WriteBatch, WriteOptions};
 use serde::Serialize;
 
 use super::record::{
-    CheckpointEnd, CheckpointRecord, CheckpointStart, Meta, Open, Outcome, StepSeconds,
+    CheckpointEnd, CheckpointRecord, CheckpointStart, Member, Meta, Open, Outcome, StepSeconds,
 };
 use super::{StateError, StateReader, frame, keys};
 use crate::protocol::{Checkpoint, Epoch, LastCheckpoint, LocalState};
@@ -51,6 +51,22 @@ impl StateStore {
     /// As [`StateReader::open`].
     pub fn open_read_only(dir: &Path) -> Result<StateReader, StateError> {
         StateReader::open(dir)
+    }
+
+    /// The name under which the process is a member of its consumer group, made at the first call
+    /// and kept: a process that comes back to this directory is the same member.
+    ///
+    /// # Errors
+    /// If the store cannot be read or written.
+    pub fn member(&self) -> Result<String, StateError> {
+        if let Some(Member { id }) = self.reader.get::<Member>(keys::MEMBER)? {
+            return Ok(id);
+        }
+        let id = format!("icestream-{}", uuid::Uuid::new_v4().simple());
+        let mut batch = WriteBatch::default();
+        self.put(&mut batch, keys::MEMBER, &Member { id: id.clone() })?;
+        self.write(batch, true)?;
+        Ok(id)
     }
 
     /// What recovery needs.

@@ -13,13 +13,13 @@ use crate::protocol::{self, PendingCommit};
 
 /// What became of a commit. The table in the module's documentation says what each means.
 #[derive(Debug)]
-pub enum CommitOutcome {
+pub enum CommitOutcome<T = LoadedTable> {
     /// It is in the table.
     Committed {
         /// The snapshot that carries it.
         snapshot_id: i64,
         /// The table with it.
-        table: LoadedTable,
+        table: T,
     },
     /// It is certainly not in the table and will not be by this request: the table moved on, or the
     /// catalog was busy. Load the table again.

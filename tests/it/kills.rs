@@ -1,6 +1,5 @@
 //! SIGKILL at random, again and again, with the checkpoints lost now and then.
 
-use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -71,7 +70,7 @@ impl Moment {
 }
 
 /// `ICESTREAM_TEST_SEED` or a new one.
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     let seed = std::env::var("ICESTREAM_TEST_SEED").ok().map(|seed| seed.parse());
     seed.map_or_else(|| fastrand::u64(..), |seed| seed.expect("ICESTREAM_TEST_SEED is a number"))
 }

@@ -11,6 +11,7 @@
 mod bad_input;
 mod crashes;
 mod flights;
+mod groups;
 mod harness;
 mod kills;
 mod landing;

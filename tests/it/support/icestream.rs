@@ -44,17 +44,26 @@ impl Icestream {
         Self { dir: PathBuf::new(), settings, environment: BTreeMap::new() }.with_own_directory()
     }
 
-    /// Another instance of the same pipeline: same settings, other directory and port.
+    /// Another process of the same pipeline: same settings, other directory, member and port.
+    #[must_use]
+    pub fn member(&self) -> Self {
+        self.clone().with_own_directory()
+    }
+
+    /// [`Self::member`] that reads all partitions, whatever the group gave to whom.
     #[must_use]
     pub fn another(&self) -> Self {
-        self.clone().with_own_directory()
+        self.member().set("KAFKA_ASSIGNMENT", "all")
     }
 
     fn with_own_directory(self) -> Self {
         let dir = new_dir("icestream");
         let checkpoints = dir.join("checkpoints").display().to_string();
         let listen = format!("127.0.0.1:{}", free_port());
-        Self { dir, ..self }.set("CHECKPOINT_DIR", checkpoints).set("HTTP_LISTEN", listen)
+        Self { dir, ..self }
+            .set("CHECKPOINT_DIR", checkpoints)
+            .set("KAFKA_GROUP_INSTANCE_ID", unique("member"))
+            .set("HTTP_LISTEN", listen)
     }
 
     /// The same with a setting in the env file.

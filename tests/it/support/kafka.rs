@@ -288,6 +288,7 @@ fn server_properties(dir: &Path, port: u16, controller: u16, more: &[(&str, &str
         ("log.dirs", dir.join("data").display().to_string()),
         ("auto.create.topics.enable", "false".into()),
         ("group.initial.rebalance.delay.ms", "0".into()),
+        ("group.min.session.timeout.ms", "1000".into()),
         ("offsets.topic.replication.factor", "1".into()),
         ("offsets.topic.num.partitions", "1".into()),
         ("transaction.state.log.replication.factor", "1".into()),

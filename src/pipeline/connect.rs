@@ -1,0 +1,112 @@
+//! From settings to the servers that they name.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::config::{CatalogType, Config};
+use crate::failure::Failure;
+use crate::source::SourceSettings;
+use crate::table::{self, Catalog, CatalogKind, CatalogSettings, LoadedTable, RestAuth, TableName};
+
+/// How long a catalog may take to answer one request.
+const CATALOG_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Connects to the configured catalog.
+pub async fn connect_catalog(config: &Config) -> Result<Catalog, Failure> {
+    let iceberg = &config.iceberg;
+    let settings = CatalogSettings {
+        kind: match iceberg.catalog_type {
+            CatalogType::Sql => CatalogKind::Sql,
+            CatalogType::Rest => CatalogKind::Rest,
+        },
+        name: iceberg.catalog_name.clone(),
+        uri: iceberg.catalog_uri.expose().to_owned(),
+        warehouse: iceberg.warehouse.clone(),
+        rest: RestAuth {
+            token: iceberg.rest.token.as_ref().map(|s| s.expose().to_owned()),
+            credential: iceberg.rest.credential.as_ref().map(|s| s.expose().to_owned()),
+            scope: iceberg.rest.scope.clone(),
+            oauth2_server_uri: iceberg.rest.oauth2_server_uri.clone(),
+            ..RestAuth::default()
+        },
+        io_properties: iceberg
+            .io_properties
+            .iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
+        request_timeout: CATALOG_TIMEOUT,
+    };
+    Ok(Catalog::connect(&settings).await?)
+}
+
+/// The configured table's name.
+pub fn table_name(config: &Config) -> Result<TableName, Failure> {
+    Ok(config.iceberg.table.parse::<TableName>()?)
+}
+
+/// Loads the table; makes it from `ICEBERG_TABLE_SCHEMA` if it is absent.
+pub async fn open_table(
+    catalog: &Catalog,
+    name: &TableName,
+    config: &Config,
+) -> Result<LoadedTable, Failure> {
+    if let Some(table) = catalog.load(name).await? {
+        return Ok(table);
+    }
+    let iceberg = &config.iceberg;
+    let Some(path) = &iceberg.table_schema else {
+        return Err(Failure::Unfit {
+            table: name.to_string(),
+            detail: String::from(
+                "does not exist, and ICEBERG_TABLE_SCHEMA names no schema file to make it from",
+            ),
+        });
+    };
+    let (schema, spec) =
+        table_plan(name, path, iceberg.partition_spec.as_deref(), iceberg.kafka_columns)?;
+    let table = catalog.create(name, &schema, &spec, &HashMap::new()).await?;
+    tracing::info!(table = %name, location = table.metadata.location(), "made the table");
+    Ok(table)
+}
+
+/// Schema and partition spec of a table to be made.
+pub fn table_plan(
+    name: &TableName,
+    path: &Path,
+    spec: Option<&str>,
+    kafka_columns: bool,
+) -> Result<(iceberg::spec::Schema, iceberg::spec::UnboundPartitionSpec), Failure> {
+    let unfit = |detail: String| Failure::Unfit { table: name.to_string(), detail };
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        unfit(format!("cannot read its schema file {} (ICEBERG_TABLE_SCHEMA): {e}", path.display()))
+    })?;
+    let schema = table::parse_schema(&text)
+        .and_then(|schema| match kafka_columns {
+            true => table::with_kafka_columns(&schema),
+            false => Ok(schema),
+        })
+        .map_err(|e| unfit(format!("schema file {}: {e}", path.display())))?;
+    let spec = table::parse_spec(spec.unwrap_or_default(), &schema)
+        .map_err(|e| unfit(format!("ICEBERG_PARTITION_SPEC: {e}")))?;
+    Ok((schema, spec))
+}
+
+/// How to reach the topic, as one who is no member of the group.
+pub fn source_settings(config: &Config) -> SourceSettings {
+    let shards = config.parallelism.max(1) as u64;
+    SourceSettings {
+        brokers: config.kafka.brokers.clone(),
+        topic: config.kafka.topic.clone(),
+        group_id: config.kafka.group_id.clone(),
+        group: None,
+        properties: config
+            .kafka
+            .properties
+            .iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
+        // A quarter of the memory may wait in the client; the rest is batches and open files.
+        queue_bytes: config.memory_limit / 4 / shards,
+    }
+}

@@ -1,0 +1,288 @@
+//! The assignment: partitions come and go with the consumer group.
+//!
+//! A partition that comes is read from its ledger, as the table shows it after the group gave the
+//! partition to us. A partition that goes is sealed into the open epoch and read no further; the
+//! group hears that we let go of it when that epoch is settled, or a set time has passed. A lost
+//! assignment (the group took us for dead) is somebody else's already: what is not prepared is
+//! dropped. None of this is needed to be exact, since a commit that comes too late is fenced; it
+//! keeps work from being done twice.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+
+use super::committer::Committer;
+use super::coordinator::{Coordinator, Owned, Run, show, tell};
+use super::seams::{Share, Source, World, now};
+use super::shard::{Begin, Command};
+use super::{RunEnd, RunSettings, join_error};
+use crate::failure::Failure;
+use crate::protocol::{Frontier, Refusal, SourceView, StartAt, TopicPartition, positions};
+use crate::source::{Membership, TopicInfo};
+use crate::telemetry::Rebalance;
+
+/// A new leader may show an older end of the log for a moment. Only one that stays is refused.
+const LOG_END_PATIENCE: Duration = Duration::from_secs(10);
+const LOG_END_AGAIN: Duration = Duration::from_millis(500);
+
+/// Changes of the assignment that are not done yet.
+#[derive(Default)]
+pub(super) struct Members {
+    changes: VecDeque<Membership>,
+    reading: Option<JoinHandle<Result<Read, Failure>>>,
+    taking: Option<Taking>,
+    revoking: Option<Revoking>,
+}
+
+/// What was read beside the loop.
+pub(super) enum Read {
+    /// Where to begin in new partitions.
+    Starts(BTreeMap<TopicPartition, StartAt>),
+    /// The ledger.
+    Ledger(Frontier),
+}
+
+/// Shards are told of new partitions.
+struct Taking {
+    starts: BTreeMap<TopicPartition, StartAt>,
+    shares: Vec<Share>,
+    owned: BTreeMap<TopicPartition, Owned>,
+    /// Shards that have not answered.
+    waiting: usize,
+}
+
+struct Revoking {
+    partitions: Arc<BTreeSet<TopicPartition>>,
+    since: Instant,
+    sealed: bool,
+}
+
+impl Members {
+    pub(super) fn push(&mut self, change: Membership) {
+        self.changes.push_back(change);
+    }
+
+    /// Partitions that the next barrier is to release, if it was not sent yet.
+    pub(super) fn to_release(&mut self) -> Option<Arc<BTreeSet<TopicPartition>>> {
+        let revoking = self.revoking.as_mut().filter(|revoking| !revoking.sealed)?;
+        revoking.sealed = true;
+        Some(revoking.partitions.clone())
+    }
+
+    /// What was read beside the loop, when it is there.
+    pub(super) async fn read(&mut self) -> Result<Read, Failure> {
+        let Some(reading) = &mut self.reading else { return std::future::pending().await };
+        let read = reading.await;
+        self.reading = None;
+        read.map_err(join_error)?
+    }
+
+    /// The run is over.
+    pub(super) fn abandon(&mut self) {
+        if let Some(reading) = self.reading.take() {
+            reading.abort();
+        }
+    }
+}
+
+impl<W: World> Coordinator<W> {
+    /// Does what is next to be done about the assignment, if it can be done now.
+    pub(super) fn membership(
+        &mut self,
+        run: &mut Run<W>,
+        now: Instant,
+    ) -> Result<Option<RunEnd>, Failure> {
+        if run.members.changes.iter().any(|change| matches!(change, Membership::Lost)) {
+            self.metrics.add_rebalance(Rebalance::Lost);
+            tracing::warn!("the group gave our partitions away; what is not committed is dropped");
+            return Ok(Some(RunEnd::Dropped));
+        }
+        let settled = run.sealing.is_none() && run.commit.is_none();
+        if let Some(revoking) = &run.members.revoking {
+            if revoking.sealed && settled {
+                let partitions = revoking.partitions.clone();
+                run.members.revoking = None;
+                self.released(&partitions)?;
+            } else if now.duration_since(revoking.since) > self.settings.revocation_timeout {
+                tracing::warn!(
+                    "revoked partitions are not committed in time; what is not committed is dropped"
+                );
+                return Ok(Some(RunEnd::Dropped));
+            }
+            return Ok(None);
+        }
+        // Leaving lets go of everything by itself.
+        if run.members.taking.is_some() || run.members.reading.is_some() || run.finish.is_some() {
+            return Ok(None);
+        }
+        match run.members.changes.pop_front() {
+            Some(Membership::Assigned(partitions)) => self.begin_taking(run, partitions)?,
+            Some(Membership::Revoked(partitions)) => {
+                tracing::info!(partitions = %list(&partitions), "revoked: sealing and committing");
+                let partitions = Arc::new(partitions.into_iter().collect());
+                run.members.revoking = Some(Revoking { partitions, since: now, sealed: false });
+            }
+            Some(Membership::Lost) | None => self.refresh(run, now),
+        }
+        Ok(None)
+    }
+
+    /// New partitions: read the table and the log, beside the loop.
+    fn begin_taking(
+        &mut self,
+        run: &mut Run<W>,
+        partitions: Vec<TopicPartition>,
+    ) -> Result<(), Failure> {
+        if partitions.is_empty() {
+            return self.source.take(&[]);
+        }
+        let (committer, settings) = (self.committer.clone(), self.settings.clone());
+        let info = self.info.clone();
+        run.members.reading = Some(tokio::spawn(async move {
+            let starts = starts(&committer, &settings, &info, &partitions).await?;
+            Ok(Read::Starts(starts))
+        }));
+        Ok(())
+    }
+
+    /// With `--until-caught-up` the last to do may be another instance's.
+    fn refresh(&self, run: &mut Run<W>, now: Instant) {
+        let waits = self.targets.is_some()
+            && now.duration_since(run.refreshed) >= self.settings.trigger.interval;
+        if waits && run.commit.is_none() {
+            run.refreshed = now;
+            let committer = self.committer.clone();
+            run.members.reading = Some(tokio::spawn(async move {
+                let (_, view) = committer.load_patiently().await?;
+                let ledger = view.ledger.map(|ledger| ledger.frontier);
+                Ok(Read::Ledger(ledger.unwrap_or_default()))
+            }));
+        }
+    }
+
+    /// Something was read beside the loop: go on with it.
+    pub(super) fn was_read(&mut self, run: &mut Run<W>, read: Read) -> Result<(), Failure> {
+        match read {
+            Read::Starts(starts) => self.tell_shards(run, starts),
+            Read::Ledger(ledger) => {
+                self.others(ledger);
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells each shard of its new partitions, the least busy first.
+    fn tell_shards(
+        &mut self,
+        run: &mut Run<W>,
+        starts: BTreeMap<TopicPartition, StartAt>,
+    ) -> Result<(), Failure> {
+        let mut load = vec![0_usize; self.commands.len()];
+        for owned in self.owned.values() {
+            load[owned.shard] += 1;
+        }
+        let mut begins: Vec<Vec<Begin>> = load.iter().map(|_| Vec::new()).collect();
+        let (mut shares, mut owned) = (Vec::new(), BTreeMap::new());
+        for (tp, at) in &starts {
+            let least = load.iter().enumerate().min_by_key(|(_, partitions)| **partitions);
+            let shard = least.map_or(0, |(index, _)| index);
+            load[shard] += 1;
+            let position = Arc::new(AtomicI64::new(at.start));
+            begins[shard].push(Begin {
+                tp: tp.clone(),
+                ledger: at.ledger,
+                start: at.start,
+                position: position.clone(),
+            });
+            shares.push(Share { tp: tp.clone(), start: at.start, shard });
+            owned.insert(tp.clone(), Owned { position, shard });
+        }
+        let mut waiting = 0;
+        for (shard, begins) in self.commands.iter().zip(begins) {
+            if !begins.is_empty() {
+                tell(shard, Command::Take(begins))?;
+                waiting += 1;
+            }
+        }
+        run.members.taking = Some(Taking { starts, shares, owned, waiting });
+        Ok(())
+    }
+
+    /// A shard knows its new partitions. When all do, records may come.
+    pub(super) fn ready(&mut self, run: &mut Run<W>) -> Result<(), Failure> {
+        let Some(taking) = &mut run.members.taking else {
+            return Err(Failure::Internal(String::from("a shard was ready unasked")));
+        };
+        taking.waiting -= 1;
+        if taking.waiting > 0 {
+            return Ok(());
+        }
+        let Some(taking) = run.members.taking.take() else { return Ok(()) };
+        let ledger = taking.starts.iter();
+        let ledger: Frontier =
+            ledger.filter_map(|(tp, at)| Some((tp.clone(), at.ledger?))).collect();
+        tracing::info!(
+            partitions = taking.shares.len(), ledger = %show(&ledger), "assigned: reading from the ledger"
+        );
+        self.source.take(&taking.shares)?;
+        for (tp, at) in taking.starts {
+            match at.ledger {
+                Some(next) => self.ledger.set(tp, next),
+                None => {
+                    self.ledger.0.remove(&tp);
+                }
+            }
+        }
+        self.owned.extend(taking.owned);
+        self.metrics.add_rebalance(Rebalance::Assigned);
+        self.gauges();
+        Ok(())
+    }
+
+    fn released(&mut self, partitions: &BTreeSet<TopicPartition>) -> Result<(), Failure> {
+        let gone: Vec<TopicPartition> = partitions.iter().cloned().collect();
+        self.source.release(&gone)?;
+        for tp in partitions {
+            self.owned.remove(tp);
+            self.timestamps.remove(tp);
+            self.metrics.forget_position(tp);
+        }
+        self.metrics.add_rebalance(Rebalance::Revoked);
+        self.gauges();
+        tracing::info!(partitions = %list(&gone), "released");
+        Ok(())
+    }
+}
+
+/// Where to begin in partitions that were given to us: the ledger, read after they were.
+async fn starts<W: World>(
+    committer: &Committer<W>,
+    settings: &RunSettings,
+    info: &TopicInfo,
+    partitions: &[TopicPartition],
+) -> Result<BTreeMap<TopicPartition, StartAt>, Failure> {
+    let until = now() + LOG_END_PATIENCE;
+    loop {
+        let (_, view) = committer.load_patiently().await?;
+        let seen = SourceView {
+            cluster_id: info.cluster_id.clone(),
+            topic_ids: settings.topic_ids(info),
+            log: committer.source.log_ranges(partitions.to_vec()).await?,
+        };
+        match positions(&settings.table, &view, &seen, settings.reset) {
+            Ok(starts) => return Ok(starts),
+            Err(Refusal::LedgerBeyondLogEnd { .. }) if now() < until => {
+                tokio::time::sleep(LOG_END_AGAIN).await;
+            }
+            Err(refusal) => return Err(committer.refuse(refusal)),
+        }
+    }
+}
+
+fn list(partitions: &[TopicPartition]) -> String {
+    let names: Vec<String> = partitions.iter().map(ToString::to_string).collect();
+    names.join(" ")
+}

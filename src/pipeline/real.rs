@@ -1,0 +1,316 @@
+//! The real side of the seams: Kafka, a catalog, RocksDB, Parquet files, threads.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+
+use super::connect::{connect_catalog, open_table, source_settings, table_name};
+use super::monitor::{self, Event};
+use super::seams::{self, Checkpoints, Share, World};
+use super::shard::{Report, ShardTask};
+use super::sink::{FileSink, SinkSettings};
+use super::{Connected, EVENTS, Pipeline, join_error, now_ms};
+use crate::config::{Assignment, Config};
+use crate::failure::Failure;
+use crate::protocol::{
+    Checkpoint, Epoch, Frontier, LocalState, LogRange, Offset, PendingCommit, TableView,
+    TopicPartition,
+};
+use crate::source::{GroupMember, Polled, ShardQueue, Source, TopicInfo};
+use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StateError, StateStore, StepSeconds};
+use crate::table::{self, Catalog, CommitOutcome, LoadedTable, TableError, TableName};
+
+/// How long Kafka may take to answer one question.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an idle shard waits for a record before it looks for a barrier.
+const IDLE_WAIT: Duration = Duration::from_millis(20);
+/// A batch ends at this many bytes, so that memory does not follow the size of records.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// Connects a process to everything that its settings name.
+pub(super) async fn connect(pipeline: &Pipeline) -> Result<Connected<Real>, Failure> {
+    let config = &pipeline.config;
+    let (dir, name) = (config.checkpoint.dir.clone(), config.kafka.group_id.clone());
+    let state = blocking(move || Ok(StateStore::open(&dir, &name)?)).await?;
+    let catalog = Arc::new(connect_catalog(config).await?);
+    let mut settings = source_settings(config);
+    if config.kafka.assignment == Assignment::Group {
+        let member = match &config.kafka.group_instance_id {
+            Some(member) => member.clone(),
+            // Made once and kept in the directory: who comes back to it is the same member.
+            None => state.member()?,
+        };
+        settings.group =
+            Some(GroupMember { member, session_timeout: config.kafka.session_timeout });
+    }
+    let source = KafkaSource { source: Arc::new(Source::connect(settings)?) };
+    Ok(Connected {
+        world: Real { config: config.clone(), instance: pipeline.instance.clone() },
+        source,
+        table: CatalogTable { catalog, name: table_name(config)?, config: config.clone() },
+        state: Disk(Arc::new(state)),
+    })
+}
+
+/// The world of a running process.
+#[derive(Clone)]
+pub(super) struct Real {
+    config: Arc<Config>,
+    instance: String,
+}
+
+impl World for Real {
+    type Source = KafkaSource;
+    type Table = CatalogTable;
+    type Checkpoints = Disk;
+    type Sink = FileSink;
+
+    fn sink(&self, shard: usize, table: &Arc<LoadedTable>) -> Result<FileSink, Failure> {
+        let config = &self.config;
+        let settings = SinkSettings {
+            topic: config.kafka.topic.clone(),
+            file_prefix: format!("{}-{:013}-{shard}", self.instance, now_ms()),
+            batch_rows: config.write.batch_size,
+            batch_bytes: BATCH_BYTES,
+            batch_timeout: config.write.batch_timeout,
+            target_file_size: config.write.target_file_size,
+            max_buffered_bytes: config.memory_limit / 4 / config.parallelism.max(1) as u64,
+            runtime: tokio::runtime::Handle::current(),
+        };
+        FileSink::new(settings, table.clone())
+    }
+
+    fn spawn_shard(&self, task: ShardTask<Self>) -> Result<BoxFuture<'static, bool>, Failure> {
+        spawn(format!("shard-{}", task.index), move || run_shard(task))
+    }
+}
+
+/// The thread of a shard: runs until the command channel closes.
+fn run_shard(mut task: ShardTask<Real>) {
+    if let Err(failure) = turns(&mut task) {
+        // Nobody listening means the run is over already.
+        task.reports.send(Report::Failed(failure)).ok();
+    }
+    task.shard.abandon();
+}
+
+fn turns(task: &mut ShardTask<Real>) -> Result<(), Failure> {
+    loop {
+        let hold = task.shard.must_hold();
+        let command = match hold {
+            false => task.commands.try_recv(),
+            true => task.commands.recv_timeout(IDLE_WAIT).map_err(|error| match error {
+                RecvTimeoutError::Timeout => TryRecvError::Empty,
+                RecvTimeoutError::Disconnected => TryRecvError::Disconnected,
+            }),
+        };
+        match command {
+            Ok(command) => {
+                if !task.shard.obey(command, &task.reports)? {
+                    return Ok(());
+                }
+            }
+            Err(TryRecvError::Disconnected) => return Ok(()),
+            Err(TryRecvError::Empty) if hold => {}
+            Err(TryRecvError::Empty) => {
+                task.shard.read(&mut task.queue, IDLE_WAIT, &task.reports)?;
+            }
+        }
+    }
+}
+
+/// Kafka, through one client.
+#[derive(Clone)]
+pub(super) struct KafkaSource {
+    source: Arc<Source>,
+}
+
+impl KafkaSource {
+    /// Leaves the group. The last of all clones, since leaving waits for the client's end.
+    pub(super) async fn close(self) {
+        if tokio::task::spawn_blocking(move || drop(self)).await.is_err() {
+            tracing::error!("leaving the group panicked");
+        }
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Source) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let source = self.source.clone();
+        blocking(move || call(&source)).await
+    }
+}
+
+impl seams::Source for KafkaSource {
+    type Queue = ShardQueue;
+
+    async fn describe(&self) -> Result<TopicInfo, Failure> {
+        self.call(|source| Ok(source.describe(PATIENCE)?)).await
+    }
+
+    async fn topic_id(&self) -> Option<String> {
+        self.call(|source| Ok(source.topic_id(PATIENCE))).await.ok().flatten()
+    }
+
+    async fn log_ranges(
+        &self,
+        partitions: Vec<TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, LogRange>, Failure> {
+        self.call(move |source| {
+            let ranges = source.log_ranges(&partitions, PATIENCE)?.into_iter();
+            Ok(ranges.map(|(tp, (start, end))| (tp, LogRange { start, end })).collect())
+        })
+        .await
+    }
+
+    fn queues(&self, shards: usize) -> Vec<ShardQueue> {
+        self.source.queues(shards)
+    }
+
+    fn watch(
+        &self,
+        partitions: usize,
+    ) -> Result<(mpsc::Receiver<Event>, BoxFuture<'static, bool>), Failure> {
+        let all = self.source.join()?;
+        let (out, events) = mpsc::channel(EVENTS);
+        let source = self.source.clone();
+        let known = all.then_some(partitions);
+        let thread =
+            spawn(String::from("kafka-monitor"), move || monitor::run(&source, known, &out))?;
+        Ok((events, thread))
+    }
+
+    fn take(&self, starts: &[Share]) -> Result<(), Failure> {
+        let shares = starts.iter().map(|share| (share.tp.clone(), share.start, share.shard));
+        Ok(self.source.take(&shares.collect::<Vec<_>>())?)
+    }
+
+    fn release(&self, partitions: &[TopicPartition]) -> Result<(), Failure> {
+        Ok(self.source.release(partitions)?)
+    }
+
+    async fn report(&self, frontier: Frontier) -> Result<(), Failure> {
+        self.call(move |source| Ok(source.report(&frontier)?)).await
+    }
+
+    fn log_end(&self, tp: &TopicPartition) -> Option<Offset> {
+        self.source.cached_log_end(tp)
+    }
+
+    fn unreachable(&self) -> Failure {
+        self.source.unreachable().into()
+    }
+
+    fn silent(&self) -> Failure {
+        self.source.silent().into()
+    }
+}
+
+impl seams::Queue for ShardQueue {
+    fn poll(&mut self, wait: Duration, take: impl FnMut(Polled<'_>) -> bool) -> usize {
+        Self::poll(self, wait, take)
+    }
+}
+
+/// A table in a catalog.
+#[derive(Clone)]
+pub(super) struct CatalogTable {
+    catalog: Arc<Catalog>,
+    name: TableName,
+    config: Arc<Config>,
+}
+
+impl seams::Table for CatalogTable {
+    type Loaded = LoadedTable;
+
+    async fn load(&self) -> Result<Option<LoadedTable>, Failure> {
+        Ok(self.catalog.load(&self.name).await?)
+    }
+
+    async fn open(&self) -> Result<LoadedTable, Failure> {
+        open_table(&self.catalog, &self.name, &self.config).await
+    }
+
+    fn view(&self, loaded: &LoadedTable) -> Result<TableView, Failure> {
+        table::view(loaded, &self.config.kafka.group_id).map_err(|error| match error {
+            TableError::Ledger { table, source, .. } => {
+                Failure::Refused(source.refusal(&table.to_string()))
+            }
+            other => other.into(),
+        })
+    }
+
+    async fn append(
+        &self,
+        loaded: &LoadedTable,
+        pending: &PendingCommit,
+    ) -> Result<CommitOutcome, Failure> {
+        Ok(table::append(&self.catalog, loaded, pending).await?)
+    }
+
+    async fn delete_files(&self, loaded: &LoadedTable, paths: Vec<String>) -> Result<(), Failure> {
+        Ok(table::delete_files(&loaded.io, &paths).await?)
+    }
+}
+
+/// RocksDB. Its synced writes block: they get a thread of their own.
+#[derive(Clone)]
+pub(super) struct Disk(Arc<StateStore>);
+
+impl Disk {
+    async fn call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&StateStore) -> Result<T, StateError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let state = self.0.clone();
+        blocking(move || Ok(call(&state)?)).await
+    }
+}
+
+impl Checkpoints for Disk {
+    async fn load(&self) -> Result<LocalState, Failure> {
+        self.call(StateStore::load).await
+    }
+
+    async fn prepare(&self, checkpoint: Checkpoint, start: CheckpointStart) -> Result<(), Failure> {
+        self.call(move |state| state.prepare(&checkpoint, &start)).await
+    }
+
+    async fn finalize(
+        &self,
+        epoch: Epoch,
+        outcome: Outcome,
+        end: CheckpointEnd,
+    ) -> Result<(), Failure> {
+        self.call(move |state| state.finalize(epoch, outcome, &end)).await
+    }
+
+    async fn add_seconds(&self, seconds: StepSeconds) -> Result<(), Failure> {
+        self.call(move |state| state.add_seconds(&seconds)).await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(call).await.map_err(join_error)?
+}
+
+/// A thread; the future ends with it. False: it panicked.
+fn spawn(
+    name: String,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<BoxFuture<'static, bool>, Failure> {
+    let thread = std::thread::Builder::new()
+        .name(name)
+        .spawn(run)
+        .map_err(|error| Failure::Internal(format!("cannot start a thread: {error}")))?;
+    let join = tokio::task::spawn_blocking(move || thread.join().is_ok());
+    Ok(async move { join.await.unwrap_or(false) }.boxed())
+}

@@ -1,0 +1,206 @@
+//! What a pipeline needs of the world outside, as traits with two sides: the real one in `real.rs`
+//! and a simulated one in the tests, which runs the same coordinator, shards and committer on a
+//! clock and in an order that a seed decides.
+//!
+//! Everything that blocks in the real world is a future here. Errors are [`Failure`]s, so that
+//! both sides are judged by the same code.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+
+use super::monitor::Event;
+use super::shard::ShardTask;
+use crate::decode::RecordError;
+use crate::failure::Failure;
+use crate::protocol::{
+    Checkpoint, Epoch, Frontier, LocalState, LogRange, Offset, PendingCommit, PendingFile,
+    TableView, TopicPartition,
+};
+use crate::source::{Polled, Record, TopicInfo};
+use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StepSeconds};
+use crate::table::CommitOutcome;
+
+/// Everything outside of one pipeline process.
+pub trait World: Clone + Send + Sync + 'static {
+    /// Kafka.
+    type Source: Source;
+    /// The table and its catalog.
+    type Table: Table;
+    /// Local state.
+    type Checkpoints: Checkpoints;
+    /// What turns records into data files.
+    type Sink: Sink<Table = Loaded<Self>>;
+
+    /// A sink for the shard of this number.
+    ///
+    /// # Errors
+    /// If records cannot be decoded into the table's schema.
+    fn sink(&self, shard: usize, table: &Arc<Loaded<Self>>) -> Result<Self::Sink, Failure>;
+
+    /// Sets a shard going, beside everything else. The future ends with it; false: it panicked.
+    ///
+    /// # Errors
+    /// If that is not possible.
+    fn spawn_shard(&self, task: ShardTask<Self>) -> Result<BoxFuture<'static, bool>, Failure>;
+}
+
+/// One reading of the table of a world.
+pub type Loaded<W> = <<W as World>::Table as Table>::Loaded;
+
+/// The topic, and the group that distributes its partitions.
+pub trait Source: Clone + Send + Sync + 'static {
+    /// A shard's share of the topic.
+    type Queue: Queue;
+
+    /// Cluster, topic id and partitions now.
+    fn describe(&self) -> impl Future<Output = Result<TopicInfo, Failure>> + Send;
+    /// The topic's id now, where the cluster tells it.
+    fn topic_id(&self) -> impl Future<Output = Option<String>> + Send;
+    /// First offset kept and end of what a committed reader may see.
+    fn log_ranges(
+        &self,
+        partitions: Vec<TopicPartition>,
+    ) -> impl Future<Output = Result<BTreeMap<TopicPartition, LogRange>, Failure>> + Send;
+    /// An empty queue for each of `shards`.
+    fn queues(&self, shards: usize) -> Vec<Self::Queue>;
+    /// Begins to tell events, membership in the group among them. The future ends when nobody
+    /// listens any more; false: it panicked.
+    ///
+    /// # Errors
+    /// If the group cannot be asked to let us in.
+    fn watch(
+        &self,
+        partitions: usize,
+    ) -> Result<(mpsc::Receiver<Event>, BoxFuture<'static, bool>), Failure>;
+    /// Accepts an assignment (none is one, too) and reads each partition from its offset into
+    /// the queue of its shard.
+    ///
+    /// # Errors
+    /// If the client does not take it.
+    fn take(&self, starts: &[Share]) -> Result<(), Failure>;
+    /// Acknowledges that partitions were revoked; nothing more is read from them.
+    ///
+    /// # Errors
+    /// If the client does not take it.
+    fn release(&self, partitions: &[TopicPartition]) -> Result<(), Failure>;
+    /// Tells the group how far the ledger is, for lag tools.
+    fn report(&self, frontier: Frontier) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// End of the log as the last fetch saw it, if there was one.
+    fn log_end(&self, tp: &TopicPartition) -> Option<Offset>;
+    /// The error of a cluster that stays away.
+    fn unreachable(&self) -> Failure;
+    /// The error of a cluster that told the topic's id before and does not tell it now.
+    fn silent(&self) -> Failure;
+}
+
+/// A partition of an assignment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The partition.
+    pub tp: TopicPartition,
+    /// The offset to read first.
+    pub start: Offset,
+    /// Index of the shard that reads it.
+    pub shard: usize,
+}
+
+/// The records of one shard's partitions.
+pub trait Queue: Send + 'static {
+    /// Hands over what is ready, at most one batch; waits up to `wait` for a first message.
+    /// `take` returns false to stop early, and nothing may be read from the queue after that.
+    /// Returns how many were handed over.
+    fn poll(&mut self, wait: Duration, take: impl FnMut(Polled<'_>) -> bool) -> usize;
+}
+
+/// The table, as a pipeline sees it.
+pub trait Table: Clone + Send + Sync + 'static {
+    /// One consistent reading of the table.
+    type Loaded: Clone + Send + Sync + 'static;
+
+    /// Reads the table; `None` if there is none of its name.
+    fn load(&self) -> impl Future<Output = Result<Option<Self::Loaded>, Failure>> + Send;
+    /// Reads the table, and makes it if there is none and it is known how.
+    fn open(&self) -> impl Future<Output = Result<Self::Loaded, Failure>> + Send;
+    /// What the table shows of our pipeline.
+    ///
+    /// # Errors
+    /// A refusal, if the ledger cannot be understood.
+    fn view(&self, loaded: &Self::Loaded) -> Result<TableView, Failure>;
+    /// Appends a pending commit to the table as `loaded` shows it, with one request. An error
+    /// means that it was certainly not made.
+    fn append(
+        &self,
+        loaded: &Self::Loaded,
+        pending: &PendingCommit,
+    ) -> impl Future<Output = Result<CommitOutcome<Self::Loaded>, Failure>> + Send;
+    /// Deletes data files that nothing refers to.
+    fn delete_files(
+        &self,
+        loaded: &Self::Loaded,
+        paths: Vec<String>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+/// The checkpoint store. What was written is on disk when the future ends.
+pub trait Checkpoints: Clone + Send + Sync + 'static {
+    /// What recovery needs.
+    fn load(&self) -> impl Future<Output = Result<LocalState, Failure>> + Send;
+    /// Step 2 of a commit.
+    fn prepare(
+        &self,
+        checkpoint: Checkpoint,
+        start: CheckpointStart,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Step 4 of a commit.
+    fn finalize(
+        &self,
+        epoch: Epoch,
+        outcome: Outcome,
+        end: CheckpointEnd,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Adds to the newest record how long steps took.
+    fn add_seconds(&self, seconds: StepSeconds)
+    -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+/// What turns the records of an epoch into data files that nobody sees yet.
+pub trait Sink: Send + 'static {
+    /// What it writes for.
+    type Table;
+
+    /// Takes a record's payload as one row; on a [`RecordError`] nothing is taken.
+    ///
+    /// # Errors
+    /// If rows taken before cannot be written.
+    fn push(
+        &mut self,
+        record: &Record<'_>,
+        payload: &[u8],
+    ) -> Result<Result<(), RecordError>, Failure>;
+    /// Writes what has waited long enough.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    fn tick(&mut self) -> Result<(), Failure>;
+    /// Bytes of memory that it holds.
+    fn buffered_bytes(&self) -> u64;
+    /// Fields of records that the table lacks, since the last call.
+    fn take_unknown_fields(&mut self) -> u64;
+    /// Ends the epoch: closed and durable files. The next one is written for `next`.
+    ///
+    /// # Errors
+    /// If files cannot be written.
+    fn close(&mut self, next: &Arc<Self::Table>) -> Result<Vec<PendingFile>, Failure>;
+    /// Deletes what was written of the open epoch.
+    fn abandon(&mut self);
+}
+
+/// The time, by the clock that tokio sleeps by: a simulation sets that one.
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

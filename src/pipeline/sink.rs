@@ -1,0 +1,169 @@
+//! Records of a shard to Parquet files: batches of rows, handed to the table's writer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::rows::RowBuilder;
+use super::seams::Sink;
+use crate::decode::{Reason, RecordError};
+use crate::failure::{Failure, chain};
+use crate::protocol::PendingFile;
+use crate::source::Record;
+use crate::table::LoadedTable;
+use crate::write::{TableWriter, WriteSettings};
+
+/// How a shard writes.
+#[derive(Clone)]
+pub struct SinkSettings {
+    /// The topic, for its column.
+    pub topic: String,
+    /// Unique beginning of file names: instance and shard.
+    pub file_prefix: String,
+    /// Rows of a batch.
+    pub batch_rows: usize,
+    /// Bytes of a batch: a batch ends at rows or bytes, whichever first.
+    pub batch_bytes: usize,
+    /// Longest that rows wait in a batch.
+    pub batch_timeout: Duration,
+    /// Bytes at which a data file is closed and another begun.
+    pub target_file_size: u64,
+    /// Bytes of memory in row groups being encoded.
+    pub max_buffered_bytes: u64,
+    /// Drives file I/O.
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// Writes the rows of one shard to data files of the table.
+pub struct FileSink {
+    settings: SinkSettings,
+    table: Arc<LoadedTable>,
+    rows: RowBuilder,
+    writer: Option<TableWriter>,
+    writers_made: u64,
+    batch_since: Option<Instant>,
+}
+
+impl FileSink {
+    /// For the table as it is now.
+    ///
+    /// # Errors
+    /// If records cannot be decoded into its schema.
+    pub fn new(settings: SinkSettings, table: Arc<LoadedTable>) -> Result<Self, Failure> {
+        let rows = rows(&table, &settings.topic)?;
+        Ok(Self { settings, table, rows, writer: None, writers_made: 0, batch_since: None })
+    }
+
+    /// Hands the open batch to the writer.
+    fn flush(&mut self) -> Result<(), Failure> {
+        self.batch_since = None;
+        if self.rows.rows() == 0 {
+            return Ok(());
+        }
+        let batch = self.rows.take()?;
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            empty => {
+                self.writers_made += 1;
+                let prefix = format!("{}-{:05}", self.settings.file_prefix, self.writers_made);
+                let settings = WriteSettings {
+                    target_file_size: self.settings.target_file_size,
+                    max_buffered_bytes: self.settings.max_buffered_bytes,
+                    ..WriteSettings::new(prefix)
+                };
+                empty.insert(TableWriter::new(
+                    self.table.metadata.clone(),
+                    self.table.io.clone(),
+                    settings,
+                    self.settings.runtime.clone(),
+                )?)
+            }
+        };
+        writer.write(&batch)?;
+        Ok(())
+    }
+
+    /// Appends a payload as a row. A batch that is full is not the record's fault: it is flushed,
+    /// and the record begins the next one.
+    fn append(
+        &mut self,
+        record: &Record<'_>,
+        payload: &[u8],
+    ) -> Result<Result<(), RecordError>, Failure> {
+        if !self.rows.has_room_for(payload.len()) {
+            self.flush()?;
+        }
+        match self.rows.push(record, payload) {
+            Err(error) if error.reason == Reason::BatchFull && self.rows.rows() > 0 => {
+                self.flush()?;
+                Ok(self.rows.push(record, payload))
+            }
+            pushed => Ok(pushed),
+        }
+    }
+}
+
+impl Sink for FileSink {
+    type Table = LoadedTable;
+
+    fn push(
+        &mut self,
+        record: &Record<'_>,
+        payload: &[u8],
+    ) -> Result<Result<(), RecordError>, Failure> {
+        let pushed = self.append(record, payload)?;
+        if pushed.is_ok() {
+            self.batch_since.get_or_insert_with(Instant::now);
+            if self.rows.rows() >= self.settings.batch_rows
+                || self.rows.buffered_bytes() >= self.settings.batch_bytes
+            {
+                self.flush()?;
+            }
+        }
+        Ok(pushed)
+    }
+
+    fn tick(&mut self) -> Result<(), Failure> {
+        if self.batch_since.is_some_and(|since| since.elapsed() >= self.settings.batch_timeout) {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn buffered_bytes(&self) -> u64 {
+        let written = self.writer.as_ref().map_or(0, TableWriter::buffered_bytes);
+        self.rows.buffered_bytes() as u64 + written
+    }
+
+    fn take_unknown_fields(&mut self) -> u64 {
+        self.rows.take_unknown_fields()
+    }
+
+    fn close(&mut self, next: &Arc<LoadedTable>) -> Result<Vec<PendingFile>, Failure> {
+        self.flush()?;
+        let files = match self.writer.take() {
+            Some(writer) => writer.close()?,
+            None => Vec::new(),
+        };
+        if !same_shape(&self.table, next) {
+            self.rows = rows(next, &self.settings.topic)?;
+        }
+        self.table = next.clone();
+        Ok(files)
+    }
+
+    fn abandon(&mut self) {
+        let Some(writer) = self.writer.take() else { return };
+        for error in writer.abort() {
+            tracing::warn!(error = %chain(&error), "a file of an abandoned epoch stays behind as an orphan");
+        }
+    }
+}
+
+fn rows(table: &LoadedTable, topic: &str) -> Result<RowBuilder, Failure> {
+    RowBuilder::new(&table.metadata, &table.name.to_string(), topic)
+}
+
+fn same_shape(one: &LoadedTable, other: &LoadedTable) -> bool {
+    one.metadata.current_schema_id() == other.metadata.current_schema_id()
+        && one.metadata.default_partition_spec_id() == other.metadata.default_partition_spec_id()
+}
