@@ -520,7 +520,7 @@ pub const OWNED_PROPERTIES: &[(&str, &str)] = &[
         "isolation.level",
         "always `read_committed`: records of aborted transactions never enter the table",
     ),
-    ("enable.partition.eof", "icestream needs these events to know that it has caught up"),
+    ("enable.partition.eof", "these events would make the client skip a record after a rebalance"),
     ("partition.assignment.strategy", "icestream decides how partitions move between instances"),
     ("group.protocol", "icestream decides how partitions move between instances"),
     ("group.remote.assignor", "icestream decides how partitions move between instances"),

@@ -200,12 +200,11 @@ impl<W: World> Coordinator<W> {
             shares.push(Share { tp: tp.clone(), start: at.start, shard });
             owned.insert(tp.clone(), Owned { position, shard });
         }
-        let mut waiting = 0;
+        // All of them, also those without new ones: one that answers holds no record any more of
+        // an earlier assignment.
+        let waiting = self.commands.len();
         for (shard, begins) in self.commands.iter().zip(begins) {
-            if !begins.is_empty() {
-                tell(shard, Command::Take(begins))?;
-                waiting += 1;
-            }
+            tell(shard, Command::Take(begins))?;
         }
         run.members.taking = Some(Taking { starts, shares, owned, waiting });
         Ok(())

@@ -216,6 +216,10 @@ impl seams::Queue for ShardQueue {
     fn poll(&mut self, wait: Duration, take: impl FnMut(Polled<'_>) -> bool) -> usize {
         Self::poll(self, wait, take)
     }
+
+    fn positions(&self, partitions: impl Iterator<Item = i32>) -> Vec<(i32, Offset)> {
+        Self::positions(self, partitions)
+    }
 }
 
 /// A table in a catalog.

@@ -115,6 +115,9 @@ pub trait Queue: Send + 'static {
     /// `take` returns false to stop early, and nothing may be read from the queue after that.
     /// Returns how many were handed over.
     fn poll(&mut self, wait: Duration, take: impl FnMut(Polled<'_>) -> bool) -> usize;
+    /// The next offset to read of each of these partitions, where anything came since it was
+    /// assigned: everything below was handed over, or is nothing that a reader may see.
+    fn positions(&self, partitions: impl Iterator<Item = i32>) -> Vec<(i32, Offset)>;
 }
 
 /// The table, as a pipeline sees it.

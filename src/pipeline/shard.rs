@@ -8,17 +8,20 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::seams::{Loaded, Queue, Sink, Source, World};
+use super::seams::{Loaded, Queue, Sink, Source, World, now};
 use crate::config::BadRecords;
 use crate::decode::RecordError;
 use crate::failure::Failure;
 use crate::protocol::{Epoch, Offset, OffsetRange, PendingFile, Ranges, RowCounts, TopicPartition};
 use crate::source::{Polled, Record};
 use crate::telemetry::{Metrics, PartitionMetrics};
+
+/// How often a shard asks how far the client got where it has no records.
+const POSITIONS: Duration = Duration::from_millis(100);
 
 /// A record that could not be decoded, under `BAD_RECORDS=fail`.
 #[derive(Debug)]
@@ -164,6 +167,7 @@ pub struct Shard<S: Sink> {
     bytes: u64,
     records: u64,
     shown_buffered: i64,
+    asked_positions: Instant,
     progress: Arc<Progress>,
     metrics: Metrics,
 }
@@ -184,6 +188,7 @@ impl<S: Sink> Shard<S> {
             bytes: 0,
             records: 0,
             shown_buffered: 0,
+            asked_positions: now(),
             progress,
             metrics,
         }
@@ -250,6 +255,7 @@ impl<S: Sink> Shard<S> {
         if let Some(failure) = failed {
             return Err(failure);
         }
+        moved += self.pass_markers(queue);
         self.publish(moved, self.bytes - bytes, self.records - records);
         if let Some(record) = bad {
             // Nobody listening means the run is over already.
@@ -263,6 +269,27 @@ impl<S: Sink> Shard<S> {
     pub fn abandon(&mut self) {
         self.metrics.buffered_bytes().sub(std::mem::take(&mut self.shown_buffered));
         self.sink.abandon();
+    }
+
+    /// Moves positions past what no reader may see: transaction markers and aborted records.
+    /// Returns how many moved.
+    fn pass_markers(&mut self, queue: &impl Queue) -> u64 {
+        let now = now();
+        if now.duration_since(self.asked_positions) < POSITIONS {
+            return 0;
+        }
+        self.asked_positions = now;
+        let mut moved = 0;
+        for (partition, position) in queue.positions(self.partitions.keys().copied()) {
+            if let Some(p) = self.partitions.get_mut(&partition)
+                && !p.stopped
+                && position > p.next
+            {
+                p.next = position;
+                moved += 1;
+            }
+        }
+        moved
     }
 
     fn begin(&mut self, begin: Begin) {
@@ -286,13 +313,6 @@ impl<S: Sink> Shard<S> {
     fn take(&mut self, polled: Polled<'_>) -> Result<Taken, Failure> {
         match polled {
             Polled::Record(record) => self.record(&record),
-            Polled::End { partition, offset } => match self.partitions.get_mut(&partition) {
-                Some(p) if !p.stopped && offset > p.next => {
-                    p.next = offset;
-                    Ok(Taken::Moved)
-                }
-                _ => Ok(Taken::Still),
-            },
             Polled::Failed { partition, error } => match self.partitions.contains_key(&partition) {
                 true => Err(error.into()),
                 false => Ok(Taken::Still),

@@ -109,3 +109,31 @@ pub(super) fn cached_log_end(
     };
     (code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some(high)
 }
+
+/// How far the client has handed each partition over: the offset after the last record or
+/// transaction marker that was taken from its queue. Partitions of which nothing was taken since
+/// they were assigned are left out. No I/O.
+pub(super) fn positions(
+    client: &Client<SourceContext>,
+    topic: &str,
+    partitions: impl Iterator<Item = i32>,
+) -> Vec<(i32, Offset)> {
+    let Ok(topic) = CString::new(topic) else { return Vec::new() };
+    let (least, _) = partitions.size_hint();
+    // SAFETY: the list is made and destroyed here, and the client is live; the elements are read
+    // before that, within their count.
+    unsafe {
+        let list = rdsys::rd_kafka_topic_partition_list_new(i32::try_from(least).unwrap_or(0));
+        for partition in partitions {
+            rdsys::rd_kafka_topic_partition_list_add(list, topic.as_ptr(), partition);
+        }
+        rdsys::rd_kafka_position(client.native_ptr(), list);
+        let count = usize::try_from((*list).cnt).unwrap_or(0);
+        let elements =
+            if count == 0 { &[][..] } else { std::slice::from_raw_parts((*list).elems, count) };
+        let known = elements.iter().filter(|element| element.offset >= 0);
+        let known = known.map(|element| (element.partition, element.offset)).collect();
+        rdsys::rd_kafka_topic_partition_list_destroy(list);
+        known
+    }
+}

@@ -203,7 +203,9 @@ impl Source {
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
             .set("isolation.level", "read_committed")
-            .set("enable.partition.eof", "true")
+            // An end-of-partition event taken from a batch moves the client's position past the
+            // end, where it reads on after a rebalance: the next record would be skipped.
+            .set("enable.partition.eof", "false")
             .set("allow.auto.create.topics", "false");
         if !settings.properties.contains_key("queued.max.messages.kbytes") {
             let kbytes = (settings.queue_bytes / 1024).clamp(1024, 2_097_151);
@@ -354,6 +356,15 @@ impl Source {
 
     /// Accepts an assignment: each partition is read from its offset into the queue of its shard.
     pub fn take(&self, shares: &[(TopicPartition, Offset, usize)]) -> Result<(), SourceError> {
+        let numbers = shares.iter().map(|(tp, ..)| tp.partition);
+        let stale = admin::positions(self.consumer.client(), &self.settings.topic, numbers);
+        if let Some((partition, offset)) = stale.first() {
+            // A pause would send the client there, past records that are not read.
+            let detail = format!(
+                "partition {partition} still has the position {offset} of an earlier assignment"
+            );
+            return Err(self.operation("assign", detail));
+        }
         let mut flows = self.flows();
         let mut list = TopicPartitionList::with_capacity(shares.len());
         for (tp, offset, shard) in shares {

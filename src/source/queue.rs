@@ -14,7 +14,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::RDKafkaRespErr;
 
-use super::{SourceContext, SourceError};
+use super::{SourceContext, SourceError, admin};
 use crate::protocol::{Offset, TopicPartition};
 
 /// Messages taken from the client at once: enough to spread the cost of a call, few enough that a
@@ -39,14 +39,6 @@ pub struct Record<'a> {
 pub enum Polled<'a> {
     /// A record.
     Record(Record<'a>),
-    /// The reader stands at the end of what it may see: everything below `offset` was delivered,
-    /// or is a transaction marker, an aborted record or a hole.
-    End {
-        /// Partition number.
-        partition: i32,
-        /// The next offset to read.
-        offset: Offset,
-    },
     /// Reading failed.
     Failed {
         /// Partition number.
@@ -60,11 +52,11 @@ pub enum Polled<'a> {
 pub(super) struct Target {
     queue: *mut rdsys::rd_kafka_queue_t,
     // A queue must not outlive its client.
-    _consumer: Arc<BaseConsumer<SourceContext>>,
+    consumer: Arc<BaseConsumer<SourceContext>>,
 }
 
 // SAFETY: librdkafka's queues may be used from any thread, by several at once; the pointer is owned
-// by this value alone and the client it belongs to is kept alive by `_consumer`.
+// by this value alone and the client it belongs to is kept alive by `consumer`.
 unsafe impl Send for Target {}
 // SAFETY: as above.
 unsafe impl Sync for Target {}
@@ -134,7 +126,7 @@ impl ShardQueue {
         // SAFETY: the client pointer is valid while `consumer` lives; the queue is destroyed in drop.
         let queue = unsafe { rdsys::rd_kafka_queue_new(consumer.client().native_ptr()) };
         Self {
-            target: Arc::new(Target { queue, _consumer: consumer.clone() }),
+            target: Arc::new(Target { queue, consumer: consumer.clone() }),
             topic: topic.to_owned(),
             batch: vec![ptr::null_mut(); BATCH],
         }
@@ -165,6 +157,13 @@ impl ShardQueue {
             unsafe { rdsys::rd_kafka_message_destroy(message) };
         }
         count
+    }
+
+    /// The next offset to read of each of these partitions: everything below it was handed over,
+    /// or is a transaction marker, or belongs to an aborted transaction. Partitions of which
+    /// nothing came yet are left out.
+    pub fn positions(&self, partitions: impl Iterator<Item = i32>) -> Vec<(i32, Offset)> {
+        admin::positions(self.target.consumer.client(), &self.topic, partitions)
     }
 
     fn fill(&mut self, most: usize, timeout_ms: i32) -> usize {
@@ -201,9 +200,6 @@ unsafe fn polled<'a>(topic: &str, message: *mut rdsys::rd_kafka_message_t) -> Po
             timestamp_ms: (timestamp >= 0).then_some(timestamp),
             payload,
         });
-    }
-    if m.err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF {
-        return Polled::End { partition: m.partition, offset: m.offset };
     }
     // SAFETY: the returned string is valid while the message lives; it is copied here.
     let detail = unsafe {
