@@ -89,6 +89,7 @@ impl World {
             parent_id: self.head,
             sequence_number: self.last_snapshot,
             timestamp_ms: self.last_snapshot,
+            inherited: None,
             ours,
         });
         self.head = Some(self.last_snapshot);

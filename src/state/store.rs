@@ -139,7 +139,12 @@ impl StateStore {
         let mut batch = WriteBatch::default();
         batch.delete(keys::OPEN);
         if matches!(outcome, Outcome::Committed { .. }) {
-            let last = LastCheckpoint { epoch, frontier: checkpoint.frontier.clone() };
+            let generations = checkpoint.pending.iter().map(|pending| pending.generation);
+            let last = LastCheckpoint {
+                epoch,
+                frontier: checkpoint.frontier.clone(),
+                generation: generations.max().unwrap_or(0),
+            };
             self.put(&mut batch, keys::LAST, &last)?;
         }
         let key = keys::record(*number);

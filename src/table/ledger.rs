@@ -21,6 +21,7 @@ pub fn view(loaded: &LoadedTable, pipeline: &str) -> Result<TableView, TableErro
                 parent_id: snapshot.parent_snapshot_id(),
                 sequence_number: snapshot.sequence_number(),
                 timestamp_ms: snapshot.timestamp_ms(),
+                inherited: protocol::inherited(summary),
                 ours: protocol::decode_summary(pipeline, summary)?,
             })
         })
