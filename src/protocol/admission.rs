@@ -157,7 +157,7 @@ pub fn check_source(
     topic_ids: &BTreeMap<String, String>,
 ) -> Result<(), Refusal> {
     let Some(ledger) = &view.ledger else { return Ok(()) };
-    if differ(&ledger.cluster_id, cluster_id) {
+    if ids_differ(&ledger.cluster_id, cluster_id) {
         return Err(Refusal::ClusterChanged {
             table: table.to_owned(),
             ledger: ledger.cluster_id.clone(),
@@ -165,7 +165,7 @@ pub fn check_source(
         });
     }
     for (topic, found) in topic_ids {
-        if let Some(id) = ledger.topic_ids.get(topic).filter(|id| differ(id, found)) {
+        if let Some(id) = ledger.topic_ids.get(topic).filter(|id| ids_differ(id, found)) {
             return Err(Refusal::TopicRecreated {
                 table: table.to_owned(),
                 topic: topic.clone(),
@@ -220,7 +220,8 @@ fn moved_by_others(
     reached > range.start && ledger.frontier.get(tp) == Some(reached)
 }
 
-fn differ(one: &str, other: &str) -> bool {
+/// Do two ids of the same thing differ? An id that one side does not know says nothing.
+pub fn ids_differ(one: &str, other: &str) -> bool {
     !one.is_empty() && !other.is_empty() && one != other
 }
 

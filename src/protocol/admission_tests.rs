@@ -1,6 +1,6 @@
 use super::*;
-use crate::protocol::{Edit, JournalEntry};
 use crate::protocol::fixtures::*;
+use crate::protocol::{Edit, JournalEntry};
 
 fn refused(admission: &Admission) -> &'static str {
     match admission {
@@ -199,10 +199,8 @@ fn a_commit_from_before_a_reset_is_superseded_though_its_topic_id_differs() {
 
 #[test]
 fn a_commit_of_the_ledger_s_generation_is_compared_as_ever() {
-    let commit = |from| PendingCommit {
-        generation: 1,
-        ..pending("x", &[(0, from)], &[(0, from, 9)])
-    };
+    let commit =
+        |from| PendingCommit { generation: 1, ..pending("x", &[(0, from)], &[(0, from, 9)]) };
     assert_eq!(admit(&commit(5), &rewound()), Admission::Commit { head: Some(2) });
     assert_eq!(refused(&admit(&commit(6), &rewound())), "ledger-behind");
     assert!(matches!(admit(&commit(4), &rewound()), Admission::Superseded { .. }));

@@ -161,6 +161,25 @@ impl StateStore {
         self.write(batch, true)
     }
 
+    /// Gives up what is held: the prepared checkpoint, whose record says `reason` from then on, and
+    /// what was last seen in the table. Its records are read again from the ledger.
+    ///
+    /// # Errors
+    /// If the store cannot be read or written.
+    pub fn give_up(&self, reason: &str) -> Result<(), StateError> {
+        let mut batch = WriteBatch::default();
+        if let Some(open) = self.reader.get::<Open>(keys::OPEN)? {
+            let key = keys::record(open.number);
+            if let Some(mut record) = self.reader.get::<CheckpointRecord>(&key)? {
+                record.outcome = Outcome::Failed { reason: reason.to_owned() };
+                self.put(&mut batch, &key, &record)?;
+            }
+        }
+        batch.delete(keys::OPEN);
+        batch.delete(keys::LAST);
+        self.write(batch, true)
+    }
+
     /// Adds to the newest record how long steps took that ended after it was finalized. Not
     /// synced: what a crash takes away here is only told to people.
     ///
