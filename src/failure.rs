@@ -152,6 +152,14 @@ impl Failure {
         }
     }
 
+    /// Name of the refusal, if it is one: its metric label and section of docs/operations.md.
+    pub fn refusal(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.name()),
+            _ => None,
+        }
+    }
+
     /// The server it is about, if it is about one.
     pub fn server(&self) -> Option<Server> {
         match self {

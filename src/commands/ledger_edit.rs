@@ -140,7 +140,9 @@ impl Editor<'_> {
         let basis = table::edit_basis(loaded, pipeline, &self.instance, discard)?;
         let edit = match self.request {
             EditRequest::Rewind { to_snapshot, at, .. } => {
-                basis.rewind(*to_snapshot, &frontier(&self.config.kafka.topic, at))
+                let topic = &self.config.kafka.topic;
+                let partitions: Vec<_> = self.source(topic).await?.log.into_keys().collect();
+                basis.rewind(*to_snapshot, &frontier(topic, at), &partitions)
             }
             EditRequest::Reset { topic, at } => {
                 basis.reset(topic, &self.source(topic).await?, &frontier(topic, at))

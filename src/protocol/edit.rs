@@ -108,7 +108,7 @@ pub enum EditError {
     /// The journal does not tell where some partitions are.
     #[error(
         "the journal of table {table} does not tell the position of {}: the snapshots that would \
-         are expired; say it with --at PARTITION=OFFSET, the offset to read next; where the table \
+         are gone; say it with --at PARTITION=OFFSET, the offset to read next; where the table \
          has the _kafka columns its rows tell it: SELECT _kafka_partition, max(_kafka_offset) + 1 \
          ... GROUP BY 1",
         list(partitions)
@@ -225,18 +225,30 @@ impl EditBasis {
     /// Takes the ledger to what the table holds at its head: of each partition the end of the
     /// newest range in the ancestry. `given` are a person's words on partitions of which the
     /// journal does not tell; `to`, if given, must be the head, or an ancestor with no commit of
-    /// this pipeline since.
+    /// this pipeline since. `of_topic` are the partitions that there are in Kafka: where ledger and
+    /// journal may both have lost one, it is not taken for one that was never begun.
     ///
     /// # Errors
     /// What cannot be proven, or contradicts what is.
-    pub fn rewind(&self, to: Option<i64>, given: &Frontier) -> Result<LedgerEdit, EditError> {
+    pub fn rewind(
+        &self,
+        to: Option<i64>,
+        given: &Frontier,
+        of_topic: &[TopicPartition],
+    ) -> Result<LedgerEdit, EditError> {
         let (walk, end) = ancestry(self.head, &self.snapshots);
         self.check_target(to, &walk)?;
-        let trusted = check_history(&self.table, &self.view()).is_ok();
+        let in_walk = |ledger: &Ledger| walk.iter().any(|ancestor| wrote(ancestor, ledger));
+        let sound = check_history(&self.table, &self.view()).is_ok();
+        let trusted = self.ledger.as_ref().filter(|ledger| sound || in_walk(ledger));
         let mut frontier = Frontier::default();
         let mut ranges = Ranges::new();
         let mut unknown = Vec::new();
-        for tp in self.partitions(given) {
+        let mut partitions = self.partitions(given);
+        if trusted.is_none() && end != AncestryEnd::Root {
+            partitions.extend(of_topic.iter().cloned());
+        }
+        for tp in partitions {
             let (told, position) = match in_ancestry(&walk, &tp) {
                 Some(position) => (true, position),
                 None => (false, self.beside(&walk, end, trusted, &tp)),
@@ -431,21 +443,20 @@ impl EditBasis {
         named.chain(moved).cloned().collect()
     }
 
-    /// Where a partition is that no shown ancestor of the head moved.
+    /// Where a partition is that no shown ancestor of the head moved. A `trusted` ledger is the one
+    /// that the head or an ancestor wrote, or that nothing contradicts.
     fn beside(
         &self,
         walk: &[&SnapshotFacts],
         end: AncestryEnd,
-        trusted: bool,
+        trusted: Option<&Ledger>,
         tp: &TopicPartition,
     ) -> Position {
-        let ledger = self.ledger.as_ref();
-        let next = ledger.and_then(|ledger| ledger.frontier.get(tp));
-        let in_walk = |ledger: &Ledger| walk.iter().any(|ancestor| wrote(ancestor, ledger));
-        if ledger.is_some_and(|ledger| trusted || in_walk(ledger)) {
-            return next.map_or(Position::Anew, Position::At);
+        if let Some(ledger) = trusted {
+            return ledger.frontier.get(tp).map_or(Position::Anew, Position::At);
         }
-        let writer = ledger.map(|ledger| (&ledger.commit_id, next));
+        let ledger = self.ledger.as_ref();
+        let writer = ledger.map(|ledger| (&ledger.commit_id, ledger.frontier.get(tp)));
         // From the newest on: what was undone by earlier edits says no more than what came after.
         let mut outside: Vec<&SnapshotFacts> = self.snapshots.iter().collect();
         outside.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.sequence_number));

@@ -55,7 +55,7 @@ fn basis(head: Option<i64>, ledger: Option<Ledger>, snapshots: Vec<SnapshotFacts
 }
 
 fn rewound(basis: &EditBasis, given: &[(i32, Offset)]) -> Result<Frontier, EditError> {
-    basis.rewind(None, &frontier(given)).map(|edit| edit.after.frontier)
+    basis.rewind(None, &frontier(given), &[tp(0), tp(1)]).map(|edit| edit.after.frontier)
 }
 
 /// Three commits; partition 1 moves in the second only.
@@ -84,8 +84,9 @@ fn source(topic_id: &str, log: &[(i32, Offset, Offset)]) -> SourceView {
 
 #[test]
 fn a_rewind_takes_the_ledger_to_what_the_ancestry_holds() {
-    let edit =
-        basis(Some(2), Some(at_three()), three()).rewind(Some(2), &Frontier::default()).unwrap();
+    let edit = basis(Some(2), Some(at_three()), three())
+        .rewind(Some(2), &Frontier::default(), &[])
+        .unwrap();
     assert_eq!(edit.after.frontier, frontier(&[(0, 20), (1, 5)]));
     assert_eq!(edit.after.generation, 1);
     assert_eq!(edit.after.commit_id, edit.parts.commit_id);
@@ -97,7 +98,7 @@ fn a_rewind_takes_the_ledger_to_what_the_ancestry_holds() {
 #[test]
 fn a_partition_of_which_nothing_is_left_is_read_again_from_where_it_began() {
     let edit =
-        basis(Some(1), Some(at_three()), three()).rewind(None, &Frontier::default()).unwrap();
+        basis(Some(1), Some(at_three()), three()).rewind(None, &Frontier::default(), &[]).unwrap();
     assert_eq!(edit.after.frontier, frontier(&[(0, 10), (1, 3)]));
     // The journal tells it from now on.
     assert_eq!(edit.parts.ranges, ranges(&[(1, 3, 3)]));
@@ -135,10 +136,19 @@ fn a_position_that_expiry_took_away_needs_a_person_s_word() {
 
 #[test]
 fn a_lost_ledger_is_rebuilt_and_its_generation_is_above_all_that_were() {
-    let edit = basis(Some(3), None, three()).rewind(None, &Frontier::default()).unwrap();
+    let edit = basis(Some(3), None, three()).rewind(None, &Frontier::default(), &[]).unwrap();
     assert_eq!(edit.after.frontier, frontier(&[(0, 30), (1, 5)]));
     assert_eq!(edit.after.generation, 4);
     assert_eq!(edit.after.topic_ids, BTreeMap::from([("readings".into(), String::new())]));
+}
+
+#[test]
+fn a_partition_that_ledger_and_journal_may_both_have_lost_needs_a_person_s_word() {
+    // The ledger is lost, and partition 1 moved before expiry took the oldest snapshots.
+    let basis = basis(Some(3), None, vec![ours(3, Some(2), "c", &[(0, 20, 30)])]);
+    let Err(EditError::Unknown { partitions, .. }) = rewound(&basis, NONE) else { panic!() };
+    assert_eq!(partitions, [tp(1)]);
+    assert_eq!(rewound(&basis, &[(1, 5)]), Ok(frontier(&[(0, 30), (1, 5)])));
 }
 
 #[test]
@@ -153,7 +163,7 @@ fn a_table_that_was_emptied_is_filled_again_from_where_reading_began() {
     emptied.push(SnapshotFacts { inherited: Some(false), ..foreign(4, None) });
     for head in [None, Some(4)] {
         let edit =
-            basis(head, Some(at_three()), emptied.clone()).rewind(None, &Frontier::default());
+            basis(head, Some(at_three()), emptied.clone()).rewind(None, &Frontier::default(), &[]);
         let edit = edit.unwrap();
         assert_eq!(edit.after.frontier, frontier(&[(0, 0), (1, 3)]), "{head:?}");
         let to_snapshot = head.unwrap_or(NO_SNAPSHOT);
@@ -184,7 +194,7 @@ fn the_ledger_follows_the_table_and_does_not_move_it() {
         shown.push(foreign(4, Some(2)));
         basis(Some(4), Some(at_three()), shown)
     };
-    let to = |to| shown().rewind(Some(to), &Frontier::default());
+    let to = |to| shown().rewind(Some(to), &Frontier::default(), &[]);
     assert_eq!(to(4).unwrap().after.frontier, frontier(&[(0, 20), (1, 5)]));
     assert_eq!(to(2).unwrap().after.frontier, frontier(&[(0, 20), (1, 5)]));
     let Err(EditError::CommitsSince { commit, snapshot, .. }) = to(1) else { panic!() };
@@ -207,11 +217,11 @@ fn a_rewind_across_a_reset_brings_back_the_old_topic_and_its_offsets() {
     shown.push(ours(5, Some(4), "e", &[(0, 0, 7)]));
     let ledger = ledger("e", &[(0, 7)]);
     let undone = basis(Some(2), Some(ledger.clone()), shown.clone());
-    let undone = undone.rewind(None, &Frontier::default()).unwrap();
+    let undone = undone.rewind(None, &Frontier::default(), &[]).unwrap();
     assert_eq!(undone.after.frontier, frontier(&[(0, 20), (1, 5)]));
     assert_eq!(undone.after.topic_ids["readings"], "topic-0");
     // Back to the reset itself: all begins anew, and the topic stays known.
-    let kept = basis(Some(4), Some(ledger), shown).rewind(None, &Frontier::default()).unwrap();
+    let kept = basis(Some(4), Some(ledger), shown).rewind(None, &Frontier::default(), &[]).unwrap();
     assert_eq!(kept.after.frontier, Frontier::default());
     assert_eq!(kept.after.topic_ids["readings"], "topic-1");
 }
@@ -220,11 +230,11 @@ fn a_rewind_across_a_reset_brings_back_the_old_topic_and_its_offsets() {
 fn a_rewind_after_a_rewind_knows_what_the_first_one_said() {
     let mut shown = three();
     let first = basis(Some(1), Some(at_three()), shown.clone());
-    let first = first.rewind(None, &Frontier::default()).unwrap();
+    let first = first.rewind(None, &Frontier::default(), &[]).unwrap();
     shown.push(SnapshotFacts { ours: Some(first.parts.clone()), ..foreign(4, Some(1)) });
     shown.push(ours(5, Some(4), "e", &[(0, 10, 15), (1, 3, 4)]));
     let then = Ledger { generation: 1, ..ledger("e", &[(0, 15), (1, 4)]) };
-    let again = basis(Some(4), Some(then), shown.clone()).rewind(None, &Frontier::default());
+    let again = basis(Some(4), Some(then), shown.clone()).rewind(None, &Frontier::default(), &[]);
     let again = again.unwrap();
     assert_eq!(again.after.frontier, first.after.frontier);
     assert_eq!(again.after.generation, 2);

@@ -179,7 +179,7 @@ impl World {
         let (head, ancestors) = (self.head, ancestry(self.head, &self.snapshots).0);
         let Some(to) = ancestors.get(by).map(|snapshot| snapshot.snapshot_id) else { return };
         self.head = Some(to);
-        match self.basis().rewind(Some(to), &Frontier::default()) {
+        match self.basis().rewind(Some(to), &Frontier::default(), &[tp(0), tp(1)]) {
             Ok(edit) => {
                 self.rows = self.rows_at[&to].clone();
                 for (tp, next) in edit.after.frontier.iter() {
