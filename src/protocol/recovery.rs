@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::types::is_zero;
 use super::{
-    Admission, Epoch, Frontier, Offset, PendingCommit, Refusal, TableView, TopicPartition,
-    admit, check_history, check_source, generation,
+    Admission, Epoch, Frontier, Offset, PendingCommit, Refusal, TableView, TopicPartition, admit,
+    check_history, check_source, generation,
 };
 
 /// What the local checkpoint store knows.
@@ -118,11 +118,7 @@ fn lowest(views: &BTreeMap<String, TableView>) -> Frontier {
 /// [`Refusal::TableReplaced`] if a pending commit is for another table of that name,
 /// [`Refusal::LedgerBehind`] for the first partition that went back or is gone,
 /// [`Refusal::LedgerEditLost`] if the ledger is of an older generation.
-pub fn check_last(
-    table: &str,
-    local: &LocalState,
-    view: &TableView,
-) -> Result<(), Refusal> {
+pub fn check_last(table: &str, local: &LocalState, view: &TableView) -> Result<(), Refusal> {
     if let Some(other) = local.pending.iter().find(|p| p.table_uuid != view.table_uuid) {
         return Err(Refusal::TableReplaced {
             table: table.to_owned(),
