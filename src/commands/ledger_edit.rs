@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::{write_json, written};
+use super::{understood, write_json, written};
 use crate::config::Config;
 use crate::failure::{Failure, chain, exit};
 use crate::pipeline::{connect_catalog, source_settings, table_name};
@@ -137,7 +137,7 @@ impl Editor<'_> {
     async fn decide(&self, loaded: &LoadedTable) -> Result<LedgerEdit, Failure> {
         let discard = matches!(self.request, EditRequest::Rewind { discard_newer: true, .. });
         let pipeline = &self.config.kafka.group_id;
-        let basis = table::edit_basis(loaded, pipeline, &self.instance, discard)?;
+        let basis = understood(table::edit_basis(loaded, pipeline, &self.instance, discard))?;
         let edit = match self.request {
             EditRequest::Rewind { to_snapshot, at, .. } => {
                 let topic = &self.config.kafka.topic;

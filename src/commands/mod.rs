@@ -36,6 +36,16 @@ async fn existing_table(config: &Config) -> Result<LoadedTable, Failure> {
     table.ok_or(Failure::Table(TableError::Missing { table: name }))
 }
 
+/// A ledger that cannot be understood is a refusal, with its way out.
+fn understood<T>(read: Result<T, TableError>) -> Result<T, Failure> {
+    read.map_err(|error| match error {
+        TableError::Ledger { table, source, .. } => {
+            Failure::Refused(source.refusal(&table.to_string()))
+        }
+        other => other.into(),
+    })
+}
+
 /// A reader that goes away (`icestream ... | head`) has seen what it wanted.
 fn written(result: io::Result<()>) -> Result<(), Failure> {
     match result {

@@ -151,7 +151,10 @@ async fn settle_pending<W: World>(
 ) -> Result<(Epoch, Loaded<W>), Failure> {
     let local = committer.state.load().await?;
     let view = committer.view(&table)?;
-    check_last(&committer.name, &local, &view).map_err(|refusal| committer.refuse(refusal))?;
+    // What became of the ledger is told better by the table's own history, where it tells.
+    check_history(&committer.name, &view)
+        .and_then(|()| check_last(&committer.name, &local, &view))
+        .map_err(|refusal| committer.refuse(refusal))?;
     let views = BTreeMap::from([(committer.name.clone(), view)]);
     let recovery = recover(Some(&local), &views);
     tracing::info!(

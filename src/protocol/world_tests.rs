@@ -203,7 +203,7 @@ impl World {
     }
 
     fn recreate(&mut self) {
-        if self.ledger.is_some() {
+        if self.ledger.as_ref().is_some_and(|ledger| ledger.knows("readings")) {
             self.topic += 1;
             self.reset();
         }

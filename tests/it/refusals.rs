@@ -47,6 +47,13 @@ impl Case {
         produced
     }
 
+    /// A process that reads all there is and dies before it commits it.
+    fn crash_with_all_pending(&self) {
+        let crashing = self.icestream.clone().set("CHECKPOINT_INTERVAL_MS", "3600000");
+        let crashing = crashing.crash_at("prepare.after");
+        crashing.start(&["run", "--until-caught-up"]).wait(RUN).aborted();
+    }
+
     fn pipeline(&self) -> &str {
         self.icestream.setting("KAFKA_GROUP_ID").unwrap()
     }
@@ -325,8 +332,7 @@ fn a_table_dropped_and_made_again_is_adopted_and_filled_from_the_start() {
         let mut second = None;
         if pending {
             second = Some(case.produce(100..200));
-            let crashing = case.icestream.clone().crash_at("prepare.after");
-            crashing.run().wait(RUN).aborted();
+            case.crash_with_all_pending();
         }
         foreign::run(&case.table(), change, Value::Null);
         let refused = case.refused(name);
@@ -349,7 +355,7 @@ fn topic_recreated_is_reset_and_the_new_records_land_once_beside_the_old() {
     let first = case.land(0..100);
     // A commit of the old topic is still pending: it lands, its records are gone from Kafka.
     case.produce(100..150);
-    case.icestream.clone().crash_at("prepare.after").run().wait(RUN).aborted();
+    case.crash_with_all_pending();
     kafka.delete_topic(&case.topic);
     kafka.create_topic(&case.topic, 2, &[]);
     case.produce(1000..1300);
@@ -485,7 +491,7 @@ fn pending_malformed_is_adopted_and_its_records_are_read_again() {
     let case = Case::new(Lake::sqlite());
     let first = case.land(0..100);
     let second = case.produce(100..200);
-    case.icestream.clone().crash_at("prepare.after").run().wait(RUN).aborted();
+    case.crash_with_all_pending();
     damage_pending(Path::new(case.icestream.setting("CHECKPOINT_DIR").unwrap()), case.pipeline());
     let refused = case.refused("pending-malformed");
     case.follow(refused.command());
