@@ -1,6 +1,7 @@
 //! A small world: one table, two instances that know nothing of each other, requests that arrive
 //! late, twice or never, replies that are lost, foreign commits, expiry, crashes with and without
-//! local state. In every history each offset enters the table once and in order.
+//! local state, roll-backs, topics made again and records lost, each with the person's edit of the
+//! ledger that answers it. In every history each offset enters the table once and in order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,6 +29,12 @@ enum Action {
     Expire { count: usize },
     /// A process dies and is started anew, with or without its local state.
     Crash { who: usize, lost: bool },
+    /// The table is rolled back by so many snapshots, and its ledger rewound, if that can be proven.
+    RollBack { by: usize },
+    /// The topic is deleted and made again, and its ledger reset.
+    Recreate,
+    /// Retention takes so many records of a partition that were not read yet; they are given up.
+    Lose { partition: i32, count: i64 },
 }
 
 fn any_action() -> impl Strategy<Value = Action> {
@@ -41,6 +48,9 @@ fn any_action() -> impl Strategy<Value = Action> {
         1 => Just(Action::Foreign),
         1 => (1..4usize).prop_map(|count| Action::Expire { count }),
         1 => (0..2usize, any::<bool>()).prop_map(|(who, lost)| Action::Crash { who, lost }),
+        1 => (0..4usize).prop_map(|by| Action::RollBack { by }),
+        1 => Just(Action::Recreate),
+        1 => (0..2i32, 1..5i64).prop_map(|(partition, count)| Action::Lose { partition, count }),
     ]
 }
 
@@ -49,6 +59,8 @@ struct Instance {
     incarnation: u32,
     epoch: Epoch,
     held: Frontier,
+    generation: u64,
+    topic: u32,
     pending: Option<PendingCommit>,
 }
 
@@ -66,6 +78,12 @@ struct World {
     ledger: Option<Ledger>,
     /// What the rows in the table really are: the next offset of each partition.
     rows: BTreeMap<TopicPartition, Offset>,
+    /// The same as of each snapshot.
+    rows_at: BTreeMap<i64, BTreeMap<TopicPartition, Offset>>,
+    /// Which topic these rows come from, by snapshot.
+    topic_at: BTreeMap<i64, u32>,
+    /// How often the topic was made again.
+    topic: u32,
     landed: BTreeSet<CommitId>,
     absent: BTreeSet<CommitId>,
     in_flight: Vec<Request>,
@@ -89,9 +107,19 @@ impl World {
             parent_id: self.head,
             sequence_number: self.last_snapshot,
             timestamp_ms: self.last_snapshot,
+            inherited: None,
             ours,
         });
         self.head = Some(self.last_snapshot);
+        self.rows_at.insert(self.last_snapshot, self.rows.clone());
+        let reset = matches!(
+            self.snapshots.last().and_then(|last| last.ours.as_ref()?.edit.as_ref()),
+            Some(Edit::Reset { .. })
+        );
+        let parent = self.snapshots.last().and_then(|last| last.parent_id);
+        let inherited = parent.and_then(|parent| self.topic_at.get(&parent)).copied();
+        let topic = if reset { self.topic } else { inherited.unwrap_or(0) };
+        self.topic_at.insert(self.last_snapshot, topic);
     }
 
     fn step(&mut self, action: &Action) {
@@ -109,19 +137,111 @@ impl World {
                 let instance = &mut self.instances[*who];
                 instance.incarnation += 1;
                 instance.held = Frontier::default();
+                (instance.generation, instance.topic) = (0, self.topic);
                 if *lost {
                     instance.pending = None;
                     instance.epoch = Epoch(0);
                 }
             }
+            Action::RollBack { by } => self.roll_back(*by),
+            Action::Recreate => self.recreate(),
+            Action::Lose { partition, count } => self.lose(&tp(*partition), *count),
         }
         self.check();
+    }
+
+    fn basis(&self) -> EditBasis {
+        EditBasis {
+            pipeline: "flow".into(),
+            instance: format!("person.{}", self.last_snapshot),
+            table: TABLE.into(),
+            table_uuid: UUID.into(),
+            head: self.head,
+            ledger: self.ledger.clone(),
+            snapshots: self.snapshots.clone(),
+            next_sequence_number: self.last_snapshot + 1,
+        }
+    }
+
+    fn source(&self, starts: &[(TopicPartition, Offset)]) -> SourceView {
+        let id = format!("topic-{}", self.topic);
+        let log = |(tp, start): &(TopicPartition, Offset)| {
+            (tp.clone(), LogRange { start: *start, end: Offset::MAX })
+        };
+        SourceView {
+            cluster_id: "cluster-1".into(),
+            topic_ids: BTreeMap::from([("readings".into(), id)]),
+            log: starts.iter().map(log).collect(),
+        }
+    }
+
+    fn roll_back(&mut self, by: usize) {
+        let (head, ancestors) = (self.head, ancestry(self.head, &self.snapshots).0);
+        let Some(to) = ancestors.get(by).map(|snapshot| snapshot.snapshot_id) else { return };
+        self.head = Some(to);
+        match self.basis().rewind(Some(to), &Frontier::default(), &[tp(0), tp(1)]) {
+            Ok(edit) => {
+                self.rows = self.rows_at[&to].clone();
+                for (tp, next) in edit.after.frontier.iter() {
+                    let is = *self.rows.entry(tp.clone()).or_insert(0);
+                    assert_eq!(next, is, "{tp} is rewound to what the table does not hold");
+                }
+                let id = format!("topic-{}", self.topic_at[&to]);
+                let known = edit.after.topic_ids.get("readings");
+                assert!(known.is_none_or(|known| *known == id), "{known:?} is not {id}");
+                self.edit(edit);
+            }
+            Err(EditError::Unknown { .. }) => self.head = head,
+            Err(error) => panic!("{error}"),
+        }
+        // Across a reset the old topic is back in the ledger, and is no more in Kafka.
+        let current = format!("topic-{}", self.topic);
+        let named = self.ledger.as_ref().and_then(|ledger| ledger.topic_ids.get("readings"));
+        if named.is_some_and(|id| *id != current) {
+            self.reset();
+        }
+    }
+
+    fn recreate(&mut self) {
+        if self.ledger.as_ref().is_some_and(|ledger| ledger.knows("readings")) {
+            self.topic += 1;
+            self.reset();
+        }
+    }
+
+    fn reset(&mut self) {
+        let source = self.source(&[]);
+        let edit = self.basis().reset("readings", &source, &Frontier::default()).unwrap();
+        self.rows.clear();
+        self.edit(edit);
+    }
+
+    fn lose(&mut self, tp: &TopicPartition, count: i64) {
+        let Some(next) = self.ledger.as_ref().and_then(|ledger| ledger.frontier.get(tp)) else {
+            return;
+        };
+        let edit = self.basis().skip(&self.source(&[(tp.clone(), next + count)])).unwrap();
+        self.rows.insert(tp.clone(), next + count);
+        self.edit(edit);
+    }
+
+    /// A person's edit lands.
+    fn edit(&mut self, edit: LedgerEdit) {
+        assert_eq!(edit.head, self.head);
+        let ledger = decode_ledger(&encode_ledger(&edit.after).unwrap()).unwrap();
+        ledger_does_not_decrease(self.ledger.as_ref(), Some(&ledger)).unwrap();
+        assert!(ledger.generation > generation(self.ledger.as_ref()));
+        self.ledger = Some(ledger);
+        let summary = encode_parts("flow", &edit.parts).unwrap().into_iter().collect();
+        self.append(decode_summary("flow", &summary).unwrap());
     }
 
     fn resume(&mut self, who: usize) {
         if self.instances[who].pending.is_none() {
             let views = BTreeMap::from([(TABLE.to_owned(), self.view())]);
             self.instances[who].held = recover(None, &views).resume;
+            self.instances[who].generation = generation(self.ledger.as_ref());
+            self.instances[who].topic = self.topic;
         }
     }
 
@@ -144,6 +264,9 @@ impl World {
         let mut commit = super::fixtures::pending("", &[], &[]);
         commit.epoch = instance.epoch;
         commit.from = instance.held.clone();
+        commit.generation = instance.generation;
+        commit.topic_ids =
+            BTreeMap::from([("readings".into(), format!("topic-{}", instance.topic))]);
         commit.commit_id = commit_id("flow", &name, instance.epoch, UUID, &commit.from, &ranges);
         commit.instance = name;
         commit.ranges = ranges;
@@ -170,11 +293,12 @@ impl World {
                 self.finish(who);
             }
             Admission::Superseded { ledger } => {
-                let shown = journal(self.head, self.snapshots.clone());
-                let ours = shown.iter().any(|entry| entry.commit_id == commit.commit_id);
-                assert!(!ours, "superseded and still shown by the table");
+                let shown = snapshot_of(&self.view(), &commit.commit_id);
+                assert_eq!(shown, None, "superseded and still in the table");
                 self.instances[who].pending = None;
                 self.instances[who].held = ledger;
+                self.instances[who].generation = generation(self.ledger.as_ref());
+                self.instances[who].topic = self.topic;
             }
             Admission::Refused(refusal) => panic!("refused in a sound world: {refusal}"),
         }
@@ -311,6 +435,24 @@ fn a_commit_whose_reply_was_lost_and_whose_rival_went_on_is_finalized_once() {
     world.step(&Action::Try { who: 0 });
     assert!(world.instances[0].pending.is_none());
     assert_eq!(world.landed.len(), 2);
+}
+
+#[test]
+fn what_was_rolled_back_is_read_again_and_a_process_from_before_is_fenced() {
+    let mut world = play(&[
+        Action::Seal { who: 0, lengths: [2, 1] },
+        Action::Try { who: 0 },
+        Action::Deliver { which: 0, again: false, replied: true },
+        Action::Seal { who: 0, lengths: [1, 0] },
+        Action::Try { who: 0 },
+        Action::Deliver { which: 0, again: false, replied: false },
+        Action::RollBack { by: 1 },
+    ]);
+    assert_eq!(world.rows, BTreeMap::from([(tp(0), 2), (tp(1), 1)]));
+    // Its commit is not in the table any more, and its offsets fit: the edit alone fences it.
+    world.step(&Action::Try { who: 0 });
+    assert!(world.instances[0].pending.is_none());
+    world.settle();
 }
 
 #[test]
