@@ -29,6 +29,7 @@ use super::{
     CommitId, Frontier, Ledger, OffsetRange, PendingCommit, Refusal, TableView, TopicPartition,
     pending_is_contiguous,
 };
+use crate::broken::{self, Variant};
 
 /// What may be done with a pending commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +53,13 @@ pub enum Admission {
 
 /// Decides whether `pending` may enter the table that shows `view`. Total and deterministic.
 pub fn admit(pending: &PendingCommit, view: &TableView) -> Admission {
+    if broken::is(Variant::MarkerOnlyInHead) {
+        return decide(pending, &only_head(view));
+    }
+    decide(pending, view)
+}
+
+fn decide(pending: &PendingCommit, view: &TableView) -> Admission {
     let table = &pending.table;
     if pending.table_uuid != view.table_uuid {
         return Admission::Refused(Refusal::TableReplaced {
@@ -93,6 +101,15 @@ fn superseded(view: &TableView) -> Admission {
 fn edit_lost(table: &str, known: u64, view: &TableView) -> Refusal {
     let ledger = generation(view.ledger.as_ref());
     Refusal::LedgerEditLost { table: table.to_owned(), ledger, known }
+}
+
+/// [`Variant::MarkerOnlyInHead`]: what is left of `view` if a ledger is only looked for in the
+/// summary of the head.
+fn only_head(view: &TableView) -> TableView {
+    let mut journal = view.journal.clone();
+    journal.retain(|entry| Some(entry.snapshot_id) == view.head);
+    let ledger = view.ledger.clone().filter(|_| !journal.is_empty());
+    TableView { ledger, journal, ..view.clone() }
 }
 
 /// Is the commit named by the ledger, or made by an ancestor of the head?
@@ -235,6 +252,12 @@ fn check_pending(pending: &PendingCommit) -> Result<(), Refusal> {
 
 fn compare(pending: &PendingCommit, view: &TableView) -> Admission {
     let ledger = view.ledger.as_ref().map(|ledger| &ledger.frontier);
+    let end_of = |tp| ledger.and_then(|frontier| frontier.get(tp));
+    if broken::is(Variant::NotEqualOnly)
+        && pending.ranges.iter().any(|(tp, range)| end_of(tp) != Some(range.end))
+    {
+        return Admission::Commit { head: view.head };
+    }
     let mut ahead = false;
     for tp in pending.ranges.keys() {
         let seen = ledger.and_then(|frontier| frontier.get(tp));

@@ -29,4 +29,4 @@ pub use types::*;
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
-mod world_tests;
+mod model;
