@@ -13,8 +13,10 @@ Examples:
   icestream check  --env-file config/health-data.env
   icestream run    --env-file config/health-data.env
   icestream run    --env-file my.env --until-caught-up    a backfill that ends
-  icestream verify --env-file my.env                      prove the table
+  icestream verify --env-file my.env                      prove the table from its metadata
+  icestream verify --env-file my.env --rows               and from its rows
   icestream ledger rewind --env-file my.env               what it would do; --yes does it
+  icestream ledger at --env-file my.env --partition 3 --offset 1200    which snapshot has it
 
 Settings come from the environment, over the env file, over the --config file, over the built-in
 defaults; docs/settings.md lists them all. Exit codes are in README.md.")]
@@ -53,11 +55,18 @@ pub enum Command {
         #[command(flatten)]
         settings: Settings,
     },
-    /// Prove the table from ledger, journal and rows; exit code 1 on a violation.
+    /// Prove the table from what it records about itself; exit code 1 on a violation.
+    ///
+    /// Without --rows it reads metadata and manifests only: the offset ranges of the commits follow
+    /// each other without gap or overlap up to the ledger, and their row counts are those of the
+    /// snapshots and data files.
     Verify {
         /// Where settings come from.
         #[command(flatten)]
         settings: Settings,
+        /// Read the rows as well: each written offset is in the table once, none above the ledger.
+        #[arg(long)]
+        rows: bool,
         /// Print JSON instead of a table.
         #[arg(long)]
         json: bool,
@@ -99,6 +108,8 @@ pub enum LedgerCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Name the snapshot that brought an offset in; exit code 1 if none is shown.
+    At(LedgerAt),
     /// After a roll-back: take the ledger to what the table holds, so that the rest is read again.
     Rewind {
         /// Where settings come from.
@@ -170,6 +181,26 @@ fn position(text: &str) -> Result<(i32, i64), String> {
         (partition >= 0 && offset >= 0).then_some((partition, offset))
     });
     parsed.ok_or_else(|| String::from("not of the form PARTITION=OFFSET, as in 3=1200"))
+}
+
+/// Options of `ledger at`.
+#[derive(Debug, Clone, Args)]
+pub struct LedgerAt {
+    /// Where settings come from.
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Topic; KAFKA_TOPIC if left out.
+    #[arg(long, value_name = "NAME")]
+    pub topic: Option<String>,
+    /// Partition of the topic.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(0..))]
+    pub partition: i32,
+    /// Offset in the partition.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i64).range(0..))]
+    pub offset: i64,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Options of the demo.

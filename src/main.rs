@@ -11,6 +11,7 @@ use icestream::cli::{Apply, Cli, Command, LedgerCommand, Settings};
 use icestream::commands::EditRequest;
 use icestream::config::{self, Config, ConfigError};
 use icestream::failure::{Failure, chain, exit};
+use icestream::protocol::TopicPartition;
 use icestream::{commands, demo, service, telemetry};
 
 fn main() -> ExitCode {
@@ -34,9 +35,9 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Check { settings } => {
             block_on(commands::check(read(&settings), &mut std::io::stdout()))
         }
-        Command::Verify { settings, json } => {
+        Command::Verify { settings, rows, json } => {
             let config = load(&settings)?;
-            block_on(commands::verify(&config, json, &mut std::io::stdout()))
+            block_on(commands::verify(&config, rows, json, &mut std::io::stdout()))
         }
         Command::Ledger { command } => ledger(command),
         Command::Checkpoints { settings, json } => {
@@ -59,6 +60,13 @@ fn ledger(command: LedgerCommand) -> anyhow::Result<u8> {
         LedgerCommand::Show { settings, json } => {
             let config = load(&settings)?;
             block_on(commands::ledger_show(&config, json, &mut std::io::stdout()))
+        }
+        LedgerCommand::At(asked) => {
+            let config = load(&asked.settings)?;
+            let topic = asked.topic.unwrap_or_else(|| config.kafka.topic.clone());
+            let tp = TopicPartition::new(topic, asked.partition);
+            let (offset, json) = (asked.offset, asked.json);
+            block_on(commands::ledger_at(&config, tp, offset, json, &mut std::io::stdout()))
         }
         LedgerCommand::Rewind { settings, to_snapshot, at, discard_newer_ledger, apply } => {
             let discard_newer = discard_newer_ledger;

@@ -10,6 +10,7 @@ mod checkpoints;
 mod health;
 mod ledger;
 mod ledger_edit;
+mod ledger_at;
 mod probe;
 mod verify;
 
@@ -21,6 +22,7 @@ pub use checkpoints::checkpoints;
 pub use health::health;
 pub use ledger::ledger_show;
 pub use ledger_edit::{EditRequest, ledger_edit};
+pub use ledger_at::ledger_at;
 pub use verify::verify;
 
 use crate::config::Config;

@@ -19,6 +19,7 @@
 
 mod commit;
 mod error;
+mod files;
 mod io;
 mod ledger;
 mod manifest;
@@ -44,6 +45,7 @@ use ::iceberg::{NamespaceIdent, Runtime, TableIdent};
 
 pub use commit::{CommitOutcome, append, append_edit};
 pub use error::{BoxError, TableError};
+pub use files::{LiveFile, live_files};
 pub use io::{delete_files, file_io, sync_parent_dirs};
 pub use ledger::{edit_basis, view};
 pub use rest::RestCatalog;

@@ -1,32 +1,50 @@
-//! Proves a table from its ledger, its journal and its rows.
+//! Proves a table: from its metadata alone, or from its rows as well.
 //!
 //! ```text
 //! evidence   what one reading of the table shows
-//! scan       its rows, streamed; only their positions are kept
+//! scan       reads it: metadata and manifests; the rows if asked, of which only positions are kept
+//! eras       resets of a topic: what its offsets meant before and after
 //! offsets    sets of offsets, about one bit each
 //! judge      evidence -> findings and verdicts, pure
-//! counts     rows against the counts of the journal
+//!   journal    the ranges of the commits: no gap, no overlap, up to the ledger
+//!   files      the counts of the journal against snapshots and manifests
+//!   positions  where rows are: once each, below the ledger
+//!   counts     rows against the counts of the journal
 //! report     for people, and as JSON
 //! ```
 //!
 //! The rows are read by the `iceberg` crate's own scan and not by anything that wrote them.
 
 mod counts;
+mod deletions;
+mod eras;
 mod evidence;
+mod files;
 mod finding;
+#[cfg(test)]
+mod fixtures;
+mod foreign;
+mod journal;
+#[cfg(test)]
+mod journal_tests;
 mod judge;
 #[cfg(test)]
 mod judge_tests;
 mod offsets;
+mod positions;
+#[cfg(test)]
+mod random_tests;
 mod report;
 mod rows;
 mod scan;
 #[cfg(test)]
 mod scan_tests;
 
-pub use evidence::{Evidence, ForeignSnapshot, History, rfc3339};
+pub use evidence::{Evidence, History, history, rfc3339};
 pub use finding::{Finding, Judgement, Kind, PartitionVerdict, Verdict};
+pub use foreign::ForeignSnapshot;
 pub use judge::judge;
-pub use report::Report;
+pub use files::{FileCount, Files};
+pub use report::{Proof, Report};
 pub use rows::{RowIndex, Rows};
-pub use scan::gather;
+pub use scan::{Depth, gather};

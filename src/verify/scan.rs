@@ -1,18 +1,24 @@
 //! Reads what a table shows: its metadata, and the positions of its rows as a stream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use arrow::array::{Array, ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
+use iceberg::Runtime;
+use iceberg::arrow::ArrowReaderBuilder;
+use iceberg::scan::{ArrowRecordBatchStream, FileScanTask, TableScan};
 
-use super::evidence::{Evidence, history};
+use super::eras::{Eras, Since};
+use super::evidence::{Evidence, History, history};
+use super::files::Files;
+use super::foreign::ForeignSnapshot;
 use super::rows::{RowIndex, Rows};
-use crate::protocol::{decode_ledger, pipeline_of_key};
+use crate::protocol::{TableView, decode_ledger, pipeline_of_key};
 use crate::table::{
-    self, BoxError, KAFKA_OFFSET, KAFKA_PARTITION, KAFKA_TOPIC, LoadedTable, TableError,
+    self, BoxError, KAFKA_OFFSET, KAFKA_PARTITION, KAFKA_TOPIC, LiveFile, LoadedTable, TableError,
 };
 
 /// The columns that tell a row's position.
@@ -20,30 +26,58 @@ const POSITION: [&str; 3] = [KAFKA_TOPIC, KAFKA_PARTITION, KAFKA_OFFSET];
 /// Rows of a batch: bounds the memory of the scan, with the files read at once.
 const BATCH_ROWS: usize = 32 * 1024;
 
+/// How much of a table is read to judge it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Its metadata, manifest list and manifests.
+    Metadata,
+    /// The position columns of all rows as well.
+    Rows,
+}
+
 /// Reads everything that `pipeline`, which reads `topic` by its settings, is judged by. All of it
 /// is from the one reading `loaded`, also the rows.
 ///
 /// # Errors
-/// `Ledger` or `Unreadable` if ledger, journal, manifests or data files cannot be read or
-/// understood.
+/// `Ledger`, `Storage` or `Unreadable` if ledger, journal, manifests or data files cannot be read
+/// or understood.
 pub async fn gather(
     loaded: &LoadedTable,
     pipeline: &str,
     topic: &str,
+    depth: Depth,
 ) -> Result<Evidence, TableError> {
+    let view = table::view(loaded, pipeline)?;
+    let history = history(&loaded.metadata, pipeline);
+    let eras = Eras::of(&view, history.complete);
+    let mut files = Files::default();
+    let mut groups = Groups::new(&view, &history, &eras);
+    table::live_files(loaded, |file| {
+        files.insert(&file);
+        groups.insert(file);
+    })
+    .await?;
+    let rows = match depth {
+        Depth::Metadata => Rows::NotRead,
+        Depth::Rows => {
+            let unreadable = |source| TableError::Unreadable {
+                table: loaded.name.clone(),
+                what: "its rows",
+                location: loaded.metadata.location().to_owned(),
+                source,
+            };
+            rows(loaded, groups).await.map_err(unreadable)?
+        }
+    };
     Ok(Evidence {
         table: loaded.name.to_string(),
         pipeline: pipeline.to_owned(),
         topic: topic.to_owned(),
-        view: table::view(loaded, pipeline)?,
-        history: history(&loaded.metadata, pipeline),
+        view,
+        history,
         other_topics: other_topics(loaded, pipeline),
-        rows: rows(loaded).await.map_err(|source| TableError::Unreadable {
-            table: loaded.name.clone(),
-            what: "its rows",
-            location: loaded.metadata.location().to_owned(),
-            source,
-        })?,
+        files,
+        rows,
     })
 }
 
@@ -60,14 +94,42 @@ fn other_topics(loaded: &LoadedTable, pipeline: &str) -> BTreeMap<String, String
     topics
 }
 
-async fn rows(loaded: &LoadedTable) -> Result<Rows, BoxError> {
+/// Which data files hold rows of which time. Nothing is kept where there was no reset.
+struct Groups<'a> {
+    eras: &'a Eras,
+    /// Snapshots that put in rows of their own and no others.
+    pure: Vec<i64>,
+    by_path: HashMap<String, Since>,
+}
+
+impl<'a> Groups<'a> {
+    fn new(view: &TableView, history: &History, eras: &'a Eras) -> Self {
+        let ours = view.journal.iter().filter(|entry| entry.in_ancestry);
+        let appends = history.foreign.iter().filter(|foreign| !foreign.removes_files());
+        let appends = appends.map(|foreign: &ForeignSnapshot| foreign.snapshot_id);
+        let mut pure: Vec<i64> = ours.map(|entry| entry.snapshot_id).chain(appends).collect();
+        pure.sort_unstable();
+        Self { eras, pure, by_path: HashMap::new() }
+    }
+
+    fn insert(&mut self, file: LiveFile) {
+        if self.eras.is_one() || file.deletes {
+            return;
+        }
+        let pure = file.snapshot_id.is_some_and(|id| self.pure.binary_search(&id).is_ok());
+        let since = self.eras.since(file.sequence_number, !pure);
+        self.by_path.insert(file.path, since);
+    }
+}
+
+async fn rows(loaded: &LoadedTable, groups: Groups<'_>) -> Result<Rows, BoxError> {
     let schema = loaded.metadata.current_schema();
     let lacking: Vec<String> = POSITION
         .iter()
         .filter(|name| schema.field_by_name(name).is_none())
         .map(|name| (*name).to_owned())
         .collect();
-    let mut index = RowIndex::default();
+    let mut index = RowIndex::new(groups.eras.clone());
     let mut total = 0;
     if loaded.metadata.current_snapshot_id().is_some() {
         let table = loaded.to_iceberg()?;
@@ -76,18 +138,57 @@ async fn rows(loaded: &LoadedTable) -> Result<Rows, BoxError> {
             true => scan.select(POSITION),
             false => scan.select_empty(),
         };
-        let mut batches = scan.build()?.to_arrow().await?;
-        while let Some(batch) = batches.try_next().await? {
-            total += batch.num_rows() as u64;
-            if lacking.is_empty() {
-                add(&mut index, &batch)?;
+        let scan = scan.build()?;
+        if !lacking.is_empty() {
+            let mut batches = scan.to_arrow().await?;
+            while let Some(batch) = batches.try_next().await? {
+                total += batch.num_rows() as u64;
             }
+        } else if groups.by_path.is_empty() {
+            add_all(&mut index, scan.to_arrow().await?).await?;
+        } else {
+            add_groups(&mut index, loaded, &scan, &groups.by_path).await?;
         }
     }
     Ok(match lacking.is_empty() {
         true => Rows::ByOffset(index),
         false => Rows::CountOnly { total, lacking },
     })
+}
+
+/// Reads the files of one time after those of another.
+async fn add_groups(
+    index: &mut RowIndex,
+    loaded: &LoadedTable,
+    scan: &TableScan,
+    by_path: &HashMap<String, Since>,
+) -> Result<(), BoxError> {
+    let mut groups = BTreeMap::<Since, Vec<FileScanTask>>::new();
+    let mut tasks = scan.plan_files().await?;
+    while let Some(task) = tasks.try_next().await? {
+        let since = by_path.get(&task.data_file_path);
+        let since = since.ok_or_else(|| format!("no manifest has {}", task.data_file_path))?;
+        groups.entry(*since).or_default().push(task);
+    }
+    for (since, tasks) in groups {
+        index.begin(since);
+        let reader = ArrowReaderBuilder::new(loaded.io.clone(), Runtime::try_current()?)
+            .with_batch_size(BATCH_ROWS)
+            .build();
+        let tasks = stream::iter(tasks.into_iter().map(Ok)).boxed();
+        add_all(index, reader.read(tasks)?.stream()).await?;
+    }
+    Ok(())
+}
+
+async fn add_all(
+    index: &mut RowIndex,
+    mut batches: ArrowRecordBatchStream,
+) -> Result<(), BoxError> {
+    while let Some(batch) = batches.try_next().await? {
+        add(index, &batch)?;
+    }
+    Ok(())
 }
 
 fn add(index: &mut RowIndex, batch: &RecordBatch) -> Result<(), ArrowError> {

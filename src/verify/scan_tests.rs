@@ -8,7 +8,7 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use iceberg::arrow::schema_to_arrow_schema;
 
-use super::{Kind, Report, gather};
+use super::{Depth, Kind, Report, gather};
 use crate::protocol::{
     Epoch, Frontier, Offset, OffsetRange, PendingCommit, PendingFile, Ranges, RowCounts,
     TopicPartition, commit_id,
@@ -122,7 +122,11 @@ impl Fixture {
     }
 
     async fn report(&self) -> Report {
-        let evidence = gather(&self.loaded, PIPELINE, TOPIC).await.expect("evidence");
+        self.report_by(Depth::Rows).await
+    }
+
+    async fn report_by(&self, depth: Depth) -> Report {
+        let evidence = gather(&self.loaded, PIPELINE, TOPIC, depth).await.expect("evidence");
         Report::new(&evidence)
     }
 }
@@ -154,6 +158,8 @@ async fn a_real_table_is_proved_and_a_file_appended_twice_is_found() {
         report.write_text(&mut text).expect("text");
         let text = String::from_utf8(text).expect("UTF-8");
         assert!(text.contains("readings[1]") && text.contains("exactly once"), "{text}");
+        let report = fixture.report_by(Depth::Metadata).await;
+        assert_eq!((kinds(&report), report.rows, report.ok), (vec![], 4000, true), "{spec}");
 
         let again = fixture.write(1500..1600).await;
         fixture.commit(again, 2000).await;
@@ -200,9 +206,13 @@ async fn expired_snapshots_are_noticed_whether_or_not_their_child_still_names_th
             serde_json::from_value(metadata).expect("metadata");
         fixture.loaded.metadata = metadata.into();
         let report = fixture.report().await;
-        let below = [Kind::Expired, Kind::Expired, Kind::RowsUnproved, Kind::RowsUnproved];
+        let below = [Kind::Expired, Kind::Expired, Kind::ProvedByRows, Kind::ProvedByRows];
         assert_eq!((kinds(&report), report.ok), (below.to_vec(), true));
         let first = &report.judgement.partitions[0];
-        assert_eq!((first.from, first.ledger, first.rows), (Some(1000), Some(2000), Some(2000)));
+        assert_eq!((first.from, first.ledger, first.rows), (Some(0), Some(2000), Some(2000)));
+        let report = fixture.report_by(Depth::Metadata).await;
+        assert_eq!((kinds(&report), report.ok), ([Kind::Expired; 2].to_vec(), true));
+        let first = &report.judgement.partitions[0];
+        assert_eq!((first.from, first.ledger, first.rows), (Some(1000), Some(2000), None));
     }
 }

@@ -127,7 +127,7 @@ fn crash_twice(leaves: &Leaves, directory: Directory) {
 fn assert_exact(icestream: &Icestream, table: &Table<'_>, produced: &Produced) {
     let verdict = oracle::judge(table, &[produced], Reader::DuckDb);
     assert!(verdict.is_exact(), "{}: {verdict:#?}", table.name());
-    icestream.command(&["verify"]).success();
+    icestream.command(&["verify", "--rows"]).success();
 }
 
 /// A start after a crash: it makes of the pending commit what it should, and catches up.

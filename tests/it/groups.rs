@@ -80,7 +80,7 @@ fn processes_share_the_partitions_and_hand_them_over_without_a_fenced_commit() {
     }
     assert!(exits[0].log.contains("revoked: sealing and committing"), "{}", exits[0].log);
     assert_eq!(assert_exactly_once(&table, &[&produced]), 8000);
-    one.command(&["verify"]).success();
+    one.command(&["verify", "--rows"]).success();
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn processes_killed_paused_added_and_removed_write_each_record_once() {
     assert_eq!(assert_exactly_once(&table, &[&produced]), produced.count().unsigned_abs());
     let read = oracle::judge(&table, &[&produced], Reader::PyIceberg);
     assert!(read.is_exact(), "{read:?}");
-    icestream.command(&["verify"]).success();
+    icestream.command(&["verify", "--rows"]).success();
 }
 
 /// Produces a share for each order that comes.

@@ -125,12 +125,13 @@ fn a_million_records_survive_twenty_kills_and_five_lost_checkpoints() {
     println!("{} snapshots after {:?}", table.snapshots().len(), began.elapsed());
 
     assert_eq!(assert_exactly_once(&table, &[&produced]), RECORDS.unsigned_abs());
-    icestream.command(&["verify"]).success();
+    icestream.command(&["verify", "--rows"]).success();
     assert_eq!(duplicate_check(&icestream), Some(0));
 
     append_a_file_again(&table);
     assert_eq!(duplicate_check(&icestream), Some(1));
     icestream.command(&["verify"]).with_code(1);
+    icestream.command(&["verify", "--rows"]).with_code(1);
     println!("done after {:?}", began.elapsed());
 }
 

@@ -11,11 +11,15 @@
 mod bad_input;
 mod crashes;
 mod flights;
+mod foreign_writers;
 mod groups;
 mod harness;
+mod holes;
 mod kills;
 mod landing;
+mod old_copies;
 mod outages;
+mod proofs;
 mod refusals;
 mod replies;
 #[allow(dead_code, reason = "the helpers are one vocabulary, of which each test uses a part")]

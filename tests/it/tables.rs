@@ -178,7 +178,7 @@ fn a_column_and_a_partition_field_added_by_another_engine_are_taken_up() {
 }
 
 /// Appends rows of another writer, as offsets of a topic that nobody has.
-fn append_foreign(table: &Table<'_>, offsets: std::ops::Range<i64>) -> Produced {
+pub fn append_foreign(table: &Table<'_>, offsets: std::ops::Range<i64>) -> Produced {
     let code = "
 schema = pa.schema([
     pa.field('id', pa.int64(), nullable=False), pa.field('_kafka_topic', pa.string()),
@@ -192,7 +192,7 @@ table.append(pa.Table.from_pylist(rows, schema=schema))
 }
 
 /// Expires every snapshot but the head.
-fn expire(table: &Table<'_>) {
+pub fn expire(table: &Table<'_>) {
     let code = "
 head = table.current_snapshot().snapshot_id
 old = [s.snapshot_id for s in table.snapshots() if s.snapshot_id != head]

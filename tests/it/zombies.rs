@@ -68,7 +68,7 @@ fn two_processes_of_one_pipeline_at_once_write_each_record_once() {
     let exits = [a.stop(PATIENCE).success(), b.stop(PATIENCE).success()];
     one.run_until_caught_up();
     assert_eq!(assert_exactly_once(&table, &[&produced]), produced.count().unsigned_abs());
-    one.command(&["verify"]).success();
+    one.command(&["verify", "--rows"]).success();
     for exit in exits {
         assert!(files::snapshots_by(&table, &exit.instance()) > 0);
     }
@@ -91,7 +91,7 @@ fn fenced_and_useful(
     produce_more(topic, produced);
     wait_rows(table, produced);
     zombie.stop(PATIENCE).success();
-    pipeline.command(&["verify"]).success();
+    pipeline.command(&["verify", "--rows"]).success();
     assert_eq!(assert_exactly_once(table, &[produced]), produced.count().unsigned_abs());
     assert_eq!(
         files::orphans(table),
@@ -215,7 +215,7 @@ fn restore_a_landed_commit(expire: impl Fn(&Table<'_>)) -> (String, bool) {
     produce_more(&topic, &mut produced);
     let exit = icestream.run_until_caught_up();
     assert_eq!(assert_exactly_once(&table, &[&produced]), 4000);
-    icestream.command(&["verify"]).success();
+    icestream.command(&["verify", "--rows"]).success();
     assert_eq!(files::orphans(&table), 0);
     (exit.log, landed.is_subset(&files::on_disk(&table)))
 }

@@ -15,6 +15,20 @@ pub fn append(table: &Table<'_>, types: &[(&str, &str)], rows: &[Value]) {
     run(table, "append(data['types'], data['rows'])", json!({ "types": types, "rows": rows }));
 }
 
+/// One of the actions of `maintain.py`, tried again until it meets no other commit: its `answer`,
+/// and how many `conflicts` it met.
+pub fn maintain(table: &Table<'_>, action: &str, number: i64) -> Value {
+    let script = oracle::script("maintain.py");
+    let dir = script.parent().expect("a directory").display().to_string();
+    let code = "
+import sys
+sys.path.insert(0, data['dir'])
+import maintain
+answer = maintain.act(catalog, name, data['action'], data['number'])
+";
+    run(table, code, json!({ "dir": dir, "action": action, "number": number }))
+}
+
 /// Runs Python with pyiceberg's `table`, `catalog` and `name` and with `data` in scope, and gives
 /// what it puts into `answer`. For rollback, expiry, compaction and deletes.
 pub fn run(table: &Table<'_>, code: &str, data: Value) -> Value {

@@ -113,10 +113,27 @@ impl Icestream {
 
     /// Removes the checkpoints, as a lost disk does.
     pub fn lose_checkpoints(&self) {
-        let dir = self.setting("CHECKPOINT_DIR").expect("a directory of checkpoints");
+        let dir = self.checkpoints();
         if let Err(error) = fs::remove_dir_all(dir) {
             assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "cannot remove {dir}: {error}");
         }
+    }
+
+    /// A copy of the checkpoints, as a backup of the disk makes it. Not while a process runs.
+    pub fn copy_checkpoints(&self) -> PathBuf {
+        let copy = new_dir("copy");
+        copy_files(Path::new(self.checkpoints()), &copy);
+        copy
+    }
+
+    /// Puts a copy of the checkpoints in the place of what is there.
+    pub fn restore_checkpoints(&self, copy: &Path) {
+        self.lose_checkpoints();
+        copy_files(copy, Path::new(self.checkpoints()));
+    }
+
+    fn checkpoints(&self) -> &str {
+        self.setting("CHECKPOINT_DIR").expect("a directory of checkpoints")
     }
 
     /// Starts `icestream run`.
@@ -174,6 +191,17 @@ impl Icestream {
         );
         let http = self.setting("HTTP_LISTEN").map(|listen| format!("http://{listen}"));
         Running { process, stdout, http: http.unwrap_or_default() }
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("cannot make a directory for a copy");
+    for entry in fs::read_dir(from).expect("no checkpoints to copy").flatten() {
+        let (path, copy) = (entry.path(), to.join(entry.file_name()));
+        match path.is_dir() {
+            true => copy_files(&path, &copy),
+            false => drop(fs::copy(&path, &copy).expect("cannot copy a file")),
+        }
     }
 }
 

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -163,6 +165,19 @@ impl Kafka {
             let metadata = client.fetch_metadata(None, ASK).ok()?;
             (!metadata.topics().iter().any(|found| found.name() == topic)).then_some(())
         });
+    }
+
+    /// Changes settings of a topic. All others that were set go back to their defaults.
+    pub fn configure_topic(&self, topic: &str, configs: &[(&str, &str)]) {
+        let mut altered = AlterConfig::new(ResourceSpecifier::Topic(topic));
+        for (name, value) in configs {
+            altered = altered.set(name, value);
+        }
+        let results = block_on(self.admin().alter_configs([&altered], &admin_options()))
+            .expect("Kafka did not answer the change of a topic");
+        for result in results {
+            result.unwrap_or_else(|(_, error)| panic!("cannot change topic {topic}: {error}"));
+        }
     }
 
     /// Deletes the records of a partition below `before`, as retention would.

@@ -63,6 +63,15 @@ impl Produced {
         Self { topic: topic.into(), offsets, payloads: None }
     }
 
+    /// These records, by partition and offset.
+    pub fn of(topic: &str, records: impl IntoIterator<Item = (i32, i64)>) -> Self {
+        let mut produced = Self { topic: topic.into(), ..Self::default() };
+        for (partition, offset) in records {
+            produced.add(partition, offset..offset + 1);
+        }
+        produced
+    }
+
     /// Number of records.
     pub fn count(&self) -> i64 {
         self.offsets.values().flatten().map(|range| range.end - range.start).sum()
@@ -139,6 +148,13 @@ impl Kafka {
         records: impl IntoIterator<Item = Record>,
         end: End,
     ) -> Produced {
+        let transaction = self.begin_transaction(topic);
+        transaction.send(records);
+        transaction.end(end)
+    }
+
+    /// Begins a transaction of a producer of its own, so that several may be open at once.
+    pub fn begin_transaction(&self, topic: &str) -> Transaction {
         let producer: BaseProducer<Receipts> = self
             .client_config()
             .set("transactional.id", format!("it-{}", uuid::Uuid::new_v4()))
@@ -146,17 +162,7 @@ impl Kafka {
             .expect("a transactional producer");
         producer.init_transactions(PATIENCE).expect("a transactional producer's start");
         producer.begin_transaction().expect("a transaction's start");
-        send_all(&producer, topic, records);
-        producer.flush(PATIENCE).expect("an acknowledgement of all records");
-        match end {
-            End::Commit => producer.commit_transaction(PATIENCE).expect("a commit"),
-            End::Abort => producer.abort_transaction(PATIENCE).expect("an abort"),
-        }
-        let produced = producer.context().finish();
-        match end {
-            End::Commit => produced,
-            End::Abort => Produced { topic: topic.into(), ..Produced::default() },
-        }
+        Transaction { topic: topic.into(), producer }
     }
 
     fn run(
@@ -178,6 +184,32 @@ impl Kafka {
         send_all(&producer, topic, records);
         producer.flush(PATIENCE).expect("an acknowledgement of all records");
         producer.context().finish()
+    }
+}
+
+/// A transaction that is open.
+pub struct Transaction {
+    topic: String,
+    producer: BaseProducer<Receipts>,
+}
+
+impl Transaction {
+    /// Sends records and waits until they are in the log, where readers may not see them yet.
+    pub fn send(&self, records: impl IntoIterator<Item = Record>) {
+        send_all(&self.producer, &self.topic, records);
+        self.producer.flush(PATIENCE).expect("an acknowledgement of all records");
+    }
+
+    /// Ends it. Aborted records are not in the result.
+    pub fn end(self, end: End) -> Produced {
+        match end {
+            End::Commit => self.producer.commit_transaction(PATIENCE).expect("a commit"),
+            End::Abort => self.producer.abort_transaction(PATIENCE).expect("an abort"),
+        }
+        match end {
+            End::Commit => self.producer.context().finish(),
+            End::Abort => Produced { topic: self.topic, ..Produced::default() },
+        }
     }
 }
 

@@ -250,7 +250,7 @@ fn text(value: &Value) -> String {
 }
 
 /// The path in a `file:` location, however many slashes it has, or the path that it is.
-pub(super) fn local_path(location: &str) -> PathBuf {
+pub fn local_path(location: &str) -> PathBuf {
     let path = location.strip_prefix("file:").unwrap_or(location);
     PathBuf::from(format!("/{}", path.trim_start_matches('/')))
 }
