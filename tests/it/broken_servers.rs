@@ -282,7 +282,7 @@ fn a_token_that_expires_under_load_is_renewed() {
         wait_progress(&mut running);
     }
     away.wait_done(2, PATIENCE);
-    tokens.wait_done(5, PATIENCE);
+    tokens.wait_done(3, PATIENCE);
     let log = loaded.finish(running, &lake);
     assert!(log.contains("the catalog no longer takes the token"), "{log}");
     assert!(!log.contains("hunter"), "{log}");
