@@ -5,11 +5,11 @@ use std::time::Duration;
 use crate::config::ConfigError;
 use crate::decode::UnsupportedSchema;
 use crate::pipeline::BadRecord;
-use crate::protocol::{CommitId, EditError, Refusal};
+use crate::protocol::{CommitId, EditError, Epoch, Refusal};
 use crate::source::SourceError;
 use crate::state::StateError;
 use crate::table::TableError;
-use crate::telemetry::{HttpError, Server};
+use crate::telemetry::{HttpError, Restart, Server};
 use crate::write::WriteError;
 
 /// Exit codes, documented in README.md.
@@ -24,12 +24,15 @@ pub mod exit {
     pub const CONFIG: u8 = 3;
     /// Refused rather than guessed: a person must look.
     pub const REFUSED: u8 = 4;
-    /// A server or a disk did not recover within `RETRY_GIVE_UP_MS`.
+    /// A server or a disk did not recover within `RETRY_GIVE_UP_MS`, or before `RESTART_STRATEGY`
+    /// had no restart left.
     pub const GAVE_UP: u8 = 5;
     /// A bad record under `BAD_RECORDS=fail`.
     pub const BAD_RECORD: u8 = 6;
     /// The checkpoint directory cannot be used.
     pub const STATE: u8 = 7;
+    /// No checkpoint completed: too many failed in a row, or none did in time.
+    pub const CHECKPOINTS: u8 = 8;
     /// Ended at once by a second signal.
     pub const INTERRUPTED: u8 = 130;
 }
@@ -84,6 +87,38 @@ pub enum Failure {
         /// The limit.
         timeout: Duration,
     },
+    /// A checkpoint failed before it was prepared. Its files are deleted.
+    #[error("checkpoint of epoch {epoch} failed, its records are read again: {cause}")]
+    CheckpointFailed {
+        /// The epoch.
+        epoch: Epoch,
+        /// Why; an error that may pass.
+        cause: Box<Failure>,
+    },
+    /// More checkpoints failed in a row than are tolerated.
+    #[error(
+        "gave up after {count} checkpoints failed in a row (CHECKPOINT_TOLERABLE_FAILED_CHECKPOINTS): {last}"
+    )]
+    FailedCheckpoints {
+        /// How many.
+        count: u64,
+        /// The last one's error.
+        last: Box<Failure>,
+    },
+    /// Records wait to be committed, no checkpoint completes, and no error says why.
+    #[error(
+        "no checkpoint completed for {after:?} although there are records to commit, and no server reported an error; start again: it reads on from the ledger"
+    )]
+    Stalled {
+        /// Since the last one, or since there were records to commit.
+        after: Duration,
+    },
+    /// The strategy allows no further restart.
+    #[error("no restart is left (RESTART_STRATEGY): {last}")]
+    NoRestartLeft {
+        /// The error that would have been followed by one.
+        last: Box<Failure>,
+    },
     /// Conflicts or unknown outcomes to the end of the set time.
     #[error("commit {commit} is not settled: {reason}; it is kept in the checkpoint")]
     Unsettled {
@@ -96,7 +131,9 @@ pub enum Failure {
     #[error(transparent)]
     Http(#[from] HttpError),
     /// A server or a disk did not recover in time.
-    #[error("gave up after {after:?} without progress (RETRY_GIVE_UP_MS): {last}")]
+    #[error(
+        "gave up after {after:?} of failures with no checkpoint completed (RETRY_GIVE_UP_MS): {last}"
+    )]
     GaveUp {
         /// How long it was tried.
         after: Duration,
@@ -109,6 +146,31 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// This error as the reason why the checkpoint of `epoch` was not prepared. One that waiting
+    /// does not cure ends the process in its own name.
+    pub fn of_checkpoint(self, epoch: Epoch) -> Self {
+        match self.is_transient() {
+            true => Self::CheckpointFailed { epoch, cause: Box::new(self) },
+            false => self,
+        }
+    }
+
+    /// Did a checkpoint fail before it was prepared?
+    pub fn is_failed_checkpoint(&self) -> bool {
+        matches!(self, Self::CheckpointTimeout { .. } | Self::CheckpointFailed { .. })
+    }
+
+    /// The reason by which a restart after this error is counted.
+    pub fn restart_reason(&self) -> Restart {
+        match (self, self.server()) {
+            (Self::CheckpointTimeout { .. }, _) => Restart::CheckpointTimeout,
+            (_, Some(Server::Kafka)) => Restart::Kafka,
+            (_, Some(Server::Catalog)) => Restart::Catalog,
+            (_, Some(Server::Store)) => Restart::Store,
+            (_, None) => Restart::LocalState,
+        }
+    }
+
     /// May the same succeed later without anybody's doing?
     pub fn is_transient(&self) -> bool {
         match self {
@@ -118,7 +180,9 @@ impl Failure {
             Self::State(e) => {
                 matches!(e, StateError::DiskFull { .. } | StateError::WriteFailedBefore { .. })
             }
-            Self::CheckpointTimeout { .. } | Self::Unsettled { .. } => true,
+            Self::CheckpointTimeout { .. }
+            | Self::CheckpointFailed { .. }
+            | Self::Unsettled { .. } => true,
             Self::Config(_)
             | Self::Refused(_)
             | Self::Edit(_)
@@ -127,6 +191,9 @@ impl Failure {
             | Self::Http(_)
             | Self::BadRecord(_)
             | Self::GaveUp { .. }
+            | Self::FailedCheckpoints { .. }
+            | Self::Stalled { .. }
+            | Self::NoRestartLeft { .. }
             | Self::Internal(_) => false,
         }
     }
@@ -145,7 +212,13 @@ impl Failure {
                 _ => exit::GAVE_UP,
             },
             Self::Source(_) | Self::Table(_) | Self::Write(_) => exit::GAVE_UP,
-            Self::CheckpointTimeout { .. } | Self::Unsettled { .. } => exit::GAVE_UP,
+            Self::Unsettled { .. } => exit::GAVE_UP,
+            Self::CheckpointFailed { cause: last, .. } | Self::NoRestartLeft { last } => {
+                last.exit_code()
+            }
+            Self::CheckpointTimeout { .. }
+            | Self::FailedCheckpoints { .. }
+            | Self::Stalled { .. } => exit::CHECKPOINTS,
             Self::BadRecord(_) => exit::BAD_RECORD,
             Self::State(_) => exit::STATE,
             Self::Internal(_) => exit::FAILED,
@@ -169,7 +242,10 @@ impl Failure {
             }
             Self::Table(_) | Self::Unsettled { .. } => Some(Server::Catalog),
             Self::Write(_) => Some(Server::Store),
-            Self::GaveUp { last, .. } => last.server(),
+            Self::GaveUp { last, .. }
+            | Self::NoRestartLeft { last }
+            | Self::FailedCheckpoints { last, .. }
+            | Self::CheckpointFailed { cause: last, .. } => last.server(),
             Self::Config(_)
             | Self::Refused(_)
             | Self::Edit(_)
@@ -178,6 +254,7 @@ impl Failure {
             | Self::Unfit { .. }
             | Self::BadRecord(_)
             | Self::CheckpointTimeout { .. }
+            | Self::Stalled { .. }
             | Self::Http(_)
             | Self::Internal(_) => None,
         }

@@ -20,6 +20,8 @@
 //! | [`state`] | checkpoints in RocksDB |
 //! | [`pipeline`] | shards, coordinator, committer: executes what `protocol` decides |
 //! | [`service`] | one run after another, signals, exit |
+//! | [`restart`] | whether and when a run that failed is followed by another |
+//! | [`watch`] | do checkpoints complete while there is something to commit |
 //! | [`telemetry`] | metrics, HTTP, logs |
 //!
 //! Arrows point one way: `protocol` <- {`source`, `decode`, `write`, `table`, `state`} <-
@@ -35,6 +37,7 @@ pub mod demo;
 pub mod failure;
 pub mod pipeline;
 pub mod protocol;
+pub mod restart;
 pub mod retry;
 pub mod service;
 pub mod source;
@@ -42,4 +45,5 @@ pub mod state;
 pub mod table;
 pub mod telemetry;
 pub mod verify;
+pub mod watch;
 pub mod write;

@@ -8,8 +8,9 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::failure::{Failure, chain};
 use crate::pipeline::{Pipeline, RunEnd};
-use crate::retry::Backoff;
-use crate::telemetry::{Health, HttpServer, Metrics};
+use crate::restart::{Decision, Limit, Restarts};
+use crate::telemetry::{Health, HttpServer, Metrics, Restart};
+use crate::watch::{Pace, Watch};
 
 /// `/healthz` fails after this long without a sign of life of the coordinator. Opening everything
 /// may take several servers' patience, one after another.
@@ -18,6 +19,9 @@ const HEARTBEAT_LIMIT: Duration = Duration::from_secs(120);
 /// A fenced instance waits up to this share of the checkpoint interval, so that two instances
 /// on the same partitions do not meet at every commit.
 const FENCED_SPREAD: f64 = 0.5;
+
+/// How often it is looked at whether checkpoints complete.
+const WATCH: Duration = Duration::from_secs(1);
 
 /// Runs the pipeline until it is caught up (if asked), stopped, or cannot go on.
 pub async fn run(
@@ -65,46 +69,93 @@ pub async fn run(
     ended.map(|_| ())
 }
 
-/// One run after another. An error that may pass is tried again until no run made progress for
-/// the set time.
+/// One run after another, until one ends the process: by its own end, or by a failure of which
+/// [`Restarts`] says that it is to be the last.
 async fn supervise(
     pipeline: &Pipeline,
     mut stop: watch::Receiver<bool>,
 ) -> Result<RunEnd, Failure> {
-    let give_up = pipeline.config.retry_give_up;
-    let mut backoff = Backoff::new(Instant::now(), give_up);
+    let config = &pipeline.config;
+    let tolerable = config.checkpoint.tolerable_failed;
+    let mut restarts = Restarts::new(config.restart, config.retry_give_up, tolerable);
+    let mut watch = Watch::new(&config.checkpoint, config.retry_give_up);
+    // The table moves on when this process is fenced or loses partitions: no reason to end it.
+    let mut fenced = 0;
     loop {
         let commits = pipeline.commits();
-        let ended = pipeline.run(&mut stop).await;
+        let ended = tokio::select! {
+            ended = pipeline.run(&mut stop) => ended,
+            stalled = stalled(pipeline, &mut watch, fenced) => return Err(stalled),
+        };
         pipeline.health.heartbeat();
         if pipeline.commits() != commits {
-            backoff.reset(Instant::now());
+            restarts.completed();
         }
-        let wait = match ended {
+        let (reason, wait) = match ended {
             Ok(RunEnd::Fenced) => {
-                pipeline.config.checkpoint.interval.mul_f64(FENCED_SPREAD * fastrand::f64())
+                fenced += 1;
+                let spread = FENCED_SPREAD * fastrand::f64();
+                (Restart::Fenced, config.checkpoint.interval.mul_f64(spread))
             }
-            Ok(RunEnd::PartitionsAdded | RunEnd::Dropped) => Duration::ZERO,
+            Ok(RunEnd::PartitionsAdded) => (Restart::PartitionsAdded, Duration::ZERO),
+            Ok(RunEnd::Dropped) => {
+                fenced += 1;
+                (Restart::Dropped, Duration::ZERO)
+            }
             Ok(end @ (RunEnd::CaughtUp | RunEnd::Stopped)) => return Ok(end),
-            Err(failure) if failure.is_transient() => {
-                pipeline.failed(&failure);
-                let now = Instant::now();
-                let Some(wait) = backoff.next_wait(now) else {
-                    return Err(Failure::GaveUp {
-                        after: backoff.spent(now),
-                        last: Box::new(failure),
-                    });
-                };
-                tracing::warn!(
-                    error = %chain(&failure), wait_seconds = wait.as_secs_f64(),
-                    "starting again from the ledger"
-                );
-                wait
-            }
-            Err(failure) => return Err(failure),
+            Err(failure) => (failure.restart_reason(), failed(pipeline, &mut restarts, failure)?),
         };
+        pipeline.metrics.add_restart(reason);
         if wait_or_stop(pipeline, wait, &mut stop).await {
             return Ok(RunEnd::Stopped);
+        }
+    }
+}
+
+/// How long to wait before the next run, or the error that ends the process.
+fn failed(
+    pipeline: &Pipeline,
+    restarts: &mut Restarts,
+    failure: Failure,
+) -> Result<Duration, Failure> {
+    if !failure.is_transient() {
+        return Err(failure);
+    }
+    pipeline.failed(&failure);
+    let of_checkpoint = failure.is_failed_checkpoint();
+    let limit = match restarts.failed(Instant::now(), of_checkpoint, fastrand::f64()) {
+        Decision::Restart(wait) => {
+            tracing::warn!(
+                error = %chain(&failure), wait_seconds = wait.as_secs_f64(),
+                "starting again from the ledger"
+            );
+            return Ok(wait);
+        }
+        Decision::GiveUp(limit) => limit,
+    };
+    let last = Box::new(failure);
+    Err(match limit {
+        Limit::Strategy => Failure::NoRestartLeft { last },
+        Limit::Patience(after) => Failure::GaveUp { after, last },
+        Limit::FailedCheckpoints(count) => Failure::FailedCheckpoints { count, last },
+    })
+}
+
+/// Tells readiness while checkpoints do not complete, and returns when that has been so for too
+/// long. It depends on nothing that can hang.
+async fn stalled(pipeline: &Pipeline, watch: &mut Watch, fenced: u64) -> Failure {
+    let mut look = tokio::time::interval(WATCH);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        let completed = pipeline.commits() + fenced;
+        match watch.look(Instant::now(), completed, pipeline.uncommitted()) {
+            Pace::Good => pipeline.health.set_late(None),
+            Pace::Late(since) => pipeline.health.set_late(Some(format!(
+                "no checkpoint completed for {} s although there are records to commit",
+                since.as_secs()
+            ))),
+            Pace::Stalled(after) => return Failure::Stalled { after },
         }
     }
 }

@@ -8,10 +8,13 @@
 
 mod env_file;
 mod error;
+mod kind;
+mod owned;
 mod page;
 mod secret;
 mod servers;
 mod settings;
+mod shares;
 mod sources;
 mod suggest;
 #[cfg(test)]
@@ -23,9 +26,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use error::{ConfigError, Problem};
+pub use kind::Kind;
+pub use owned::OWNED_PROPERTIES;
 pub use page::settings_page;
 pub use secret::{MASK, Properties, Secret, Uri, mask_uri};
-pub use settings::{Kind, OWNED_PROPERTIES, SETTINGS, SettingDoc};
+pub use settings::{SETTINGS, SettingDoc};
+pub use shares::Shares;
 
 /// All settings, validated. Made by [`load`] only.
 #[derive(Clone, Debug)]
@@ -44,11 +50,13 @@ pub struct Config {
     pub http_listen: Option<SocketAddr>,
     /// Which log lines are written, and how.
     pub log: Log,
-    /// How long a server that cannot be reached is retried before the process gives up.
+    /// What follows a failure that may pass.
+    pub restart: RestartStrategy,
+    /// How long a server or disk that fails is tried again before the process gives up.
     pub retry_give_up: Duration,
     /// How long sealing and committing may take when the process is asked to stop.
     pub shutdown_timeout: Duration,
-    /// Bytes of records, batches and open files before partitions are paused.
+    /// Bytes that the process stays below.
     pub memory_limit: u64,
     /// Number of shards, at least one.
     pub parallelism: usize,
@@ -56,6 +64,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// What each part of the process may take of the memory.
+    pub fn shares(&self) -> Shares {
+        Shares::new(self.memory_limit, self.parallelism)
+    }
+
     /// Every setting that has a value, with its source and without its secrets, in the order of
     /// the settings page; the user's librdkafka properties after them.
     pub fn effective(&self) -> &[EffectiveSetting] {
@@ -178,10 +191,50 @@ pub struct Checkpointing {
     pub max_bytes: u64,
     /// Records read since the last one that start one early.
     pub max_records: u64,
+    /// Ones in a row that may fail before they are prepared.
+    pub tolerable_failed: u64,
     /// Finished ones to keep.
     pub retained: usize,
     /// RocksDB's directory.
     pub dir: PathBuf,
+}
+
+/// What follows a failure that may pass: names and meaning are Flink's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RestartStrategy {
+    /// A restart after a wait that grows from failure to failure.
+    ExponentialDelay {
+        /// Wait after the first failure.
+        initial: Duration,
+        /// Longest wait, not below the first.
+        max: Duration,
+        /// Each wait is so many times the one before; at least 1.
+        multiplier: f64,
+        /// After so long without a failure all begins anew.
+        reset_threshold: Duration,
+        /// Part of a wait that chance adds or takes away, 0 to 1.
+        jitter: f64,
+        /// Restarts until all begins anew; `None` is any number.
+        attempts: Option<u64>,
+    },
+    /// A restart as long as failures are rare.
+    FailureRate {
+        /// Failures within the interval that are followed by a restart.
+        max_failures: usize,
+        /// The interval.
+        interval: Duration,
+        /// Wait before each restart.
+        delay: Duration,
+    },
+    /// So many restarts.
+    FixedDelay {
+        /// Restarts in the life of the process.
+        attempts: u64,
+        /// Wait before each.
+        delay: Duration,
+    },
+    /// No restart.
+    None,
 }
 
 /// How batches and data files are cut.

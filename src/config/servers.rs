@@ -5,8 +5,8 @@ use std::path::Path;
 use url::Url;
 
 use super::error::Problem;
+use super::owned;
 use super::secret::Secret;
-use super::settings;
 use super::sources;
 use super::validate::Values;
 use super::{Assignment, CatalogType, Iceberg, Kafka, OffsetReset, Properties, Rest, Uri};
@@ -133,7 +133,7 @@ fn check_pair(values: &mut Values, first: &'static str, second: &'static str) {
 fn user_properties(values: &mut Values) -> Properties {
     let mut properties = Properties::default();
     for (property, found) in values.properties() {
-        match settings::owned(&property) {
+        match owned::owned(&property) {
             Some(reason) => {
                 values.report(Problem::Owned { property, source_name: found.source, reason });
             }

@@ -1,67 +1,7 @@
 //! The one table of all settings. It drives validation, unknown-name suggestions and
 //! `docs/settings.md`.
 
-use std::fmt;
-
-/// What values a setting takes. Bounds include both ends.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
-    /// Any text, described in words.
-    Text(&'static str),
-    /// A whole number.
-    Integer {
-        /// Least value.
-        min: u64,
-        /// Greatest value.
-        max: u64,
-    },
-    /// A whole number, or `auto`.
-    IntegerOrAuto {
-        /// Least value.
-        min: u64,
-        /// Greatest value.
-        max: u64,
-    },
-    /// A number, with or without decimals.
-    Number {
-        /// Least value.
-        min: f64,
-        /// Greatest value.
-        max: f64,
-    },
-    /// `true` or `false`.
-    Bool,
-    /// One of these words, in any case.
-    OneOf(&'static [&'static str]),
-    /// Path of a file that exists. `[kafka]` paths may be a directory too.
-    ExistingPath,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Text(words) => f.write_str(words),
-            Self::Integer { min, max } => write!(f, "a whole number from {min} to {max}"),
-            Self::IntegerOrAuto { min, max } => {
-                write!(f, "`auto`, or a whole number from {min} to {max}")
-            }
-            Self::Number { min, max } => write!(f, "a number from {min} to {max}"),
-            Self::Bool => f.write_str("`true` or `false`"),
-            Self::OneOf(words) => {
-                for (index, word) in words.iter().enumerate() {
-                    let separator = match index {
-                        0 => "",
-                        _ if index + 1 == words.len() => " or ",
-                        _ => ", ",
-                    };
-                    write!(f, "{separator}`{word}`")?;
-                }
-                Ok(())
-            }
-            Self::ExistingPath => f.write_str("path of a file that exists and can be read"),
-        }
-    }
-}
+use super::kind::Kind;
 
 /// One setting: everything that is to be said about it.
 #[derive(Clone, Copy, Debug)]
@@ -373,6 +313,15 @@ pub const SETTINGS: &[SettingDoc] = &[
         "Records read since the last checkpoint that start one early.",
     ),
     setting(
+        "CHECKPOINT_TOLERABLE_FAILED_CHECKPOINTS",
+        "checkpoint.tolerable_failed_checkpoints",
+        "30",
+        Kind::Integer { min: 0, max: 1_000_000 },
+        "Checkpoints in a row that may fail before they are prepared (timed out, or a store or \
+         broker failed): each is dropped and its records are read again from the ledger. One more \
+         ends the process with exit code 8. A checkpoint that completes begins the count anew.",
+    ),
+    setting(
         "CHECKPOINT_RETAINED",
         "checkpoint.retained",
         "10",
@@ -390,8 +339,9 @@ pub const SETTINGS: &[SettingDoc] = &[
         "PARALLELISM",
         "parallelism",
         "`auto`",
-        Kind::IntegerOrAuto { min: 1, max: 256 },
-        "Shards: threads that read, decode and write. `auto` is one a processor.",
+        Kind::IntegerOr { word: "auto", min: 1, max: 256 },
+        "Shards: threads that read, decode and write. `auto` is one a processor. Never more than \
+         one for each 16 MiB of `MEMORY_LIMIT_MB` above the first 72.",
     ),
     setting(
         "BATCH_SIZE",
@@ -418,8 +368,10 @@ pub const SETTINGS: &[SettingDoc] = &[
         "MEMORY_LIMIT_MB",
         "memory_limit_mb",
         "1024",
-        Kind::Integer { min: 64, max: 1_048_576 },
-        "MiB of records, batches and open files in memory before partitions are paused.",
+        Kind::Integer { min: 128, max: 1_048_576 },
+        "MiB of resident memory that the process stays below. Queues, batches and open files are \
+         sized by it; a broker's answer that is packed to less than a fifth, records larger than \
+         a share of it, and a table with very large metadata come on top.",
     ),
     setting(
         "BAD_RECORDS",
@@ -453,11 +405,98 @@ pub const SETTINGS: &[SettingDoc] = &[
         "How log lines are written to standard error.",
     ),
     setting(
+        "RESTART_STRATEGY",
+        "restart.strategy",
+        "`exponential-delay`",
+        Kind::OneOf(&["exponential-delay", "failure-rate", "fixed-delay", "none"]),
+        "What follows a failure that may pass: another run from the ledger, after a wait, or the \
+         end of the process. `none` ends it at the first one.",
+    ),
+    setting(
+        "RESTART_EXPONENTIAL_DELAY_INITIAL_BACKOFF_MS",
+        "restart.exponential_delay.initial_backoff_ms",
+        "1000",
+        Kind::Integer { min: 1, max: DAY_MS },
+        "Wait after the first failure.",
+    ),
+    setting(
+        "RESTART_EXPONENTIAL_DELAY_MAX_BACKOFF_MS",
+        "restart.exponential_delay.max_backoff_ms",
+        "60000",
+        Kind::Integer { min: 1, max: DAY_MS },
+        "Longest wait; the initial one where that is longer.",
+    ),
+    setting(
+        "RESTART_EXPONENTIAL_DELAY_BACKOFF_MULTIPLIER",
+        "restart.exponential_delay.backoff_multiplier",
+        "1.5",
+        Kind::Number { min: 1.0, max: 100.0 },
+        "Each wait is so many times the one before.",
+    ),
+    setting(
+        "RESTART_EXPONENTIAL_DELAY_RESET_BACKOFF_THRESHOLD_MS",
+        "restart.exponential_delay.reset_backoff_threshold_ms",
+        "3600000",
+        Kind::Integer { min: 1, max: 7 * DAY_MS },
+        "After so long without a failure the waits and the attempts begin anew.",
+    ),
+    setting(
+        "RESTART_EXPONENTIAL_DELAY_JITTER_FACTOR",
+        "restart.exponential_delay.jitter_factor",
+        "0.1",
+        Kind::Number { min: 0.0, max: 1.0 },
+        "Part of a wait that chance adds or takes away, so that processes do not march in step.",
+    ),
+    setting(
+        "RESTART_EXPONENTIAL_DELAY_ATTEMPTS_BEFORE_RESET_BACKOFF",
+        "restart.exponential_delay.attempts_before_reset_backoff",
+        "`infinite`",
+        Kind::IntegerOr { word: "infinite", min: 1, max: 1_000_000 },
+        "Restarts before the process ends, counted until the waits begin anew.",
+    ),
+    setting(
+        "RESTART_FAILURE_RATE_MAX_FAILURES_PER_INTERVAL",
+        "restart.failure_rate.max_failures_per_interval",
+        "1",
+        Kind::Integer { min: 1, max: 10_000 },
+        "With `failure-rate`: failures within the interval that are followed by a restart. One \
+         more ends the process.",
+    ),
+    setting(
+        "RESTART_FAILURE_RATE_FAILURE_RATE_INTERVAL_MS",
+        "restart.failure_rate.failure_rate_interval_ms",
+        "60000",
+        Kind::Integer { min: 1, max: 7 * DAY_MS },
+        "That interval.",
+    ),
+    setting(
+        "RESTART_FAILURE_RATE_DELAY_MS",
+        "restart.failure_rate.delay_ms",
+        "1000",
+        Kind::Integer { min: 0, max: DAY_MS },
+        "Wait before each of these restarts.",
+    ),
+    setting(
+        "RESTART_FIXED_DELAY_ATTEMPTS",
+        "restart.fixed_delay.attempts",
+        "1",
+        Kind::Integer { min: 1, max: 1_000_000_000 },
+        "With `fixed-delay`: restarts before the process ends, over its whole life.",
+    ),
+    setting(
+        "RESTART_FIXED_DELAY_DELAY_MS",
+        "restart.fixed_delay.delay_ms",
+        "1000",
+        Kind::Integer { min: 0, max: DAY_MS },
+        "Wait before each of these restarts.",
+    ),
+    setting(
         "RETRY_GIVE_UP_MS",
         "retry_give_up_ms",
         "600000",
         Kind::Integer { min: 1_000, max: 7 * DAY_MS },
-        "How long a server that cannot be reached is retried before the process gives up.",
+        "How long a server or disk that fails is tried again, with no checkpoint completed \
+         meanwhile, before the process gives up with exit code 5.",
     ),
     setting(
         "SHUTDOWN_TIMEOUT_MS",
@@ -487,49 +526,6 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> + Clone {
 /// All TOML keys.
 pub(super) fn keys() -> impl Iterator<Item = &'static str> + Clone {
     SETTINGS.iter().map(|doc| doc.key)
-}
-
-/// Properties of librdkafka that the user may not set in `[kafka.properties]`, and why.
-pub const OWNED_PROPERTIES: &[(&str, &str)] = &[
-    ("bootstrap.servers", "use KAFKA_BROKERS"),
-    ("metadata.broker.list", "use KAFKA_BROKERS"),
-    ("group.id", "use KAFKA_GROUP_ID"),
-    ("group.instance.id", "use KAFKA_GROUP_INSTANCE_ID"),
-    ("session.timeout.ms", "use KAFKA_SESSION_TIMEOUT_MS"),
-    ("auto.offset.reset", "use KAFKA_AUTO_OFFSET_RESET"),
-    ("security.protocol", "use KAFKA_SECURITY_PROTOCOL"),
-    ("sasl.mechanism", "use KAFKA_SASL_MECHANISM"),
-    ("sasl.mechanisms", "use KAFKA_SASL_MECHANISM"),
-    ("sasl.username", "use KAFKA_SASL_USERNAME"),
-    ("sasl.password", "use KAFKA_SASL_PASSWORD"),
-    ("ssl.ca.location", "use KAFKA_SSL_CA_LOCATION"),
-    ("ssl.certificate.location", "use KAFKA_SSL_CERTIFICATE_LOCATION"),
-    ("ssl.key.location", "use KAFKA_SSL_KEY_LOCATION"),
-    ("ssl.key.password", "use KAFKA_SSL_KEY_PASSWORD"),
-    ("enable.auto.commit", "offsets are committed after the table's ledger, never by a timer"),
-    ("auto.commit.enable", "offsets are committed after the table's ledger, never by a timer"),
-    ("auto.commit.interval.ms", "offsets are committed after the table's ledger, never by a timer"),
-    (
-        "enable.auto.offset.store",
-        "offsets are committed after the table's ledger, never by a timer",
-    ),
-    ("offset.store.method", "the table's ledger says where to read on"),
-    ("offset.store.path", "the table's ledger says where to read on"),
-    ("offset.store.sync.interval.ms", "the table's ledger says where to read on"),
-    (
-        "isolation.level",
-        "always `read_committed`: records of aborted transactions never enter the table",
-    ),
-    ("enable.partition.eof", "these events would make the client skip a record after a rebalance"),
-    ("partition.assignment.strategy", "icestream decides how partitions move between instances"),
-    ("group.protocol", "icestream decides how partitions move between instances"),
-    ("group.remote.assignor", "icestream decides how partitions move between instances"),
-    ("allow.auto.create.topics", "a topic that is absent is an error and is not created"),
-];
-
-/// Why `property` may not be set by the user, if so.
-pub(super) fn owned(property: &str) -> Option<&'static str> {
-    OWNED_PROPERTIES.iter().find(|(name, _)| *name == property).map(|(_, reason)| *reason)
 }
 
 #[cfg(test)]

@@ -167,7 +167,7 @@ fn an_empty_value_is_no_value() {
 fn each_bound_is_inside_and_one_past_it_is_outside() {
     for doc in SETTINGS {
         let (inside, outside) = match doc.kind {
-            Kind::Integer { min, max } | Kind::IntegerOrAuto { min, max } => {
+            Kind::Integer { min, max } | Kind::IntegerOr { min, max, .. } => {
                 let below = min.checked_sub(1).map_or("-1".to_owned(), |below| below.to_string());
                 (
                     vec![min.to_string(), max.to_string()],
@@ -176,7 +176,7 @@ fn each_bound_is_inside_and_one_past_it_is_outside() {
             }
             Kind::Number { min, max } => (
                 vec![min.to_string(), max.to_string()],
-                vec![(min / 2.0).to_string(), (max + 0.1).to_string(), "NaN".into(), "x".into()],
+                vec![(min - 0.001).to_string(), (max + 0.1).to_string(), "NaN".into(), "x".into()],
             ),
             Kind::Bool => (vec!["true".into(), "FALSE".into()], vec!["yes".into(), "1".into()]),
             Kind::OneOf(_) => (vec![], vec!["neither".into()]),
@@ -200,7 +200,7 @@ fn numbers_keep_their_units() {
         ("CHECKPOINT_MIN_PAUSE_MS", "250"),
         ("BATCH_TIMEOUT_SECONDS", "0.5"),
         ("TARGET_FILE_SIZE_MB", "2"),
-        ("MEMORY_LIMIT_MB", "64"),
+        ("MEMORY_LIMIT_MB", "128"),
         ("RETRY_GIVE_UP_MS", "5000"),
         ("SHUTDOWN_TIMEOUT_MS", "700"),
         ("PARALLELISM", "3"),
@@ -208,10 +208,57 @@ fn numbers_keep_their_units() {
     assert_eq!(config.checkpoint.min_pause, Duration::from_millis(250));
     assert_eq!(config.write.batch_timeout, Duration::from_millis(500));
     assert_eq!(config.write.target_file_size, 2 << 20);
-    assert_eq!(config.memory_limit, 64 << 20);
+    assert_eq!(config.memory_limit, 128 << 20);
     assert_eq!(config.retry_give_up, Duration::from_secs(5));
     assert_eq!(config.shutdown_timeout, Duration::from_millis(700));
     assert_eq!(config.parallelism, 3);
+}
+
+#[test]
+fn each_restart_strategy_has_its_own_settings_and_flinks_defaults() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let with = |strategy: &'static str, more: &[(&'static str, &'static str)]| {
+        loaded(&[&[("RESTART_STRATEGY", strategy)], more].concat()).restart
+    };
+    let exponential = RestartStrategy::ExponentialDelay {
+        initial: SECOND,
+        max: 60 * SECOND,
+        multiplier: 1.5,
+        reset_threshold: 3600 * SECOND,
+        jitter: 0.1,
+        attempts: None,
+    };
+    assert_eq!((loaded(&[]).restart, with("Exponential-Delay", &[])), (exponential, exponential));
+    let attempts = [("RESTART_EXPONENTIAL_DELAY_ATTEMPTS_BEFORE_RESET_BACKOFF", "7")];
+    assert!(matches!(
+        with("exponential-delay", &attempts),
+        RestartStrategy::ExponentialDelay { attempts: Some(7), .. }
+    ));
+    // A longest wait below the first one is as long as that.
+    let short = [("RESTART_EXPONENTIAL_DELAY_MAX_BACKOFF_MS", "10")];
+    assert!(matches!(
+        with("exponential-delay", &short),
+        RestartStrategy::ExponentialDelay { max: SECOND, .. }
+    ));
+    let rate =
+        RestartStrategy::FailureRate { max_failures: 1, interval: 60 * SECOND, delay: SECOND };
+    assert_eq!(with("failure-rate", &[]), rate);
+    let fixed = [("RESTART_FIXED_DELAY_ATTEMPTS", "3"), ("RESTART_FIXED_DELAY_DELAY_MS", "0")];
+    let expected = RestartStrategy::FixedDelay { attempts: 3, delay: Duration::ZERO };
+    assert_eq!(with("fixed-delay", &fixed), expected);
+    assert_eq!(with("none", &[]), RestartStrategy::None);
+    assert_eq!(loaded(&[]).checkpoint.tolerable_failed, 30);
+}
+
+#[test]
+fn there_are_no_more_shards_than_the_memory_allows() {
+    let many = [("PARALLELISM", "256")];
+    assert_eq!(loaded(&[many[0], ("MEMORY_LIMIT_MB", "65536")]).parallelism, 256);
+    let config = loaded(&[many[0], ("MEMORY_LIMIT_MB", "128")]);
+    assert_eq!(config.parallelism, 3);
+    let (value, source) = shown(&config, "PARALLELISM").unwrap();
+    assert_eq!(value, "3 (MEMORY_LIMIT_MB allows no more)");
+    assert_eq!(source, "the environment");
 }
 
 #[test]

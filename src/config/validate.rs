@@ -12,10 +12,14 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::error::Problem;
+use super::kind::Kind;
 use super::secret::{is_secret_name, mask};
-use super::settings::{self, Kind, SETTINGS, SettingDoc};
+use super::settings::{self, SETTINGS, SettingDoc};
 use super::sources::{self, Found, Gathered};
-use super::{BadRecords, Checkpointing, Config, EffectiveSetting, Log, LogFormat, Write, servers};
+use super::{
+    BadRecords, Checkpointing, Config, EffectiveSetting, Log, LogFormat, RestartStrategy, Shares,
+    Write, servers,
+};
 
 const MIB: u64 = 1024 * 1024;
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
@@ -25,6 +29,7 @@ pub(super) fn validate(gathered: Gathered) -> Result<Config, Vec<Problem>> {
     values.check_kinds();
     let kafka = servers::kafka(&mut values);
     let iceberg = servers::iceberg(&mut values);
+    let memory_limit = values.integer("MEMORY_LIMIT_MB").saturating_mul(MIB);
     let config = Config {
         kafka,
         iceberg,
@@ -36,10 +41,11 @@ pub(super) fn validate(gathered: Gathered) -> Result<Config, Vec<Problem>> {
         },
         http_listen: http_listen(&mut values),
         log: log(&mut values),
+        restart: restart(&mut values),
         retry_give_up: values.millis("RETRY_GIVE_UP_MS"),
         shutdown_timeout: values.millis("SHUTDOWN_TIMEOUT_MS"),
-        memory_limit: values.integer("MEMORY_LIMIT_MB").saturating_mul(MIB),
-        parallelism: parallelism(&mut values),
+        memory_limit,
+        parallelism: parallelism(&mut values, Shares::most_shards(memory_limit)),
         effective: values.effective(),
     };
     let problems = values.into_problems();
@@ -53,31 +59,65 @@ fn checkpointing(values: &mut Values) -> Checkpointing {
         min_pause: values.millis("CHECKPOINT_MIN_PAUSE_MS"),
         max_bytes: values.integer("CHECKPOINT_MAX_BYTES"),
         max_records: values.integer("CHECKPOINT_MAX_RECORDS"),
+        tolerable_failed: values.integer("CHECKPOINT_TOLERABLE_FAILED_CHECKPOINTS"),
         retained: values.size("CHECKPOINT_RETAINED"),
         dir: values.required("CHECKPOINT_DIR").into(),
     }
 }
 
+fn restart(values: &mut Values) -> RestartStrategy {
+    const ATTEMPTS: &str = "RESTART_EXPONENTIAL_DELAY_ATTEMPTS_BEFORE_RESET_BACKOFF";
+    let initial = values.millis("RESTART_EXPONENTIAL_DELAY_INITIAL_BACKOFF_MS");
+    let exponential = RestartStrategy::ExponentialDelay {
+        initial,
+        max: values.millis("RESTART_EXPONENTIAL_DELAY_MAX_BACKOFF_MS").max(initial),
+        multiplier: values.number("RESTART_EXPONENTIAL_DELAY_BACKOFF_MULTIPLIER"),
+        reset_threshold: values.millis("RESTART_EXPONENTIAL_DELAY_RESET_BACKOFF_THRESHOLD_MS"),
+        jitter: values.number("RESTART_EXPONENTIAL_DELAY_JITTER_FACTOR"),
+        attempts: (values.raw(ATTEMPTS) != Some("infinite")).then(|| values.integer(ATTEMPTS)),
+    };
+    let failure_rate = RestartStrategy::FailureRate {
+        max_failures: values.size("RESTART_FAILURE_RATE_MAX_FAILURES_PER_INTERVAL"),
+        interval: values.millis("RESTART_FAILURE_RATE_FAILURE_RATE_INTERVAL_MS"),
+        delay: values.millis("RESTART_FAILURE_RATE_DELAY_MS"),
+    };
+    let fixed = RestartStrategy::FixedDelay {
+        attempts: values.integer("RESTART_FIXED_DELAY_ATTEMPTS"),
+        delay: values.millis("RESTART_FIXED_DELAY_DELAY_MS"),
+    };
+    match values.word("RESTART_STRATEGY").as_deref() {
+        Some("failure-rate") => failure_rate,
+        Some("fixed-delay") => fixed,
+        Some("none") => RestartStrategy::None,
+        _ => exponential,
+    }
+}
+
 fn write(values: &mut Values) -> Write {
-    let seconds = values.raw("BATCH_TIMEOUT_SECONDS").and_then(|text| text.parse().ok());
     Write {
         batch_size: values.size("BATCH_SIZE"),
-        batch_timeout: seconds
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        batch_timeout: Duration::try_from_secs_f64(values.number("BATCH_TIMEOUT_SECONDS"))
             .unwrap_or_default(),
         target_file_size: values.integer("TARGET_FILE_SIZE_MB").saturating_mul(MIB),
     }
 }
 
-fn parallelism(values: &mut Values) -> usize {
+/// `most` is what the memory allows.
+fn parallelism(values: &mut Values, most: usize) -> usize {
     const NAME: &str = "PARALLELISM";
-    if values.raw(NAME) != Some("auto") {
-        return values.size(NAME);
+    let (wanted, how) = match values.raw(NAME) {
+        // One shard where the system does not tell: slow is better than refused.
+        Some("auto") => {
+            (std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(256), "auto")
+        }
+        _ => (values.size(NAME), ""),
+    };
+    if wanted > most {
+        values.resolve(NAME, format!("{most} (MEMORY_LIMIT_MB allows no more)"));
+    } else if !how.is_empty() {
+        values.resolve(NAME, format!("{wanted} ({how})"));
     }
-    // One shard where the system does not tell: slow is better than refused.
-    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(256);
-    values.resolve(NAME, format!("{processors} (auto)"));
-    processors
+    wanted.min(most)
 }
 
 fn http_listen(values: &mut Values) -> Option<SocketAddr> {
@@ -188,6 +228,10 @@ impl Values {
         usize::try_from(self.integer(name)).unwrap_or_default()
     }
 
+    fn number(&mut self, name: &'static str) -> f64 {
+        self.required(name).parse().unwrap_or_default()
+    }
+
     pub(super) fn millis(&mut self, name: &'static str) -> Duration {
         Duration::from_millis(self.integer(name))
     }
@@ -271,7 +315,7 @@ fn wrong(doc: &SettingDoc, value: &str) -> Option<String> {
     let fits = match doc.kind {
         Kind::Text(_) => true,
         Kind::Integer { min, max } => in_range(value, min, max),
-        Kind::IntegerOrAuto { min, max } => value == "auto" || in_range(value, min, max),
+        Kind::IntegerOr { word, min, max } => value == word || in_range(value, min, max),
         Kind::Number { min, max } => {
             value.parse::<f64>().is_ok_and(|number| (min..=max).contains(&number))
         }

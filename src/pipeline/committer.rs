@@ -6,7 +6,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::seams::{Checkpoints, Loaded, Source, Table, World, now};
-use super::{now_ms, violated};
+use super::{now_ms, unprepared, violated};
 use crate::broken::{self, Variant};
 use crate::crash;
 use crate::failure::{Failure, chain};
@@ -102,7 +102,7 @@ impl<W: World> Committer<W> {
 
         if let Err(failure) = self.check_topics(&work).await {
             self.drop_unprepared(&work).await;
-            return Err(failure);
+            return Err(failure.of_checkpoint(epoch));
         }
         let began = now();
         crash::point("prepare.before");
@@ -168,10 +168,7 @@ impl<W: World> Committer<W> {
     /// Deletes the files of an epoch that never became a checkpoint: nothing names them (I8).
     async fn drop_unprepared(&self, work: &Work<Loaded<W>>) {
         let files = work.checkpoint.pending.iter().flat_map(|pending| &pending.files);
-        let paths: Vec<String> = files.map(|file| file.path.clone()).collect();
-        if let Err(error) = self.table.delete_files(&work.table, paths).await {
-            tracing::warn!(error = %chain(&error), "files of an epoch that was not prepared stay behind as orphans");
-        }
+        unprepared::delete::<W>(&self.table, &work.table, files).await;
     }
 
     /// The client reads on at its offsets in a topic that was made again meanwhile. Ids are never

@@ -94,7 +94,7 @@ pub fn table_plan(
 
 /// How to reach the topic, as one who is no member of the group.
 pub fn source_settings(config: &Config) -> SourceSettings {
-    let shards = config.parallelism.max(1) as u64;
+    let shares = config.shares();
     SourceSettings {
         brokers: config.kafka.brokers.clone(),
         topic: config.kafka.topic.clone(),
@@ -106,7 +106,8 @@ pub fn source_settings(config: &Config) -> SourceSettings {
             .iter()
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect(),
-        // A quarter of the memory may wait in the client; the rest is batches and open files.
-        queue_bytes: config.memory_limit / 4 / shards,
+        fetch_bytes: shares.fetch,
+        queue_bytes: shares.queue,
+        queue_messages: shares.queue_messages,
     }
 }

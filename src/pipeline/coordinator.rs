@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,6 +16,7 @@ use super::membership::Members;
 use super::monitor::Event;
 use super::seams::{Loaded, Source, World, now};
 use super::shard::{BadRecord, Command, Progress, Report, Sealed};
+use super::unprepared::Unprepared;
 use super::{Finish, RunEnd, RunSettings, join_error, now_ms, violated};
 use crate::failure::{Failure, chain};
 use crate::protocol::{
@@ -58,6 +59,8 @@ pub(super) struct Coordinator<W: World> {
     pub health: Health,
     /// Commits settled by the process.
     pub commits: Arc<AtomicU64>,
+    /// Something was read that is not committed.
+    pub uncommitted: Arc<AtomicBool>,
     /// When the run began.
     pub began: SystemTime,
 }
@@ -100,8 +103,12 @@ pub(super) struct Run<W: World> {
 }
 
 impl<W: World> Coordinator<W> {
-    /// Runs until there is a reason to end. Dropping the coordinator stops the shards.
-    pub async fn run(mut self, stop: &mut watch::Receiver<bool>) -> Result<RunEnd, Failure> {
+    /// Runs until there is a reason to end. Dropping the coordinator stops the shards; what is left
+    /// of an epoch that was not prepared is for the caller.
+    pub async fn run(
+        mut self,
+        stop: &mut watch::Receiver<bool>,
+    ) -> (Result<RunEnd, Failure>, Unprepared<W>) {
         let begun = now();
         let interval = self.settings.trigger.interval;
         // Instances that were started together should not commit together for ever.
@@ -131,7 +138,8 @@ impl<W: World> Coordinator<W> {
             };
             leave(commit, patience).await;
         }
-        ended
+        let taken = run.sealing.map(|sealing| sealing.parts).unwrap_or_default();
+        (ended, Unprepared { taken, reports: self.reports, table: self.table })
     }
 
     async fn turns(
@@ -172,6 +180,9 @@ impl<W: World> Coordinator<W> {
             if now.duration_since(gauges) >= GAUGES {
                 gauges = now;
                 self.gauges();
+                let moved = self.progress.moves.load(Ordering::Acquire) != run.moves_sealed;
+                let waits = moved || run.sealing.is_some() || run.commit.is_some();
+                self.uncommitted.store(waits, Ordering::Relaxed);
             }
             if let Some(end) = self.advance(run, now)? {
                 return Ok(end);
@@ -287,7 +298,13 @@ impl<W: World> Coordinator<W> {
 
     fn reported(&mut self, run: &mut Run<W>, report: Report) -> Result<(), Failure> {
         match report {
-            Report::Failed(failure) => Err(failure),
+            Report::Failed(failure) => Err(match &run.sealing {
+                Some(sealing) => {
+                    self.metrics.add_checkpoint(CheckpointOutcome::Failed, SystemTime::now());
+                    failure.of_checkpoint(sealing.epoch)
+                }
+                None => failure,
+            }),
             Report::Bad(record) => {
                 self.bad(run, record);
                 Ok(())

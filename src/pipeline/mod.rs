@@ -20,9 +20,10 @@ pub mod seams;
 mod shard;
 mod sink;
 mod start;
+mod unprepared;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -163,6 +164,7 @@ pub struct Pipeline {
     pub health: Health,
     settings: Arc<RunSettings>,
     commits: Arc<AtomicU64>,
+    uncommitted: Arc<AtomicBool>,
     /// Ends of the log when the process began.
     targets: OnceCell<BTreeMap<TopicPartition, Offset>>,
 }
@@ -185,6 +187,7 @@ impl Pipeline {
             health,
             settings,
             commits: Arc::new(AtomicU64::new(0)),
+            uncommitted: Arc::new(AtomicBool::new(false)),
             targets: OnceCell::new(),
         }
     }
@@ -192,6 +195,11 @@ impl Pipeline {
     /// Commits settled by this process so far: its measure of progress.
     pub fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
+    }
+
+    /// Did the run read something that is not in the table yet? As of about a second ago.
+    pub fn uncommitted(&self) -> bool {
+        self.uncommitted.load(Ordering::Relaxed)
     }
 
     /// Makes a failure that may pass visible to those who watch.
@@ -289,11 +297,13 @@ impl Pipeline {
             metrics: self.metrics.clone(),
             health: self.health.clone(),
             commits: self.commits.clone(),
+            uncommitted: self.uncommitted.clone(),
             began: SystemTime::now(),
         };
-        let ended = coordinator.run(stop).await;
+        let (ended, unprepared) = coordinator.run(stop).await;
         // The coordinator is gone, and with it the channels that the others live by.
         let intact = futures::future::join_all(running).await.into_iter().all(|intact| intact);
+        unprepared.delete(&connected.table).await;
         if !intact && ended.is_ok() {
             return Err(Failure::Internal(String::from("a thread of the pipeline panicked")));
         }

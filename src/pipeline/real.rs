@@ -29,8 +29,6 @@ use crate::table::{self, Catalog, CommitOutcome, LoadedTable, TableError, TableN
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long an idle shard waits for a record before it looks for a barrier.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
-/// A batch ends at this many bytes, so that memory does not follow the size of records.
-const BATCH_BYTES: usize = 8 << 20;
 
 /// Connects a process to everything that its settings name.
 pub(super) async fn connect(pipeline: &Pipeline) -> Result<Connected<Real>, Failure> {
@@ -71,15 +69,15 @@ impl World for Real {
     type Sink = FileSink;
 
     fn sink(&self, shard: usize, table: &Arc<LoadedTable>) -> Result<FileSink, Failure> {
-        let config = &self.config;
+        let (config, shares) = (&self.config, self.config.shares());
         let settings = SinkSettings {
             topic: config.kafka.topic.clone(),
             file_prefix: format!("{}-{:013}-{shard}", self.instance, now_ms()),
             batch_rows: config.write.batch_size,
-            batch_bytes: BATCH_BYTES,
+            batch_bytes: usize::try_from(shares.batch).unwrap_or(usize::MAX),
             batch_timeout: config.write.batch_timeout,
             target_file_size: config.write.target_file_size,
-            max_buffered_bytes: config.memory_limit / 4 / config.parallelism.max(1) as u64,
+            max_buffered_bytes: shares.files,
             runtime: tokio::runtime::Handle::current(),
         };
         FileSink::new(settings, table.clone())

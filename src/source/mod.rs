@@ -151,8 +151,12 @@ pub struct SourceSettings {
     pub group: Option<GroupMember>,
     /// librdkafka properties of the user: security and tuning. May hold secrets.
     pub properties: BTreeMap<String, String>,
+    /// Most bytes that one broker's answer may have.
+    pub fetch_bytes: u64,
     /// Most bytes that the client may hold ready for each shard.
     pub queue_bytes: u64,
+    /// Most messages that the client may hold ready for each shard.
+    pub queue_messages: u64,
 }
 
 /// How a process is known to its group.
@@ -189,7 +193,8 @@ impl Source {
         // Short waits and small queues: stalls cost throughput, deep queues cost memory.
         config
             .set("fetch.queue.backoff.ms", "10")
-            .set("queued.min.messages", "20000")
+            .set("queued.min.messages", settings.queue_messages.to_string())
+            .set("fetch.max.bytes", settings.fetch_bytes.to_string())
             .set("fetch.wait.max.ms", "100")
             .set("check.crcs", "true")
             .set("client.id", "icestream");

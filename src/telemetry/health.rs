@@ -20,15 +20,16 @@ struct Shared {
 struct State {
     heartbeat: Instant,
     not_ready: Option<String>,
+    late: Option<String>,
     unreachable: BTreeMap<Server, Option<String>>,
 }
 
 /// What `/readyz` answers.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Readiness {
-    /// True if the pipeline runs and every server answered last.
+    /// True if the pipeline runs, every server answered last and checkpoints complete.
     pub ready: bool,
-    /// `running`, or why the pipeline does not run.
+    /// `running`, or why the pipeline does not run or commits nothing.
     pub state: String,
     /// The servers that were asked so far.
     pub servers: BTreeMap<String, Reachability>,
@@ -59,6 +60,7 @@ impl Health {
         let state = State {
             heartbeat: Instant::now(),
             not_ready: Some("starting".to_owned()),
+            late: None,
             unreachable: BTreeMap::new(),
         };
         Self(Arc::new(Shared { limit: heartbeat_limit, state: Mutex::new(state) }))
@@ -72,6 +74,11 @@ impl Health {
     /// The pipeline does not run: `reason` is shown, so it must hold no secret.
     pub fn set_not_ready(&self, reason: impl Into<String>) {
         self.state().not_ready = Some(reason.into());
+    }
+
+    /// Checkpoints complete (`None`), or how long none did although there is something to commit.
+    pub fn set_late(&self, reason: Option<String>) {
+        self.state().late = reason;
     }
 
     /// A server answered.
@@ -96,9 +103,10 @@ impl Health {
             let reachability = Reachability { reachable: error.is_none(), error: error.clone() };
             (server.to_string(), reachability)
         });
+        let reason = state.not_ready.clone().or_else(|| state.late.clone());
         Readiness {
-            ready: state.not_ready.is_none() && state.unreachable.values().all(Option::is_none),
-            state: state.not_ready.clone().unwrap_or_else(|| "running".to_owned()),
+            ready: reason.is_none() && state.unreachable.values().all(Option::is_none),
+            state: reason.unwrap_or_else(|| "running".to_owned()),
             servers: servers.collect(),
         }
     }
@@ -132,6 +140,11 @@ mod tests {
         assert_eq!(readiness.servers["catalog"].error.as_deref(), Some("connection refused"));
         health.set_reachable(Server::Catalog);
         assert!(health.readiness().ready && health.readiness().servers["catalog"].reachable);
+        health.set_late(Some("no checkpoint".to_owned()));
+        assert_eq!(health.readiness().state, "no checkpoint");
+        assert!(!health.readiness().ready);
+        health.set_late(None);
+        assert!(health.readiness().ready);
         health.set_not_ready("stopping");
         assert!(!health.readiness().ready);
     }

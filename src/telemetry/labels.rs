@@ -112,6 +112,28 @@ label! {
 }
 
 label! {
+    /// Why a run was followed by another one, begun anew at the ledger.
+    Restart {
+        /// An error of the Kafka cluster.
+        Kafka = "kafka",
+        /// An error of the catalog, or a commit not settled.
+        Catalog = "catalog",
+        /// An error of the store.
+        Store = "store",
+        /// The disk of the checkpoints was full, or a write to it failed.
+        LocalState = "local_state",
+        /// A checkpoint timed out.
+        CheckpointTimeout = "checkpoint_timeout",
+        /// Another instance had committed.
+        Fenced = "fenced",
+        /// Partitions went to another instance before their records were committed.
+        Dropped = "dropped",
+        /// The topic has new partitions.
+        PartitionsAdded = "partitions_added",
+    }
+}
+
+label! {
     /// An invariant of the protocol, by its id.
     Invariant {
         /// A table's rows are exactly the records below its ledger, less those its journal names.

@@ -18,7 +18,7 @@ use prometheus::{
 };
 
 use super::labels::{
-    Admission, CheckpointOutcome, CommitOutcome, Invariant, Label, Rebalance, Server, Step,
+    Admission, CheckpointOutcome, CommitOutcome, Invariant, Label, Rebalance, Restart, Server, Step,
 };
 use crate::protocol::{Offset, TopicPartition};
 
@@ -90,6 +90,7 @@ struct Handles {
     refusals: IntCounterVec,
     rebalances: IntCounterVec,
     retries: IntCounterVec,
+    restarts: IntCounterVec,
     reachable: IntGaugeVec,
     violations: IntCounterVec,
 }
@@ -286,6 +287,11 @@ impl Metrics {
         self.0.handles.retries.with_label_values(&[server.text()]).inc();
     }
 
+    /// Counts a run that is followed by another one.
+    pub fn add_restart(&self, reason: Restart) {
+        self.0.handles.restarts.with_label_values(&[reason.text()]).inc();
+    }
+
     /// Shows whether a server answered last.
     pub fn set_reachable(&self, server: Server, reachable: bool) {
         let gauge = self.0.handles.reachable.with_label_values(&[server.text()]);
@@ -327,7 +333,7 @@ impl Handles {
             file_bytes: register.counter("written_bytes_total", "Bytes of data files that were closed, committed or not.")?,
             committed_records: register.counter("committed_records_total", "Rows that this process brought into the table.")?,
             buffered: register.gauge("buffered_bytes", "Bytes of records, batches and open files in memory.")?,
-            memory_limit: register.gauge("memory_limit_bytes", "MEMORY_LIMIT_MB in bytes: the client's queues and the open files are sized by it.")?,
+            memory_limit: register.gauge("memory_limit_bytes", "MEMORY_LIMIT_MB in bytes, to be compared with process_resident_memory_bytes.")?,
             assigned: register.gauge("assigned_partitions", "Partitions that this instance reads.")?,
             paused: register.gauge("paused_partitions", "Assigned partitions that are held because the open epoch is full and the last commit is not settled.")?,
             ledger: register.gauges("ledger_offset", "Next offset to read according to the table's ledger.", &TP)?,
@@ -345,6 +351,7 @@ impl Handles {
             refusals: register.counters("refusals_total", "Refusals to go on, by name.", &["refusal"])?,
             rebalances: register.counters("rebalances_total", "Rebalances of the consumer group, by what they did to this instance.", &["event"])?,
             retries: register.counters("retries_total", "Requests repeated after a server failed to answer them.", &["server"])?,
+            restarts: register.counters("restarts_total", "Runs that ended and were followed by another one, begun anew at the ledger, by reason. The process itself goes on.", &["reason"])?,
             reachable: register.gauges("server_reachable", "1 if the server answered last, 0 if not or not asked yet.", &["server"])?,
             violations: register.counters("invariant_violations_total", "Violations of an invariant of the protocol. Anything but 0 is a bug in icestream.", &["id"])?,
         };
@@ -364,6 +371,7 @@ impl Handles {
         touch::<Admission>(&self.admissions);
         touch::<Rebalance>(&self.rebalances);
         touch::<Server>(&self.retries);
+        touch::<Restart>(&self.restarts);
         touch::<Invariant>(&self.violations);
         for server in Server::ALL {
             self.reachable.with_label_values(&[server.text()]).set(0);

@@ -12,6 +12,8 @@ mod page;
 
 pub use health::Health;
 pub use http::{HttpError, HttpServer};
-pub use labels::{Admission, CheckpointOutcome, CommitOutcome, Invariant, Rebalance, Server, Step};
+pub use labels::{
+    Admission, CheckpointOutcome, CommitOutcome, Invariant, Rebalance, Restart, Server, Step,
+};
 pub use metrics::{Metrics, PartitionMetrics};
 pub use page::metrics_page;

@@ -1,7 +1,7 @@
 //! Renders `docs/metrics.md` from the metrics themselves.
 
 use super::labels::{
-    Admission, CheckpointOutcome, CommitOutcome, Invariant, Label, Rebalance, Server, Step,
+    Admission, CheckpointOutcome, CommitOutcome, Invariant, Label, Rebalance, Restart, Server, Step,
 };
 use super::metrics::Metrics;
 
@@ -16,7 +16,7 @@ Served on `HTTP_LISTEN`:
 |---|---|
 | `/metrics` | everything below, in Prometheus' text format |
 | `/healthz` | 200 while the coordinator shows signs of life, else 503: restart the process |
-| `/readyz` | 200 while the pipeline runs and every server answers, else 503. Either way JSON: `{\"ready\": false, \"state\": \"...\", \"servers\": {\"kafka\": {\"reachable\": false, \"error\": \"...\"}}}` |
+| `/readyz` | 200 while the pipeline runs, every server answers and checkpoints complete, else 503: also when none completed for three intervals and 10 s with records to commit. Either way JSON: `{\"ready\": false, \"state\": \"...\", \"servers\": {\"kafka\": {\"reachable\": false, \"error\": \"...\"}}}` |
 
 Counters start at zero with the process. Times are seconds, sizes are bytes. With several instances
 add the counters up; the position of a partition (`ledger_offset`, `log_end_offset`, lag) is shown
@@ -47,6 +47,7 @@ const ALERTS: &str = "
 |---|---|
 | `icestream_invariant_violations_total > 0` | a bug: stop, keep the table and the checkpoint directory, report it |
 | `increase(icestream_refusals_total[10m]) > 0` | the table, the topic or the local state is not what it was: see the log line |
+| `increase(icestream_restarts_total{reason!=\"fenced\"}[10m]) > 3` | something fails again and again: see the log line of each restart |
 | `icestream_checkpoint_age_seconds` above a few intervals | nothing reaches the table |
 | `icestream_table_lag_seconds` rising | the table falls behind the topic |
 | `icestream_unknown_commits > 0` for minutes | the catalog answers neither yes nor no |
@@ -70,6 +71,7 @@ pub fn metrics_page(metrics: &Metrics) -> String {
         ("`outcome` of commits", values::<CommitOutcome>()),
         ("`decision`", values::<Admission>()),
         ("`event`", values::<Rebalance>()),
+        ("`reason` of restarts", values::<Restart>()),
         ("`id`", values::<Invariant>()),
     ];
     for (label, values) in rows {

@@ -42,7 +42,32 @@ pub(super) struct OpenFile {
     encoder: ArrowWriter<Vec<u8>>,
     sink: Box<dyn FileWrite>,
     sent: u64,
+    /// None for local files, which take what they are given at once.
+    upload: Option<Upload>,
     nan_counts: HashMap<i32, u64>,
+}
+
+/// What the client of an object store keeps of an unfinished upload: parts are of at least this
+/// size, and the last one waits until it is known whether another follows.
+#[derive(Debug, Default)]
+struct Upload {
+    gathered: u64,
+    waiting: u64,
+}
+
+impl Upload {
+    const PART: u64 = 5 << 20;
+
+    fn take(&mut self, bytes: u64) {
+        self.gathered += bytes;
+        if self.gathered >= Self::PART {
+            self.waiting = std::mem::take(&mut self.gathered);
+        }
+    }
+
+    fn held(&self) -> u64 {
+        self.gathered + self.waiting
+    }
 }
 
 impl OpenFile {
@@ -65,8 +90,9 @@ impl OpenFile {
             Err(error) => Err(error),
         };
         let sink = sink.map_err(|source| WriteError::storage("create", &path, source))?;
+        let upload = path.starts_with("s3").then(Upload::default);
         let nan_counts = HashMap::new();
-        Ok(Self { format, path, partition, encoder, sink, sent: 0, nan_counts })
+        Ok(Self { format, path, partition, encoder, sink, sent: 0, upload, nan_counts })
     }
 
     pub(super) fn path(&self) -> &str {
@@ -76,6 +102,11 @@ impl OpenFile {
     /// Bytes of memory in the row group that is being encoded.
     pub(super) fn buffered_bytes(&self) -> usize {
         self.encoder.memory_size()
+    }
+
+    /// Bytes of memory that the store's client keeps of the file.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.upload.as_ref().map_or(0, Upload::held)
     }
 
     /// Bytes already given to the store.
@@ -126,11 +157,16 @@ impl OpenFile {
 
     /// Gives the store what the encoder has finished.
     async fn send(&mut self) -> Result<(), WriteError> {
-        let bytes = std::mem::take(self.encoder.inner_mut());
+        let mut bytes = std::mem::take(self.encoder.inner_mut());
         if bytes.is_empty() {
             return Ok(());
         }
         let length = as_u64(bytes.len());
+        if let Some(upload) = &mut self.upload {
+            upload.take(length);
+            // It is kept for a while, and with it the room that it grew into.
+            bytes.shrink_to_fit();
+        }
         self.sink
             .write(Bytes::from(bytes))
             .await
@@ -168,4 +204,23 @@ impl OpenFile {
 
 fn as_u64(bytes: usize) -> u64 {
     u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upload_holds_what_is_less_than_a_part_and_the_last_part() {
+        let mut upload = Upload::default();
+        upload.take(1 << 20);
+        assert_eq!(upload.held(), 1 << 20);
+        upload.take(6 << 20);
+        assert_eq!(upload.held(), 7 << 20);
+        upload.take(2 << 20);
+        assert_eq!(upload.held(), 9 << 20);
+        // The first part goes out when the next one is whole.
+        upload.take(3 << 20);
+        assert_eq!(upload.held(), 5 << 20);
+    }
 }

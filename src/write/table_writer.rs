@@ -31,7 +31,8 @@ pub struct WriteSettings {
     pub file_prefix: String,
     /// Files open at once, at least 1. Beyond it the least recently written one is closed.
     pub max_open_files: usize,
-    /// Bytes of memory in all row groups being encoded. Beyond it the largest is ended early.
+    /// Bytes of memory in all row groups being encoded and parts of uploads. Beyond it the largest
+    /// row group is ended early, and then the file with the largest part closed.
     pub max_buffered_bytes: u64,
 }
 
@@ -94,7 +95,10 @@ impl TableWriter {
         let partition_type = spec
             .partition_type(&schema)
             .map_err(|source| WriteError::Metadata(Box::new(source)))?;
-        let properties = FileProperties::new(metadata.properties(), settings.target_file_size)?;
+        let mut properties = FileProperties::new(metadata.properties(), settings.target_file_size)?;
+        // While a row group ends it is there twice, as pages and as bytes of the file.
+        let half = usize::try_from(settings.max_buffered_bytes / 2).unwrap_or(usize::MAX);
+        properties.row_group_bytes = properties.row_group_bytes.min(half.max(1));
         let partitioner = match spec.is_unpartitioned() {
             true => None,
             false => Some(Partitioner::new(Arc::clone(&spec), partition_type.clone(), &schema)?),
@@ -148,7 +152,7 @@ impl TableWriter {
         })
     }
 
-    /// Bytes of memory in rows not yet given to the store.
+    /// Bytes of memory in rows not yet given to the store, and in parts of uploads.
     pub fn buffered_bytes(&self) -> u64 {
         self.buffered
     }
@@ -246,7 +250,7 @@ impl TableWriter {
         let sent = open.file.sent_bytes();
         let outcome = step(open).await;
         self.written += open.file.sent_bytes() - sent;
-        let buffered = as_u64(open.file.buffered_bytes());
+        let buffered = as_u64(open.file.buffered_bytes()) + open.file.held_bytes();
         self.buffered = self.buffered - open.buffered + buffered;
         open.buffered = buffered;
         outcome
@@ -262,12 +266,18 @@ impl TableWriter {
         Ok(())
     }
 
-    /// Ends the largest row groups until all together are within their bound.
+    /// Ends the largest row groups, and closes the files with the largest parts of uploads, until
+    /// all together are within their bound.
     async fn shed_memory(&mut self) -> Result<(), WriteError> {
         while self.buffered > self.settings.max_buffered_bytes {
             let largest = self.open.iter().max_by_key(|(_, open)| open.buffered);
-            let Some(key) = largest.map(|(key, _)| key.clone()) else { break };
-            self.with_open(&key, async |open| open.file.end_row_group().await).await?;
+            let Some((key, open)) = largest else { break };
+            let (key, encodes) = (key.clone(), as_u64(open.file.buffered_bytes()));
+            if encodes >= open.file.held_bytes() {
+                self.with_open(&key, async |open| open.file.end_row_group().await).await?;
+            } else {
+                self.close_file(&key).await?;
+            }
         }
         Ok(())
     }

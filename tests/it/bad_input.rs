@@ -201,18 +201,18 @@ fn an_unusable_checkpoint_directory_is_named_and_may_be_removed() {
 }
 
 /// A small file system in memory. Dropping it unmounts it.
-struct SmallDisk(PathBuf);
+pub struct SmallDisk(pub PathBuf);
 
 impl SmallDisk {
     /// Mounts it, as root or by sudo: only a file system can be full.
-    fn new(size: &str) -> Self {
+    pub fn new(size: &str) -> Self {
         let dir = new_dir("disk");
         let path = dir.display().to_string();
         Self::root(&["mount", "-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs", &path]);
         Self(dir)
     }
 
-    fn grow(&self, size: &str) {
+    pub fn grow(&self, size: &str) {
         let path = self.0.display().to_string();
         Self::root(&["mount", "-o", &format!("remount,size={size}"), &path]);
     }

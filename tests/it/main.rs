@@ -9,6 +9,7 @@
 #![allow(clippy::single_range_in_vec_init, reason = "ranges of offsets are meant, often one")]
 
 mod bad_input;
+mod broken_servers;
 mod crashes;
 mod flights;
 mod foreign_writers;

@@ -15,7 +15,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &[]),
     ("config", &[]),
     ("crash", &[]),
+    // The strategy's settings.
+    ("restart", &["config"]),
     ("retry", &[]),
+    ("watch", &["config"]),
     // The measures that a test may take away.
     ("protocol", &["broken"]),
     ("decode", &["protocol"]),
@@ -63,7 +66,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "write",
         ],
     ),
-    ("service", &["config", "failure", "pipeline", "retry", "telemetry"]),
+    ("service", &["config", "failure", "pipeline", "restart", "telemetry", "watch"]),
     ("verify", &["protocol", "table"]),
     // Writes the tables that its tests read.
     ("verify/scan_tests.rs", &["protocol", "table", "write"]),

@@ -218,6 +218,20 @@ impl Running {
         self.process.pid()
     }
 
+    /// What it holds in memory now.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn memory(&self) -> Memory {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let bytes = |field: &str| -> u64 {
+            let line = status.lines().find_map(|line| line.strip_prefix(field));
+            let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+            number.map(|kib: u64| kib * 1024).unwrap_or_else(|| panic!("no {field} in: {status}"))
+        };
+        Memory { resident: bytes("VmRSS:"), peak: bytes("VmHWM:"), anonymous: bytes("RssAnon:") }
+    }
+
     /// Waits for its end.
     pub fn wait(&mut self, within: Duration) -> Exit {
         let status = self.process.wait(within);
@@ -320,6 +334,17 @@ impl Running {
             log_end: self.process.log_end(),
         }
     }
+}
+
+/// Memory of a process as the kernel counts it, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Resident now: what it allocated, its code and its mapped files.
+    pub resident: u64,
+    /// The most that was ever resident.
+    pub peak: u64,
+    /// The part of `resident` that is no file's.
+    pub anonymous: u64,
 }
 
 /// How a run of the binary ended.

@@ -26,7 +26,11 @@ const ASK: Duration = Duration::from_secs(10);
 /// A broker. Dropping it kills it.
 pub struct Kafka {
     dir: PathBuf,
-    port: u16,
+    node: i32,
+    /// Addresses of all brokers of its cluster.
+    brokers: String,
+    /// Copies of each partition.
+    replicas: i32,
     process: Option<Process>,
 }
 
@@ -44,39 +48,97 @@ impl Kafka {
 
     /// [`Kafka::own`] with broker settings on top of the ones made for tests.
     pub fn with_config(settings: &[(&str, &str)]) -> Self {
-        let dir = new_dir("kafka");
-        let port = free_port();
-        let config = dir.join("server.properties");
-        fs::write(&config, server_properties(&dir, port, free_port(), settings))
-            .expect("cannot write the broker's settings");
-        fs::write(dir.join("log4j2.properties"), LOG_SETTINGS)
-            .expect("cannot write the broker's log settings");
-        let cluster_id = URL_SAFE_NO_PAD.encode(uuid::Uuid::new_v4());
-        let mut format = java(&dir);
-        format.args(["-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format"]);
-        format.args(["-t", &cluster_id, "-c"]).arg(&config);
-        process::output("the formatting of Kafka's storage", format);
-
-        let mut kafka = Self { dir, port, process: None };
-        kafka.start();
-        kafka
+        Self::cluster_with_config(1, settings).remove(0)
     }
 
-    /// Starts a stopped broker and waits until it answers. Nothing happens if it runs.
-    pub fn start(&mut self) {
-        if self.process.is_some() {
-            return;
+    /// So many brokers of one cluster, each with a copy of every partition: any but one may be
+    /// away. Topics are made and written to through any of them, whether it runs or not.
+    pub fn cluster(brokers: i32) -> Vec<Self> {
+        let copies = brokers.to_string();
+        let settings = [
+            ("offsets.topic.replication.factor", copies.as_str()),
+            ("transaction.state.log.replication.factor", copies.as_str()),
+            ("broker.session.timeout.ms", "3000"),
+            ("broker.heartbeat.interval.ms", "500"),
+        ];
+        Self::cluster_with_config(brokers, &settings)
+    }
+
+    fn cluster_with_config(brokers: i32, settings: &[(&str, &str)]) -> Vec<Self> {
+        let nodes: Vec<_> =
+            (1..=brokers).map(|node| (node, free_port(), free_port(), new_dir("kafka"))).collect();
+        let list = |of: &dyn Fn(i32, u16, u16) -> String| {
+            let each =
+                nodes.iter().map(|(node, port, controller, _)| of(*node, *port, *controller));
+            each.collect::<Vec<_>>().join(",")
+        };
+        let voters = list(&|node, _, controller| format!("{node}@127.0.0.1:{controller}"));
+        let addresses = list(&|_, port, _| format!("127.0.0.1:{port}"));
+        let cluster_id = URL_SAFE_NO_PAD.encode(uuid::Uuid::new_v4());
+        let mut cluster: Vec<Self> = Vec::new();
+        for (node, port, controller, dir) in nodes.iter().cloned() {
+            let id = node.to_string();
+            let own = [("node.id", id.as_str()), ("controller.quorum.voters", voters.as_str())];
+            let settings = [&own, settings].concat();
+            let config = dir.join("server.properties");
+            fs::write(&config, server_properties(&dir, port, controller, &settings))
+                .expect("cannot write the broker's settings");
+            fs::write(dir.join("log4j2.properties"), LOG_SETTINGS)
+                .expect("cannot write the broker's log settings");
+            let mut format = java(&dir);
+            format.args(["-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format"]);
+            format.args(["-t", &cluster_id, "-c"]).arg(&config);
+            process::output("the formatting of Kafka's storage", format);
+            let brokers_of_all = addresses.clone();
+            let process = None;
+            cluster.push(Self { dir, node, brokers: brokers_of_all, replicas: brokers, process });
         }
+        // Together: a controller alone is not the majority that answers.
+        cluster.iter_mut().for_each(Self::spawn);
+        cluster.iter_mut().for_each(Self::wait_answer);
+        cluster
+    }
+
+    /// Starts a stopped broker and waits until its cluster answers. Nothing happens if it runs.
+    pub fn start(&mut self) {
+        if self.process.is_none() {
+            self.spawn();
+            self.wait_answer();
+        }
+    }
+
+    fn spawn(&mut self) {
         let mut command = java(&self.dir);
         command.args(["-Xmx512m", "-XX:+UseSerialGC", "kafka.Kafka"]);
         command.arg(self.dir.join("server.properties"));
-        let mut process = Process::start("Kafka", command, &self.dir.join("kafka.log"));
-        let client: BaseConsumer = self.client_config().create().expect("a Kafka client");
+        self.process = Some(Process::start("Kafka", command, &self.dir.join("kafka.log")));
+    }
+
+    /// Waits until this broker is one of those that a client finds.
+    fn wait_answer(&mut self) {
+        let client = self.client();
+        let node = self.node;
+        let process = self.process.as_mut().expect("this broker is stopped");
         process.wait_ready("answer a metadata request", PATIENCE, |_| {
             let metadata = client.fetch_metadata(None, Duration::from_secs(1)).ok()?;
-            (!metadata.brokers().is_empty()).then_some(())
+            metadata.brokers().iter().any(|broker| broker.id() == node).then_some(())
         });
-        self.process = Some(process);
+    }
+
+    /// Its id in the cluster.
+    pub fn node(&self) -> i32 {
+        self.node
+    }
+
+    /// The broker that leads a partition now.
+    pub fn leader(&self, topic: &str, partition: i32) -> i32 {
+        let client = self.client();
+        wait_for(&format!("a leader of {topic}[{partition}]"), PATIENCE, || {
+            let metadata = client.fetch_metadata(Some(topic), ASK).ok()?;
+            let found = metadata.topics().first()?.partitions();
+            let leader = found.iter().find(|p| p.id() == partition)?.leader();
+            (leader >= 0).then_some(leader)
+        })
     }
 
     /// SIGKILL. What was acknowledged stays in its log files.
@@ -111,9 +173,9 @@ impl Kafka {
         self.dir.join("data")
     }
 
-    /// `HOST:PORT`, for `KAFKA_BROKERS`.
+    /// `HOST:PORT` of it and the others of its cluster, for `KAFKA_BROKERS`.
     pub fn brokers(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.brokers.clone()
     }
 
     /// A client's settings with nothing but the address in it.
@@ -135,7 +197,7 @@ impl Kafka {
 
     /// Creates a topic and waits until its partitions have leaders.
     pub fn create_topic(&self, topic: &str, partitions: i32, configs: &[(&str, &str)]) {
-        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(self.replicas));
         for (name, value) in configs {
             new = new.set(name, value);
         }
@@ -298,8 +360,6 @@ fn java(dir: &Path) -> Command {
 fn server_properties(dir: &Path, port: u16, controller: u16, more: &[(&str, &str)]) -> String {
     let own = [
         ("process.roles", "broker,controller".into()),
-        ("node.id", "1".into()),
-        ("controller.quorum.voters", format!("1@127.0.0.1:{controller}")),
         ("listeners", format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}")),
         ("advertised.listeners", format!("PLAINTEXT://127.0.0.1:{port}")),
         ("controller.listener.names", "CONTROLLER".into()),

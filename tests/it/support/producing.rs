@@ -5,7 +5,10 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rdkafka::Message;
 use rdkafka::client::ClientContext;
@@ -171,8 +174,14 @@ impl Kafka {
         records: impl IntoIterator<Item = Record>,
         receipts: Receipts,
     ) -> Produced {
-        let producer: BaseProducer<Receipts> = self
-            .client_config()
+        let producer = self.producer(receipts);
+        send_all(&producer, topic, records);
+        producer.flush(PATIENCE).expect("an acknowledgement of all records");
+        producer.context().finish()
+    }
+
+    fn producer(&self, receipts: Receipts) -> BaseProducer<Receipts> {
+        self.client_config()
             .set("enable.idempotence", "true")
             .set("linger.ms", "5")
             .set("batch.size", "1000000")
@@ -180,10 +189,47 @@ impl Kafka {
             .set("compression.type", "lz4")
             .set("message.max.bytes", "20000000")
             .create_with_context(receipts)
-            .expect("a producer");
-        send_all(&producer, topic, records);
-        producer.flush(PATIENCE).expect("an acknowledgement of all records");
-        producer.context().finish()
+            .expect("a producer")
+    }
+
+    /// Produces record after record, so many a second, until [`Steady::stop`]; also while the
+    /// broker is away, as far as the client's queue reaches.
+    pub fn produce_steadily(
+        &self,
+        topic: &str,
+        per_second: u64,
+        records: impl Iterator<Item = Record> + Send + 'static,
+    ) -> Steady {
+        let producer = self.producer(Receipts::new(topic, None));
+        let over = Arc::new(AtomicBool::new(false));
+        let (topic, until) = (topic.to_owned(), Arc::clone(&over));
+        let thread = std::thread::spawn(move || {
+            let (start, mut records, mut sent) = (Instant::now(), records, 0);
+            while !until.load(Ordering::Relaxed) {
+                let due = start.elapsed().as_millis() as u64 * per_second / 1000;
+                let now = usize::try_from(due.saturating_sub(sent)).expect("a count of records");
+                send_all(&producer, &topic, records.by_ref().take(now));
+                sent = due;
+                producer.poll(Duration::from_millis(10));
+            }
+            producer.flush(PATIENCE).expect("an acknowledgement of all records");
+            producer.context().finish()
+        });
+        Steady { over, thread }
+    }
+}
+
+/// A producer at work.
+pub struct Steady {
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<Produced>,
+}
+
+impl Steady {
+    /// Ends it when all is acknowledged, and gives what was. The broker must be there.
+    pub fn stop(self) -> Produced {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the producer panicked")
     }
 }
 
@@ -225,11 +271,11 @@ fn send_all(
         while let Err((error, back)) = producer.send(message) {
             let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
             assert_eq!(error, full, "cannot produce to {topic}");
-            producer.poll(std::time::Duration::from_millis(50));
+            producer.poll(Duration::from_millis(50));
             message = back;
         }
         if number % 1000 == 0 {
-            producer.poll(std::time::Duration::ZERO);
+            producer.poll(Duration::ZERO);
         }
     }
 }

@@ -88,6 +88,7 @@ pub struct Rule {
 struct Shared {
     upstream: String,
     stopped: AtomicBool,
+    cut: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -124,6 +125,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             upstream: upstream.into(),
             stopped: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             state: Mutex::default(),
             changed: Condvar::new(),
         });
@@ -151,6 +153,16 @@ impl Proxy {
         let rule = RuleState { matching, fault, hits: 0, done: 0, released: false };
         state.rules.push(rule);
         Rule { number: state.rules.len() - 1, shared: Arc::clone(&self.shared) }
+    }
+
+    /// From now on every connection is closed before a byte is read, as if the server were away.
+    pub fn cut(&self) {
+        self.shared.cut.store(true, Ordering::SeqCst);
+    }
+
+    /// Undoes [`Proxy::cut`].
+    pub fn mend(&self) {
+        self.shared.cut.store(false, Ordering::SeqCst);
     }
 
     /// All requests that are through, in the order in which they got through.
@@ -210,6 +222,9 @@ impl Shared {
 
     /// One connection. Whatever fails on either side ends it, which is what the client then sees.
     fn serve(&self, client: &TcpStream) {
+        if self.cut.load(Ordering::SeqCst) {
+            return;
+        }
         let Ok(request) = read_request(client) else { return };
         let (rule, fault) = self.match_rule(&request).unzip();
         let mut status = None;

@@ -1,0 +1,74 @@
+//! How `MEMORY_LIMIT_MB` is shared out, so that the process stays below it.
+
+const MIB: u64 = 1024 * 1024;
+
+/// Code, runtime, catalog, table metadata, RocksDB and the clients' own: what a process takes that
+/// reads nothing.
+const BASE: u64 = 72 * MIB;
+/// The least that a shard can work with.
+const SHARD: u64 = 16 * MIB;
+/// What librdkafka keeps for each message beside its bytes.
+const MESSAGE: u64 = 600;
+
+/// What each part of the process may take. The parts that cannot be counted (an answer of a broker
+/// while it is unpacked, a batch while it is split, a row group while it is encoded) are given room
+/// by a multiple of what is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shares {
+    /// Bytes of one broker's answer, as they come over the network. Unpacked it is several times
+    /// as large.
+    pub fetch: u64,
+    /// Bytes of messages that the client holds ready for one shard.
+    pub queue: u64,
+    /// Messages that the client holds ready for one shard.
+    pub queue_messages: u64,
+    /// Bytes of one shard's batch; decoded, taken and split there are up to four of them.
+    pub batch: u64,
+    /// Bytes of one shard's open files: row groups being encoded and parts of uploads.
+    pub files: u64,
+}
+
+impl Shares {
+    /// The shares of `limit` bytes among so many shards.
+    pub fn new(limit: u64, shards: usize) -> Self {
+        let rest = limit.saturating_sub(BASE);
+        let shard = rest / (shards.max(1) as u64);
+        Self {
+            fetch: (rest / 24).clamp(MIB, 8 * MIB),
+            queue: (shard / 16).clamp(MIB, 1 << 30),
+            queue_messages: (shard / 16 / MESSAGE).clamp(1_000, 20_000),
+            batch: (shard / 24).clamp(MIB / 2, 8 * MIB),
+            files: (shard * 3 / 10).max(4 * MIB),
+        }
+    }
+
+    /// How many shards there may be.
+    pub fn most_shards(limit: u64) -> usize {
+        let most = limit.saturating_sub(BASE) / SHARD;
+        usize::try_from(most).unwrap_or(usize::MAX).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn all_shares_together_with_the_room_around_them_are_within_the_limit(
+            limit in 128u64..1_048_576, shards in 1usize..256,
+        ) {
+            let limit = limit * MIB;
+            let shards = shards.min(Shares::most_shards(limit));
+            let shares = Shares::new(limit, shards);
+            // A batch four times, and half of the open files once more while it is encoded.
+            let shard = shares.queue + shares.queue_messages * MESSAGE
+                + 4 * shares.batch + shares.files * 3 / 2;
+            // An answer that was packed to a fifth.
+            let total = BASE + 5 * shares.fetch + shard * shards as u64;
+            prop_assert!(total <= limit, "{total} of {limit}: {shares:?} for {shards}");
+        }
+    }
+}
