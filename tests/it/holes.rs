@@ -39,7 +39,7 @@ fn interleaved_committed_and_aborted_transactions_land_exactly_and_never_stall()
     let (icestream, topic) = pipeline(&lake, 2);
     let table = lake.table(&format!("db.{topic}"));
     let mut produced = Produced { topic: topic.clone(), ..Produced::default() };
-    let (mut next, mut committed) = (0, 0);
+    let (mut next, mut committed) = (0_i64, 0_i64);
     let mut running = icestream.run();
     for round in 0..6 {
         // Batches of four producers alternate in the log; two of them abort, in changing order.
