@@ -11,7 +11,7 @@ CARGO_FLAGS := --release --locked
 BINARY := $(CARGO_TARGET_DIR)/release/icestream
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench check fmt lint docs clean
+.PHONY: help setup build demo test soak bench check fmt lint docs clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -30,6 +30,11 @@ demo: build ## Build, then show the main job on embedded parts (DEMO_ARGS="--rec
 test: ## Run every test on real components (TEST_ARGS=name picks some)
 	@scripts/setup test
 	cargo test $(CARGO_FLAGS) --features faults $(TEST_ARGS)
+
+soak: ## Every fault at random, for MINUTES (20)
+	@scripts/setup test
+	ICESTREAM_SOAK_MINUTES=$(or $(MINUTES),20) cargo test $(CARGO_FLAGS) --features faults --test it -- \
+		--nocapture --exact soak::every_fault_at_random_is_survived
 
 bench: ## Measure on a real Kafka (BENCH_ARGS)
 	@scripts/setup test

@@ -317,8 +317,11 @@ mod tests {
 
     #[test]
     fn an_offset_is_in_the_one_snapshot_whose_range_has_it() {
-        let mut journal =
-            vec![entry(1, Some((5, 10)), None), entry(2, None, None), entry(3, Some((10, 20)), None)];
+        let mut journal = vec![
+            entry(1, Some((5, 10)), None),
+            entry(2, None, None),
+            entry(3, Some((10, 20)), None),
+        ];
         journal.push(JournalEntry { in_ancestry: false, ..entry(4, Some((10, 30)), None) });
         let view = view(20, journal);
         assert_eq!(answer(&view, true, 9), (Answer::InTable, vec![1]));
@@ -343,7 +346,8 @@ mod tests {
     #[test]
     fn an_offset_that_was_skipped_is_lost() {
         let skip = entry(2, Some((5, 9)), Some(Edit::Skip));
-        let view = view(12, vec![entry(1, Some((0, 5)), None), skip, entry(3, Some((9, 12)), None)]);
+        let view =
+            view(12, vec![entry(1, Some((0, 5)), None), skip, entry(3, Some((9, 12)), None)]);
         assert_eq!(answer(&view, true, 5), (Answer::Lost, vec![2]));
         assert_eq!(answer(&view, true, 9), (Answer::InTable, vec![3]));
     }

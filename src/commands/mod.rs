@@ -9,8 +9,8 @@ mod check;
 mod checkpoints;
 mod health;
 mod ledger;
-mod ledger_edit;
 mod ledger_at;
+mod ledger_edit;
 mod probe;
 mod verify;
 
@@ -21,8 +21,8 @@ pub use check::check;
 pub use checkpoints::checkpoints;
 pub use health::health;
 pub use ledger::ledger_show;
-pub use ledger_edit::{EditRequest, ledger_edit};
 pub use ledger_at::ledger_at;
+pub use ledger_edit::{EditRequest, ledger_edit};
 pub use verify::verify;
 
 use crate::config::Config;

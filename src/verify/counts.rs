@@ -88,8 +88,9 @@ impl Unclear {
             excused.add(taken);
             if taken < written - found {
                 let missing = written - found - taken;
-                let detail =
-                    format!("{missing} of {written} rows of {commits} commits are missing{suspects}");
+                let detail = format!(
+                    "{missing} of {written} rows of {commits} commits are missing{suspects}"
+                );
                 judge.find(Kind::RowsMissing, None, detail);
             }
         }

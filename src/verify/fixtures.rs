@@ -148,11 +148,8 @@ impl World {
 
     /// Without its rows.
     pub fn judge_metadata(&self) -> Judgement {
-        Self {
-            evidence: Evidence { rows: Rows::NotRead, ..self.evidence.clone() },
-            ..self.clone()
-        }
-        .judge()
+        Self { evidence: Evidence { rows: Rows::NotRead, ..self.evidence.clone() }, ..self.clone() }
+            .judge()
     }
 
     pub fn files(&self) -> Vec<LiveFile> {

@@ -44,7 +44,8 @@ impl Judge<'_> {
     /// Names what people did to the ledger.
     pub fn edits(&mut self) {
         for entry in self.commits() {
-            let by = format!("snapshot {} of {}", entry.snapshot_id, super::rfc3339(entry.timestamp_ms));
+            let by =
+                format!("snapshot {} of {}", entry.snapshot_id, super::rfc3339(entry.timestamp_ms));
             match &entry.edit {
                 Some(Edit::Rewind { to_snapshot }) => {
                     let detail = format!(
@@ -106,7 +107,9 @@ pub(super) fn contiguous(judge: &mut Judge<'_>) {
         if !complete {
             let from = chain.from();
             let detail = match judge.rows_are_read() {
-                true => format!("proven from {from} on; what is below was expired from the journal"),
+                true => {
+                    format!("proven from {from} on; what is below was expired from the journal")
+                }
                 false => format!(
                     "proven from {from} on; what is below was expired from the journal; --rows \
                      proves it from the rows, if its offsets have no holes"
@@ -129,7 +132,8 @@ fn continues(
     let (this, end) = (entry.snapshot_id, chain.end());
     if range.start > chain.reached {
         let gap = OffsetRange { start: chain.reached, end: range.start };
-        let detail = format!("{} is missing between snapshot {last} and snapshot {this}", span(gap));
+        let detail =
+            format!("{} is missing between snapshot {last} and snapshot {this}", span(gap));
         judge.find_range(Kind::JournalGap, place, gap, &[last, this], detail);
         return;
     }
@@ -142,7 +146,8 @@ fn continues(
         if start < end {
             found = true;
             let both = OffsetRange { start, end };
-            let detail = format!("{} is in both snapshot {snapshot} and snapshot {this}", span(both));
+            let detail =
+                format!("{} is in both snapshot {snapshot} and snapshot {this}", span(both));
             judge.find_range(Kind::JournalOverlap, place, both, &[*snapshot, this], detail);
         }
     }
@@ -217,8 +222,8 @@ pub(super) fn up_to_ledger(judge: &mut Judge<'_>) {
 /// Partitions that a ledger counts and no commit that is shown moved.
 fn without_commit(judge: &Judge<'_>) -> Vec<(Place, Offset)> {
     let ledger = judge.evidence.view.ledger.iter();
-    let today = ledger.flat_map(|ledger| ledger.frontier.iter()).map(|(tp, next)| {
-        (Place::new(tp, judge.eras.last(tp)), next)
-    });
+    let today = ledger
+        .flat_map(|ledger| ledger.frontier.iter())
+        .map(|(tp, next)| (Place::new(tp, judge.eras.last(tp)), next));
     today.chain(judge.eras.ends()).filter(|(place, _)| !judge.chains.contains_key(place)).collect()
 }

@@ -40,9 +40,8 @@ fn an_overlap_is_told_with_every_snapshot_that_has_the_range() {
     let mut world = World::two_commits();
     world.commit(&[(0, 30)]);
     world.evidence.view.journal[2].ranges.insert(tp(0), range(5, 30));
-    let both = |start, end, snapshot| {
-        (Kind::JournalOverlap, Some(range(start, end)), vec![snapshot, 103])
-    };
+    let both =
+        |start, end, snapshot| (Kind::JournalOverlap, Some(range(start, end)), vec![snapshot, 103]);
     assert_eq!(found(&world), [both(5, 10, 101), both(10, 20, 102)]);
 }
 

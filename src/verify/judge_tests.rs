@@ -129,7 +129,10 @@ fn a_gap_in_the_journal_is_found() {
     journal[2].rows.written -= 2;
     world.rows.retain(|(_, offset)| !(20..22).contains(offset));
     let finding = world.only(Kind::JournalGap);
-    assert!(finding.detail.contains("[20, 22) is missing between snapshot 102 and snapshot 103"), "{finding:?}");
+    assert!(
+        finding.detail.contains("[20, 22) is missing between snapshot 102 and snapshot 103"),
+        "{finding:?}"
+    );
     assert_eq!(world.kinds(), [Kind::JournalGap]);
 }
 
@@ -140,7 +143,10 @@ fn an_overlap_in_the_journal_is_found() {
     world.evidence.view.journal[2].ranges.insert(tp(0), OffsetRange { start: 15, end: 30 });
     let finding = world.only(Kind::JournalOverlap);
     assert_eq!((finding.invariant, finding.partition.clone()), ("I1", Some(tp(0))));
-    assert!(finding.detail.contains("[15, 20) is in both snapshot 102 and snapshot 103"), "{finding:?}");
+    assert!(
+        finding.detail.contains("[15, 20) is in both snapshot 102 and snapshot 103"),
+        "{finding:?}"
+    );
 }
 
 #[test]

@@ -41,10 +41,10 @@ mod scan;
 mod scan_tests;
 
 pub use evidence::{Evidence, History, history, rfc3339};
+pub use files::{FileCount, Files};
 pub use finding::{Finding, Judgement, Kind, PartitionVerdict, Verdict};
 pub use foreign::ForeignSnapshot;
 pub use judge::judge;
-pub use files::{FileCount, Files};
 pub use report::{Proof, Report};
 pub use rows::{RowIndex, Rows};
 pub use scan::{Depth, gather};

@@ -178,7 +178,8 @@ impl Judge<'_> {
         let strange = rows.offsets.count(above);
         if strange > 0 {
             let named = list(&rows.offsets.present(above, NAMED), strange);
-            let detail = format!("{strange} rows at or above the ledger ({limit}): offsets {named}");
+            let detail =
+                format!("{strange} rows at or above the ledger ({limit}): offsets {named}");
             self.find(Kind::RowsAboveLedger, Some(place), detail);
         }
         self.verdict(place).rows = Some(count);

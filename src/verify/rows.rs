@@ -57,8 +57,8 @@ impl RowIndex {
     /// Counts one row.
     pub fn insert(&mut self, topic: &str, partition: i32, offset: Offset) {
         let known = self.last.and_then(|at| self.partitions.get(at));
-        let known = known
-            .is_some_and(|(at, _)| at.tp.partition == partition && at.tp.topic == topic);
+        let known =
+            known.is_some_and(|(at, _)| at.tp.partition == partition && at.tp.topic == topic);
         if !known {
             self.last = Some(self.position(topic, partition));
         }

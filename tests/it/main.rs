@@ -23,6 +23,7 @@ mod outages;
 mod proofs;
 mod refusals;
 mod replies;
+mod soak;
 #[allow(dead_code, reason = "the helpers are one vocabulary, of which each test uses a part")]
 mod support;
 mod tables;

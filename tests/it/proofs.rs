@@ -80,9 +80,8 @@ fn a_gap_and_an_overlap_are_named_with_their_range_and_snapshots() {
     let (second, third) = (id(&table, 1), id(&table, 2));
     doctor(&table, |metadata| summary(metadata, 2)["icestream.ranges"] = ranges(120).into());
     let text = icestream.command(&["verify"]).with_code(1).stdout;
-    let told = format!(
-        "{topic}[0]: [100, 120) is missing between snapshot {second} and snapshot {third}"
-    );
+    let told =
+        format!("{topic}[0]: [100, 120) is missing between snapshot {second} and snapshot {third}");
     assert!(text.contains(&told), "{text}");
     let found = findings(&icestream, &["verify", "--json"], 1);
     assert_eq!(found[0]["kind"], "journal-gap");

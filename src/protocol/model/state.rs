@@ -158,12 +158,7 @@ pub(super) struct State {
 impl State {
     pub fn new(table: TableNo, mix: &Mix) -> Self {
         let instance = |owns| Instance { owns, ..Instance::default() };
-        Self {
-            table,
-            instances: mix.owns.map(instance),
-            late: [None; LATE],
-            left: mix.budget,
-        }
+        Self { table, instances: mix.owns.map(instance), late: [None; LATE], left: mix.budget }
     }
 
     pub fn has_room(&self) -> bool {
@@ -256,7 +251,11 @@ pub(super) enum Step {
     /// A late request arrives.
     Arrive(usize),
     /// A partition is given to another instance; does its old owner notice?
-    Move { partition: usize, to: usize, noticed: bool },
+    Move {
+        partition: usize,
+        to: usize,
+        noticed: bool,
+    },
     Append,
     Compact,
     Expire(Expiry),

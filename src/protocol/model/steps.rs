@@ -55,9 +55,8 @@ impl World {
         match instance.phase {
             Phase::Down => steps.push(Step::Start(who)),
             Phase::Running => {
-                let rest = |p: usize| {
-                    instance.at[p].map_or(0, |at| self.lake.facts.rest(p, at).len())
-                };
+                let rest =
+                    |p: usize| instance.at[p].map_or(0, |at| self.lake.facts.rest(p, at).len());
                 let upto = |p| 0..=u8::try_from(rest(p)).unwrap();
                 let lengths = upto(0).flat_map(|one| upto(1).map(move |two| [one, two]));
                 steps.extend(lengths.filter(|l| *l != [0, 0]).map(|l| Step::Seal(who, l)));
@@ -67,7 +66,9 @@ impl World {
                 let mut answer = |answer| steps.push(Step::Answer(who, answer));
                 answer(Answer::Told);
                 if state.left.answers > 0 {
-                    [Answer::Lost, Answer::Gone, Answer::Rejected].into_iter().for_each(&mut answer);
+                    [Answer::Lost, Answer::Gone, Answer::Rejected]
+                        .into_iter()
+                        .for_each(&mut answer);
                 }
                 if state.left.late > 0 && state.has_room() {
                     [Answer::Late, Answer::ToldTwice].into_iter().for_each(&mut answer);
@@ -451,7 +452,12 @@ impl World {
     }
 
     /// The files of a superseded commit, if the table that was read proves that it lacks them.
-    fn drop_files(&mut self, state: &mut State, commit: CommitNo, view: TableNo) -> Result<(), Halt> {
+    fn drop_files(
+        &mut self,
+        state: &mut State,
+        commit: CommitNo,
+        view: TableNo,
+    ) -> Result<(), Halt> {
         if self.lake.decide(commit, view)? != (Decision::Superseded { absent: true }) {
             return Ok(());
         }

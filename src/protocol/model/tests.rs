@@ -95,8 +95,7 @@ fn local_state_lost_or_old_leaves_the_table_exact() {
 
 #[test]
 fn foreign_commits_compaction_and_expiry_leave_the_table_exact_and_are_never_refused() {
-    let budget =
-        Budget { answers: 1, appends: 1, compactions: 1, expirations: 1, ..NOTHING };
+    let budget = Budget { answers: 1, appends: 1, compactions: 1, expirations: 1, ..NOTHING };
     let found = sound("foreign", Mix { budget, ..BOTH_READ_ALL });
     assert!(found.seen.deleted > 0, "{found:?}");
 }

@@ -1,0 +1,208 @@
+//! The faults of a soak. Each returns when what it broke is whole again.
+
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use crate::landing::records;
+use crate::support::producing::End;
+use crate::support::proxy::{Fault as OnRequest, Matching};
+use crate::support::{PATIENCE, wait_for};
+
+use super::fleet::{Fleet, PARTITIONS};
+
+/// A fault.
+pub struct Fault {
+    pub name: &'static str,
+    pub inject: fn(&mut Fleet, &mut Rng),
+    /// Does it belong to those by which a broken variant shows itself?
+    pub catches: bool,
+}
+
+const fn fault(name: &'static str, inject: fn(&mut Fleet, &mut Rng)) -> Fault {
+    Fault { name, inject, catches: false }
+}
+
+const fn catching(name: &'static str, inject: fn(&mut Fleet, &mut Rng)) -> Fault {
+    Fault { name, inject, catches: true }
+}
+
+/// All of them.
+pub const FAULTS: [Fault; 17] = [
+    fault("killed and started again, five times", kill),
+    fault("killed, checkpoints lost", kill_and_lose),
+    fault("killed, checkpoints from an old copy", kill_and_restore),
+    fault("paused past the session", pause),
+    fault("a process added, another removed", add_and_remove),
+    catching("aborted within a checkpoint", abort),
+    catching("aborted within a checkpoint, taken over, came back", abort_and_take_over),
+    catching("aborted after its commit landed, foreign rows on top", abort_under_foreign_rows),
+    catching("reply to a commit dropped", drop_reply),
+    fault("commit request delivered late", late_request),
+    fault("commit answered 503 although made", false_503),
+    fault("catalog away", catalog_away),
+    fault("broker killed", kill_broker),
+    fault("broker frozen", freeze_broker),
+    fault("snapshots expired by another engine", |fleet, _| fleet.maintain("expire")),
+    fault("files rewritten by another engine", |fleet, _| fleet.maintain("rewrite")),
+    fault("a transaction aborted, another committed", transactions),
+];
+
+/// The checkpoint, before its request, after it, and around its end.
+const POINTS: [&str; 6] = [
+    "prepare.after",
+    "commit.before-request",
+    "commit.after-request",
+    "finalize.before",
+    "finalize.after",
+    "report.before",
+];
+
+fn any(fleet: &Fleet, rng: &mut Rng) -> usize {
+    rng.usize(..fleet.members.len())
+}
+
+fn start_again(fleet: &mut Fleet, who: usize) {
+    let member = &mut fleet.members[who];
+    member.running = member.icestream.run();
+}
+
+fn kill_one(fleet: &mut Fleet, who: usize) {
+    fleet.count(who);
+    fleet.members[who].running.kill();
+}
+
+fn kill(fleet: &mut Fleet, rng: &mut Rng) {
+    for _ in 0..5 {
+        let who = any(fleet, rng);
+        kill_one(fleet, who);
+        let killed = Instant::now();
+        start_again(fleet, who);
+        let running = &mut fleet.members[who].running;
+        wait_for("a commit after a kill", PATIENCE, || {
+            assert!(running.runs(), "{}", running.log());
+            let metrics = running.metrics()?;
+            let committed =
+                metrics.value("icestream_commits_total", &[("outcome", "committed")])?;
+            // A process may come back to a group that gave its partitions away meanwhile.
+            let idle = metrics.value("icestream_assigned_partitions", &[]) == Some(0.0);
+            (committed >= 1.0 || (idle && killed.elapsed() > Duration::from_secs(20))).then_some(())
+        });
+        fleet.recoveries.push(killed.elapsed());
+    }
+}
+
+fn kill_and_lose(fleet: &mut Fleet, rng: &mut Rng) {
+    let who = any(fleet, rng);
+    kill_one(fleet, who);
+    fleet.members[who].icestream.lose_checkpoints();
+    start_again(fleet, who);
+}
+
+/// The copy is from before some checkpoints: the process goes on after it was made.
+fn kill_and_restore(fleet: &mut Fleet, rng: &mut Rng) {
+    let who = any(fleet, rng);
+    kill_one(fleet, who);
+    let copy = fleet.members[who].icestream.copy_checkpoints();
+    start_again(fleet, who);
+    fleet.wait_progress("the copy of a directory", PATIENCE);
+    kill_one(fleet, who);
+    fleet.members[who].icestream.restore_checkpoints(&copy);
+    start_again(fleet, who);
+}
+
+fn others(fleet: &Fleet, who: usize) -> Vec<usize> {
+    (0..fleet.members.len()).filter(|member| *member != who).collect()
+}
+
+fn pause(fleet: &mut Fleet, rng: &mut Rng) {
+    let who = any(fleet, rng);
+    fleet.members[who].running.freeze();
+    let rest = others(fleet, who);
+    fleet.wait_owned(&rest);
+    fleet.members[who].running.thaw();
+}
+
+fn add_and_remove(fleet: &mut Fleet, rng: &mut Rng) {
+    fleet.add();
+    let who = any(fleet, rng);
+    fleet.count(who);
+    fleet.members.remove(who).running.stop(PATIENCE).success();
+}
+
+/// Starts a process that aborts at a crash point, and waits until it did.
+fn abort_at(fleet: &mut Fleet, who: usize, point: &str) {
+    kill_one(fleet, who);
+    let member = &mut fleet.members[who];
+    member.running = member.icestream.clone().crash_at(point).run();
+    member.running.wait(PATIENCE).aborted();
+}
+
+fn abort(fleet: &mut Fleet, rng: &mut Rng) {
+    let (who, point) = (any(fleet, rng), POINTS[rng.usize(..POINTS.len())]);
+    abort_at(fleet, who, point);
+    start_again(fleet, who);
+}
+
+fn abort_and_take_over(fleet: &mut Fleet, rng: &mut Rng) {
+    let who = any(fleet, rng);
+    abort_at(fleet, who, "commit.before-request");
+    let rest = others(fleet, who);
+    fleet.wait_owned(&rest);
+    let before = fleet.ledger();
+    wait_for("commits of the others", PATIENCE, || (fleet.ledger() > before).then_some(()));
+    start_again(fleet, who);
+}
+
+fn abort_under_foreign_rows(fleet: &mut Fleet, rng: &mut Rng) {
+    let who = any(fleet, rng);
+    abort_at(fleet, who, "commit.after-request");
+    fleet.maintain("append");
+    start_again(fleet, who);
+}
+
+fn drop_reply(fleet: &mut Fleet, _: &mut Rng) {
+    let rule = fleet.proxy.on(Matching::commit_of("db", "soak"), OnRequest::DropReply);
+    rule.wait_done(1, PATIENCE);
+}
+
+fn late_request(fleet: &mut Fleet, _: &mut Rng) {
+    let rule = fleet.proxy.on(Matching::commit_of("db", "soak"), OnRequest::HoldRequest);
+    rule.wait_hits(1, PATIENCE);
+    fleet.wait_progress("a request that is held", PATIENCE);
+    rule.release();
+    rule.wait_done(1, PATIENCE);
+}
+
+fn false_503(fleet: &mut Fleet, _: &mut Rng) {
+    let answer = OnRequest::AnswerInstead(503, String::from("{}"));
+    let rule = fleet.proxy.on(Matching::commit_of("db", "soak"), answer);
+    rule.wait_done(1, PATIENCE);
+}
+
+fn catalog_away(fleet: &mut Fleet, _: &mut Rng) {
+    fleet.proxy.cut();
+    let running = &mut fleet.members[0].running;
+    running.wait_ready(false, PATIENCE);
+    fleet.proxy.mend();
+}
+
+fn kill_broker(fleet: &mut Fleet, _: &mut Rng) {
+    fleet.kafka.kill();
+    fleet.kafka.start();
+}
+
+/// Until a process says that it does not answer.
+fn freeze_broker(fleet: &mut Fleet, _: &mut Rng) {
+    fleet.kafka.freeze();
+    fleet.members[0].running.wait_ready(false, PATIENCE);
+    fleet.kafka.thaw();
+}
+
+fn transactions(fleet: &mut Fleet, rng: &mut Rng) {
+    let some = |rng: &mut Rng| records(PARTITIONS, 0..rng.i64(1..500)).collect::<Vec<_>>();
+    let topic = fleet.topic();
+    fleet.kafka.produce_in_transaction(topic, some(rng), End::Abort);
+    let kept = fleet.kafka.produce_in_transaction(topic, some(rng), End::Commit);
+    fleet.transactions = std::mem::take(&mut fleet.transactions).and(&kept);
+}

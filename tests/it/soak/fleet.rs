@@ -1,0 +1,219 @@
+//! The processes of a soak, the servers they depend on, and the account of what was produced.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use icestream::broken::Variant;
+use serde_json::Value;
+
+use crate::landing::{records, schema};
+use crate::support::icestream::{Icestream, Running};
+use crate::support::kafka::Kafka;
+use crate::support::oracle::{self, Reader, Verdict};
+use crate::support::producing::{Produced, Steady};
+use crate::support::proxy::Proxy;
+use crate::support::table::{Lake, Table};
+use crate::support::{PATIENCE, foreign, wait_for};
+
+pub const PARTITIONS: i32 = 6;
+/// Records a second.
+const RATE: u64 = 2_000;
+const TOPIC: &str = "soak";
+
+/// What is added up over all processes, before each ends.
+const COUNTED: [(&str, &str, &[(&str, &str)]); 6] = [
+    ("rebalances", "icestream_rebalances_total", &[]),
+    ("fenced commits", "icestream_admissions_total", &[("decision", "superseded")]),
+    ("conflicts", "icestream_commits_total", &[("outcome", "conflict")]),
+    ("unknown commits", "icestream_commits_total", &[("outcome", "unknown")]),
+    ("commits", "icestream_commits_total", &[("outcome", "committed")]),
+    ("invariant violations", "icestream_invariant_violations_total", &[]),
+];
+
+/// A process and its settings.
+pub struct Member {
+    pub icestream: Icestream,
+    pub running: Running,
+}
+
+/// Everything that a soak disturbs.
+pub struct Fleet {
+    pub kafka: Kafka,
+    lake: Lake,
+    pub proxy: Proxy,
+    template: Icestream,
+    pub members: Vec<Member>,
+    steady: Steady,
+    /// Records of transactions that were committed.
+    pub transactions: Produced,
+    /// Rows that another engine appended.
+    pub foreign_rows: i64,
+    /// From each SIGKILL to the first new commit of the process that came after it.
+    pub recoveries: Vec<Duration>,
+    counted: BTreeMap<&'static str, f64>,
+}
+
+impl Fleet {
+    /// `members` processes of one pipeline, under load.
+    pub fn new(members: usize, variant: Option<Variant>) -> Self {
+        let kafka = Kafka::own();
+        kafka.create_topic(TOPIC, PARTITIONS, &[]);
+        let lake = Lake::rest();
+        let proxy = Proxy::before(&lake.rest_catalog().address());
+        let lake = lake.through(proxy.uri());
+        let mut template = Icestream::new(&kafka, TOPIC, &lake, "db.soak")
+            .schema(&schema())
+            .set("KAFKA_SESSION_TIMEOUT_MS", "3000")
+            .set("KAFKA_REVOCATION_TIMEOUT_MS", "5000")
+            .set("CHECKPOINT_INTERVAL_MS", "300");
+        if let Some(variant) = variant {
+            template = template.environment("ICESTREAM_BROKEN_VARIANT", variant.name());
+        }
+        let steady = kafka.produce_steadily(TOPIC, RATE, records(PARTITIONS, 0..i64::MAX));
+        let mut fleet = Self {
+            kafka,
+            lake,
+            proxy,
+            template,
+            members: Vec::new(),
+            steady,
+            transactions: Produced { topic: TOPIC.into(), ..Produced::default() },
+            foreign_rows: 0,
+            recoveries: Vec::new(),
+            counted: BTreeMap::new(),
+        };
+        for _ in 0..members {
+            fleet.add();
+        }
+        fleet.wait_progress("the start", PATIENCE);
+        fleet
+    }
+
+    pub fn table(&self) -> Table<'_> {
+        self.lake.table("db.soak")
+    }
+
+    pub fn topic(&self) -> &'static str {
+        TOPIC
+    }
+
+    pub fn add(&mut self) {
+        let icestream = self.template.member();
+        let running = icestream.run();
+        self.members.push(Member { icestream, running });
+    }
+
+    /// Adds up what a process counted, before it goes.
+    pub fn count(&mut self, member: usize) {
+        let Some(metrics) = self.members[member].running.metrics() else { return };
+        for (what, name, labels) in COUNTED {
+            *self.counted.entry(what).or_default() += metrics.value(name, labels).unwrap_or(0.0);
+        }
+    }
+
+    /// What all processes counted.
+    pub fn counted(&mut self) -> BTreeMap<&'static str, f64> {
+        for member in 0..self.members.len() {
+            self.count(member);
+        }
+        self.counted.clone()
+    }
+
+    /// The sum of all offsets in the ledger.
+    pub fn ledger(&self) -> i64 {
+        let property =
+            format!("icestream.ledger.{}", self.template.setting("KAFKA_GROUP_ID").unwrap());
+        let Some(text) = self.table().property(&property) else { return 0 };
+        let ledger: Value = serde_json::from_str(&text).expect("a ledger that is JSON");
+        let next = ledger["topics"][TOPIC]["next"].as_object();
+        next.map_or(0, |next| next.values().filter_map(Value::as_i64).sum())
+    }
+
+    /// Waits until the ledger goes on, with every process at work.
+    pub fn wait_progress(&mut self, what: &str, within: Duration) {
+        let before = self.ledger();
+        wait_for(&format!("a commit after {what}"), within, || {
+            for member in &mut self.members {
+                assert!(member.running.runs(), "{what}: {}", member.running.log());
+            }
+            (self.ledger() > before).then_some(())
+        });
+    }
+
+    /// Waits until these processes own all partitions.
+    pub fn wait_owned(&mut self, members: &[usize]) {
+        wait_for("all partitions to be owned", Duration::from_secs(120), || {
+            let owned: i64 = members.iter().map(|member| self.assigned(*member)).sum();
+            (owned == i64::from(PARTITIONS)).then_some(())
+        });
+    }
+
+    fn assigned(&self, member: usize) -> i64 {
+        let metrics = self.members[member].running.metrics();
+        let assigned = metrics.and_then(|m| m.value("icestream_assigned_partitions", &[]));
+        assigned.map_or(0, |partitions| partitions as i64)
+    }
+
+    /// The first process that ended although nobody ended it, or none that commits within a time.
+    pub fn ended_or_stuck(&mut self, within: Duration) -> Option<String> {
+        let (before, began) = (self.ledger(), Instant::now());
+        loop {
+            for member in &mut self.members {
+                if !member.running.runs() {
+                    let log = member.running.log();
+                    return Some(log.lines().last().unwrap_or_default().to_owned());
+                }
+            }
+            if self.ledger() > before {
+                return None;
+            }
+            if began.elapsed() > within {
+                return Some(String::from("nothing is committed any more"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// From SIGKILL to the first commit after it: median, 99th percentile and slowest.
+    pub fn recoveries(&mut self) -> String {
+        self.recoveries.sort();
+        let at = |share: f64| {
+            let index = (self.recoveries.len() as f64 * share) as usize;
+            self.recoveries.get(index.min(self.recoveries.len().saturating_sub(1))).copied()
+        };
+        let count = self.recoveries.len();
+        format!("{count} kills: to the first new commit p50 {:?}, p99 {:?}", at(0.5), at(0.99))
+    }
+
+    /// Ends the load and the processes, lets one read what is left, and asks the judges: both
+    /// readers, and `icestream verify` with and without rows.
+    pub fn finish(self) -> (Vec<Verdict>, bool) {
+        let produced = self.steady.stop().and(&self.transactions);
+        for mut member in self.members {
+            member.running.stop(PATIENCE);
+        }
+        let last = self.template.another();
+        let caught_up = last.start(&["run", "--until-caught-up"]).wait(Duration::from_secs(300));
+        println!("{} records, the last run ended with {:?}", produced.count(), caught_up.code);
+        let table = self.lake.table("db.soak");
+        let others = Produced {
+            topic: "foreign".into(),
+            offsets: [(0, vec![0..self.foreign_rows])].into(),
+            payloads: None,
+        };
+        let judge = |reader| oracle::judge(&table, &[&produced, &others], reader);
+        let verdicts = Reader::EACH.map(judge).into();
+        let verify = |arguments: &[&str]| last.command(arguments).code == Some(0);
+        let verified = verify(&["verify"]) && verify(&["verify", "--rows"]);
+        (verdicts, verified)
+    }
+
+    /// An action of another engine.
+    pub fn maintain(&mut self, action: &str) {
+        let number = self.foreign_rows / 10;
+        let done = foreign::maintain(&self.table(), action, number);
+        if action == "append" {
+            self.foreign_rows += done["answer"].as_i64().expect("a number of rows");
+        }
+    }
+}
