@@ -11,6 +11,7 @@
 #![allow(clippy::single_range_in_vec_init, reason = "ranges of offsets are meant, often one")]
 
 mod by_hand;
+mod fleet;
 mod inputs;
 mod measure;
 mod page;
@@ -43,6 +44,9 @@ struct Args {
     /// Only inputs whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
+    /// Measure fleets of processes on one table instead, and write docs/bench-fleet.md.
+    #[arg(long)]
+    fleet: bool,
     /// Print the figures and leave docs/bench.md as it is.
     #[arg(long)]
     dry: bool,
@@ -91,6 +95,15 @@ fn main() {
     let load = page::load();
     println!("load of the machine before: {load}");
     let kafka = Kafka::own();
+    if args.fleet {
+        const INTERVAL_MS: u32 = 1000;
+        let table = fleet::measure(&kafka, &[1, 4, 16, 32], INTERVAL_MS);
+        if !args.dry {
+            std::fs::write("docs/bench-fleet.md", fleet::page(&table, INTERVAL_MS))
+                .expect("cannot write the page");
+        }
+        return;
+    }
     let mut results = Vec::new();
     for input in Input::each(args.records) {
         if !input.name().contains(&args.only) {
