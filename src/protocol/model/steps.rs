@@ -1,7 +1,7 @@
 //! What may happen in a state, and what it leads to.
 
 use super::super::*;
-use super::facts::{CommitNo, Facts, Sealing, bit, frontier, offsets};
+use super::facts::{CommitNo, Facts, Sealing, TABLE, bit, frontier, offsets};
 use super::lake::{Decision, Lake, TableNo};
 use super::state::{
     Answer, Expiry, How, Instance, Last, Local, Memory, Mix, Open, PARTITIONS, Phase, Request,
@@ -23,6 +23,8 @@ pub(super) struct Seen {
     pub deleted: u64,
     /// Requests that landed when nobody waited for them.
     pub landed_late: u64,
+    /// Ledgers rewound.
+    pub rewound: u64,
     /// Paths that ended with [`Halt::Blind`].
     pub blind: u64,
 }
@@ -117,14 +119,19 @@ impl World {
         }
         let others = || table.snapshots.iter().map(|snapshot| snapshot.id).filter(|id| *id != head);
         if state.left.expirations > 0 && others().next().is_some() {
-            steps.push(Step::Expire(Expiry::AllButHead));
-            steps.push(Step::Expire(Expiry::AllButHeadWithoutParent));
-            if others().nth(1).is_some() {
-                steps.extend(others().map(|id| Step::Expire(Expiry::One(id))));
+            for orphans in [false, true] {
+                steps.push(Step::Expire { what: Expiry::AllButHead, orphans });
+                if others().nth(1).is_some() {
+                    let one = |id| Step::Expire { what: Expiry::One(id), orphans };
+                    steps.extend(others().map(one));
+                }
             }
         }
         if state.left.rollbacks > 0 {
             steps.extend(others().map(Step::Rollback));
+        }
+        if state.left.rewinds > 0 {
+            steps.push(Step::Rewind);
         }
     }
 
@@ -164,13 +171,21 @@ impl World {
                 left.compactions -= 1;
                 next.table = self.lake.change(state.table, Change::Compact)?;
             }
-            Step::Expire(expiry) => {
+            Step::Expire { what, orphans } => {
                 left.expirations -= 1;
-                next.table = self.lake.change(state.table, Change::Expire(expiry))?;
+                let change = Change::Expire { what, orphans };
+                next.table = self.lake.change(state.table, change)?;
             }
             Step::Rollback(to) => {
                 left.rollbacks -= 1;
                 next.table = self.lake.change(state.table, Change::Rollback(to))?;
+            }
+            Step::Rewind => {
+                left.rewinds -= 1;
+                if let Some(table) = self.lake.rewind(state.table)? {
+                    next.table = table;
+                    self.seen.rewound += 1;
+                }
             }
         }
         let table = self.lake.table(next.table);
@@ -194,9 +209,11 @@ impl World {
     fn start(&mut self, state: &mut State, who: usize) -> Result<(), Halt> {
         let instance = state.instances[who];
         let local = self.local_state(&instance.local);
-        let ledger = self.lake.ledger(state.table).map(|ledger| &ledger.frontier);
-        if let Err(refusal) = check_last(super::facts::TABLE, &local, ledger) {
-            return self.refuse(state, who, refusal.name());
+        let seen = self.lake.history(state.table).and_then(|()| {
+            check_last(TABLE, &local, &self.lake.view(state.table)).map_err(|refusal| refusal.name())
+        });
+        if let Err(refusal) = seen {
+            return self.refuse(state, who, refusal);
         }
         let next_epoch = recover(Some(&local), &Default::default()).next_epoch;
         let me = &mut state.instances[who];
@@ -216,6 +233,7 @@ impl World {
             last: local.last.map(|last| LastCheckpoint {
                 epoch: Epoch(last.epoch.into()),
                 frontier: frontier(&last.frontier),
+                generation: last.generation.into(),
             }),
         }
     }
@@ -223,9 +241,10 @@ impl World {
     /// A run finds its place in the table as it was in `view`.
     fn read_from(&mut self, state: &mut State, who: usize, view: TableNo) -> Result<(), Halt> {
         match self.lake.start(state.instances[who].owns, view) {
-            Ok((ledger, at)) => {
+            Ok((ledger, generation, at)) => {
                 let me = &mut state.instances[who];
-                (me.ledger, me.at, me.phase) = (ledger, at, Phase::Running);
+                (me.ledger, me.generation, me.at) = (ledger, generation, at);
+                me.phase = Phase::Running;
                 Ok(())
             }
             Err(refusal) => self.refuse(state, who, refusal),
@@ -250,7 +269,8 @@ impl World {
                 continue;
             }
             match self.lake.start(bit(partition), view) {
-                Ok((ledger, at)) => {
+                // The generation stays that of the start: an edit since fences the whole run.
+                Ok((ledger, _, at)) => {
                     state.instances[who].ledger[partition] = ledger[partition];
                     state.instances[who].at[partition] = at[partition];
                 }
@@ -274,6 +294,7 @@ impl World {
             epoch: me.epoch + 1,
             from: Default::default(),
             ranges: Default::default(),
+            generation: me.generation,
         };
         let open = me.local.open.map(|open| self.lake.facts.pending(open.commit).epoch);
         one_epoch_is_open(open, Epoch(sealing.epoch.into()))?;
@@ -442,10 +463,12 @@ impl World {
         if let Some(view) = view {
             self.lake.check_shown(commit, view)?;
         }
-        let epoch = u8::try_from(self.lake.facts.pending(commit).epoch.0).unwrap();
+        let pending = self.lake.facts.pending(commit);
+        let epoch = u8::try_from(pending.epoch.0).unwrap();
+        let generation = u8::try_from(pending.generation).unwrap();
         let local = &mut state.instances[who].local;
         if let (Some(open), Some(_)) = (local.open, view) {
-            local.last = Some(Last { epoch, frontier: open.frontier });
+            local.last = Some(Last { epoch, frontier: open.frontier, generation });
         }
         local.open = None;
         Ok(())
