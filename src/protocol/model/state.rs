@@ -263,7 +263,10 @@ pub(super) enum Step {
     Append,
     Compact,
     /// Does the engine take away the parents of those whose parent is expired, as pyiceberg does?
-    Expire { what: Expiry, orphans: bool },
+    Expire {
+        what: Expiry,
+        orphans: bool,
+    },
     /// The head is moved to another snapshot.
     Rollback(u8),
     /// A person rewinds the ledger to the head.

@@ -210,7 +210,8 @@ impl World {
         let instance = state.instances[who];
         let local = self.local_state(&instance.local);
         let seen = self.lake.history(state.table).and_then(|()| {
-            check_last(TABLE, &local, &self.lake.view(state.table)).map_err(|refusal| refusal.name())
+            check_last(TABLE, &local, &self.lake.view(state.table))
+                .map_err(|refusal| refusal.name())
         });
         if let Err(refusal) = seen {
             return self.refuse(state, who, refusal);

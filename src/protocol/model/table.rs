@@ -47,7 +47,10 @@ pub(super) enum Change {
     Delete(CommitNo),
     Append,
     Compact,
-    Expire { what: Expiry, orphans: bool },
+    Expire {
+        what: Expiry,
+        orphans: bool,
+    },
     Rollback(u8),
     /// A person's edit is committed.
     Edit(EditNo, LedgerNo),
