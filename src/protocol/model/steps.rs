@@ -196,9 +196,16 @@ impl World {
         Ok(next)
     }
 
-    /// The process ends with a refusal, which without a rollback must not be.
-    fn refuse(&mut self, state: &mut State, who: usize, refusal: &str) -> Result<(), Halt> {
-        if !self.lake.table(state.table).rolled_back {
+    /// The process ends with a refusal of the table in `view`, which must not be unless that was
+    /// rolled back.
+    fn refuse(
+        &mut self,
+        state: &mut State,
+        who: usize,
+        view: TableNo,
+        refusal: &str,
+    ) -> Result<(), Halt> {
+        if !self.lake.table(view).rolled_back {
             return violated(LIVE, format!("refused without cause: {refusal}"));
         }
         self.seen.refused += 1;
@@ -209,12 +216,12 @@ impl World {
     fn start(&mut self, state: &mut State, who: usize) -> Result<(), Halt> {
         let instance = state.instances[who];
         let local = self.local_state(&instance.local);
-        let seen = self.lake.history(state.table).and_then(|()| {
-            check_last(TABLE, &local, &self.lake.view(state.table))
-                .map_err(|refusal| refusal.name())
+        let seen = self.lake.history(state.table).and_then(|()| match instance.local {
+            Local { open: None, last: None } => Ok(()),
+            _ => check_last(TABLE, &local, &self.lake.view(state.table)).map_err(|r| r.name()),
         });
         if let Err(refusal) = seen {
-            return self.refuse(state, who, refusal);
+            return self.refuse(state, who, state.table, refusal);
         }
         let next_epoch = recover(Some(&local), &Default::default()).next_epoch;
         let me = &mut state.instances[who];
@@ -248,7 +255,7 @@ impl World {
                 me.phase = Phase::Running;
                 Ok(())
             }
-            Err(refusal) => self.refuse(state, who, refusal),
+            Err(refusal) => self.refuse(state, who, view, refusal),
         }
     }
 
@@ -275,7 +282,7 @@ impl World {
                     state.instances[who].ledger[partition] = ledger[partition];
                     state.instances[who].at[partition] = at[partition];
                 }
-                Err(refusal) => return self.refuse(state, who, refusal),
+                Err(refusal) => return self.refuse(state, who, view, refusal),
             }
         }
         Ok(())
@@ -343,7 +350,7 @@ impl World {
                 self.seen.superseded += 1;
                 state.instances[who].phase = settled(How::Superseded);
             }
-            Decision::Refused(refusal) => return self.refuse(state, who, refusal),
+            Decision::Refused(refusal) => return self.refuse(state, who, view, refusal),
         }
         Ok(())
     }
@@ -439,17 +446,19 @@ impl World {
             state.instances[who].end_run();
             return Ok(());
         }
-        let to = self.lake.facts.pending(commit).to();
+        let pending = self.lake.facts.pending(commit);
+        let to = pending.to();
+        let ledger = self.lake.ledger(state.table);
+        // A person's edit may have taken the ledger back, and so may a rollback.
+        if !self.lake.table(state.table).rolled_back && generation(ledger) == pending.generation {
+            let frontier = ledger.map(|ledger| ledger.frontier.clone()).unwrap_or_default();
+            group_is_behind_ledger(&to, &frontier)?;
+        }
         let me = &mut state.instances[who];
         for (ledger, next) in me.ledger.iter_mut().zip(offsets(&to)) {
             *ledger = next.or(*ledger);
         }
         me.phase = Phase::Running;
-        if !self.lake.table(state.table).rolled_back {
-            let ledger = self.lake.ledger(state.table);
-            let ledger = ledger.map(|ledger| ledger.frontier.clone()).unwrap_or_default();
-            group_is_behind_ledger(&to, &ledger)?;
-        }
         self.read_assigned(state, who, view)
     }
 
