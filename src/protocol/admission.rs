@@ -199,8 +199,10 @@ pub fn check_source(
 ///
 /// That a commit was superseded is not enough: it may have landed with its reply lost, and its
 /// snapshot may have been expired since. Proof is a ledger past `from` in some partition, so that
-/// every request pinned to an older head is void, together with one partition that this commit
-/// moves and of which it is known who moved it: nobody, or commits that the journal still shows.
+/// every request pinned to an older head is void (also if the head is moved back to it later: the
+/// request's sequence number is taken by then, and no catalog adds an older one), together with one
+/// partition that this commit moves and of which it is known who moved it: nobody, or commits that
+/// the journal still shows.
 /// Across an edit by a person nothing is proven: the ledger may have been taken back.
 pub fn is_provably_absent(pending: &PendingCommit, view: &TableView) -> bool {
     if view.journal.iter().any(|entry| entry.commit_id == pending.commit_id)

@@ -205,6 +205,14 @@ async fn settle(
         (Ok(CommitOutcome::Conflict(reason)), Catalog::Rest(_)) => {
             settle_conflict(catalog, loaded, proposal, written, reason).await
         }
+        // Catalogs call a snapshot a bad request whose sequence number another one took meanwhile: on
+        // another branch of the table, or on a head that was then moved back to ours.
+        (Ok(CommitOutcome::Rejected(reason)), Catalog::Rest(_)) => {
+            match moved_since(catalog, loaded).await {
+                true => Ok(CommitOutcome::Conflict(reason)),
+                false => Ok(CommitOutcome::Rejected(reason)),
+            }
+        }
         // A no that came over HTTP may be about a second copy of the request too, and the table may
         // not be readable to look. What is left costs space, never rows. Only where the library
         // says that there was no connection, nothing was sent.
@@ -222,6 +230,13 @@ async fn settle(
 
 fn never_sent(error: &TableError) -> bool {
     matches!(error, TableError::Unreachable { source: Some(_), .. })
+}
+
+/// Has the table been given a snapshot since it was loaded? False if it does not tell.
+async fn moved_since(catalog: &Catalog, loaded: &LoadedTable) -> bool {
+    let (before, now) = (&loaded.metadata, catalog.load(&loaded.name).await);
+    matches!(now, Ok(Some(now)) if now.metadata.uuid() == before.uuid()
+        && now.metadata.last_sequence_number() != before.last_sequence_number())
 }
 
 /// A conflict that came over HTTP may be the answer to the second copy of a request whose first copy

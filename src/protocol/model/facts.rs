@@ -8,10 +8,11 @@ use super::state::{NAMES, Offsets, PARTITIONS};
 use super::{Halt, violated};
 
 pub(super) const TABLE: &str = "lake.readings";
-const PIPELINE: &str = "flow";
+pub(super) const PIPELINE: &str = "flow";
 
 pub(super) type CommitNo = u16;
 pub(super) type LedgerNo = u16;
+pub(super) type EditNo = u16;
 
 /// What becomes of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,15 @@ pub(super) struct Sealing {
     pub from: Offsets,
     /// Where reading began and ended, of each partition that moves.
     pub ranges: [Option<(u8, u8)>; PARTITIONS],
+    /// Generation of the ledger that it continues.
+    pub generation: u8,
+}
+
+/// What made a snapshot of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Maker {
+    Commit(CommitNo),
+    Edit(EditNo),
 }
 
 /// A commit.
@@ -76,6 +86,8 @@ pub(super) struct Facts {
     commit_numbers: HashMap<Sealing, CommitNo>,
     pub ledgers: Vec<Ledger>,
     ledger_numbers: HashMap<String, LedgerNo>,
+    /// What the snapshots of edits say.
+    edits: Vec<JournalParts>,
 }
 
 impl Facts {
@@ -86,6 +98,7 @@ impl Facts {
             commit_numbers: HashMap::new(),
             ledgers: Vec::new(),
             ledger_numbers: HashMap::new(),
+            edits: Vec::new(),
         }
     }
 
@@ -115,6 +128,7 @@ impl Facts {
         let mut pending = super::super::fixtures::pending("", &[], &[]);
         pending.epoch = Epoch(sealing.epoch.into());
         pending.instance = format!("{}.{}", NAMES[sealing.who], sealing.incarnation);
+        pending.generation = sealing.generation.into();
         pending.from = frontier(&sealing.from);
         let mut consumed = Frontier::default();
         let (mut records, mut rows) = (0, Vec::new());
@@ -178,13 +192,36 @@ impl Facts {
 
     /// The ledger that a commit would set on a table with `before`, by way of the property's text.
     pub fn advanced(&mut self, before: Option<LedgerNo>, commit: CommitNo) -> LedgerNo {
-        let after = advance(self.ledger(before), self.pending(commit));
-        let text = encode_ledger(&after).unwrap();
+        self.ledger_number(&advance(self.ledger(before), self.pending(commit)))
+    }
+
+    fn ledger_number(&mut self, ledger: &Ledger) -> LedgerNo {
+        let text = encode_ledger(ledger).unwrap();
         let Self { ledgers, ledger_numbers, .. } = self;
         *ledger_numbers.entry(text).or_insert_with_key(|text| {
             ledgers.push(decode_ledger(text).unwrap());
             LedgerNo::try_from(ledgers.len() - 1).unwrap()
         })
+    }
+
+    /// The number of an edit, by way of the summary, and of the ledger that it sets.
+    pub fn edit(&mut self, edit: &LedgerEdit) -> (EditNo, LedgerNo) {
+        let summary = encode_parts(PIPELINE, &edit.parts).unwrap().into_iter().collect();
+        let parts = decode_summary(PIPELINE, &summary).unwrap().unwrap();
+        let known = self.edits.iter().position(|known| *known == parts);
+        let number = known.unwrap_or_else(|| {
+            self.edits.push(parts);
+            self.edits.len() - 1
+        });
+        (EditNo::try_from(number).unwrap(), self.ledger_number(&edit.after))
+    }
+
+    /// What a snapshot of ours says.
+    pub fn journal(&self, by: Maker) -> JournalParts {
+        match by {
+            Maker::Commit(commit) => self.commits[usize::from(commit)].journal.clone(),
+            Maker::Edit(edit) => self.edits[usize::from(edit)].clone(),
+        }
     }
 
     /// The log of the partitions in `owns`, as Kafka tells it.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::super::fixtures::UUID;
 use super::super::*;
-use super::facts::{CommitNo, Facts, Fate, TABLE, number_tp};
+use super::facts::{CommitNo, Facts, Fate, PIPELINE, TABLE, number_tp};
 use super::state::{Offsets, PARTITIONS, Request};
 use super::table::{Change, Table};
 use super::{Halt, LIVE, violated};
@@ -24,8 +24,8 @@ pub(super) enum Decision {
     Refused(&'static str),
 }
 
-/// Where a run starts to read, and the ledger that it found.
-pub(super) type Start = Result<(Offsets, Offsets), &'static str>;
+/// The ledger that a run finds, its generation, and where to start to read.
+pub(super) type Start = Result<(Offsets, u8, Offsets), &'static str>;
 
 /// See the module.
 pub(super) struct Lake {
@@ -112,7 +112,7 @@ impl Lake {
         let exact = self.is_exact(table);
         match (&history, exact) {
             (Ok(()), Ok(())) => Ok(journal_is_contiguous(&view)?),
-            (Ok(()), Err(_)) if table.rolled_back && matches!(change, Change::Expire(_)) => {
+            (Ok(()), Err(_)) if table.rolled_back && matches!(change, Change::Expire { .. }) => {
                 Err(Halt::Blind)
             }
             (Ok(()), Err(detail)) => violated("I1", detail),
@@ -151,20 +151,40 @@ impl Lake {
     }
 
     fn view_of(&self, table: &Table) -> TableView {
+        self.basis(table).view()
+    }
+
+    /// The table as a person's edit sees it.
+    fn basis(&self, table: &Table) -> EditBasis {
         let facts = |snapshot: &super::table::Snapshot| SnapshotFacts {
             snapshot_id: snapshot.id.into(),
             parent_id: snapshot.parent.map(i64::from),
             sequence_number: snapshot.id.into(),
             timestamp_ms: snapshot.id.into(),
-            ours: snapshot.by.map(|by| self.facts.commits[usize::from(by)].journal.clone()),
+            inherited: Some(snapshot.inherited),
+            ours: snapshot.by.map(|by| self.facts.journal(by)),
         };
-        let head = table.head.map(i64::from);
-        TableView {
+        EditBasis {
+            pipeline: PIPELINE.into(),
+            instance: format!("a person at {}", table.last),
+            table: TABLE.into(),
             table_uuid: UUID.into(),
-            head,
+            head: table.head.map(i64::from),
             ledger: self.facts.ledger(table.ledger).cloned(),
-            journal: journal(head, table.snapshots.iter().map(facts).collect()),
+            snapshots: table.snapshots.iter().map(facts).collect(),
+            next_sequence_number: i64::from(table.last) + 1,
         }
+    }
+
+    /// The table after a person rewound its ledger; `None` if that cannot be proven right.
+    pub fn rewind(&mut self, number: TableNo) -> Result<Option<TableNo>, Halt> {
+        let partitions = [0, 1].map(number_tp);
+        let basis = self.basis(self.table(number));
+        let Ok(edit) = basis.rewind(None, &Frontier::default(), &partitions) else {
+            return Ok(None);
+        };
+        let (edit, ledger) = self.facts.edit(&edit);
+        self.change(number, Change::Edit(edit, ledger)).map(Some)
     }
 
     /// What the protocol decides about a commit that meets a table, at a start and in a run alike.
@@ -193,6 +213,15 @@ impl Lake {
         Ok(decision)
     }
 
+    /// [`check_history`], with the name of a refusal.
+    pub fn history(&self, number: TableNo) -> Result<(), &'static str> {
+        match self.table(number).rolled_back {
+            // What is not rolled back was checked when it was reached.
+            false => Ok(()),
+            true => check_history(TABLE, &self.view(number)).map_err(|refusal| refusal.name()),
+        }
+    }
+
     /// Where a run that reads the partitions in `owns` starts.
     pub fn start(&mut self, owns: u8, number: TableNo) -> Start {
         if let Some(start) = self.starts.get(&(owns, number)) {
@@ -209,7 +238,8 @@ impl Lake {
                 let start = starts.get(&tp).map(|start| start.start);
                 at[partition] = start.map(|start| u8::try_from(start).unwrap());
             }
-            (ledger, at)
+            let generation = u8::try_from(generation(view.ledger.as_ref())).unwrap();
+            (ledger, generation, at)
         });
         self.starts.insert((owns, number), start);
         start

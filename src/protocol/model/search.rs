@@ -206,7 +206,11 @@ fn in_words(step: Step) -> String {
         }
         Step::Append => String::from("a foreign engine appends"),
         Step::Compact => String::from("a foreign engine compacts"),
-        Step::Expire(expiry) => format!("a foreign engine expires: {expiry:?}"),
+        Step::Expire { what, orphans } => {
+            let parents = if orphans { ", and the parents of those left" } else { "" };
+            format!("a foreign engine expires {what:?}{parents}")
+        }
+        Step::Rewind => String::from("a person rewinds the ledger"),
         Step::Rollback(to) => format!("a foreign engine moves the head to snapshot {to}"),
     }
 }

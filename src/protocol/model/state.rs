@@ -32,6 +32,8 @@ pub(super) struct Budget {
     pub expirations: u8,
     /// Foreign moves of the head to another snapshot.
     pub rollbacks: u8,
+    /// Ledgers rewound by a person.
+    pub rewinds: u8,
     /// Partitions that move to another instance.
     pub moves: u8,
 }
@@ -96,6 +98,7 @@ pub(super) struct Open {
 pub(super) struct Last {
     pub epoch: u8,
     pub frontier: Offsets,
+    pub generation: u8,
 }
 
 /// Local state: what a crash leaves.
@@ -119,6 +122,8 @@ pub(super) struct Instance {
     pub epoch: u8,
     /// The ledger as it knows it, while it runs.
     pub ledger: Offsets,
+    /// The generation of that ledger.
+    pub generation: u8,
     /// Where its next epoch begins to read, of each partition that this run reads.
     pub at: Offsets,
     pub local: Local,
@@ -132,6 +137,7 @@ impl Instance {
         self.phase = Phase::Down;
         self.epoch = 0;
         self.ledger = Offsets::default();
+        self.generation = 0;
         self.at = Offsets::default();
     }
 
@@ -223,13 +229,11 @@ pub(super) enum Memory {
     Restored,
 }
 
-/// What a foreign engine removes.
+/// What a foreign engine removes from the metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Expiry {
     /// All snapshots but the head.
     AllButHead,
-    /// The same, and the head forgets its parent, as pyiceberg has it.
-    AllButHeadWithoutParent,
     /// One snapshot, not the head.
     One(u8),
 }
@@ -258,7 +262,13 @@ pub(super) enum Step {
     },
     Append,
     Compact,
-    Expire(Expiry),
+    /// Does the engine take away the parents of those whose parent is expired, as pyiceberg does?
+    Expire {
+        what: Expiry,
+        orphans: bool,
+    },
     /// The head is moved to another snapshot.
     Rollback(u8),
+    /// A person rewinds the ledger to the head.
+    Rewind,
 }

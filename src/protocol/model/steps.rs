@@ -1,7 +1,7 @@
 //! What may happen in a state, and what it leads to.
 
 use super::super::*;
-use super::facts::{CommitNo, Facts, Sealing, bit, frontier, offsets};
+use super::facts::{CommitNo, Facts, Sealing, TABLE, bit, frontier, offsets};
 use super::lake::{Decision, Lake, TableNo};
 use super::state::{
     Answer, Expiry, How, Instance, Last, Local, Memory, Mix, Open, PARTITIONS, Phase, Request,
@@ -23,6 +23,8 @@ pub(super) struct Seen {
     pub deleted: u64,
     /// Requests that landed when nobody waited for them.
     pub landed_late: u64,
+    /// Ledgers rewound.
+    pub rewound: u64,
     /// Paths that ended with [`Halt::Blind`].
     pub blind: u64,
 }
@@ -117,14 +119,19 @@ impl World {
         }
         let others = || table.snapshots.iter().map(|snapshot| snapshot.id).filter(|id| *id != head);
         if state.left.expirations > 0 && others().next().is_some() {
-            steps.push(Step::Expire(Expiry::AllButHead));
-            steps.push(Step::Expire(Expiry::AllButHeadWithoutParent));
-            if others().nth(1).is_some() {
-                steps.extend(others().map(|id| Step::Expire(Expiry::One(id))));
+            for orphans in [false, true] {
+                steps.push(Step::Expire { what: Expiry::AllButHead, orphans });
+                if others().nth(1).is_some() {
+                    let one = |id| Step::Expire { what: Expiry::One(id), orphans };
+                    steps.extend(others().map(one));
+                }
             }
         }
         if state.left.rollbacks > 0 {
             steps.extend(others().map(Step::Rollback));
+        }
+        if state.left.rewinds > 0 {
+            steps.push(Step::Rewind);
         }
     }
 
@@ -164,13 +171,21 @@ impl World {
                 left.compactions -= 1;
                 next.table = self.lake.change(state.table, Change::Compact)?;
             }
-            Step::Expire(expiry) => {
+            Step::Expire { what, orphans } => {
                 left.expirations -= 1;
-                next.table = self.lake.change(state.table, Change::Expire(expiry))?;
+                let change = Change::Expire { what, orphans };
+                next.table = self.lake.change(state.table, change)?;
             }
             Step::Rollback(to) => {
                 left.rollbacks -= 1;
                 next.table = self.lake.change(state.table, Change::Rollback(to))?;
+            }
+            Step::Rewind => {
+                left.rewinds -= 1;
+                if let Some(table) = self.lake.rewind(state.table)? {
+                    next.table = table;
+                    self.seen.rewound += 1;
+                }
             }
         }
         let table = self.lake.table(next.table);
@@ -181,9 +196,16 @@ impl World {
         Ok(next)
     }
 
-    /// The process ends with a refusal, which without a rollback must not be.
-    fn refuse(&mut self, state: &mut State, who: usize, refusal: &str) -> Result<(), Halt> {
-        if !self.lake.table(state.table).rolled_back {
+    /// The process ends with a refusal of the table in `view`, which must not be unless that was
+    /// rolled back.
+    fn refuse(
+        &mut self,
+        state: &mut State,
+        who: usize,
+        view: TableNo,
+        refusal: &str,
+    ) -> Result<(), Halt> {
+        if !self.lake.table(view).rolled_back {
             return violated(LIVE, format!("refused without cause: {refusal}"));
         }
         self.seen.refused += 1;
@@ -194,9 +216,12 @@ impl World {
     fn start(&mut self, state: &mut State, who: usize) -> Result<(), Halt> {
         let instance = state.instances[who];
         let local = self.local_state(&instance.local);
-        let ledger = self.lake.ledger(state.table).map(|ledger| &ledger.frontier);
-        if let Err(refusal) = check_last(super::facts::TABLE, &local, ledger) {
-            return self.refuse(state, who, refusal.name());
+        let seen = self.lake.history(state.table).and_then(|()| match instance.local {
+            Local { open: None, last: None } => Ok(()),
+            _ => check_last(TABLE, &local, &self.lake.view(state.table)).map_err(|r| r.name()),
+        });
+        if let Err(refusal) = seen {
+            return self.refuse(state, who, state.table, refusal);
         }
         let next_epoch = recover(Some(&local), &Default::default()).next_epoch;
         let me = &mut state.instances[who];
@@ -216,6 +241,7 @@ impl World {
             last: local.last.map(|last| LastCheckpoint {
                 epoch: Epoch(last.epoch.into()),
                 frontier: frontier(&last.frontier),
+                generation: last.generation.into(),
             }),
         }
     }
@@ -223,12 +249,13 @@ impl World {
     /// A run finds its place in the table as it was in `view`.
     fn read_from(&mut self, state: &mut State, who: usize, view: TableNo) -> Result<(), Halt> {
         match self.lake.start(state.instances[who].owns, view) {
-            Ok((ledger, at)) => {
+            Ok((ledger, generation, at)) => {
                 let me = &mut state.instances[who];
-                (me.ledger, me.at, me.phase) = (ledger, at, Phase::Running);
+                (me.ledger, me.generation, me.at) = (ledger, generation, at);
+                me.phase = Phase::Running;
                 Ok(())
             }
-            Err(refusal) => self.refuse(state, who, refusal),
+            Err(refusal) => self.refuse(state, who, view, refusal),
         }
     }
 
@@ -250,11 +277,12 @@ impl World {
                 continue;
             }
             match self.lake.start(bit(partition), view) {
-                Ok((ledger, at)) => {
+                // The generation stays that of the start: an edit since fences the whole run.
+                Ok((ledger, _, at)) => {
                     state.instances[who].ledger[partition] = ledger[partition];
                     state.instances[who].at[partition] = at[partition];
                 }
-                Err(refusal) => return self.refuse(state, who, refusal),
+                Err(refusal) => return self.refuse(state, who, view, refusal),
             }
         }
         Ok(())
@@ -274,6 +302,7 @@ impl World {
             epoch: me.epoch + 1,
             from: Default::default(),
             ranges: Default::default(),
+            generation: me.generation,
         };
         let open = me.local.open.map(|open| self.lake.facts.pending(open.commit).epoch);
         one_epoch_is_open(open, Epoch(sealing.epoch.into()))?;
@@ -321,7 +350,7 @@ impl World {
                 self.seen.superseded += 1;
                 state.instances[who].phase = settled(How::Superseded);
             }
-            Decision::Refused(refusal) => return self.refuse(state, who, refusal),
+            Decision::Refused(refusal) => return self.refuse(state, who, view, refusal),
         }
         Ok(())
     }
@@ -417,17 +446,19 @@ impl World {
             state.instances[who].end_run();
             return Ok(());
         }
-        let to = self.lake.facts.pending(commit).to();
+        let pending = self.lake.facts.pending(commit);
+        let to = pending.to();
+        let ledger = self.lake.ledger(state.table);
+        // A person's edit may have taken the ledger back, and so may a rollback.
+        if !self.lake.table(state.table).rolled_back && generation(ledger) == pending.generation {
+            let frontier = ledger.map(|ledger| ledger.frontier.clone()).unwrap_or_default();
+            group_is_behind_ledger(&to, &frontier)?;
+        }
         let me = &mut state.instances[who];
         for (ledger, next) in me.ledger.iter_mut().zip(offsets(&to)) {
             *ledger = next.or(*ledger);
         }
         me.phase = Phase::Running;
-        if !self.lake.table(state.table).rolled_back {
-            let ledger = self.lake.ledger(state.table);
-            let ledger = ledger.map(|ledger| ledger.frontier.clone()).unwrap_or_default();
-            group_is_behind_ledger(&to, &ledger)?;
-        }
         self.read_assigned(state, who, view)
     }
 
@@ -442,10 +473,12 @@ impl World {
         if let Some(view) = view {
             self.lake.check_shown(commit, view)?;
         }
-        let epoch = u8::try_from(self.lake.facts.pending(commit).epoch.0).unwrap();
+        let pending = self.lake.facts.pending(commit);
+        let epoch = u8::try_from(pending.epoch.0).unwrap();
+        let generation = u8::try_from(pending.generation).unwrap();
         let local = &mut state.instances[who].local;
         if let (Some(open), Some(_)) = (local.open, view) {
-            local.last = Some(Last { epoch, frontier: open.frontier });
+            local.last = Some(Last { epoch, frontier: open.frontier, generation });
         }
         local.open = None;
         Ok(())

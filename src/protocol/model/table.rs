@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::facts::{CommitNo, LedgerNo};
+use super::facts::{CommitNo, EditNo, LedgerNo, Maker};
 use super::state::{Expiry, Request};
 
 /// A snapshot.
@@ -11,8 +11,12 @@ pub(super) struct Snapshot {
     /// Also its sequence number.
     pub id: u8,
     pub parent: Option<u8>,
-    /// The commit of ours that made it.
-    pub by: Option<CommitNo>,
+    /// What of ours made it.
+    pub by: Option<Maker>,
+    /// Was it made on files of its parent?
+    pub inherited: bool,
+    /// Has it files?
+    pub filled: bool,
     /// The commits whose rows it shows; twice if it shows them twice.
     pub rows: Vec<CommitNo>,
     /// The commits whose own files it refers to.
@@ -43,8 +47,13 @@ pub(super) enum Change {
     Delete(CommitNo),
     Append,
     Compact,
-    Expire(Expiry),
+    Expire {
+        what: Expiry,
+        orphans: bool,
+    },
     Rollback(u8),
+    /// A person's edit is committed.
+    Edit(EditNo, LedgerNo),
 }
 
 impl Table {
@@ -57,51 +66,68 @@ impl Table {
         let mut table = self.clone();
         match change {
             Change::Land(request) => {
-                let commit = Some(request.commit);
-                table.append(commit);
+                table.append(Some(Maker::Commit(request.commit)));
                 table.ledger = Some(request.ledger);
             }
             Change::Delete(commit) => {
                 table.deleted.insert(commit);
             }
-            Change::Append => table.append(None),
+            Change::Append => {
+                table.append(None);
+                table.made().filled = true;
+            }
             Change::Compact => {
                 table.append(None);
-                if let Some(head) = table.snapshots.last_mut() {
-                    head.files.clear();
-                }
+                table.made().files.clear();
             }
-            Change::Expire(expiry) => table.expire(expiry),
+            Change::Expire { what, orphans } => table.expire(what, orphans),
             Change::Rollback(to) => {
                 table.head = Some(to);
                 table.rolled_back = true;
+            }
+            Change::Edit(edit, ledger) => {
+                table.append(Some(Maker::Edit(edit)));
+                table.ledger = Some(ledger);
+                table.rolled_back = false;
             }
         }
         table
     }
 
-    fn append(&mut self, by: Option<CommitNo>) {
+    /// A new snapshot on the head, with its rows and files, and those of a commit.
+    fn append(&mut self, by: Option<Maker>) {
         let head = self.snapshot(self.head);
         let mut rows = head.map(|head| head.rows.clone()).unwrap_or_default();
         let mut files = head.map(|head| head.files.clone()).unwrap_or_default();
-        rows.extend(by);
-        rows.sort_unstable();
-        files.extend(by);
+        let inherited = head.is_some_and(|head| head.filled);
+        let mut filled = inherited;
+        if let Some(Maker::Commit(commit)) = by {
+            rows.push(commit);
+            rows.sort_unstable();
+            files.insert(commit);
+            filled = true;
+        }
         self.last += 1;
-        self.snapshots.push(Snapshot { id: self.last, parent: self.head, by, rows, files });
-        self.head = Some(self.last);
+        let (id, parent) = (self.last, self.head);
+        self.snapshots.push(Snapshot { id, parent, by, inherited, filled, rows, files });
+        self.head = Some(id);
     }
 
-    fn expire(&mut self, expiry: Expiry) {
+    fn made(&mut self) -> &mut Snapshot {
+        self.snapshots.last_mut().expect("a snapshot was made")
+    }
+
+    fn expire(&mut self, what: Expiry, orphans: bool) {
         let head = self.head;
-        match expiry {
-            Expiry::One(id) => self.snapshots.retain(|snapshot| snapshot.id != id),
-            Expiry::AllButHead | Expiry::AllButHeadWithoutParent => {
-                self.snapshots.retain(|snapshot| Some(snapshot.id) == head);
+        self.snapshots.retain(|snapshot| match what {
+            Expiry::One(id) => snapshot.id != id,
+            Expiry::AllButHead => Some(snapshot.id) == head,
+        });
+        if orphans {
+            let left: Vec<u8> = self.snapshots.iter().map(|snapshot| snapshot.id).collect();
+            for snapshot in &mut self.snapshots {
+                snapshot.parent = snapshot.parent.filter(|parent| left.contains(parent));
             }
-        }
-        if expiry == Expiry::AllButHeadWithoutParent {
-            self.snapshots.iter_mut().for_each(|snapshot| snapshot.parent = None);
         }
     }
 }

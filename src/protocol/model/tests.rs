@@ -9,7 +9,7 @@ use super::state::{Budget, Mix};
 
 /// Both instances read all partitions, as processes without a consumer group do.
 const BOTH_READ_ALL: Mix =
-    Mix { items: [2, 2], owns: [3, 3], budget: NOTHING, takes_old_numbers: false };
+    Mix { items: [2, 1], owns: [3, 3], budget: NOTHING, takes_old_numbers: false };
 /// Each instance reads one partition.
 const EACH_READS_ONE: Mix = Mix { owns: [1, 2], ..BOTH_READ_ALL };
 
@@ -23,6 +23,7 @@ const NOTHING: Budget = Budget {
     compactions: 0,
     expirations: 0,
     rollbacks: 0,
+    rewinds: 0,
     moves: 0,
 };
 
@@ -50,6 +51,7 @@ fn enlarged(mut mix: Mix) -> (Mix, usize) {
             "compactions" => budget.compactions = small,
             "expirations" => budget.expirations = small,
             "rollbacks" => budget.rollbacks = small,
+            "rewinds" => budget.rewinds = small,
             "moves" => budget.moves = small,
             other => panic!("ICESTREAM_MODEL knows no {other}"),
         }
@@ -112,6 +114,13 @@ fn a_table_that_was_rolled_back_is_exact_or_refused() {
     let budget = Budget { late: 1, appends: 1, expirations: 1, rollbacks: 1, ..NOTHING };
     let found = sound("rollback", Mix { budget, ..BOTH_READ_ALL });
     assert!(found.seen.refused > 0, "{found:?}");
+}
+
+#[test]
+fn a_table_that_was_rolled_back_goes_on_exactly_after_its_ledger_is_rewound() {
+    let budget = Budget { late: 1, rollbacks: 1, rewinds: 1, expirations: 1, ..NOTHING };
+    let found = sound("rewind", Mix { budget, ..BOTH_READ_ALL });
+    assert!(found.seen.refused > 0 && found.seen.rewound > 0, "{found:?}");
 }
 
 /// What the promise about deleted files stands on: that a catalog gives no sequence number twice.

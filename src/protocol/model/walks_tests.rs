@@ -22,6 +22,7 @@ const LONG: Mix = Mix {
         compactions: 5,
         expirations: 20,
         rollbacks: 0,
+        rewinds: 0,
         moves: MANY,
     },
     takes_old_numbers: false,
@@ -65,7 +66,7 @@ proptest! {
     fn a_long_history_with_a_rollback_leaves_the_table_exact_or_refused(
         choices in proptest::collection::vec(any::<u16>(), 0..120),
     ) {
-        let budget = Budget { rollbacks: 2, ..LONG.budget };
+        let budget = Budget { rollbacks: 2, rewinds: 3, ..LONG.budget };
         walk(&Mix { budget, ..LONG }, &choices).map_err(TestCaseError::fail)?;
     }
 }

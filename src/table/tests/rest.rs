@@ -227,6 +227,21 @@ async fn refusals_are_rejected() {
     }
 }
 
+/// As catalogs answer when another branch took the sequence number of our snapshot.
+#[tokio::test]
+async fn a_rejection_by_a_table_that_got_a_snapshot_meanwhile_is_a_conflict() {
+    let scripted = Scripted::new().await;
+    let moved = json!({ "metadata-location": "file:/x", "metadata": scripted.moved().await });
+    let catalog = scripted.connect().await;
+    let loaded = scripted.load(&catalog).await;
+    scripted.server.reply(COMMIT, status(400)).text(LOAD, 200, moved);
+    conflict(catalog.commit_append(&loaded, &pending(&loaded, 0, 3, vec![])).await);
+
+    scripted.server.reply(COMMIT, status(400)).text(LOAD, 200, scripted.table());
+    let outcome = catalog.commit_append(&loaded, &pending(&loaded, 0, 3, vec![])).await.unwrap();
+    assert!(matches!(outcome, CommitOutcome::Rejected(_)), "{outcome:?}");
+}
+
 #[tokio::test]
 async fn requests_turned_away_unread_are_errors() {
     for (code, transient) in [(401, false), (403, false), (419, false), (429, true)] {
