@@ -14,6 +14,7 @@ Examples:
   icestream run    --env-file config/health-data.env
   icestream run    --env-file my.env --until-caught-up    a backfill that ends
   icestream verify --env-file my.env                      prove the table
+  icestream ledger rewind --env-file my.env               what it would do; --yes does it
 
 Settings come from the environment, over the env file, over the --config file, over the built-in
 defaults; docs/settings.md lists them all. Exit codes are in README.md.")]
@@ -98,6 +99,77 @@ pub enum LedgerCommand {
         #[arg(long)]
         json: bool,
     },
+    /// After a roll-back: take the ledger to what the table holds, so that the rest is read again.
+    Rewind {
+        /// Where settings come from.
+        #[command(flatten)]
+        settings: Settings,
+        /// The snapshot that the table was rolled back to [default: its head].
+        #[arg(long, value_name = "ID", allow_negative_numbers = true)]
+        to_snapshot: Option<i64>,
+        /// Next offset of a partition that the journal does not tell. May be repeated.
+        #[arg(long, value_name = "PARTITION=OFFSET", value_parser = position)]
+        at: Vec<(i32, i64)>,
+        /// Rebuild a ledger that a newer icestream wrote.
+        #[arg(long)]
+        discard_newer_ledger: bool,
+        /// Whether and how.
+        #[command(flatten)]
+        apply: Apply,
+    },
+    /// A topic or cluster was made again, or a log was cut: have the topic begin anew.
+    Reset {
+        /// Where settings come from.
+        #[command(flatten)]
+        settings: Settings,
+        /// The topic.
+        #[arg(long)]
+        topic: String,
+        /// Where a partition is to begin, if not at its first record. May be repeated.
+        #[arg(long, value_name = "PARTITION=OFFSET", value_parser = position)]
+        at: Vec<(i32, i64)>,
+        /// Whether and how.
+        #[command(flatten)]
+        apply: Apply,
+    },
+    /// Kafka deleted records before they were read: give them up, and go on behind them.
+    Skip {
+        /// Where settings come from.
+        #[command(flatten)]
+        settings: Settings,
+        /// Whether and how.
+        #[command(flatten)]
+        apply: Apply,
+    },
+    /// The table is as it should be: give up what CHECKPOINT_DIR holds against it.
+    Adopt {
+        /// Where settings come from.
+        #[command(flatten)]
+        settings: Settings,
+        /// Whether and how.
+        #[command(flatten)]
+        apply: Apply,
+    },
+}
+
+/// Whether and how an edit is made.
+#[derive(Debug, Clone, Args)]
+pub struct Apply {
+    /// Do it. Without this it is only shown what would be done.
+    #[arg(long)]
+    pub yes: bool,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `PARTITION=OFFSET`
+fn position(text: &str) -> Result<(i32, i64), String> {
+    let parsed = text.split_once('=').and_then(|(partition, offset)| {
+        let (partition, offset) = (partition.parse().ok()?, offset.parse().ok()?);
+        (partition >= 0 && offset >= 0).then_some((partition, offset))
+    });
+    parsed.ok_or_else(|| String::from("not of the form PARTITION=OFFSET, as in 3=1200"))
 }
 
 /// Options of the demo.
@@ -112,4 +184,23 @@ pub struct DemoArgs {
     /// Keep table, catalog and logs in this directory instead of a temporary one.
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_a_partition_and_an_offset() {
+        assert_eq!(position("3=1200"), Ok((3, 1200)));
+        for text in ["", "3", "=", "3=", "=5", "-1=5", "3=-5", "t=5", "3=5=6"] {
+            assert!(position(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
 }

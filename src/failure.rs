@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::ConfigError;
 use crate::decode::UnsupportedSchema;
 use crate::pipeline::BadRecord;
-use crate::protocol::{CommitId, Refusal};
+use crate::protocol::{CommitId, EditError, Refusal};
 use crate::source::SourceError;
 use crate::state::StateError;
 use crate::table::TableError;
@@ -43,6 +43,9 @@ pub enum Failure {
     /// Refused rather than guessed.
     #[error("refused: {0}")]
     Refused(#[from] Refusal),
+    /// An edit of the ledger that is not made.
+    #[error("refused: {0}")]
+    Edit(Box<EditError>),
     /// Kafka.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -118,6 +121,7 @@ impl Failure {
             Self::CheckpointTimeout { .. } | Self::Unsettled { .. } => true,
             Self::Config(_)
             | Self::Refused(_)
+            | Self::Edit(_)
             | Self::Schema(_)
             | Self::Unfit { .. }
             | Self::Http(_)
@@ -131,7 +135,7 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Schema(_) | Self::Unfit { .. } | Self::Http(_) => exit::CONFIG,
-            Self::Refused(_) => exit::REFUSED,
+            Self::Refused(_) | Self::Edit(_) => exit::REFUSED,
             Self::Source(SourceError::OutOfRange { .. }) => exit::REFUSED,
             Self::Source(e) if !e.is_transient() => exit::CONFIG,
             Self::Table(TableError::Ledger { .. }) => exit::REFUSED,
@@ -148,6 +152,14 @@ impl Failure {
         }
     }
 
+    /// Name of the refusal, if it is one: its metric label and section of docs/operations.md.
+    pub fn refusal(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.name()),
+            _ => None,
+        }
+    }
+
     /// The server it is about, if it is about one.
     pub fn server(&self) -> Option<Server> {
         match self {
@@ -160,6 +172,7 @@ impl Failure {
             Self::GaveUp { last, .. } => last.server(),
             Self::Config(_)
             | Self::Refused(_)
+            | Self::Edit(_)
             | Self::State(_)
             | Self::Schema(_)
             | Self::Unfit { .. }

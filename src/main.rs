@@ -7,7 +7,8 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use icestream::cli::{Cli, Command, LedgerCommand, Settings};
+use icestream::cli::{Apply, Cli, Command, LedgerCommand, Settings};
+use icestream::commands::EditRequest;
 use icestream::config::{self, Config, ConfigError};
 use icestream::failure::{Failure, chain, exit};
 use icestream::{commands, demo, service, telemetry};
@@ -37,10 +38,7 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
             let config = load(&settings)?;
             block_on(commands::verify(&config, json, &mut std::io::stdout()))
         }
-        Command::Ledger { command: LedgerCommand::Show { settings, json } } => {
-            let config = load(&settings)?;
-            block_on(commands::ledger_show(&config, json, &mut std::io::stdout()))
-        }
+        Command::Ledger { command } => ledger(command),
         Command::Checkpoints { settings, json } => {
             let config = load(&settings)?;
             block_on(commands::checkpoints(&config, json, &mut std::io::stdout()))
@@ -54,6 +52,34 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
             }
         },
     }
+}
+
+fn ledger(command: LedgerCommand) -> anyhow::Result<u8> {
+    match command {
+        LedgerCommand::Show { settings, json } => {
+            let config = load(&settings)?;
+            block_on(commands::ledger_show(&config, json, &mut std::io::stdout()))
+        }
+        LedgerCommand::Rewind { settings, to_snapshot, at, discard_newer_ledger, apply } => {
+            let discard_newer = discard_newer_ledger;
+            edit(&settings, &EditRequest::Rewind { to_snapshot, at, discard_newer }, &apply)
+        }
+        LedgerCommand::Reset { settings, topic, at, apply } => {
+            edit(&settings, &EditRequest::Reset { topic, at }, &apply)
+        }
+        LedgerCommand::Skip { settings, apply } => edit(&settings, &EditRequest::Skip, &apply),
+        LedgerCommand::Adopt { settings, apply } => {
+            let config = load(&settings)?;
+            let Apply { yes, json } = apply;
+            block_on(commands::adopt(&config, yes, json, &mut std::io::stdout()))
+        }
+    }
+}
+
+fn edit(settings: &Settings, request: &EditRequest, apply: &Apply) -> anyhow::Result<u8> {
+    let config = load(settings)?;
+    let Apply { yes, json } = *apply;
+    block_on(commands::ledger_edit(&config, request, yes, json, &mut std::io::stdout()))
 }
 
 fn load(settings: &Settings) -> anyhow::Result<Config> {

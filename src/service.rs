@@ -53,7 +53,7 @@ pub async fn run(
     match &ended {
         Ok(end) => tracing::info!(end = ?end, "icestream ends"),
         Err(failure) => tracing::error!(
-            exit_code = failure.exit_code(), error = %chain(failure), "icestream cannot go on"
+            exit_code = failure.exit_code(), refusal = failure.refusal(), error = %chain(failure), "icestream cannot go on"
         ),
     }
     http_stop.send_replace(true);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::{existing_table, write_json, written};
+use super::{existing_table, understood, write_json, written};
 use crate::config::Config;
 use crate::failure::{Failure, chain, exit};
 use crate::pipeline::source_settings;
@@ -52,7 +52,7 @@ struct Row {
 /// The table cannot be reached, or its ledger cannot be understood.
 pub async fn ledger_show(config: &Config, json: bool, out: &mut dyn Write) -> Result<u8, Failure> {
     let loaded = existing_table(config).await?;
-    let view = table::view(&loaded, &config.kafka.group_id)?;
+    let view = understood(table::view(&loaded, &config.kafka.group_id))?;
     let (log, kafka_error) = match log_ranges(config).await? {
         Ok(log) => (log, None),
         Err(error) => (BTreeMap::new(), Some(chain(&error))),

@@ -1,21 +1,26 @@
-//! The commands that look and report. None of them changes a table, a ledger or a group offset.
+//! The commands that look and report, and those by which a person edits a ledger. Only `ledger_edit`
+//! changes a table, only `adopt` local state, and both only when told to apply.
 //!
 //! Each writes to the writer it is given and returns the exit code; what stops it before it can
 //! report is a [`Failure`].
 
+mod adopt;
 mod check;
 mod checkpoints;
 mod health;
 mod ledger;
+mod ledger_edit;
 mod probe;
 mod verify;
 
 use std::io;
 
+pub use adopt::adopt;
 pub use check::check;
 pub use checkpoints::checkpoints;
 pub use health::health;
 pub use ledger::ledger_show;
+pub use ledger_edit::{EditRequest, ledger_edit};
 pub use verify::verify;
 
 use crate::config::Config;
@@ -29,6 +34,16 @@ async fn existing_table(config: &Config) -> Result<LoadedTable, Failure> {
     let name = table_name(config)?;
     let table = catalog.load(&name).await?;
     table.ok_or(Failure::Table(TableError::Missing { table: name }))
+}
+
+/// A ledger that cannot be understood is a refusal, with its way out.
+fn understood<T>(read: Result<T, TableError>) -> Result<T, Failure> {
+    read.map_err(|error| match error {
+        TableError::Ledger { table, source, .. } => {
+            Failure::Refused(source.refusal(&table.to_string()))
+        }
+        other => other.into(),
+    })
 }
 
 /// A reader that goes away (`icestream ... | head`) has seen what it wanted.

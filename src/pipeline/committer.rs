@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::seams::{Checkpoints, Loaded, Source, Table, World, now};
 use super::{now_ms, violated};
+use crate::broken::{self, Variant};
 use crate::crash;
 use crate::failure::{Failure, chain};
 use crate::protocol::{
@@ -111,6 +112,10 @@ impl<W: World> Committer<W> {
         self.metrics.observe_step(Step::Prepare, preparing);
 
         let pending = single(work.checkpoint.pending)?;
+        if broken::is(Variant::FinalizeBeforeCommit) {
+            let (table, _) = self.load().await?;
+            self.finalize(&pending, &Settled::AlreadyCommitted, &table, Duration::ZERO).await?;
+        }
         for file in &pending.files {
             self.metrics.add_file(file.records, file.bytes);
         }
@@ -121,7 +126,9 @@ impl<W: World> Committer<W> {
 
         let began = now();
         crash::point("finalize.before");
-        self.finalize(&pending, &settled, &table, committing).await?;
+        if !broken::is(Variant::FinalizeBeforeCommit) {
+            self.finalize(&pending, &settled, &table, committing).await?;
+        }
         crash::point("finalize.after");
         let finalizing = now() - began;
         self.metrics.observe_step(Step::Finalize, finalizing);
@@ -207,8 +214,12 @@ impl<W: World> Committer<W> {
     pub async fn settle(&self, pending: &PendingCommit) -> Result<(Settled, Loaded<W>), Failure> {
         let mut outage = Backoff::new(now(), self.give_up);
         let mut conflict = Backoff::quick(now(), self.give_up);
+        let mut sent = false;
         loop {
-            let (reason, failure, backoff) = match self.attempt(pending).await {
+            let blind = sent && broken::is(Variant::RetryWithoutReading);
+            let attempt = self.attempt(pending, blind).await;
+            sent |= matches!(attempt, Ok(Attempt::Conflict(_) | Attempt::Unknown(_)));
+            let (reason, failure, backoff) = match attempt {
                 Ok(Attempt::Settled(settled, table)) => {
                     self.metrics.set_unknown_commits(0);
                     self.reachable(None);
@@ -239,9 +250,17 @@ impl<W: World> Committer<W> {
         }
     }
 
-    async fn attempt(&self, pending: &PendingCommit) -> Result<Attempt<Loaded<W>>, Failure> {
+    /// `blind` is never true but in a variant that is broken on purpose.
+    async fn attempt(
+        &self,
+        pending: &PendingCommit,
+        blind: bool,
+    ) -> Result<Attempt<Loaded<W>>, Failure> {
         let (loaded, view) = self.load().await?;
-        let decision = admit(pending, &view);
+        let decision = match blind {
+            false => admit(pending, &view),
+            true => Admission::Commit { head: view.head },
+        };
         self.metrics.add_admission(match &decision {
             Admission::Commit { .. } => Decision::Commit,
             Admission::AlreadyCommitted => Decision::AlreadyCommitted,

@@ -40,6 +40,8 @@ pub(super) struct Coordinator<W: World> {
     pub epoch: Epoch,
     /// The ledger as last seen.
     pub ledger: Frontier,
+    /// Its generation.
+    pub generation: u64,
     /// The partitions that this instance reads, by their positions and shards.
     pub owned: BTreeMap<TopicPartition, Owned>,
     /// Timestamp of the last record below the ledger by partition, where this run knows it.
@@ -373,6 +375,7 @@ impl<W: World> Coordinator<W> {
             table_uuid,
             cluster_id: self.info.cluster_id.clone(),
             topic_ids: self.info.topic_id.iter().map(|id| (topic.clone(), id.clone())).collect(),
+            generation: self.generation,
             from,
             ranges,
             files,
@@ -386,7 +389,7 @@ impl<W: World> Coordinator<W> {
         if let Settled::Superseded { ledger } = &done.settled {
             tracing::warn!(
                 commit_id = %done.pending.commit_id, ledger = %show(ledger),
-                "fenced: another instance of this pipeline committed these offsets; reading on from the ledger"
+                "fenced: another instance of this pipeline committed these offsets, or the ledger was edited; reading on from the ledger"
             );
             return Ok(Some(RunEnd::Fenced));
         }

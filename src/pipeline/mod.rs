@@ -276,6 +276,7 @@ impl Pipeline {
             table_uuid: started.table_uuid,
             epoch: started.epoch,
             ledger: started.ledger,
+            generation: started.generation,
             owned: BTreeMap::new(),
             timestamps: BTreeMap::new(),
             targets,

@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::protocol::{
     Checkpoint, Epoch, Frontier, LogRange, Offset, OffsetRange, PendingCommit, Ranges, Refusal,
     ResetPolicy, RowCounts, TopicPartition, check_history, check_last, check_source, commit_id,
-    recover,
+    generation, recover,
 };
 use crate::source::TopicInfo;
 use crate::telemetry::{Health, Metrics};
@@ -35,6 +35,8 @@ pub(super) struct Started<W: World> {
     pub table: Loaded<W>,
     pub table_uuid: String,
     pub ledger: Frontier,
+    /// Generation of that ledger.
+    pub generation: u64,
     pub epoch: Epoch,
 }
 
@@ -70,14 +72,15 @@ impl<W: World> Started<W> {
         let info = committer.source.describe().await?;
         check_source(&settings.table, &view, &info.cluster_id, &settings.topic_ids(&info))
             .map_err(refuse)?;
+        let generation = generation(view.ledger.as_ref());
+        let begun = view.ledger.as_ref().is_some_and(|ledger| ledger.knows(&settings.topic));
         let ledger = view.ledger.map(|ledger| ledger.frontier).unwrap_or_default();
         tracing::info!(
             %instance, table = %settings.table, topic = %settings.topic,
             partitions = info.partitions.len(), ledger = %show(&ledger), "ready to read"
         );
         let table_uuid = view.table_uuid;
-        let mut started = Self { committer, info, table, table_uuid, ledger, epoch };
-        let begun = started.ledger.iter().any(|(tp, _)| tp.topic == settings.topic);
+        let mut started = Self { committer, info, table, table_uuid, ledger, generation, epoch };
         if settings.reset == ResetPolicy::Latest && !begun {
             started.record_ends(settings, instance).await?;
         }
@@ -110,6 +113,7 @@ impl<W: World> Started<W> {
             table_uuid: self.table_uuid.clone(),
             cluster_id: self.info.cluster_id.clone(),
             topic_ids: settings.topic_ids(&self.info),
+            generation: self.generation,
             from: Frontier::default(),
             ranges,
             files: Vec::new(),
@@ -125,6 +129,7 @@ impl<W: World> Started<W> {
         let done = self.committer.carry(work).await?;
         let view = self.committer.view(&done.table)?;
         self.epoch = epoch;
+        self.generation = generation(view.ledger.as_ref());
         self.table = done.table;
         self.ledger = view.ledger.map(|ledger| ledger.frontier).unwrap_or_default();
         Ok(())
@@ -146,8 +151,10 @@ async fn settle_pending<W: World>(
 ) -> Result<(Epoch, Loaded<W>), Failure> {
     let local = committer.state.load().await?;
     let view = committer.view(&table)?;
-    let ledger = view.ledger.as_ref().map(|ledger| &ledger.frontier);
-    check_last(&committer.name, &local, ledger).map_err(|refusal| committer.refuse(refusal))?;
+    // What became of the ledger is told better by the table's own history, where it tells.
+    check_history(&committer.name, &view)
+        .and_then(|()| check_last(&committer.name, &local, &view))
+        .map_err(|refusal| committer.refuse(refusal))?;
     let views = BTreeMap::from([(committer.name.clone(), view)]);
     let recovery = recover(Some(&local), &views);
     tracing::info!(

@@ -6,12 +6,17 @@
 //! |---|---|---|
 //! | 1 | the table has another uuid | Refused: a commit id means nothing in another table |
 //! | 2 | our commit id is in the ledger or in the ancestry of the head | AlreadyCommitted |
-//! | 3 | cluster id or topic id differs, where both sides know it | Refused |
-//! | 4 | ledger and journal contradict each other ([`check_history`]) | Refused |
-//! | 5 | the pending commit contradicts itself (I3) | Refused |
-//! | 6 | some partition's ledger < from, or gone | Refused, whatever the others show |
-//! | 7 | some partition's ledger > from, or begun by another | Superseded |
-//! | 8 | every partition's ledger == from, or both absent | Commit, once |
+//! | 3 | ledger and journal contradict each other ([`check_history`]) | Refused |
+//! | 4 | a person edited the ledger since: its generation is higher | Superseded |
+//! | 5 | its generation is lower: the ledger lost an edit | Refused |
+//! | 6 | cluster id or topic id differs, where both sides know it | Refused |
+//! | 7 | the pending commit contradicts itself (I3) | Refused |
+//! | 8 | some partition's ledger < from, or gone | Refused, whatever the others show |
+//! | 9 | some partition's ledger > from, or begun by another | Superseded |
+//! | 10 | every partition's ledger == from, or both absent | Commit, once |
+//!
+//! Row 4 stands before row 6: after `icestream ledger reset` the ids differ on purpose, and what
+//! was pending for the old topic is to be dropped, not to be refused for ever.
 //!
 //! Only the partitions that the commit moves are compared: instances that own different
 //! partitions do not fence each other. Commit holds for the inspected head alone: the request must
@@ -24,6 +29,7 @@ use super::{
     CommitId, Frontier, Ledger, OffsetRange, PendingCommit, Refusal, TableView, TopicPartition,
     pending_is_contiguous,
 };
+use crate::broken::{self, Variant};
 
 /// What may be done with a pending commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +41,8 @@ pub enum Admission {
     },
     /// The commit is in the table: finalize it, never send it again.
     AlreadyCommitted,
-    /// Another instance committed these records: drop the pending commit, resume at the ledger.
+    /// Another instance committed these records, or a person edited the ledger: drop the pending
+    /// commit, resume at the ledger.
     Superseded {
         /// The whole frontier of the table.
         ledger: Frontier,
@@ -46,6 +53,13 @@ pub enum Admission {
 
 /// Decides whether `pending` may enter the table that shows `view`. Total and deterministic.
 pub fn admit(pending: &PendingCommit, view: &TableView) -> Admission {
+    if broken::is(Variant::MarkerOnlyInHead) {
+        return decide(pending, &only_head(view));
+    }
+    decide(pending, view)
+}
+
+fn decide(pending: &PendingCommit, view: &TableView) -> Admission {
     let table = &pending.table;
     if pending.table_uuid != view.table_uuid {
         return Admission::Refused(Refusal::TableReplaced {
@@ -57,13 +71,45 @@ pub fn admit(pending: &PendingCommit, view: &TableView) -> Admission {
     if shows_commit(view, &pending.commit_id) {
         return Admission::AlreadyCommitted;
     }
-    let checked = check_source(table, view, &pending.cluster_id, &pending.topic_ids)
-        .and_then(|()| check_history(table, view))
-        .and_then(|()| check_pending(pending));
-    match checked {
-        Ok(()) => compare(pending, view),
-        Err(refusal) => Admission::Refused(refusal),
+    if let Err(refusal) = check_history(table, view) {
+        return Admission::Refused(refusal);
     }
+    match pending.generation.cmp(&generation(view.ledger.as_ref())) {
+        Ordering::Less => superseded(view),
+        Ordering::Greater => Admission::Refused(edit_lost(table, pending.generation, view)),
+        Ordering::Equal => {
+            let checked = check_source(table, view, &pending.cluster_id, &pending.topic_ids)
+                .and_then(|()| check_pending(pending));
+            match checked {
+                Ok(()) => compare(pending, view),
+                Err(refusal) => Admission::Refused(refusal),
+            }
+        }
+    }
+}
+
+/// The generation of a ledger; 0 of one that is not there.
+pub fn generation(ledger: Option<&Ledger>) -> u64 {
+    ledger.map_or(0, |ledger| ledger.generation)
+}
+
+fn superseded(view: &TableView) -> Admission {
+    let ledger = view.ledger.as_ref().map(|ledger| ledger.frontier.clone());
+    Admission::Superseded { ledger: ledger.unwrap_or_default() }
+}
+
+fn edit_lost(table: &str, known: u64, view: &TableView) -> Refusal {
+    let ledger = generation(view.ledger.as_ref());
+    Refusal::LedgerEditLost { table: table.to_owned(), ledger, known }
+}
+
+/// [`Variant::MarkerOnlyInHead`]: what is left of `view` if a ledger is only looked for in the
+/// summary of the head.
+fn only_head(view: &TableView) -> TableView {
+    let mut journal = view.journal.clone();
+    journal.retain(|entry| Some(entry.snapshot_id) == view.head);
+    let ledger = view.ledger.clone().filter(|_| !journal.is_empty());
+    TableView { ledger, journal, ..view.clone() }
 }
 
 /// Is the commit named by the ledger, or made by an ancestor of the head?
@@ -128,7 +174,7 @@ pub fn check_source(
     topic_ids: &BTreeMap<String, String>,
 ) -> Result<(), Refusal> {
     let Some(ledger) = &view.ledger else { return Ok(()) };
-    if differ(&ledger.cluster_id, cluster_id) {
+    if ids_differ(&ledger.cluster_id, cluster_id) {
         return Err(Refusal::ClusterChanged {
             table: table.to_owned(),
             ledger: ledger.cluster_id.clone(),
@@ -136,7 +182,7 @@ pub fn check_source(
         });
     }
     for (topic, found) in topic_ids {
-        if let Some(id) = ledger.topic_ids.get(topic).filter(|id| differ(id, found)) {
+        if let Some(id) = ledger.topic_ids.get(topic).filter(|id| ids_differ(id, found)) {
             return Err(Refusal::TopicRecreated {
                 table: table.to_owned(),
                 topic: topic.clone(),
@@ -155,6 +201,7 @@ pub fn check_source(
 /// snapshot may have been expired since. Proof is a ledger past `from` in some partition, so that
 /// every request pinned to an older head is void, together with one partition that this commit
 /// moves and of which it is known who moved it: nobody, or commits that the journal still shows.
+/// Across an edit by a person nothing is proven: the ledger may have been taken back.
 pub fn is_provably_absent(pending: &PendingCommit, view: &TableView) -> bool {
     if view.journal.iter().any(|entry| entry.commit_id == pending.commit_id)
         || !matches!(admit(pending, view), Admission::Superseded { .. })
@@ -162,6 +209,9 @@ pub fn is_provably_absent(pending: &PendingCommit, view: &TableView) -> bool {
         return false;
     }
     let Some(ledger) = &view.ledger else { return false };
+    if ledger.generation != pending.generation {
+        return false;
+    }
     let mut moved = pending.ranges.iter().filter(|(_, range)| range.start < range.end);
     moved.any(|(tp, range)| {
         ledger.frontier.get(tp) == pending.from.get(tp) || moved_by_others(view, ledger, tp, *range)
@@ -187,7 +237,8 @@ fn moved_by_others(
     reached > range.start && ledger.frontier.get(tp) == Some(reached)
 }
 
-fn differ(one: &str, other: &str) -> bool {
+/// Do two ids of the same thing differ? An id that one side does not know says nothing.
+pub fn ids_differ(one: &str, other: &str) -> bool {
     !one.is_empty() && !other.is_empty() && one != other
 }
 
@@ -201,7 +252,13 @@ fn check_pending(pending: &PendingCommit) -> Result<(), Refusal> {
 
 fn compare(pending: &PendingCommit, view: &TableView) -> Admission {
     let ledger = view.ledger.as_ref().map(|ledger| &ledger.frontier);
-    let mut superseded = false;
+    let end_of = |tp| ledger.and_then(|frontier| frontier.get(tp));
+    if broken::is(Variant::NotEqualOnly)
+        && pending.ranges.iter().any(|(tp, range)| end_of(tp) != Some(range.end))
+    {
+        return Admission::Commit { head: view.head };
+    }
+    let mut ahead = false;
     for tp in pending.ranges.keys() {
         let seen = ledger.and_then(|frontier| frontier.get(tp));
         let from = pending.from.get(tp);
@@ -215,15 +272,11 @@ fn compare(pending: &PendingCommit, view: &TableView) -> Admission {
                     from,
                 });
             }
-            (Ordering::Greater, _) => superseded = true,
+            (Ordering::Greater, _) => ahead = true,
             _ => {}
         }
     }
-    if superseded {
-        Admission::Superseded { ledger: ledger.cloned().unwrap_or_default() }
-    } else {
-        Admission::Commit { head: view.head }
-    }
+    if ahead { superseded(view) } else { Admission::Commit { head: view.head } }
 }
 
 #[cfg(test)]

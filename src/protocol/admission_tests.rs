@@ -1,6 +1,6 @@
 use super::*;
-use crate::protocol::JournalEntry;
 use crate::protocol::fixtures::*;
+use crate::protocol::{Edit, JournalEntry};
 
 fn refused(admission: &Admission) -> &'static str {
     match admission {
@@ -166,6 +166,57 @@ fn a_commit_of_a_rolled_back_table_is_refused() {
     );
     let admission = admit(&pending("x", &[(0, 20)], &[(0, 20, 30)]), &rolled_back);
     assert_eq!(refused(&admission), "table-rolled-back");
+}
+
+// Edits by a person.
+
+/// A table whose ledger was rewound to 5 by the edit `w`, after `a` had been rolled back.
+fn rewound() -> TableView {
+    let mut view = view(
+        Some(Ledger { generation: 1, ..ledger("w", &[(0, 5)]) }),
+        vec![outside(entry(1, "a", &[(0, 5, 10)])), entry(2, "w", &[])],
+    );
+    view.journal[1].edit = Some(Edit::Rewind { to_snapshot: 0 });
+    view
+}
+
+#[test]
+fn a_commit_from_before_an_edit_is_superseded_though_its_offsets_fit() {
+    let admission = admit(&pending("x", &[(0, 5)], &[(0, 5, 9)]), &rewound());
+    assert_eq!(admission, Admission::Superseded { ledger: frontier(&[(0, 5)]) });
+    let rolled_back = admit(&pending("a", &[(0, 5)], &[(0, 5, 10)]), &rewound());
+    assert_eq!(rolled_back, Admission::Superseded { ledger: frontier(&[(0, 5)]) });
+}
+
+#[test]
+fn a_commit_from_before_a_reset_is_superseded_though_its_topic_id_differs() {
+    let mut commit = pending("x", &[(0, 5)], &[(0, 5, 9)]);
+    commit.topic_ids.insert("readings".into(), "topic-0".into());
+    commit.cluster_id = "cluster-0".into();
+    let admission = admit(&commit, &rewound());
+    assert_eq!(admission, Admission::Superseded { ledger: frontier(&[(0, 5)]) });
+}
+
+#[test]
+fn a_commit_of_the_ledger_s_generation_is_compared_as_ever() {
+    let commit =
+        |from| PendingCommit { generation: 1, ..pending("x", &[(0, from)], &[(0, from, 9)]) };
+    assert_eq!(admit(&commit(5), &rewound()), Admission::Commit { head: Some(2) });
+    assert_eq!(refused(&admit(&commit(6), &rewound())), "ledger-behind");
+    assert!(matches!(admit(&commit(4), &rewound()), Admission::Superseded { .. }));
+}
+
+#[test]
+fn a_ledger_that_lost_an_edit_is_refused() {
+    let commit = PendingCommit { generation: 2, ..pending("x", &[(0, 5)], &[(0, 5, 9)]) };
+    assert_eq!(refused(&admit(&commit, &rewound())), "ledger-edit-lost");
+    assert_eq!(refused(&admit(&commit, &empty())), "ledger-edit-lost");
+}
+
+#[test]
+fn across_an_edit_no_commit_is_provably_absent() {
+    let commit = pending("x", &[(0, 5)], &[(0, 5, 9)]);
+    assert!(!is_provably_absent(&commit, &rewound()));
 }
 
 // The cases of the ledger against the journal.

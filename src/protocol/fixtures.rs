@@ -36,6 +36,7 @@ pub(super) fn pending(
         table_uuid: UUID.into(),
         cluster_id: "cluster-1".into(),
         topic_ids: BTreeMap::from([("readings".into(), "topic-1".into())]),
+        generation: 0,
         from: frontier(from),
         ranges: ranges(moved),
         files: Vec::new(),
@@ -47,6 +48,7 @@ pub(super) fn ledger(commit: &str, offsets: &[(i32, Offset)]) -> Ledger {
     Ledger {
         cluster_id: "cluster-1".into(),
         commit_id: CommitId(commit.into()),
+        generation: 0,
         topic_ids: BTreeMap::from([("readings".into(), "topic-1".into())]),
         frontier: frontier(offsets),
     }
@@ -64,6 +66,7 @@ pub(super) fn entry(number: i64, commit: &str, moved: &[(i32, Offset, Offset)]) 
         epoch: Epoch(1),
         ranges: ranges(moved),
         rows: RowCounts::default(),
+        edit: None,
     }
 }
 

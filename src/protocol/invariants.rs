@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Checkpoint, CommitId, Epoch, Frontier, Ledger, Offset, PendingCommit, Ranges, RowCounts,
+    Checkpoint, CommitId, Edit, Epoch, Frontier, Ledger, Offset, PendingCommit, Ranges, RowCounts,
     TableView, TopicPartition, shows_commit,
 };
 
@@ -26,13 +26,17 @@ fn hold(id: &'static str, holds: bool, detail: impl FnOnce() -> String) -> Resul
 
 /// I1: the journal's ranges neither repeat nor skip an offset, and end at the ledger.
 ///
-/// Only entries in the ancestry count. The journal may begin anywhere: expiry takes the oldest.
+/// Only entries in the ancestry count. The journal may begin anywhere: expiry takes the oldest, and
+/// what was reset begins anew.
 ///
 /// # Errors
 /// The first partition for which this does not hold.
 pub fn journal_is_contiguous(view: &TableView) -> Result<(), Violation> {
     let mut reached = BTreeMap::<&TopicPartition, Offset>::new();
     for entry in view.journal.iter().filter(|entry| entry.in_ancestry) {
+        if let Some(Edit::Reset { topic, from, .. }) = &entry.edit {
+            reached.retain(|tp, _| tp.topic != *topic || !from.contains_key(&tp.partition));
+        }
         for (tp, range) in &entry.ranges {
             let before = reached.insert(tp, range.end);
             hold("I1", before.is_none_or(|end| end == range.start), || {
@@ -114,15 +118,21 @@ pub fn finalized_is_shown(view: &TableView, commit_id: &CommitId) -> Result<(), 
     })
 }
 
-/// I6: a ledger never decreases, and never forgets a partition.
+/// I6: a ledger never decreases, and never forgets a partition, but by a person's edit, which
+/// begins a new generation.
 ///
 /// # Errors
-/// The first partition that went back.
+/// The generation, or the first partition, that went back.
 pub fn ledger_does_not_decrease(
     before: Option<&Ledger>,
     after: Option<&Ledger>,
 ) -> Result<(), Violation> {
     let Some(before) = before else { return Ok(()) };
+    let (was, is) = (before.generation, after.map_or(0, |ledger| ledger.generation));
+    hold("I6", is >= was, || format!("the generation went from {was} to {is}"))?;
+    if is > was {
+        return Ok(());
+    }
     for (tp, old) in before.frontier.iter() {
         let new = after.and_then(|ledger| ledger.frontier.get(tp));
         hold("I6", new.is_some_and(|new| new >= old), || {

@@ -20,6 +20,25 @@ fn i1_a_journal_that_repeats_skips_or_misses_the_ledger_is_found() {
 }
 
 #[test]
+fn i1_a_journal_begins_anew_where_a_topic_was_reset() {
+    let mut reset = entry(2, "r", &[]);
+    let (topic, from) = (String::from("readings"), BTreeMap::from([(0, 10)]));
+    let (old_id, new_id) = (String::from("topic-1"), String::from("topic-2"));
+    reset.edit = Some(Edit::Reset { topic, old_id, new_id, from });
+    let entries = |start| {
+        vec![
+            entry(1, "a", &[(0, 0, 10), (1, 0, 5)]),
+            reset.clone(),
+            entry(3, "b", &[(0, start, 20)]),
+        ]
+    };
+    let at = |next: &[(i32, Offset)]| Some(ledger("b", next));
+    assert_eq!(journal_is_contiguous(&view(at(&[(0, 20), (1, 5)]), entries(0))), Ok(()));
+    assert_eq!(journal_is_contiguous(&view(at(&[(0, 20), (1, 5)]), entries(17))), Ok(()));
+    assert_eq!(id(journal_is_contiguous(&view(at(&[(0, 20)]), entries(0)))), "I1");
+}
+
+#[test]
 fn i2_a_second_open_epoch_is_found() {
     assert_eq!(one_epoch_is_open(None, Epoch(2)), Ok(()));
     assert_eq!(id(one_epoch_is_open(Some(Epoch(1)), Epoch(2))), "I2");
@@ -66,6 +85,10 @@ fn i6_a_ledger_that_goes_back_or_forgets_is_found() {
     assert_eq!(id(check(Some(&ledger("b", &[(0, 9)])))), "I6");
     assert_eq!(id(check(Some(&ledger("b", &[(1, 10)])))), "I6");
     assert_eq!(id(check(None)), "I6");
+    let edited = Ledger { generation: 1, ..ledger("b", &[(1, 3)]) };
+    assert_eq!(check(Some(&edited)), Ok(()));
+    assert_eq!(id(ledger_does_not_decrease(Some(&edited), Some(&old))), "I6");
+    assert_eq!(id(ledger_does_not_decrease(Some(&edited), None)), "I6");
 }
 
 #[test]

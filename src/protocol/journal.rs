@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::json::{PartitionNumber, UniqueMap};
 use super::{
-    CommitId, Epoch, JournalEntry, LedgerError, Offset, OffsetRange, PendingCommit, Ranges,
+    CommitId, Edit, Epoch, JournalEntry, LedgerError, Offset, OffsetRange, PendingCommit, Ranges,
     RowCounts, TopicPartition,
 };
 
@@ -20,6 +20,8 @@ pub const SUMMARY_EPOCH: &str = "icestream.epoch";
 pub const SUMMARY_RANGES: &str = "icestream.ranges";
 /// Summary key: what became of the records of these ranges, as [`RowCounts`].
 pub const SUMMARY_ROWS: &str = "icestream.rows";
+/// Summary key, only of the edit of a ledger: what a person did, as [`Edit`].
+pub const SUMMARY_EDIT: &str = "icestream.edit";
 
 /// What a snapshot summary says about the commit that made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub struct JournalParts {
     pub ranges: Ranges,
     /// What became of the records in `ranges`.
     pub rows: RowCounts,
+    /// What a person did, if it is an edit.
+    pub edit: Option<Edit>,
 }
 
 /// Any snapshot that the table's metadata still shows, ours or not.
@@ -47,6 +51,9 @@ pub struct SnapshotFacts {
     pub sequence_number: i64,
     /// When it was made, milliseconds since the Unix epoch.
     pub timestamp_ms: i64,
+    /// Was it made on files of an older snapshot, by the running totals of its summary? `None`
+    /// where they do not tell.
+    pub inherited: Option<bool>,
     /// What [`decode_summary`] found in its summary.
     pub ours: Option<JournalParts>,
 }
@@ -57,24 +64,47 @@ pub struct SnapshotFacts {
 /// [`LedgerError::Malformed`] if a partition or an offset is negative or a range ends before it
 /// starts: nothing unreadable is ever written.
 pub fn encode_summary(pending: &PendingCommit) -> Result<BTreeMap<String, String>, LedgerError> {
+    let parts = JournalParts {
+        commit_id: pending.commit_id.clone(),
+        instance: pending.instance.clone(),
+        epoch: pending.epoch,
+        ranges: pending.ranges.clone(),
+        rows: pending.rows,
+        edit: None,
+    };
+    encode_parts(&pending.pipeline, &parts)
+}
+
+/// The summary entries of the snapshot of `pipeline` that is to say `parts`.
+///
+/// # Errors
+/// As [`encode_summary`].
+pub fn encode_parts(
+    pipeline: &str,
+    parts: &JournalParts,
+) -> Result<BTreeMap<String, String>, LedgerError> {
     let mut topics = BTreeMap::<&str, UniqueMap<PartitionNumber, (Offset, Offset)>>::new();
-    for (tp, range) in &pending.ranges {
+    for (tp, range) in &parts.ranges {
         check_range(tp, *range)?;
         let partitions = topics.entry(&tp.topic).or_default();
         partitions.0.insert(PartitionNumber(tp.partition), (range.start, range.end));
     }
-    let json = |key, result: serde_json::Result<String>| {
-        result.map_err(|error| LedgerError::malformed(key, error))
-    };
-    let entries = [
-        (SUMMARY_PIPELINE, pending.pipeline.clone()),
-        (SUMMARY_COMMIT_ID, pending.commit_id.to_string()),
-        (SUMMARY_INSTANCE, pending.instance.clone()),
-        (SUMMARY_EPOCH, pending.epoch.to_string()),
-        (SUMMARY_RANGES, json(SUMMARY_RANGES, serde_json::to_string(&topics))?),
-        (SUMMARY_ROWS, json(SUMMARY_ROWS, serde_json::to_string(&pending.rows))?),
+    let mut entries = vec![
+        (SUMMARY_PIPELINE, pipeline.to_owned()),
+        (SUMMARY_COMMIT_ID, parts.commit_id.to_string()),
+        (SUMMARY_INSTANCE, parts.instance.clone()),
+        (SUMMARY_EPOCH, parts.epoch.to_string()),
+        (SUMMARY_RANGES, json(SUMMARY_RANGES, &topics)?),
+        (SUMMARY_ROWS, json(SUMMARY_ROWS, &parts.rows)?),
     ];
+    if let Some(edit) = &parts.edit {
+        entries.push((SUMMARY_EDIT, json(SUMMARY_EDIT, edit)?));
+    }
     Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+}
+
+fn json(key: &str, value: &impl serde::Serialize) -> Result<String, LedgerError> {
+    serde_json::to_string(value).map_err(|error| LedgerError::malformed(key, error))
 }
 
 /// What a snapshot's summary says, or `None` if `pipeline` did not make that snapshot.
@@ -103,6 +133,11 @@ pub fn decode_summary(
         ranges: decode_ranges(value(SUMMARY_RANGES)?)?,
         rows: serde_json::from_str(value(SUMMARY_ROWS)?)
             .map_err(|error| LedgerError::malformed(SUMMARY_ROWS, error))?,
+        edit: summary
+            .get(SUMMARY_EDIT)
+            .map(|edit| serde_json::from_str(edit))
+            .transpose()
+            .map_err(|error| LedgerError::malformed(SUMMARY_EDIT, error))?,
     }))
 }
 
@@ -112,19 +147,10 @@ pub fn decode_summary(
 /// chain, an entry older than the break may or may not have been an ancestor. Such an entry (kept
 /// alive by a tag, say) is left out, as if it had been expired too: it proves nothing.
 pub fn journal(head: Option<i64>, snapshots: Vec<SnapshotFacts>) -> Vec<JournalEntry> {
-    let by_id: HashMap<i64, &SnapshotFacts> =
-        snapshots.iter().map(|snapshot| (snapshot.snapshot_id, snapshot)).collect();
-    let mut ancestry = BTreeSet::new();
-    let mut oldest = None;
-    let mut next = head;
-    while let Some(snapshot) = next.and_then(|id| by_id.get(&id)) {
-        if !ancestry.insert(snapshot.snapshot_id) {
-            break; // a cycle: the metadata is broken, and this walk must still end
-        }
-        oldest = Some((snapshot.sequence_number, snapshot.timestamp_ms));
-        next = snapshot.parent_id;
-    }
-    let break_at = if next.is_some() { oldest } else { None };
+    let (walk, end) = ancestry(head, &snapshots);
+    let oldest = walk.last().map(|oldest| (oldest.sequence_number, oldest.timestamp_ms));
+    let break_at = if end == AncestryEnd::Broken { oldest } else { None };
+    let ancestry: BTreeSet<i64> = walk.iter().map(|snapshot| snapshot.snapshot_id).collect();
     let mut entries: Vec<JournalEntry> = snapshots
         .into_iter()
         .filter(|snapshot| {
@@ -135,6 +161,72 @@ pub fn journal(head: Option<i64>, snapshots: Vec<SnapshotFacts>) -> Vec<JournalE
         .collect();
     entries.sort_by_key(|entry| (entry.sequence_number, entry.timestamp_ms, entry.snapshot_id));
     entries
+}
+
+/// Where the walk from the head to its oldest ancestor ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AncestryEnd {
+    /// At a snapshot that was made on nothing: the table holds what the walk shows, and no more.
+    Root,
+    /// At one without a parent that may have had one: its summary does not tell.
+    Unclear,
+    /// At one whose parent was expired.
+    Broken,
+}
+
+/// The head and its ancestors, the newest first, as far as the metadata shows them.
+///
+/// A snapshot without a parent is not always a beginning: some engines take the parent away from a
+/// snapshot when they expire that parent. Only the running totals of its summary tell the two
+/// apart, for those of a beginning (also one by `CREATE OR REPLACE TABLE`) count from zero.
+pub fn ancestry(
+    head: Option<i64>,
+    snapshots: &[SnapshotFacts],
+) -> (Vec<&SnapshotFacts>, AncestryEnd) {
+    let by_id: HashMap<i64, &SnapshotFacts> =
+        snapshots.iter().map(|snapshot| (snapshot.snapshot_id, snapshot)).collect();
+    let (mut walk, mut seen) = (Vec::new(), BTreeSet::new());
+    let mut next = head;
+    while let Some(snapshot) = next.and_then(|id| by_id.get(&id)) {
+        if !seen.insert(snapshot.snapshot_id) {
+            // A cycle: the metadata is broken, and this walk must still end.
+            return (walk, AncestryEnd::Unclear);
+        }
+        walk.push(*snapshot);
+        next = snapshot.parent_id;
+    }
+    let end = match (next, walk.last()) {
+        (Some(_), _) => AncestryEnd::Broken,
+        (None, None) => AncestryEnd::Root,
+        // Nothing was before the first snapshot of a table.
+        (None, Some(oldest)) if oldest.sequence_number == 1 => AncestryEnd::Root,
+        (None, Some(oldest)) => match oldest.inherited {
+            Some(true) => AncestryEnd::Broken,
+            Some(false) => AncestryEnd::Root,
+            None => AncestryEnd::Unclear,
+        },
+    };
+    (walk, end)
+}
+
+/// Was a snapshot made on files of an older one? Its running totals, less what it added and with
+/// what it removed, are those of the one before. `None` if its summary does not tell.
+pub fn inherited(summary: &HashMap<String, String>) -> Option<bool> {
+    const COUNTS: [[&str; 3]; 3] = [
+        ["total-data-files", "added-data-files", "deleted-data-files"],
+        ["total-delete-files", "added-delete-files", "removed-delete-files"],
+        ["total-records", "added-records", "deleted-records"],
+    ];
+    let number = |key| match summary.get(key) {
+        Some(value) => value.parse::<i128>().ok(),
+        None => Some(0),
+    };
+    for [total, added, removed] in COUNTS {
+        if number(total)? - number(added)? + number(removed)? > 0 {
+            return Some(true);
+        }
+    }
+    summary.contains_key(COUNTS[0][0]).then_some(false)
 }
 
 fn entry(ancestry: &BTreeSet<i64>, snapshot: SnapshotFacts) -> Option<JournalEntry> {
@@ -149,6 +241,7 @@ fn entry(ancestry: &BTreeSet<i64>, snapshot: SnapshotFacts) -> Option<JournalEnt
         epoch: ours.epoch,
         ranges: ours.ranges,
         rows: ours.rows,
+        edit: ours.edit,
     })
 }
 

@@ -3,6 +3,7 @@
 //! ```json
 //! {"v":1,"cluster":"Kx","commit":"9f..","topics":{"readings":{"id":"aZ","next":{"0":17,"10":4}}}}
 //! ```
+//! After an edit by a person it also has `"generation":1` and so on, behind the commit.
 //! Decoding is strict. The ledger decides which records are read again, so a text that is not
 //! exactly of this form is refused: repeated keys, unknown fields, `"00"` for a partition.
 
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::json::{PartitionNumber, UniqueMap};
+use super::types::is_zero;
 use super::{CommitId, Frontier, Ledger, Offset, PendingCommit, Refusal, TopicPartition};
 
 /// The version of the ledger that this program writes, and the only one that it reads.
@@ -112,6 +114,7 @@ pub fn encode_ledger(ledger: &Ledger) -> Result<String, LedgerError> {
         v: LEDGER_VERSION,
         cluster: ledger.cluster_id.clone(),
         commit: ledger.commit_id.0.clone(),
+        generation: ledger.generation,
         topics: UniqueMap(topics),
     };
     text.check()?;
@@ -142,6 +145,7 @@ pub fn advance(ledger: Option<&Ledger>, pending: &PendingCommit) -> Ledger {
     let mut next = ledger.cloned().unwrap_or_else(|| Ledger {
         cluster_id: String::new(),
         commit_id: pending.commit_id.clone(),
+        generation: pending.generation,
         topic_ids: BTreeMap::new(),
         frontier: Frontier::default(),
     });
@@ -172,6 +176,8 @@ struct LedgerText {
     v: u64,
     cluster: String,
     commit: String,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    generation: u64,
     topics: UniqueMap<String, TopicEntry>,
 }
 
@@ -206,14 +212,17 @@ impl LedgerText {
         let mut topic_ids = BTreeMap::new();
         let mut frontier = Frontier::default();
         for (topic, entry) in self.topics.0 {
+            let begun = !entry.next.0.is_empty();
             for (PartitionNumber(partition), next) in entry.next.0 {
                 frontier.set(TopicPartition::new(topic.clone(), partition), next);
             }
-            if !entry.id.is_empty() {
+            // Without partitions too it is a topic that the ledger knows: one that begins anew.
+            if !entry.id.is_empty() || !begun {
                 topic_ids.insert(topic, entry.id);
             }
         }
-        Ledger { cluster_id: self.cluster, commit_id: CommitId(self.commit), topic_ids, frontier }
+        let (cluster_id, commit_id) = (self.cluster, CommitId(self.commit));
+        Ledger { cluster_id, commit_id, generation: self.generation, topic_ids, frontier }
     }
 }
 

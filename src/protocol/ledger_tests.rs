@@ -18,6 +18,25 @@ fn a_ledger_is_written_in_one_known_way() {
 }
 
 #[test]
+fn a_ledger_that_was_edited_says_how_often() {
+    let edited = Ledger { generation: 3, ..ledger("c9", &[(0, 1)]) };
+    let text = encode_ledger(&edited).unwrap();
+    assert!(text.contains(r#""commit":"c9","generation":3,"topics""#), "{text}");
+    assert_eq!(decode_ledger(&text), Ok(edited));
+}
+
+#[test]
+fn a_topic_that_begins_anew_stays_known() {
+    for id in ["topic-2", ""] {
+        let mut reset = ledger("c9", &[]);
+        reset.topic_ids.insert("readings".into(), id.into());
+        let text = encode_ledger(&reset).unwrap();
+        assert!(text.contains(r#""next":{}"#), "{text}");
+        assert_eq!(decode_ledger(&text), Ok(reset));
+    }
+}
+
+#[test]
 fn a_topic_without_an_id_is_written_without_one() {
     let mut bare = ledger("c9", &[(0, 1)]);
     bare.topic_ids.clear();
@@ -121,8 +140,10 @@ fn a_pipeline_name_is_checked_before_it_becomes_a_property() {
 fn any_ledger() -> impl Strategy<Value = Ledger> {
     let topic = "[a-zA-Z0-9._-]{1,8}";
     let next = btree_map((topic, 0..=i32::MAX), 0..=Offset::MAX, 0..12);
-    (".*", "[0-9a-f]{1,32}", btree_map(topic, ".{1,9}", 0..3), next).prop_map(
-        |(cluster_id, commit, topic_ids, next)| Ledger {
+    let ids = btree_map(topic, ".{1,9}", 0..3);
+    (".*", "[0-9a-f]{1,32}", any::<u64>(), ids, next).prop_map(
+        |(cluster_id, commit, generation, topic_ids, next)| Ledger {
+            generation,
             cluster_id,
             commit_id: CommitId(commit),
             topic_ids,

@@ -5,6 +5,7 @@
 
 mod admission;
 mod commit_id;
+mod edit;
 mod invariants;
 mod journal;
 mod json;
@@ -16,6 +17,7 @@ mod types;
 
 pub use admission::*;
 pub use commit_id::*;
+pub use edit::*;
 pub use invariants::*;
 pub use journal::*;
 pub use ledger::*;
@@ -27,4 +29,4 @@ pub use types::*;
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
-mod world_tests;
+mod model;

@@ -4,13 +4,15 @@
 //! files are already written. Lost, or restored from last week, it is harmless, because each of
 //! its pending commits is admitted as if it were new and the resume position is the ledger's.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::types::is_zero;
 use super::{
     Admission, Epoch, Frontier, Offset, PendingCommit, Refusal, TableView, TopicPartition, admit,
-    check_history, check_source,
+    check_history, check_source, generation,
 };
 
 /// What the local checkpoint store knows.
@@ -29,6 +31,9 @@ pub struct LastCheckpoint {
     pub epoch: Epoch,
     /// Next offsets to read after it, of the partitions that its instance owned.
     pub frontier: Frontier,
+    /// Generation of the ledger that it moved.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub generation: u64,
 }
 
 /// What to do with one pending commit.
@@ -106,19 +111,34 @@ fn lowest(views: &BTreeMap<String, TableView>) -> Frontier {
     })
 }
 
-/// Checks that the table still has what local state saw in it: a ledger never decreases (I6).
-/// Local state that is lost or older says nothing.
+/// Checks that the table still has what local state saw in it: a ledger never decreases (I6), but
+/// by a person's edit. Local state that is lost or older, or of an older generation, says nothing.
 ///
 /// # Errors
-/// [`Refusal::LedgerBehind`] for the first partition that went back or is gone.
-pub fn check_last(
-    table: &str,
-    local: &LocalState,
-    ledger: Option<&Frontier>,
-) -> Result<(), Refusal> {
+/// [`Refusal::TableReplaced`] if a pending commit is for another table of that name,
+/// [`Refusal::LedgerBehind`] for the first partition that went back or is gone,
+/// [`Refusal::LedgerEditLost`] if the ledger is of an older generation.
+pub fn check_last(table: &str, local: &LocalState, view: &TableView) -> Result<(), Refusal> {
+    if let Some(other) = local.pending.iter().find(|p| p.table_uuid != view.table_uuid) {
+        return Err(Refusal::TableReplaced {
+            table: table.to_owned(),
+            expected: other.table_uuid.clone(),
+            found: view.table_uuid.clone(),
+        });
+    }
+    let ledger = view.ledger.as_ref();
     let Some(last) = &local.last else { return Ok(()) };
+    match last.generation.cmp(&generation(ledger)) {
+        Ordering::Less => return Ok(()),
+        // A ledger that is gone lost more than an edit; its partitions say so better.
+        Ordering::Greater if ledger.is_some() || last.frontier.is_empty() => {
+            let (table, ledger) = (table.to_owned(), generation(ledger));
+            return Err(Refusal::LedgerEditLost { table, ledger, known: last.generation });
+        }
+        Ordering::Greater | Ordering::Equal => {}
+    }
     for (tp, from) in last.frontier.iter() {
-        let ledger = ledger.and_then(|ledger| ledger.get(tp));
+        let ledger = ledger.and_then(|ledger| ledger.frontier.get(tp));
         if ledger.is_none_or(|ledger| ledger < from) {
             let (table, partition) = (table.to_owned(), tp.clone());
             return Err(Refusal::LedgerBehind { table, partition, ledger, from });
@@ -131,9 +151,9 @@ fn stand(local: &Frontier, ledger: &Frontier) -> LocalStanding {
     let mut standing = LocalStanding::Same;
     for (tp, offset) in local.iter() {
         match Some(offset).cmp(&ledger.get(tp)) {
-            std::cmp::Ordering::Greater => return LocalStanding::Newer,
-            std::cmp::Ordering::Less => standing = LocalStanding::Older,
-            std::cmp::Ordering::Equal => {}
+            Ordering::Greater => return LocalStanding::Newer,
+            Ordering::Less => standing = LocalStanding::Older,
+            Ordering::Equal => {}
         }
     }
     standing
@@ -179,9 +199,9 @@ pub struct StartAt {
 
 /// Where to start each partition of `source.log`.
 ///
-/// A partition in the ledger starts there. `reset` holds only for a topic of which the ledger has
-/// no partition at all; a partition added to a known topic starts at its first offset, since
-/// its records came after the pipeline did.
+/// A partition in the ledger starts there. `reset` holds only for a topic that the ledger does not
+/// know at all; a partition added to a known topic starts at its first offset, since its records
+/// came after the pipeline did, and so do all partitions of a topic that was reset.
 ///
 /// # Errors
 /// The refusals of [`check_source`] and [`check_history`]; [`Refusal::RetentionPassedLedger`] and
@@ -201,7 +221,7 @@ pub fn positions(
         let ledger = frontier.get(tp);
         let start = match ledger {
             Some(ledger) => within(table, tp, ledger, *log)?,
-            None if frontier.iter().any(|(known, _)| known.topic == tp.topic) => log.start,
+            None if view.ledger.as_ref().is_some_and(|ledger| ledger.knows(&tp.topic)) => log.start,
             None if reset == ResetPolicy::Earliest => log.start,
             None => log.end,
         };

@@ -13,7 +13,7 @@ fn at_ten() -> TableView {
 }
 
 fn local(pending: Vec<PendingCommit>, last: &[(i32, Offset)]) -> LocalState {
-    let last = LastCheckpoint { epoch: Epoch(3), frontier: frontier(last) };
+    let last = LastCheckpoint { epoch: Epoch(3), frontier: frontier(last), generation: 0 };
     LocalState { pending, last: Some(last) }
 }
 
@@ -75,16 +75,48 @@ fn local_state_newer_than_the_table_resumes_at_the_ledger_all_the_same() {
 fn a_ledger_below_what_local_state_saw_is_refused_and_any_other_is_not() {
     let table = "db.t";
     let view = at_ten();
-    let ledger = view.ledger.as_ref().map(|ledger| &ledger.frontier);
-    assert_eq!(check_last(table, &local(vec![], &[(0, 10)]), ledger), Ok(()));
-    assert_eq!(check_last(table, &local(vec![], &[(0, 9)]), ledger), Ok(()));
-    assert_eq!(check_last(table, &LocalState::default(), None), Ok(()));
-    for (seen, ledger) in [(11, ledger), (10, None)] {
-        let refused = check_last(table, &local(vec![], &[(0, seen)]), ledger);
+    assert_eq!(check_last(table, &local(vec![], &[(0, 10)]), &view), Ok(()));
+    assert_eq!(check_last(table, &local(vec![], &[(0, 9)]), &view), Ok(()));
+    assert_eq!(check_last(table, &LocalState::default(), &empty()), Ok(()));
+    for (seen, view) in [(11, view), (10, empty())] {
+        let refused = check_last(table, &local(vec![], &[(0, seen)]), &view);
+        let ledger = view.ledger;
         let Err(Refusal::LedgerBehind { from, ledger: found, .. }) = refused else {
             panic!("{refused:?}")
         };
         assert_eq!((from, found), (seen, ledger.map(|_| 10)));
+    }
+}
+
+#[test]
+fn local_state_is_compared_only_with_a_ledger_of_its_own_generation() {
+    let ledger = |generation| Ledger { generation, ..ledger("a", &[(0, 10)]) };
+    let mut local = local(vec![], &[(0, 99)]);
+    let mut check = |known, ledger: Option<Ledger>| {
+        local.last.as_mut().unwrap().generation = known;
+        check_last("db.t", &local, &view(ledger, vec![])).map_err(|refusal| refusal.name())
+    };
+    assert_eq!(check(0, Some(ledger(1))), Ok(()));
+    assert_eq!(check(1, Some(ledger(1))), Err("ledger-behind"));
+    assert_eq!(check(2, Some(ledger(1))), Err("ledger-edit-lost"));
+    assert_eq!(check(1, None), Err("ledger-behind"));
+}
+
+#[test]
+fn a_table_in_the_place_of_the_one_that_a_commit_waits_for_is_named_as_that() {
+    let state = local(vec![pending("x", &[(0, 10)], &[(0, 10, 20)])], &[(0, 10)]);
+    let other = TableView { table_uuid: "table-2".into(), ..empty() };
+    let refused = check_last(TABLE, &state, &other).map_err(|refusal| refusal.name());
+    assert_eq!(refused, Err("table-replaced"));
+}
+
+#[test]
+fn a_topic_that_was_reset_starts_at_its_first_offset_whatever_the_policy() {
+    let mut reset = at_ten();
+    reset.ledger.as_mut().unwrap().frontier = Frontier::default();
+    let log = [(0, 3, 50), (1, 0, 9)];
+    for policy in [ResetPolicy::Earliest, ResetPolicy::Latest] {
+        assert_eq!(start(&reset, &log, policy), Ok(vec![(None, 3), (None, 0)]));
     }
 }
 
@@ -108,7 +140,8 @@ fn a_partition_resumes_at_the_lowest_ledger_of_its_tables() {
 #[test]
 fn an_epoch_number_at_the_very_end_does_not_panic() {
     let mut state = local(vec![], &[]);
-    state.last = Some(LastCheckpoint { epoch: Epoch(u64::MAX), frontier: Frontier::default() });
+    let (epoch, frontier) = (Epoch(u64::MAX), Frontier::default());
+    state.last = Some(LastCheckpoint { epoch, frontier, generation: 0 });
     assert_eq!(recover(Some(&state), &tables(empty())).next_epoch, Epoch(u64::MAX));
 }
 

@@ -4,14 +4,16 @@ use super::{CommitId, LEDGER_VERSION, Offset, TopicPartition};
 
 /// A state of table, log or ledger in which going on could repeat or lose records.
 ///
-/// Refusing is a feature: each variant says what is wrong, where, and what to do.
+/// Refusing is a feature: each variant says what is wrong, where, and the command that leads out
+/// of it once a person has decided. The command takes the settings that the pipeline runs with.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Another table has the name of the one that was written to.
     #[error(
         "table {table} was replaced: the pending commit was written for the table with uuid \
-         {expected}, the catalog now shows {found}; bring the old table back, or give up the \
-         pending records as told in docs/operations.md, section table-replaced"
+         {expected}, the catalog now shows {found}; bring the old table back, or have its records \
+         read again into the new one: `icestream ledger adopt`; see docs/operations.md, section \
+         table-replaced"
     )]
     TableReplaced {
         /// Table.
@@ -23,8 +25,8 @@ pub enum Refusal {
     },
     /// There is no table of that name.
     #[error(
-        "table {table} is gone although a pending commit was written for it; bring it back, or \
-         give up the pending records as told in docs/operations.md, section table-missing"
+        "table {table} is gone although it was written to; bring it back, or begin with a new one: \
+         `icestream ledger adopt`; see docs/operations.md, section table-missing"
     )]
     TableMissing {
         /// Table.
@@ -33,8 +35,9 @@ pub enum Refusal {
     /// The commit that wrote the ledger is no longer part of the table.
     #[error(
         "table {table} was rolled back: its ledger was written by commit {commit}, whose snapshot \
-         is no ancestor of the head; records that the ledger counts are not in the table; rewind \
-         the ledger as told in docs/operations.md, section table-rolled-back"
+         is no ancestor of the head; records that the ledger counts are not in the table; roll it \
+         forward again, or have them read again: `icestream ledger rewind`; see \
+         docs/operations.md, section table-rolled-back"
     )]
     TableRolledBack {
         /// Table.
@@ -45,8 +48,8 @@ pub enum Refusal {
     /// Our snapshots are in the table, the ledger is not.
     #[error(
         "table {table} has lost its ledger: snapshot {snapshot_id} was made by this pipeline, but \
-         the ledger property is not there; put the property back, or rebuild it as told in \
-         docs/operations.md, section ledger-missing"
+         the ledger property is not there; rebuild it from the journal: `icestream ledger rewind`; \
+         see docs/operations.md, section ledger-missing"
     )]
     LedgerMissing {
         /// Table.
@@ -57,8 +60,8 @@ pub enum Refusal {
     /// The ledger property is older than the newest of our snapshots.
     #[error(
         "the ledger of table {table} was set back: it was written by commit {commit}, but the \
-         later commit {later} is in the table; put the property back, or rebuild it as told in \
-         docs/operations.md, section ledger-set-back"
+         later commit {later} is in the table; rebuild it from the journal: `icestream ledger \
+         rewind`; see docs/operations.md, section ledger-set-back"
     )]
     LedgerSetBack {
         /// Table.
@@ -72,7 +75,9 @@ pub enum Refusal {
     #[error(
         "the ledger of table {table} went back: this instance knows {partition} at offset {from}, \
          the ledger has {}; find out what changed the table (or whether CHECKPOINT_DIR belongs to \
-         another one), then see docs/operations.md, section ledger-behind", show(*ledger)
+         another one); if the table was put back to an older state: `icestream ledger rewind`; if \
+         it was dropped and made again: `icestream ledger adopt`; see docs/operations.md, section \
+         ledger-behind", show(*ledger)
     )]
     LedgerBehind {
         /// Table.
@@ -84,11 +89,27 @@ pub enum Refusal {
         /// The offset that the commit continues.
         from: Offset,
     },
+    /// The ledger is of an older generation than one that was seen: an edit of it is lost.
+    #[error(
+        "the ledger of table {table} lost an edit: this instance knows its generation {known}, the \
+         table shows {ledger}; the table was put back to an older state; bring the newer one back, \
+         or go on from this one: `icestream ledger adopt`; see docs/operations.md, section \
+         ledger-edit-lost"
+    )]
+    LedgerEditLost {
+        /// Table.
+        table: String,
+        /// Generation of the ledger.
+        ledger: u64,
+        /// Generation that this instance saw or continues.
+        known: u64,
+    },
     /// The records come from another Kafka cluster than those in the table.
     #[error(
         "table {table} holds records of the Kafka cluster {ledger}, the broker now belongs to \
-         {found}; its offsets mean other records; correct KAFKA_BROKERS, or see \
-         docs/operations.md, section cluster-changed"
+         {found}; its offsets mean other records; correct KAFKA_BROKERS, or, if the topic moved for \
+         good, begin it anew: `icestream ledger reset --topic TOPIC`; see docs/operations.md, \
+         section cluster-changed"
     )]
     ClusterChanged {
         /// Table.
@@ -101,8 +122,8 @@ pub enum Refusal {
     /// The topic was deleted and made again: its offsets mean other records.
     #[error(
         "topic {topic} was made again since table {table} was written: its id was {ledger} and is \
-         {found}; its offsets mean other records; reset the ledger of that topic as told in \
-         docs/operations.md, section topic-recreated"
+         {found}; its offsets mean other records; begin it anew: `icestream ledger reset --topic \
+         {topic}`; see docs/operations.md, section topic-recreated"
     )]
     TopicRecreated {
         /// Table.
@@ -117,8 +138,8 @@ pub enum Refusal {
     /// The ledger names an offset that the log does not have yet.
     #[error(
         "the ledger of table {table} has offset {ledger} for {partition}, but the log ends at \
-         {log_end}: the log was truncated or made again; reset the ledger of that topic as told in \
-         docs/operations.md, section ledger-beyond-log-end"
+         {log_end}: the log was truncated or made again; when you know which: `icestream ledger \
+         reset --topic {}`; see docs/operations.md, section ledger-beyond-log-end", partition.topic
     )]
     LedgerBeyondLogEnd {
         /// Table.
@@ -133,8 +154,8 @@ pub enum Refusal {
     /// Records were deleted from the log before they were read.
     #[error(
         "records of {partition} were deleted before they were read: the ledger of table {table} \
-         has offset {ledger}, but the log starts at {log_start}; accept their loss with a skip as \
-         told in docs/operations.md, section retention-passed-ledger"
+         has offset {ledger}, but the log starts at {log_start}; accept their loss: `icestream \
+         ledger skip`; see docs/operations.md, section retention-passed-ledger"
     )]
     RetentionPassedLedger {
         /// Table.
@@ -149,7 +170,8 @@ pub enum Refusal {
     /// The ledger was written by a newer version of this program, or by something else.
     #[error(
         "the ledger of table {table} has version {found}, this program knows version \
-         {LEDGER_VERSION}; run the program that wrote it, or see docs/operations.md, section \
+         {LEDGER_VERSION}; run the program that wrote it, or rebuild the ledger for this one: \
+         `icestream ledger rewind --discard-newer-ledger`; see docs/operations.md, section \
          unknown-ledger-version"
     )]
     UnknownLedgerVersion {
@@ -161,7 +183,8 @@ pub enum Refusal {
     /// The ledger, or an entry of the journal, is malformed.
     #[error(
         "the ledger of table {table} cannot be read: the value of `{key}` is malformed: {detail}; \
-         put the value back, or rebuild it as told in docs/operations.md, section ledger-unreadable"
+         put the value back, or rebuild it from the journal: `icestream ledger rewind`; see \
+         docs/operations.md, section ledger-unreadable"
     )]
     LedgerUnreadable {
         /// Table.
@@ -174,8 +197,8 @@ pub enum Refusal {
     /// A pending commit contradicts itself: the program or its local state is broken.
     #[error(
         "the pending commit {commit} for table {table} contradicts itself: {detail}; nothing of it \
-         was written to the table; remove the checkpoint directory, from the ledger its records \
-         are read again, and report this as told in docs/operations.md, section pending-malformed"
+         was written to the table; have its records read again: `icestream ledger adopt`, and \
+         report this; see docs/operations.md, section pending-malformed"
     )]
     PendingMalformed {
         /// Table.
@@ -197,6 +220,7 @@ impl Refusal {
             Self::LedgerMissing { .. } => "ledger-missing",
             Self::LedgerSetBack { .. } => "ledger-set-back",
             Self::LedgerBehind { .. } => "ledger-behind",
+            Self::LedgerEditLost { .. } => "ledger-edit-lost",
             Self::ClusterChanged { .. } => "cluster-changed",
             Self::TopicRecreated { .. } => "topic-recreated",
             Self::LedgerBeyondLogEnd { .. } => "ledger-beyond-log-end",
@@ -228,6 +252,7 @@ mod tests {
             Refusal::LedgerMissing { table: table(), snapshot_id: 5 },
             Refusal::LedgerSetBack { table: table(), commit: commit(), later: commit() },
             Refusal::LedgerBehind { table: table(), partition: partition(), ledger: None, from: 7 },
+            Refusal::LedgerEditLost { table: table(), ledger: 1, known: 2 },
             Refusal::ClusterChanged { table: table(), ledger: text("k1"), found: text("k2") },
             Refusal::TopicRecreated {
                 table: table(),
@@ -263,6 +288,7 @@ mod tests {
             assert!(message.contains("table lake.readings"), "{message}");
             assert!(message.contains("docs/operations.md, section "), "{message}");
             assert!(message.ends_with(refusal.name()), "{message}");
+            assert!(message.contains("`icestream ledger "), "{message}");
         }
     }
 }

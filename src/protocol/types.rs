@@ -163,6 +163,9 @@ pub struct PendingCommit {
     pub cluster_id: String,
     /// Id of each topic, where the cluster tells it.
     pub topic_ids: BTreeMap<String, String>,
+    /// Generation of the ledger it continues.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub generation: u64,
     /// The ledger values it continues. A partition absent here must be absent from the ledger.
     pub from: Frontier,
     /// What it holds, for every partition that moved. Where `from` has the partition,
@@ -200,10 +203,58 @@ pub struct Ledger {
     pub cluster_id: String,
     /// The commit that wrote this ledger.
     pub commit_id: CommitId,
-    /// Id of each topic, where the cluster tells it.
+    /// Counts the edits by a person, who may take it back or have it skip. Within one generation it
+    /// only grows (I6); a pending commit of an older one never enters the table.
+    pub generation: u64,
+    /// Id of each topic that it knows; empty where the cluster does not tell ids.
     pub topic_ids: BTreeMap<String, String>,
     /// Next offsets to read.
     pub frontier: Frontier,
+}
+
+impl Ledger {
+    /// Was the topic ever begun?
+    pub fn knows(&self, topic: &str) -> bool {
+        self.topic_ids.contains_key(topic)
+            || self.frontier.iter().any(|(known, _)| known.topic == topic)
+    }
+}
+
+/// What a person did to a ledger, as the journal records it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Edit {
+    /// The table had been rolled back: the ledger became what the journal of the head's ancestry
+    /// says. Its only ranges are empty ones, of partitions of which the table holds no commit.
+    Rewind {
+        /// The head it was rebuilt for; -1, Iceberg's own way to say it, for a table without one.
+        to_snapshot: i64,
+    },
+    /// A topic or its cluster was made again, or its log cut: the partitions in `from` left the
+    /// ledger and begin anew. Its only ranges are empty ones, where a person said where to begin.
+    Reset {
+        /// The topic.
+        topic: String,
+        /// Its id until then; empty if it was not known.
+        old_id: String,
+        /// Its id from then on; empty if the cluster does not tell.
+        new_id: String,
+        /// Where the ledger was, by partition.
+        from: BTreeMap<i32, Offset>,
+    },
+    /// Kafka had deleted records before they were read: the ranges are the lost ones.
+    Skip,
+}
+
+impl Edit {
+    /// The command that makes it; for logs and tables.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Rewind { .. } => "rewind",
+            Self::Reset { .. } => "reset",
+            Self::Skip => "skip",
+        }
+    }
 }
 
 /// One of our snapshots as the table's metadata still shows it.
@@ -227,6 +278,8 @@ pub struct JournalEntry {
     pub ranges: Ranges,
     /// What became of the records in `ranges`.
     pub rows: RowCounts,
+    /// What a person did, if this is the edit of a ledger and not the commit of an epoch.
+    pub edit: Option<Edit>,
 }
 
 /// All that admission looks at: one consistent reading of a table's metadata.
@@ -240,6 +293,12 @@ pub struct TableView {
     pub ledger: Option<Ledger>,
     /// This pipeline's snapshots, oldest first (by sequence number).
     pub journal: Vec<JournalEntry>,
+}
+
+/// A ledger that nobody edited keeps the form that it had before there were edits.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub(super) fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A map with structured keys, as a list of pairs: JSON has no such keys.

@@ -64,8 +64,9 @@ pub enum StateError {
     },
     /// Files of the store are damaged.
     #[error(
-        "the checkpoint store in {} is damaged: could not {operation} it; move the directory away \
-         and start again, the tables' ledgers tell where to resume", dir.display()
+        "the checkpoint store in {} is damaged: could not {operation} it; have the directory \
+         moved away and start again, the table's ledger tells where to resume: `icestream ledger \
+         adopt`", dir.display()
     )]
     Damaged {
         /// What was tried.
@@ -78,8 +79,8 @@ pub enum StateError {
     },
     /// One record is damaged.
     #[error(
-        "the {key} in the checkpoint store {} is damaged: {detail}; move the directory away and \
-         start again, the tables' ledgers tell where to resume", dir.display()
+        "the {key} in the checkpoint store {} is damaged: {detail}; have the directory moved \
+         away and start again, the table's ledger tells where to resume: `icestream ledger adopt`", dir.display()
     )]
     Corrupt {
         /// Which record.
@@ -92,8 +93,8 @@ pub enum StateError {
     /// One record was written by a newer version of this program.
     #[error(
         "the {key} in the checkpoint store {} has format version {found}, this program knows \
-         version {}; run the newer program, or move the directory away and start again, the \
-         tables' ledgers tell where to resume", dir.display(), super::frame::FORMAT_VERSION
+         version {}; run the newer program, or have the directory moved away and start again, \
+         the table's ledger tells where to resume: `icestream ledger adopt`", dir.display(), super::frame::FORMAT_VERSION
     )]
     NewerVersion {
         /// Which record.

@@ -139,7 +139,12 @@ impl StateStore {
         let mut batch = WriteBatch::default();
         batch.delete(keys::OPEN);
         if matches!(outcome, Outcome::Committed { .. }) {
-            let last = LastCheckpoint { epoch, frontier: checkpoint.frontier.clone() };
+            let generations = checkpoint.pending.iter().map(|pending| pending.generation);
+            let last = LastCheckpoint {
+                epoch,
+                frontier: checkpoint.frontier.clone(),
+                generation: generations.max().unwrap_or(0),
+            };
             self.put(&mut batch, keys::LAST, &last)?;
         }
         let key = keys::record(*number);
@@ -153,6 +158,25 @@ impl StateStore {
         for old in &numbers[..numbers.len().saturating_sub(end.retained.max(1))] {
             batch.delete(keys::record(*old));
         }
+        self.write(batch, true)
+    }
+
+    /// Gives up what is held: the prepared checkpoint, whose record says `reason` from then on, and
+    /// what was last seen in the table. Its records are read again from the ledger.
+    ///
+    /// # Errors
+    /// If the store cannot be read or written.
+    pub fn give_up(&self, reason: &str) -> Result<(), StateError> {
+        let mut batch = WriteBatch::default();
+        if let Some(open) = self.reader.get::<Open>(keys::OPEN)? {
+            let key = keys::record(open.number);
+            if let Some(mut record) = self.reader.get::<CheckpointRecord>(&key)? {
+                record.outcome = Outcome::Failed { reason: reason.to_owned() };
+                self.put(&mut batch, &key, &record)?;
+            }
+        }
+        batch.delete(keys::OPEN);
+        batch.delete(keys::LAST);
         self.write(batch, true)
     }
 

@@ -32,6 +32,7 @@ fn checkpoint(epoch: u64) -> Checkpoint {
         table_uuid: "table-1".into(),
         cluster_id: "cluster-1".into(),
         topic_ids: BTreeMap::from([("readings".into(), "topic-1".into())]),
+        generation: 0,
         from: Frontier::from_iter([(tp.clone(), start)]),
         ranges: Ranges::from([(tp.clone(), OffsetRange { start, end })]),
         files: vec![file],
@@ -106,7 +107,7 @@ fn finalizing_removes_the_pending_commits_and_completes_the_record() {
     drop(store);
 
     let store = open(dir.path());
-    let last = LastCheckpoint { epoch: Epoch(1), frontier: checkpoint(1).frontier };
+    let last = LastCheckpoint { epoch: Epoch(1), frontier: checkpoint(1).frontier, generation: 0 };
     assert_eq!(store.load().unwrap(), LocalState { pending: vec![], last: Some(last) });
     let record = store.checkpoints().unwrap().remove(0);
     assert_eq!(record.outcome, committed(77));
@@ -336,7 +337,7 @@ fn a_store_of_format_version_one_is_read_and_written_alike() {
     drop(db);
     let state = open(dir.path()).load().unwrap();
     assert_eq!(state.pending, checkpoint(2).pending);
-    let last = LastCheckpoint { epoch: Epoch(1), frontier: checkpoint(1).frontier };
+    let last = LastCheckpoint { epoch: Epoch(1), frontier: checkpoint(1).frontier, generation: 0 };
     assert_eq!(state.last, Some(last));
 }
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::snapshot::{self, Change, Proposal};
 use super::{Catalog, LoadedTable, TableError, io, ledger, manifest};
 use crate::crash;
-use crate::protocol::{self, PendingCommit};
+use crate::protocol::{self, LedgerEdit, PendingCommit};
 
 /// What became of a commit. The table in the module's documentation says what each means.
 #[derive(Debug)]
@@ -44,10 +44,38 @@ pub async fn append(
     loaded: &LoadedTable,
     pending: &PendingCommit,
 ) -> Result<CommitOutcome, TableError> {
-    // A clock before 1970 counts as 1970: the table's own times are later and win.
+    append_at(catalog, loaded, pending, now_ms()).await
+}
+
+/// A clock before 1970 counts as 1970: the table's own times are later and win.
+fn now_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
-    append_at(catalog, loaded, pending, now_ms).await
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Commits a person's edit of a ledger: a snapshot without files, in one request, pinned to the head
+/// of `loaded`, which must be the one that the edit was decided for. As [`append`] otherwise.
+///
+/// # Errors
+/// As [`append`].
+pub async fn append_edit(
+    catalog: &Catalog,
+    loaded: &LoadedTable,
+    edit: &LedgerEdit,
+) -> Result<CommitOutcome, TableError> {
+    if loaded.metadata.current_snapshot_id() != edit.head {
+        return Ok(CommitOutcome::Conflict(format!("table {} moved on", loaded.name)));
+    }
+    let text = |source| ledger::failed(loaded, &edit.pipeline, source);
+    let summary = protocol::encode_parts(&edit.pipeline, &edit.parts).map_err(text)?;
+    let value = protocol::encode_ledger(&edit.after).map_err(text)?;
+    let change = Change {
+        files: manifest::NewFiles::new(),
+        summary: summary.into_iter().collect(),
+        properties: HashMap::from([(protocol::ledger_key(&edit.pipeline), value)]),
+        now_ms: now_ms(),
+    };
+    commit(catalog, loaded, &edit.table_uuid, change).await
 }
 
 /// [`append`] with the clock as an argument.
@@ -57,12 +85,8 @@ pub(super) async fn append_at(
     pending: &PendingCommit,
     now_ms: i64,
 ) -> Result<CommitOutcome, TableError> {
-    let uuid = loaded.metadata.uuid();
-    if Uuid::parse_str(&pending.table_uuid) != Ok(uuid) {
-        return Ok(CommitOutcome::Rejected(format!(
-            "table {} was replaced: the commit is for the table with uuid {}, the catalog has {uuid}",
-            loaded.name, pending.table_uuid
-        )));
+    if let Some(replaced) = replaced(loaded, &pending.table_uuid) {
+        return Ok(replaced);
     }
     check_writable(loaded)?;
     let summary = protocol::encode_summary(pending)
@@ -73,6 +97,31 @@ pub(super) async fn append_at(
         properties: ledger_property(loaded, pending)?,
         now_ms,
     };
+    commit(catalog, loaded, &pending.table_uuid, change).await
+}
+
+/// A commit is for one table, and never for another of its name.
+fn replaced(loaded: &LoadedTable, expected: &str) -> Option<CommitOutcome> {
+    let uuid = loaded.metadata.uuid();
+    (Uuid::parse_str(expected) != Ok(uuid)).then(|| {
+        CommitOutcome::Rejected(format!(
+            "table {} was replaced: the commit is for the table with uuid {expected}, the catalog has {uuid}",
+            loaded.name
+        ))
+    })
+}
+
+/// Writes what the change needs and makes one request.
+async fn commit(
+    catalog: &Catalog,
+    loaded: &LoadedTable,
+    table_uuid: &str,
+    change: Change,
+) -> Result<CommitOutcome, TableError> {
+    if let Some(replaced) = replaced(loaded, table_uuid) {
+        return Ok(replaced);
+    }
+    check_writable(loaded)?;
     crash::point("commit.before-manifest");
     let mut written = Vec::new();
     let proposal = match prepare(catalog, loaded, change, &mut written).await {

@@ -42,10 +42,10 @@ use ::iceberg::io::FileIO;
 use ::iceberg::spec::{Schema, TableMetadata, TableMetadataRef, UnboundPartitionSpec};
 use ::iceberg::{NamespaceIdent, Runtime, TableIdent};
 
-pub use commit::{CommitOutcome, append};
+pub use commit::{CommitOutcome, append, append_edit};
 pub use error::{BoxError, TableError};
 pub use io::{delete_files, file_io, sync_parent_dirs};
-pub use ledger::view;
+pub use ledger::{edit_basis, view};
 pub use rest::RestCatalog;
 pub use schema::{
     KAFKA_OFFSET, KAFKA_PARTITION, KAFKA_TIMESTAMP, KAFKA_TOPIC, SchemaError, parse_schema,

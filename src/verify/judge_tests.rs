@@ -62,6 +62,7 @@ impl World {
             epoch: Epoch(1),
             ranges: std::collections::BTreeMap::new(),
             rows: RowCounts::default(),
+            edit: None,
         };
         for &(partition, end) in ends {
             let start = frontier.get(&tp(partition)).unwrap_or(begin);
@@ -141,6 +142,7 @@ fn ledger(commit_id: &CommitId, frontier: Frontier) -> Ledger {
     Ledger {
         cluster_id: String::new(),
         commit_id: commit_id.clone(),
+        generation: 0,
         topic_ids: std::collections::BTreeMap::new(),
         frontier,
     }

@@ -106,6 +106,7 @@ impl Fixture {
             table_uuid: uuid,
             cluster_id: String::new(),
             topic_ids: BTreeMap::new(),
+            generation: 0,
             from,
             rows: RowCounts {
                 written: files.iter().map(|file| file.records).sum(),

@@ -142,7 +142,7 @@ fn a_checkpoint_directory_in_use_is_left_alone() {
 }
 
 /// Overwrites the value of the record about the store itself, as a newer program would.
-fn write_newer_version(dir: &Path) {
+pub fn write_newer_version(dir: &Path) {
     let mut value = b"ICES\0\x02{}".to_vec();
     value.extend(crc32c::crc32c(&value).to_be_bytes());
     let db = rocksdb::DB::open_default(dir).expect("the checkpoint store");
@@ -164,11 +164,11 @@ fn overwrite(dir: &Path, beginning: &str) {
 fn an_unusable_checkpoint_directory_is_named_and_may_be_removed() {
     type Harm = fn(&Path);
     let harms: [(Harm, &[&str]); 5] = [
-        (|dir| overwrite(dir, "CURRENT"), &["damaged", "move the directory away"]),
-        (|dir| overwrite(dir, "MANIFEST"), &["damaged", "move the directory away"]),
+        (|dir| overwrite(dir, "CURRENT"), &["damaged", "`icestream ledger adopt`"]),
+        (|dir| overwrite(dir, "MANIFEST"), &["damaged", "`icestream ledger adopt`"]),
         (
             |dir| fs::remove_file(dir.join("CURRENT")).unwrap(),
-            &["damaged", "move the directory away"],
+            &["damaged", "`icestream ledger adopt`"],
         ),
         (write_newer_version, &["version 2", "newer program"]),
         (

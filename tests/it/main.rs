@@ -16,6 +16,7 @@ mod harness;
 mod kills;
 mod landing;
 mod outages;
+mod refusals;
 mod replies;
 #[allow(dead_code, reason = "the helpers are one vocabulary, of which each test uses a part")]
 mod support;

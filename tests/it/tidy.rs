@@ -46,8 +46,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        // Some of the measures that a test may take away are the committer's.
         "pipeline",
         &[
+            "broken",
             "config",
             "crash",
             "decode",

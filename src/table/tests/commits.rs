@@ -43,6 +43,43 @@ async fn an_append_shows_rows_ledger_and_journal() {
 }
 
 #[tokio::test]
+async fn an_edit_of_a_ledger_is_a_snapshot_pinned_to_the_head_that_it_was_decided_for() {
+    let bench = Bench::new().await;
+    bench.create().await;
+    let decided_on = bench.append_rows(0, &[(1, "a"), (2, "b")]).await;
+    let basis = edit_basis(&decided_on, PIPELINE, "person", false).unwrap();
+    let edit = basis.rewind(None, &Frontier::default(), &[]).unwrap();
+    let moved_on = bench.append_rows(2, &[(3, "c")]).await;
+    conflict(append_edit(&bench.catalog, &moved_on, &edit).await);
+    conflict(append_edit(&bench.catalog, &decided_on, &edit).await);
+    assert_eq!(bench.load().await.metadata, moved_on.metadata);
+
+    let basis = edit_basis(&moved_on, PIPELINE, "person", false).unwrap();
+    let edit = basis.rewind(None, &Frontier::default(), &[]).unwrap();
+    let edited = committed(append_edit(&bench.catalog, &moved_on, &edit).await);
+    let view = view(&bench.load().await, PIPELINE).unwrap();
+    assert_eq!(view.ledger, Some(edit.after.clone()));
+    assert_eq!((edit.after.generation, edit.after.frontier.get(&partition())), (1, Some(3)));
+    let newest = view.journal.last().unwrap();
+    assert_eq!(newest.edit, edit.parts.edit);
+    assert_eq!(newest.commit_id, edit.parts.commit_id);
+    assert_eq!(ids(&edited).await, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_snapshot_says_whether_it_was_made_on_files_of_an_older_one() {
+    let bench = Bench::new().await;
+    bench.create().await;
+    let first = bench.append_rows(0, &[(1, "a")]).await;
+    let second = bench.append_rows(1, &[(2, "b")]).await;
+    let inherited = |loaded: &LoadedTable| {
+        let head = loaded.metadata.current_snapshot().unwrap();
+        crate::protocol::inherited(&head.summary().additional_properties)
+    };
+    assert_eq!((inherited(&first), inherited(&second)), (Some(false), Some(true)));
+}
+
+#[tokio::test]
 async fn an_append_of_no_files_moves_the_ledger_with_a_snapshot() {
     let bench = Bench::new().await;
     let created = bench.create().await;

@@ -205,6 +205,7 @@ fn pending(loaded: &LoadedTable, from: i64, to: i64, files: Vec<PendingFile>) ->
         table_uuid: loaded.metadata.uuid().to_string(),
         cluster_id: "cluster".into(),
         topic_ids: BTreeMap::new(),
+        generation: 0,
         from: from_frontier,
         ranges: BTreeMap::from([(partition(), OffsetRange { start: from, end: to })]),
         rows: RowCounts {

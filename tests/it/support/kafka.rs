@@ -104,6 +104,11 @@ impl Kafka {
         self.process.as_ref().expect("this broker is stopped")
     }
 
+    /// Where the logs of the partitions are, each in a directory `TOPIC-PARTITION`.
+    pub fn log_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
     /// `HOST:PORT`, for `KAFKA_BROKERS`.
     pub fn brokers(&self) -> String {
         format!("127.0.0.1:{}", self.port)

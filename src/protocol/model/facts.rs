@@ -1,0 +1,224 @@
+//! The log, and the commits and ledgers that states name by number.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::super::fixtures::{UUID, tp};
+use super::super::*;
+use super::state::{NAMES, Offsets, PARTITIONS};
+use super::{Halt, violated};
+
+pub(super) const TABLE: &str = "lake.readings";
+const PIPELINE: &str = "flow";
+
+pub(super) type CommitNo = u16;
+pub(super) type LedgerNo = u16;
+
+/// What becomes of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Written,
+    Skipped,
+    Tombstone,
+}
+
+/// What a reader takes from a partition at once: a record, or nothing but a new position.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Item {
+    pub record: Option<(u8, Fate)>,
+    /// The position after it.
+    pub next: u8,
+}
+
+/// The items of a partition. The first has a bad record; the second has offsets that are no
+/// record, tombstones, and moves of the position past the last record.
+fn items(partition: usize, count: u8) -> Vec<Item> {
+    let mut next = 0;
+    let item = |number: u8| {
+        let at = next;
+        let item = match (partition, number % 3) {
+            (0, 1) => Item { record: Some((at, Fate::Skipped)), next: at + 1 },
+            (0, _) => Item { record: Some((at, Fate::Written)), next: at + 1 },
+            (_, 0) => Item { record: Some((at + 1, Fate::Written)), next: at + 2 },
+            (_, 1) => Item { record: Some((at, Fate::Tombstone)), next: at + 1 },
+            (_, _) => Item { record: None, next: at + 1 },
+        };
+        next = item.next;
+        item
+    };
+    (0..count).map(item).collect()
+}
+
+/// All that makes a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Sealing {
+    pub who: usize,
+    pub incarnation: u8,
+    pub epoch: u8,
+    /// The ledger of each partition that moves.
+    pub from: Offsets,
+    /// Where reading began and ended, of each partition that moves.
+    pub ranges: [Option<(u8, u8)>; PARTITIONS],
+}
+
+/// A commit.
+pub(super) struct Commit {
+    pub pending: PendingCommit,
+    /// What its snapshot says, after a way through the summary.
+    pub journal: JournalParts,
+    /// The records in its files: partition and offset.
+    pub rows: Vec<(usize, u8)>,
+}
+
+/// Values that states share.
+pub(super) struct Facts {
+    pub log: [Vec<Item>; PARTITIONS],
+    pub commits: Vec<Commit>,
+    commit_numbers: HashMap<Sealing, CommitNo>,
+    pub ledgers: Vec<Ledger>,
+    ledger_numbers: HashMap<String, LedgerNo>,
+}
+
+impl Facts {
+    pub fn new(counts: [u8; PARTITIONS]) -> Self {
+        Self {
+            log: [items(0, counts[0]), items(1, counts[1])],
+            commits: Vec::new(),
+            commit_numbers: HashMap::new(),
+            ledgers: Vec::new(),
+            ledger_numbers: HashMap::new(),
+        }
+    }
+
+    /// One past the last offset of the log.
+    pub fn end(&self, partition: usize) -> u8 {
+        self.log[partition].last().map_or(0, |item| item.next)
+    }
+
+    /// The items at and after a position.
+    pub fn rest(&self, partition: usize, position: u8) -> &[Item] {
+        let items = &self.log[partition];
+        let done = items.iter().take_while(|item| item.next <= position).count();
+        &items[done..]
+    }
+
+    /// The commit that `sealing` makes, checked as the pipeline checks it (I3, I7, I10).
+    pub fn commit(&mut self, sealing: Sealing, held: &Frontier) -> Result<CommitNo, Halt> {
+        let number = match self.commit_numbers.get(&sealing) {
+            Some(number) => *number,
+            None => self.new_commit(sealing)?,
+        };
+        pending_continues(&self.commits[usize::from(number)].pending, held)?;
+        Ok(number)
+    }
+
+    fn new_commit(&mut self, sealing: Sealing) -> Result<CommitNo, Halt> {
+        let mut pending = super::super::fixtures::pending("", &[], &[]);
+        pending.epoch = Epoch(sealing.epoch.into());
+        pending.instance = format!("{}.{}", NAMES[sealing.who], sealing.incarnation);
+        pending.from = frontier(&sealing.from);
+        let mut consumed = Frontier::default();
+        let (mut records, mut rows) = (0, Vec::new());
+        for (partition, range) in sealing.ranges.into_iter().enumerate() {
+            let Some((start, end)) = range else { continue };
+            let whole = OffsetRange { start: start.into(), end: end.into() };
+            pending.ranges.insert(number_tp(partition), whole);
+            let read = self.rest(partition, start).iter().take_while(|item| item.next <= end);
+            for item in read {
+                consumed.set(number_tp(partition), item.next.into());
+                let Some((offset, fate)) = item.record else { continue };
+                records += 1;
+                match fate {
+                    Fate::Written => rows.push((partition, offset)),
+                    Fate::Skipped => pending.rows.skipped += 1,
+                    Fate::Tombstone => pending.rows.tombstones += 1,
+                }
+            }
+        }
+        pending.rows.written = rows.len() as u64;
+        pending.commit_id = commit_id(
+            PIPELINE,
+            &pending.instance,
+            pending.epoch,
+            UUID,
+            &pending.from,
+            &pending.ranges,
+        );
+        if !rows.is_empty() {
+            pending.files.push(PendingFile {
+                path: format!("{}.parquet", pending.commit_id),
+                data_file: String::new(),
+                schema_id: 0,
+                spec_id: 0,
+                records: rows.len() as u64,
+                bytes: 1,
+            });
+        }
+        pending_is_contiguous(&pending)?;
+        consumed_is_covered(&consumed, &pending.ranges)?;
+        every_record_has_one_fate(records, &pending.rows)?;
+        written_rows_are_in_files(&pending)?;
+        if self.commits.iter().any(|other| other.pending.commit_id == pending.commit_id) {
+            return violated("I1", format!("two commits are named {}", pending.commit_id));
+        }
+        let summary = encode_summary(&pending).unwrap().into_iter().collect();
+        let journal = decode_summary(PIPELINE, &summary).unwrap().unwrap();
+        let number = CommitNo::try_from(self.commits.len()).unwrap();
+        self.commits.push(Commit { pending, journal, rows });
+        self.commit_numbers.insert(sealing, number);
+        Ok(number)
+    }
+
+    pub fn pending(&self, commit: CommitNo) -> &PendingCommit {
+        &self.commits[usize::from(commit)].pending
+    }
+
+    pub fn ledger(&self, ledger: Option<LedgerNo>) -> Option<&Ledger> {
+        ledger.map(|number| &self.ledgers[usize::from(number)])
+    }
+
+    /// The ledger that a commit would set on a table with `before`, by way of the property's text.
+    pub fn advanced(&mut self, before: Option<LedgerNo>, commit: CommitNo) -> LedgerNo {
+        let after = advance(self.ledger(before), self.pending(commit));
+        let text = encode_ledger(&after).unwrap();
+        let Self { ledgers, ledger_numbers, .. } = self;
+        *ledger_numbers.entry(text).or_insert_with_key(|text| {
+            ledgers.push(decode_ledger(text).unwrap());
+            LedgerNo::try_from(ledgers.len() - 1).unwrap()
+        })
+    }
+
+    /// The log of the partitions in `owns`, as Kafka tells it.
+    pub fn source(&self, owns: u8) -> SourceView {
+        let owned = (0..PARTITIONS).filter(|partition| owns & bit(*partition) != 0);
+        let log = owned.map(|partition| {
+            let end = self.end(partition).into();
+            (number_tp(partition), LogRange { start: 0, end })
+        });
+        SourceView {
+            cluster_id: "cluster-1".into(),
+            topic_ids: BTreeMap::from([("readings".into(), "topic-1".into())]),
+            log: log.collect(),
+        }
+    }
+}
+
+pub(super) fn bit(partition: usize) -> u8 {
+    1 << partition
+}
+
+pub(super) fn number_tp(partition: usize) -> TopicPartition {
+    tp(i32::try_from(partition).unwrap())
+}
+
+pub(super) fn frontier(offsets: &Offsets) -> Frontier {
+    let begun = offsets.iter().enumerate();
+    begun.filter_map(|(p, offset)| Some((number_tp(p), Offset::from((*offset)?)))).collect()
+}
+
+pub(super) fn offsets(frontier: &Frontier) -> Offsets {
+    let mut offsets = Offsets::default();
+    for (partition, offset) in offsets.iter_mut().enumerate() {
+        *offset = frontier.get(&number_tp(partition)).map(|next| u8::try_from(next).unwrap());
+    }
+    offsets
+}

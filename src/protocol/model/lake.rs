@@ -1,0 +1,241 @@
+//! All tables that were reached, each once, with what must hold in them and what the protocol says
+//! of them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use super::super::fixtures::UUID;
+use super::super::*;
+use super::facts::{CommitNo, Facts, Fate, TABLE, number_tp};
+use super::state::{Offsets, PARTITIONS, Request};
+use super::table::{Change, Table};
+use super::{Halt, LIVE, violated};
+
+pub(super) type TableNo = u32;
+
+/// What [`admit`] decides, and what follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    Commit,
+    AlreadyCommitted,
+    /// Is it proven that the commit is not in the table?
+    Superseded {
+        absent: bool,
+    },
+    Refused(&'static str),
+}
+
+/// Where a run starts to read, and the ledger that it found.
+pub(super) type Start = Result<(Offsets, Offsets), &'static str>;
+
+/// See the module.
+pub(super) struct Lake {
+    pub facts: Facts,
+    tables: Vec<Table>,
+    numbers: HashMap<Table, TableNo>,
+    changes: HashMap<(TableNo, Change), TableNo>,
+    decisions: HashMap<(CommitNo, TableNo), Decision>,
+    starts: HashMap<(u8, TableNo), Start>,
+    shown: HashSet<(CommitNo, TableNo)>,
+}
+
+impl Lake {
+    /// With one table, number 0, that nobody wrote to.
+    pub fn new(facts: Facts) -> Self {
+        Self {
+            facts,
+            tables: vec![Table::default()],
+            numbers: HashMap::from([(Table::default(), 0)]),
+            changes: HashMap::new(),
+            decisions: HashMap::new(),
+            starts: HashMap::new(),
+            shown: HashSet::new(),
+        }
+    }
+
+    pub fn table(&self, number: TableNo) -> &Table {
+        &self.tables[number as usize]
+    }
+
+    pub fn len(&self) -> usize {
+        self.tables.len()
+    }
+
+    pub fn ledger(&self, number: TableNo) -> Option<&Ledger> {
+        self.facts.ledger(self.table(number).ledger)
+    }
+
+    /// Changes a table, and checks what must hold after it.
+    pub fn change(&mut self, number: TableNo, change: Change) -> Result<TableNo, Halt> {
+        if let Some(after) = self.changes.get(&(number, change)) {
+            return Ok(*after);
+        }
+        let before = self.table(number);
+        let table = before.after(change);
+        if let Change::Land(request) = change {
+            self.check_landing(before, request)?;
+        }
+        let after = match self.numbers.get(&table).copied() {
+            Some(after) => after,
+            None => {
+                self.check(&table, change)?;
+                let after = TableNo::try_from(self.tables.len()).unwrap();
+                self.tables.push(table.clone());
+                self.numbers.insert(table, after);
+                after
+            }
+        };
+        self.changes.insert((number, change), after);
+        Ok(after)
+    }
+
+    fn check_landing(&self, before: &Table, request: Request) -> Result<(), Halt> {
+        if before.deleted.contains(&request.commit) {
+            return violated("I8", "the files of a commit were deleted before it landed");
+        }
+        let after = self.facts.ledger(Some(request.ledger));
+        if !before.rolled_back {
+            ledger_does_not_decrease(self.facts.ledger(before.ledger), after)?;
+        }
+        Ok(())
+    }
+
+    /// What must hold in every table: it is exact, or it was rolled back and is refused. Without a
+    /// rollback nothing is refused.
+    fn check(&self, table: &Table, change: Change) -> Result<(), Halt> {
+        for snapshot in &table.snapshots {
+            if snapshot.files.intersection(&table.deleted).next().is_some() {
+                return violated("I8", "a file of a snapshot was deleted");
+            }
+        }
+        let view = self.view_of(table);
+        let history = check_history(TABLE, &view);
+        let exact = self.is_exact(table);
+        match (&history, exact) {
+            (Ok(()), Ok(())) => Ok(journal_is_contiguous(&view)?),
+            (Ok(()), Err(_)) if table.rolled_back && matches!(change, Change::Expire(_)) => {
+                Err(Halt::Blind)
+            }
+            (Ok(()), Err(detail)) => violated("I1", detail),
+            (Err(_), _) if table.rolled_back => Ok(()),
+            (Err(refusal), _) => violated(LIVE, format!("refused without cause: {refusal}")),
+        }
+    }
+
+    /// Each record below the ledger that is not skipped is in the table once, and no other is.
+    pub fn is_exact(&self, table: &Table) -> Result<(), String> {
+        let ledger = self.facts.ledger(table.ledger).map(|ledger| &ledger.frontier);
+        let mut found = BTreeMap::<(usize, u8), usize>::new();
+        let shown = table.snapshot(table.head).map_or(&[][..], |head| &head.rows);
+        let rows = shown.iter().flat_map(|commit| &self.facts.commits[usize::from(*commit)].rows);
+        rows.for_each(|row| *found.entry(*row).or_default() += 1);
+        for partition in 0..PARTITIONS {
+            let next = ledger.and_then(|frontier| frontier.get(&number_tp(partition)));
+            for item in &self.facts.log[partition] {
+                let Some((offset, Fate::Written)) = item.record else { continue };
+                let due = usize::from(next.is_some_and(|next| Offset::from(offset) < next));
+                let times = found.remove(&(partition, offset)).unwrap_or(0);
+                if times != due {
+                    return Err(format!(
+                        "the record {} at {offset} is in the table {times} times, the ledger has {next:?}",
+                        number_tp(partition)
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The table as the protocol sees it.
+    pub fn view(&self, number: TableNo) -> TableView {
+        self.view_of(self.table(number))
+    }
+
+    fn view_of(&self, table: &Table) -> TableView {
+        let facts = |snapshot: &super::table::Snapshot| SnapshotFacts {
+            snapshot_id: snapshot.id.into(),
+            parent_id: snapshot.parent.map(i64::from),
+            sequence_number: snapshot.id.into(),
+            timestamp_ms: snapshot.id.into(),
+            ours: snapshot.by.map(|by| self.facts.commits[usize::from(by)].journal.clone()),
+        };
+        let head = table.head.map(i64::from);
+        TableView {
+            table_uuid: UUID.into(),
+            head,
+            ledger: self.facts.ledger(table.ledger).cloned(),
+            journal: journal(head, table.snapshots.iter().map(facts).collect()),
+        }
+    }
+
+    /// What the protocol decides about a commit that meets a table, at a start and in a run alike.
+    pub fn decide(&mut self, commit: CommitNo, number: TableNo) -> Result<Decision, Halt> {
+        if let Some(decision) = self.decisions.get(&(commit, number)) {
+            return Ok(*decision);
+        }
+        let (pending, view) = (self.facts.pending(commit), self.view(number));
+        let admission = admit(pending, &view);
+        let local = LocalState { pending: vec![pending.clone()], last: None };
+        let views = BTreeMap::from([(TABLE.to_owned(), view.clone())]);
+        let recovery = recover(Some(&local), &views);
+        if recovery.steps.len() != 1 || recovery.steps[0].admission != admission {
+            return violated(LIVE, "recovery decides other than admission");
+        }
+        let decision = match admission {
+            Admission::Commit { head } if head == view.head => Decision::Commit,
+            Admission::Commit { .. } => return violated("I6", "admitted to another head"),
+            Admission::AlreadyCommitted => Decision::AlreadyCommitted,
+            Admission::Superseded { .. } => {
+                Decision::Superseded { absent: is_provably_absent(pending, &view) }
+            }
+            Admission::Refused(refusal) => Decision::Refused(refusal.name()),
+        };
+        self.decisions.insert((commit, number), decision);
+        Ok(decision)
+    }
+
+    /// Where a run that reads the partitions in `owns` starts.
+    pub fn start(&mut self, owns: u8, number: TableNo) -> Start {
+        if let Some(start) = self.starts.get(&(owns, number)) {
+            return *start;
+        }
+        let view = self.view(number);
+        let starts = positions(TABLE, &view, &self.facts.source(owns), ResetPolicy::Earliest);
+        let start = starts.map_err(|refusal| refusal.name()).map(|starts| {
+            let (mut ledger, mut at) = (Offsets::default(), Offsets::default());
+            for partition in 0..PARTITIONS {
+                let tp = number_tp(partition);
+                let begun = view.ledger.as_ref().and_then(|ledger| ledger.frontier.get(&tp));
+                ledger[partition] = begun.map(|next| u8::try_from(next).unwrap());
+                let start = starts.get(&tp).map(|start| start.start);
+                at[partition] = start.map(|start| u8::try_from(start).unwrap());
+            }
+            (ledger, at)
+        });
+        self.starts.insert((owns, number), start);
+        start
+    }
+
+    /// I5: the table shows the commit.
+    pub fn check_shown(&mut self, commit: CommitNo, number: TableNo) -> Result<(), Halt> {
+        if !self.shown.contains(&(commit, number)) {
+            finalized_is_shown(&self.view(number), &self.facts.pending(commit).commit_id)?;
+            self.shown.insert((commit, number));
+        }
+        Ok(())
+    }
+
+    /// I8: nothing needs the files of `commit` that are about to be deleted.
+    pub fn check_doomed(
+        &self,
+        commit: CommitNo,
+        number: TableNo,
+        pending: &[CommitNo],
+    ) -> Result<(), Halt> {
+        let shown = self.table(number).snapshots.iter().flat_map(|snapshot| &snapshot.files);
+        let needed = shown.chain(pending).map(|commit| self.facts.pending(*commit));
+        let paths = needed.flat_map(|pending| &pending.files).map(|file| file.path.as_str());
+        let in_use: BTreeSet<&str> = paths.collect();
+        let doomed = self.facts.pending(commit).files.iter().map(|file| file.path.as_str());
+        Ok(doomed_files_are_unused(doomed, &in_use)?)
+    }
+}
