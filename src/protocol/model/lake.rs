@@ -110,9 +110,10 @@ impl Lake {
         let view = self.view_of(table);
         let history = check_history(TABLE, &view);
         let exact = self.is_exact(table);
+        let is_foreign = matches!(change, Change::Expire { .. } | Change::Rollback(_));
         match (&history, exact) {
             (Ok(()), Ok(())) => Ok(journal_is_contiguous(&view)?),
-            (Ok(()), Err(_)) if table.rolled_back && matches!(change, Change::Expire { .. }) => {
+            (Ok(()), Err(_)) if table.rolled_back && is_foreign && view.journal.is_empty() => {
                 Err(Halt::Blind)
             }
             (Ok(()), Err(detail)) => violated("I1", detail),
