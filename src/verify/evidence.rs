@@ -8,7 +8,7 @@ use iceberg::spec::TableMetadata;
 use super::files::Files;
 use super::foreign::ForeignSnapshot;
 use super::rows::Rows;
-use crate::protocol::{SUMMARY_PIPELINE, TableView};
+use crate::protocol::{SUMMARY_PIPELINE, TableView, inherited};
 
 /// All that a table shows about one pipeline, from one reading.
 #[derive(Clone, Debug)]
@@ -34,8 +34,8 @@ pub struct Evidence {
 /// The ancestry of the head, as far as it is still shown.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// Does it surely lead back to the table's first snapshot? False once the oldest were expired,
-    /// and always false in tables of format version 1, where that cannot be told.
+    /// Does it surely lead back to a snapshot that was made on nothing? False once the oldest were
+    /// expired, and where that cannot be told.
     pub complete: bool,
     /// The snapshots in it that this pipeline did not make, oldest first.
     pub foreign: Vec<ForeignSnapshot>,
@@ -49,12 +49,13 @@ const FIRST: i64 = 1;
 /// Reads the ancestry of the head, as `pipeline` sees it.
 ///
 /// That the oldest snapshot has no parent does not make it the first: some programs that expire
-/// snapshots take the name of the expired parent out of its child. Its number stays.
+/// snapshots take the name of the expired parent out of its child. Its number stays, and so do
+/// the running totals in its summary.
 pub fn history(metadata: &TableMetadata, pipeline: &str) -> History {
     let mut seen = HashSet::new();
     let mut foreign = Vec::new();
     let mut added = BTreeMap::new();
-    let mut oldest = None;
+    let mut begins = true;
     let mut next = metadata.current_snapshot_id();
     while let Some(id) = next {
         let Some(snapshot) = metadata.snapshot_by_id(id).filter(|_| seen.insert(id)) else { break };
@@ -64,12 +65,12 @@ pub fn history(metadata: &TableMetadata, pipeline: &str) -> History {
         } else if let Some(rows) = number(summary, "added-records") {
             added.insert(id, rows);
         }
-        oldest = Some(snapshot.sequence_number());
+        let first = snapshot.sequence_number() == FIRST;
+        begins = first || inherited(summary) == Some(false);
         next = snapshot.parent_snapshot_id();
     }
     foreign.reverse();
-    let complete = next.is_none() && oldest.is_none_or(|number| number == FIRST);
-    History { complete, foreign, added }
+    History { complete: next.is_none() && begins, foreign, added }
 }
 
 /// A number in a snapshot's summary; writers leave out those that are 0.

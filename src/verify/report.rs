@@ -129,14 +129,15 @@ impl Report {
 
     /// Names the snapshots by others, the newest first.
     fn write_foreign(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Some(older) = (!self.foreign.is_empty()).then(|| self.foreign.len()) else {
+        let count = self.foreign.len();
+        if count == 0 {
             return Ok(());
-        };
-        writeln!(out, "others    {older} snapshots were not made by this pipeline:")?;
+        }
+        writeln!(out, "others    {count} snapshots were not made by this pipeline:")?;
         for snapshot in self.foreign.iter().rev().take(FOREIGN_SHOWN) {
             writeln!(out, "          {}", snapshot.describe())?;
         }
-        match older.saturating_sub(FOREIGN_SHOWN) {
+        match count.saturating_sub(FOREIGN_SHOWN) {
             0 => Ok(()),
             more => writeln!(out, "          and {more} older ones; --json shows all"),
         }

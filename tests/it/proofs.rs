@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::landing::{pipeline, records};
 use crate::support::files;
+use crate::support::foreign;
 use crate::support::icestream::Icestream;
 use crate::support::kafka::Kafka;
 use crate::support::oracle::{self, Reader};
@@ -178,4 +179,97 @@ fn an_offset_is_found_in_its_snapshot_and_read_by_the_query_that_is_given() {
     expire(&table);
     let found = at(99, 1);
     assert_eq!((&found["answer"], &found["journal_from"]), (&json!("expired"), &json!(100)));
+}
+
+/// Every partition's era and verdict, by rows.
+fn verdicts(icestream: &Icestream) -> Vec<(Value, Value)> {
+    let report = icestream.command(&["verify", "--rows", "--json"]).success().json();
+    let partitions = report["partitions"].as_array().expect("partitions").iter();
+    partitions.map(|partition| (partition["era"].clone(), partition["verdict"].clone())).collect()
+}
+
+fn run_and_edit(icestream: &Icestream, edit: &[&str]) {
+    icestream.command(&["run", "--until-caught-up"]).with_code(4);
+    icestream.command(&[edit, &["--yes"]].concat()).success();
+    icestream.run_until_caught_up();
+}
+
+#[test]
+fn a_topic_made_again_is_judged_by_era_until_another_engine_mixes_the_rows() {
+    let lake = Lake::sqlite();
+    let (icestream, topic, table) = three_commits(&lake);
+    let kafka = Kafka::shared();
+    kafka.delete_topic(&topic);
+    kafka.create_topic(&topic, 2, &[]);
+    kafka.produce(&topic, records(2, 1000..1200));
+    run_and_edit(&icestream, &["ledger", "reset", "--topic", &topic]);
+    icestream.command(&["verify"]).success();
+    let era = |era: i64| (json!(era), json!("proved"));
+    assert_eq!(verdicts(&icestream), [era(0), era(1), era(0), era(1)]);
+    let at = ["ledger", "at", "--partition", "1", "--offset", "60", "--json"];
+    let found = icestream.command(&at).success().json();
+    let holders = found["snapshots"].as_array().unwrap();
+    let ids = (&holders[0]["snapshot_id"], &holders[1]["snapshot_id"]);
+    assert_eq!(ids, (&json!(id(&table, 4)), &json!(id(&table, 1))));
+    assert_eq!(holders[1]["before_reset"], id(&table, 3));
+
+    // A row of the new era once more is a repeat, although the old era has the offset too.
+    let again = "
+from pyiceberg.expressions import And, EqualTo
+rows = table.scan(row_filter=And(EqualTo('id', 1002), EqualTo('_kafka_partition', 0))).to_arrow()
+table.append(rows)
+answer = rows.num_rows
+";
+    assert_eq!(foreign::run(&table, again, Value::Null), 1);
+    let found = findings(&icestream, &["verify", "--rows", "--json"], 1);
+    assert_eq!(found[0]["kind"], "rows-repeated", "{found:?}");
+    let remove = "
+from pyiceberg.expressions import And, EqualTo
+rows = table.scan(row_filter=And(EqualTo('id', 1002), EqualTo('_kafka_partition', 0))).to_arrow()
+table.overwrite(rows.slice(0, 1), overwrite_filter=And(EqualTo('id', 1002), EqualTo('_kafka_partition', 0)))
+";
+    foreign::run(&table, remove, Value::Null);
+    foreign::maintain(&table, "rewrite", 0);
+    icestream.command(&["verify"]).success();
+    let found = findings(&icestream, &["verify", "--rows", "--json"], 0);
+    let unproved = found.iter().find(|finding| finding["kind"] == "rows-unproved").unwrap();
+    let detail = unproved["detail"].as_str().unwrap();
+    let rewritten = table.snapshots().iter().map(|s| s["sequence-number"].as_i64()).max().unwrap();
+    let named = usize::try_from(rewritten.unwrap() - 1).unwrap();
+    assert!(detail.contains("rewritten since a reset"), "{detail}");
+    assert!(detail.contains(&format!("snapshot {}", id(&table, named))), "{detail}");
+    assert!(verdicts(&icestream).iter().any(|(_, verdict)| *verdict == "unproved"));
+}
+
+#[test]
+fn skipped_offsets_are_told_as_lost_and_not_as_a_gap() {
+    let lake = Lake::sqlite();
+    let (icestream, topic, table) = three_commits(&lake);
+    let kafka = Kafka::shared();
+    kafka.produce(&topic, records(2, 300..400));
+    kafka.delete_records(&topic, 0, 180);
+    run_and_edit(&icestream, &["ledger", "skip"]);
+    let text = icestream.command(&["verify"]).success().stdout;
+    let told =
+        format!("{topic}[0]: [150, 180) was lost before it was read, and skipped by snapshot");
+    assert!(text.contains(&told), "{text}");
+    assert!(verdicts(&icestream).iter().all(|(_, verdict)| *verdict == "proved"));
+    let lost = ["ledger", "at", "--partition", "0", "--offset", "160", "--json"];
+    let found = icestream.command(&lost).with_code(1).json();
+    assert_eq!(found["answer"], "lost");
+    assert_eq!(found["snapshots"][0]["snapshot_id"], id(&table, 3));
+}
+
+#[test]
+fn a_table_that_was_rolled_back_is_a_violation_until_the_ledger_is_rewound() {
+    let lake = Lake::sqlite();
+    let (icestream, _, table) = three_commits(&lake);
+    let code = "table.manage_snapshots().rollback_to_snapshot(data).commit()";
+    foreign::run(&table, code, json!(id(&table, 0)));
+    let found = findings(&icestream, &["verify", "--json"], 1);
+    assert_eq!(found[0]["kind"], "history", "{found:?}");
+    run_and_edit(&icestream, &["ledger", "rewind"]);
+    let found = findings(&icestream, &["verify", "--json"], 0);
+    assert!(found.iter().any(|finding| finding["kind"] == "rewound"), "{found:?}");
+    assert!(verdicts(&icestream).iter().all(|(_, verdict)| *verdict == "proved"));
 }
