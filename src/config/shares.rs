@@ -16,7 +16,7 @@ const MESSAGE: u64 = 600;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares {
     /// Bytes of one broker's answer, as they come over the network. It is unpacked at once, and each
-    /// message in it costs [`MESSAGE`] more: there is room for twelve times as much.
+    /// message in it costs some 600 bytes more: there is room for twelve times as much.
     pub fetch: u64,
     /// Bytes of messages that the client holds ready for one shard.
     pub queue: u64,
