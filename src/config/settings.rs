@@ -370,8 +370,9 @@ pub const SETTINGS: &[SettingDoc] = &[
         "1024",
         Kind::Integer { min: 128, max: 1_048_576 },
         "MiB of resident memory that the process stays below. Queues, batches and open files are \
-         sized by it; a broker's answer that is packed to less than a fifth, records larger than \
-         a share of it, and a table with very large metadata come on top.",
+         sized by it; an answer of a broker that takes more than twelve times its size when it is \
+         unpacked (packed tightly, or of tiny records), records larger than a share, and a table \
+         with very large metadata come on top.",
     ),
     setting(
         "BAD_RECORDS",

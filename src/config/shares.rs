@@ -15,8 +15,8 @@ const MESSAGE: u64 = 600;
 /// by a multiple of what is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares {
-    /// Bytes of one broker's answer, as they come over the network. Unpacked it is several times
-    /// as large.
+    /// Bytes of one broker's answer, as they come over the network. It is unpacked at once, and each
+    /// message in it costs some 600 bytes more: there is room for twelve times as much.
     pub fetch: u64,
     /// Bytes of messages that the client holds ready for one shard.
     pub queue: u64,
@@ -34,7 +34,7 @@ impl Shares {
         let rest = limit.saturating_sub(BASE);
         let shard = rest / (shards.max(1) as u64);
         Self {
-            fetch: (rest / 24).clamp(MIB, 8 * MIB),
+            fetch: (rest / 96).clamp(MIB, 8 * MIB),
             queue: (shard / 16).clamp(MIB, 1 << 30),
             queue_messages: (shard / 16 / MESSAGE).clamp(1_000, 20_000),
             batch: (shard / 24).clamp(MIB / 2, 8 * MIB),
@@ -66,8 +66,7 @@ mod tests {
             // A batch four times, and half of the open files once more while it is encoded.
             let shard = shares.queue + shares.queue_messages * MESSAGE
                 + 4 * shares.batch + shares.files * 3 / 2;
-            // An answer that was packed to a fifth.
-            let total = BASE + 5 * shares.fetch + shard * shards as u64;
+            let total = BASE + 12 * shares.fetch + shard * shards as u64;
             prop_assert!(total <= limit, "{total} of {limit}: {shares:?} for {shards}");
         }
     }

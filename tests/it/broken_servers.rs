@@ -466,3 +466,27 @@ fn retention_that_overtakes_a_running_reader_is_refused() {
     let log = icestream.run().wait(PATIENCE).with_code(4).log;
     assert!(log.contains("retention"), "{log}");
 }
+
+#[test]
+fn an_object_that_is_missing_in_the_store_is_named_and_nothing_is_lost_when_it_is_back() {
+    let lake = Lake::sqlite_on_s3();
+    let topic = unique("missing");
+    let kafka = Kafka::shared();
+    kafka.create_topic(&topic, 2, &[]);
+    let mut produced = kafka.produce(&topic, load(2, 0..1_000));
+    let icestream = Icestream::new(kafka, &topic, &lake, &format!("db.{topic}")).schema(&schema());
+    icestream.run_until_caught_up();
+    let table = lake.table(&format!("db.{topic}"));
+    let list = table.snapshots().last().unwrap()["manifest-list"].as_str().unwrap().to_owned();
+    let object = list.strip_prefix("s3://").unwrap();
+    let (s3, kept) = (S3::shared(), format!("{object}.kept"));
+    s3.copy(object, &kept);
+    s3.delete(object).success();
+    produced = produced.and(&kafka.produce(&topic, load(2, 1_000..2_000)));
+    let brief = icestream.clone().set("RETRY_GIVE_UP_MS", "1000");
+    let log = brief.run().wait(PATIENCE).with_code(5).log;
+    assert!(log.contains(object.rsplit('/').next().unwrap()), "{log}");
+    s3.copy(&kept, object);
+    icestream.run_until_caught_up();
+    assert_eq!(assert_exactly_once(&table, &[&produced]), 2_000);
+}

@@ -18,6 +18,7 @@ mod harness;
 mod holes;
 mod kills;
 mod landing;
+mod memory;
 mod old_copies;
 mod outages;
 mod proofs;

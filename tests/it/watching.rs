@@ -336,7 +336,7 @@ fn json_logs_are_one_object_a_line_that_tells_the_checkpoints() {
     assert_eq!(start["table"], format!("db.{topic}"));
     assert_eq!(start["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(start["pipeline"].as_str(), icestream_pipeline(&lines));
-    assert_eq!(only(&lines, "reading from the ledger")["partitions"], 3);
+    assert_eq!(only(&lines, "assigned: reading from the ledger")["partitions"], 3);
 
     let done: Vec<&Value> = with_message(&lines, "checkpoint complete").collect();
     assert_eq!(done.len(), lake.table(&format!("db.{topic}")).snapshots().len());

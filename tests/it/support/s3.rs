@@ -65,6 +65,16 @@ impl S3 {
         self.send(Method::PUT, path, headers, body)
     }
 
+    /// `DELETE` of an object, `bucket/key`.
+    pub fn delete(&self, path: &str) -> Reply {
+        self.send(Method::DELETE, path, &[], "")
+    }
+
+    /// Copies an object, `bucket/key`, within the store.
+    pub fn copy(&self, from: &str, to: &str) {
+        self.put(to, &[("x-amz-copy-source", from)], "").success();
+    }
+
     /// Keys under a prefix of a bucket (at most 1000, one page).
     pub fn keys(&self, bucket: &str, prefix: &str) -> Vec<String> {
         let path = format!("{bucket}?list-type=2&prefix={prefix}");
