@@ -257,7 +257,7 @@ impl<W: World> Coordinator<W> {
 }
 
 /// Where to begin in partitions that were given to us: the ledger, read after they were.
-async fn starts<W: World>(
+pub(super) async fn starts<W: World>(
     committer: &Committer<W>,
     settings: &RunSettings,
     info: &TopicInfo,

@@ -243,7 +243,10 @@ impl Pipeline {
             started = starting => started?,
         };
         let targets = match self.until_caught_up {
-            true => Some(self.targets.get_or_try_init(|| started.log_ends()).await?.clone()),
+            true => {
+                let ends = || started.log_ends(&self.settings);
+                Some(self.targets.get_or_try_init(ends).await?.clone())
+            }
             false => None,
         };
         for server in [Server::Kafka, Server::Catalog, Server::Store] {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::committer::{Committer, Work};
 use super::coordinator::show;
+use super::membership::starts;
 use super::seams::{Checkpoints, Loaded, Source, Table, World, now};
 use super::{RunSettings, now_ms};
 use crate::failure::Failure;
@@ -136,7 +137,13 @@ impl<W: World> Started<W> {
     }
 
     /// Ends of the log now, of all partitions that hold anything.
-    pub async fn log_ends(&self) -> Result<BTreeMap<TopicPartition, Offset>, Failure> {
+    /// A ledger that the log does not hold is refused, whoever is to read the partition: it would
+    /// count as caught up.
+    pub async fn log_ends(
+        &self,
+        settings: &RunSettings,
+    ) -> Result<BTreeMap<TopicPartition, Offset>, Failure> {
+        starts(&self.committer, settings, &self.info, &self.info.partitions).await?;
         let log = self.committer.source.log_ranges(self.info.partitions.clone()).await?;
         let holds = log.into_iter().filter(|(_, log)| log.start < log.end);
         Ok(holds.map(|(tp, log)| (tp, log.end)).collect())

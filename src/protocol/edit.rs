@@ -388,6 +388,11 @@ impl EditBasis {
         let (pipeline, epoch) = (self.pipeline.clone(), Epoch(0));
         let commit_id =
             commit_id(&pipeline, &self.instance, epoch, &self.table_uuid, &before, &ranges);
+        let mut topic_ids = topic_ids;
+        // An id that is not known only keeps a topic known that has no partition.
+        topic_ids.retain(|topic, id| {
+            !id.is_empty() || !frontier.iter().any(|(tp, _)| tp.topic == *topic)
+        });
         let after = Ledger {
             cluster_id,
             commit_id: commit_id.clone(),

@@ -149,7 +149,10 @@ fn refused(exit: Exit, name: &str) -> Refused {
     let exit = exit.with_code(4);
     let line = exit.log.lines().find(|line| line.contains("icestream cannot go on"));
     let line = line.unwrap_or_else(|| panic!("no line about the end:\n{}", exit.log));
-    assert!(line.contains("exit_code=4") && line.contains(&format!("refusal={name}")), "{line}");
+    assert!(
+        line.contains("exit_code=4") && line.contains(&format!("refusal=\"{name}\"")),
+        "{line}"
+    );
     let message = exit.log.rsplit_once("icestream: ").unwrap().1.trim().to_owned();
     assert!(message.ends_with(&format!("docs/operations.md, section {name}")), "{message}");
     let refused = Refused { message };
