@@ -123,7 +123,7 @@ struct Editor<'a> {
 }
 
 enum Attempt {
-    Done(LedgerEdit, Option<i64>),
+    Done(Box<LedgerEdit>, Option<i64>),
     Again(String),
 }
 
@@ -181,7 +181,7 @@ impl Editor<'_> {
         let mut backoff = Backoff::new(Instant::now(), self.config.retry_give_up);
         loop {
             let (reason, failure) = match self.attempt(&mut sent).await {
-                Ok(Attempt::Done(edit, snapshot_id)) => return Ok((edit, snapshot_id)),
+                Ok(Attempt::Done(edit, snapshot_id)) => return Ok((*edit, snapshot_id)),
                 Ok(Attempt::Again(reason)) => (reason, None),
                 Err(failure) if failure.is_transient() => (chain(&failure), Some(failure)),
                 Err(failure) => return Err(failure),
@@ -205,7 +205,9 @@ impl Editor<'_> {
         let edit = self.decide(&loaded).await?;
         sent.push(edit.clone());
         Ok(match table::append_edit(&self.catalog, &loaded, &edit).await? {
-            CommitOutcome::Committed { snapshot_id, .. } => Attempt::Done(edit, Some(snapshot_id)),
+            CommitOutcome::Committed { snapshot_id, .. } => {
+                Attempt::Done(Box::new(edit), Some(snapshot_id))
+            }
             CommitOutcome::Conflict(reason) => {
                 Attempt::Again(format!("another commit came first: {reason}"))
             }
@@ -232,8 +234,9 @@ impl Editor<'_> {
         let pipeline = &self.config.kafka.group_id;
         let view = table::edit_basis(loaded, pipeline, &self.instance, true)?.view();
         let landed = sent.iter().find(|edit| shows_commit(&view, &edit.parts.commit_id));
-        Ok(landed
-            .map(|edit| Attempt::Done(edit.clone(), snapshot_of(&view, &edit.parts.commit_id))))
+        Ok(landed.map(|edit| {
+            Attempt::Done(Box::new(edit.clone()), snapshot_of(&view, &edit.parts.commit_id))
+        }))
     }
 }
 
