@@ -100,6 +100,25 @@ fn a_commit_whose_reply_was_lost_is_found_in_the_table_and_not_repeated() {
 }
 
 #[test]
+fn an_edit_of_the_ledger_whose_reply_was_lost_is_found_in_the_table_and_not_repeated() {
+    let behind = Behind::new();
+    let produced = behind.produce(0..1000);
+    behind.icestream.run_until_caught_up();
+    let lost = behind.on_commit(Fault::DropReply);
+    let command = ["ledger", "rewind", "--yes", "--json"];
+    let done = behind.icestream.command(&command).success().json();
+    lost.wait_done(1, PATIENCE);
+    let mut edits = behind.table().snapshots();
+    edits.retain(|snapshot| snapshot["summary"]["icestream.edit"].is_string());
+    assert_eq!(edits.len(), 1, "{edits:?}");
+    assert_eq!((&done["snapshot_id"], &done["generation"]), (&edits[0]["snapshot-id"], &1.into()));
+    let more = behind.produce(1000..1500);
+    behind.icestream.run_until_caught_up();
+    assert_eq!(assert_exactly_once(&behind.table(), &[&produced, &more]), 1500);
+    assert_commit_ids_are_unique(&behind.table());
+}
+
+#[test]
 fn a_process_killed_before_the_reply_came_does_not_repeat_its_commit() {
     let behind = Behind::new();
     let held = behind.on_commit(Fault::HoldReply);
