@@ -8,7 +8,7 @@ use icestream::state::{CheckpointStart, StateStore};
 use serde_json::{Value, json};
 
 use crate::landing::{pipeline, records, schema};
-use crate::support::icestream::{Exit, Icestream, RUN};
+use crate::support::icestream::{Exit, Icestream, RUN, Running};
 use crate::support::kafka::Kafka;
 use crate::support::oracle::{self, Reader, assert_exactly_once};
 use crate::support::postgres::sql;
@@ -29,7 +29,14 @@ struct Case {
 impl Case {
     fn new(lake: Lake) -> Self {
         let (icestream, topic) = pipeline(&lake, 2);
+        // Each run that catches up makes one commit.
+        let icestream = icestream.set("CHECKPOINT_INTERVAL_MS", "3600000");
         Self { lake, icestream, topic }
+    }
+
+    /// A process that commits twice a second.
+    fn run(&self) -> Running {
+        self.icestream.clone().set("CHECKPOINT_INTERVAL_MS", "500").run()
     }
 
     fn table(&self) -> Table<'_> {
@@ -47,10 +54,9 @@ impl Case {
         produced
     }
 
-    /// A process that reads all there is and dies before it commits it.
-    fn crash_with_all_pending(&self) {
-        let crashing = self.icestream.clone().set("CHECKPOINT_INTERVAL_MS", "3600000");
-        let crashing = crashing.crash_at("prepare.after");
+    /// A process that reads all there is and dies at a named point of its one commit.
+    fn crash(&self, point: &str) {
+        let crashing = self.icestream.clone().crash_at(point);
         crashing.start(&["run", "--until-caught-up"]).wait(RUN).aborted();
     }
 
@@ -200,8 +206,7 @@ fn a_commit_pending_from_before_a_rewind_never_enters_the_table() {
     let first = case.land(0..100);
     let second = case.produce(100..200);
     // It lands, and its process dies before it knows.
-    let crashing = case.icestream.clone().crash_at("commit.after-request");
-    crashing.run().wait(PATIENCE).aborted();
+    case.crash("commit.after-request");
     let ids = case.snapshot_ids();
     assert_eq!(ids.len(), 2);
     case.roll_back(ids[0]);
@@ -219,7 +224,7 @@ fn a_commit_pending_from_before_a_rewind_never_enters_the_table() {
 fn a_running_process_is_fenced_by_an_edit_and_goes_on_from_the_edited_ledger() {
     let case = Case::new(Lake::rest());
     let first = case.produce(0..100);
-    let mut running = case.icestream.run();
+    let mut running = case.run();
     running.wait_count(COMMITTED, &[], 100.0);
     let command = ["ledger", "rewind", "--yes", "--json"];
     let done = case.icestream.command(&command).success().json();
@@ -335,7 +340,7 @@ fn a_table_dropped_and_made_again_is_adopted_and_filled_from_the_start() {
         let mut second = None;
         if pending {
             second = Some(case.produce(100..200));
-            case.crash_with_all_pending();
+            case.crash("prepare.after");
         }
         foreign::run(&case.table(), change, Value::Null);
         let refused = case.refused(name);
@@ -358,7 +363,7 @@ fn topic_recreated_is_reset_and_the_new_records_land_once_beside_the_old() {
     let first = case.land(0..100);
     // A commit of the old topic is still pending: it lands, its records are gone from Kafka.
     case.produce(100..150);
-    case.crash_with_all_pending();
+    case.crash("prepare.after");
     kafka.delete_topic(&case.topic);
     kafka.create_topic(&case.topic, 2, &[]);
     case.produce(1000..1300);
@@ -494,7 +499,7 @@ fn pending_malformed_is_adopted_and_its_records_are_read_again() {
     let case = Case::new(Lake::sqlite());
     let first = case.land(0..100);
     let second = case.produce(100..200);
-    case.crash_with_all_pending();
+    case.crash("prepare.after");
     damage_pending(Path::new(case.icestream.setting("CHECKPOINT_DIR").unwrap()), case.pipeline());
     let refused = case.refused("pending-malformed");
     case.follow(refused.command());
@@ -535,7 +540,7 @@ fn a_checkpoint_directory_that_cannot_be_read_is_moved_away_by_adopt() {
 fn adopt_leaves_the_directory_of_a_running_process_and_of_another_pipeline_alone() {
     let case = Case::new(Lake::sqlite());
     let first = case.produce(0..100);
-    let mut running = case.icestream.run();
+    let mut running = case.run();
     running.wait_count(COMMITTED, &[], 100.0);
     let exit = case.icestream.command(&["ledger", "adopt", "--yes"]).with_code(7);
     assert!(exit.log.contains("in use"), "{}", exit.log);
