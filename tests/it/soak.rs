@@ -65,6 +65,7 @@ fn every_fault_at_random_is_survived() {
     let mut fleet = Fleet::new(3, None);
     let mut survived: Vec<Survived> = FAULTS.iter().map(|_| Survived::default()).collect();
     for fault in schedule(&mut rng.fork(), minutes()) {
+        println!("{:?}: {}", began.elapsed(), fault.name);
         let before = Instant::now();
         (fault.inject)(&mut fleet, &mut rng);
         fleet.wait_progress(fault.name, RESUMED);
