@@ -105,19 +105,22 @@ const COMPACT: [(&str, &str); 6] = [
     ("min.cleanable.dirty.ratio", "0.001"),
     ("min.compaction.lag.ms", "0"),
     ("max.compaction.lag.ms", "100"),
-    ("delete.retention.ms", "100"),
+    ("delete.retention.ms", "3600000"),
 ];
+
+/// Keys of the compacted topic.
+const KEYS: i64 = 200;
 
 /// Keyed records: each key is written many times, and every tenth key is deleted at the end.
 fn keyed(first: i64, rounds: i64) -> Vec<Record> {
     let mut records = Vec::new();
     for id in first..first + rounds * 40 {
-        let (partition, key) = ((id % 2) as i32, format!("key-{}", id % 40));
+        let (partition, key) = ((id % 2) as i32, format!("key-{}", id % KEYS));
         let payload = json!({ "id": id, "text": key }).to_string();
         records.push(Record::new(partition, payload).key(key));
     }
-    for key in (0..40).step_by(10) {
-        records.push(Record::tombstone(key % 2, format!("key-{key}")));
+    for key in (0..KEYS).step_by(10) {
+        records.push(Record::tombstone((key % 2) as i32, format!("key-{key}")));
     }
     records
 }
@@ -144,7 +147,7 @@ fn compact(kafka: &Kafka, topic: &str, below: &dyn Fn(i32) -> i64) {
         let left = kafka.read_all(topic);
         let mut old: Vec<_> = left.iter().filter(|(p, offset, _)| *offset < below(*p)).collect();
         old.retain(|(.., value)| value.is_some());
-        (old.len() <= 80).then_some(())
+        (old.len() <= usize::try_from(2 * KEYS).unwrap()).then_some(())
     });
     kafka.configure_topic(topic, &[("cleanup.policy", "delete"), ("retention.ms", "-1")]);
     // A cleaning that was under way may still end: the log is at rest once it reads the same.
@@ -201,14 +204,14 @@ fn a_compacted_topic_with_holes_and_tombstones_lands_exactly() {
     verify(&second);
     let offsets: i64 = kafka.watermarks(&topic).values().map(|(_, end)| end).sum();
     println!("{} rows and {deleted} tombstones of {offsets} offsets", left.count());
-    assert!(left.count() * 4 < offsets, "real holes");
+    assert!(left.count() * 4 < offsets && deleted > 0, "real holes, and tombstones");
 }
 
 /// The tombstones of [`keyed`], which come last.
 fn tombstones(early: &Produced) -> Vec<(i32, i64)> {
     let ends = early.offsets.iter().map(|(partition, ranges)| (*partition, ranges[0].end));
-    // Keys 0, 10, 20 and 30 are all even, so that all four are in partition 0.
+    // Their keys are all even, so that all are in partition 0.
     ends.filter(|(partition, _)| *partition == 0)
-        .flat_map(|(partition, end)| (end - 4..end).map(move |offset| (partition, offset)))
+        .flat_map(|(partition, end)| (end - KEYS / 10..end).map(move |o| (partition, o)))
         .collect()
 }
