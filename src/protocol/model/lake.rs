@@ -113,10 +113,9 @@ impl Lake {
         let is_foreign = matches!(change, Change::Expire { .. } | Change::Rollback(_));
         match (&history, exact) {
             (Ok(()), Ok(())) => Ok(journal_is_contiguous(&view)?),
-            (Ok(()), Err(_)) if table.rolled_back && is_foreign && view.journal.is_empty() => {
-                Err(Halt::Blind)
-            }
+            (Ok(()), Err(_)) if table.rolled_back && is_foreign => Err(Halt::Blind),
             (Ok(()), Err(detail)) => violated("I1", detail),
+            (Err(_), Err(detail)) if !table.rolled_back => violated("I1", detail),
             (Err(_), _) if table.rolled_back => Ok(()),
             (Err(refusal), _) => violated(LIVE, format!("refused without cause: {refusal}")),
         }

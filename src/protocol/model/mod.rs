@@ -39,8 +39,8 @@ use super::Violation;
 enum Halt {
     /// Something that must hold does not.
     Broken(Violation),
-    /// A table was rolled back, and every snapshot of ours that would show it is expired: nothing in
-    /// the metadata tells it from a sound one. Outside of what the protocol promises.
+    /// A table was rolled back to where it has no snapshot of ours, and the one that wrote the ledger
+    /// is expired: it passes for one that was compacted. Outside of what the protocol promises.
     Blind,
 }
 

@@ -53,7 +53,7 @@ fn walk(mix: &Mix, choices: &[u16]) -> Result<(), String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
     fn a_long_history_of_faults_leaves_the_table_exact(
