@@ -471,7 +471,6 @@ async fn leave<T>(mut commit: JoinHandle<Result<Done<T>, Failure>>, patience: Du
         Ok(Err(error)) => tracing::error!(%error, "the committer ended without a result"),
         Err(_) => {
             commit.abort();
-            // Waits for what cannot be cut off (a synced write), so that state is closed.
             if let Err(error) = commit.await
                 && !error.is_cancelled()
             {

@@ -18,6 +18,8 @@ mod real;
 mod rows;
 pub mod seams;
 mod shard;
+#[cfg(test)]
+mod sim;
 mod sink;
 mod start;
 
@@ -212,9 +214,10 @@ impl Pipeline {
             // Nothing was read yet, so nothing is to be sealed.
             _ = stop.wait_for(|stop| *stop) => return Ok(RunEnd::Stopped),
         };
-        let source = connected.source.clone();
+        let (source, state) = (connected.source.clone(), connected.state.clone());
         let ended = self.run_connected(connected, stop).await;
         source.close().await;
+        state.close().await;
         ended
     }
 

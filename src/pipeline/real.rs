@@ -268,6 +268,14 @@ impl seams::Table for CatalogTable {
 pub(super) struct Disk(Arc<StateStore>);
 
 impl Disk {
+    /// Waits until nobody uses the directory any more: the next run opens it anew, and a synced
+    /// write whose caller was cut off still goes on to its end on its own thread.
+    pub(super) async fn close(mut self) {
+        while Arc::get_mut(&mut self.0).is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     async fn call<T: Send + 'static>(
         &self,
         call: impl FnOnce(&StateStore) -> Result<T, StateError> + Send + 'static,

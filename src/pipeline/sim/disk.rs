@@ -1,0 +1,34 @@
+//! The checkpoint directories.
+
+use crate::protocol::{Checkpoint, LastCheckpoint};
+
+/// What is on disk in a checkpoint directory.
+#[derive(Clone, Default)]
+pub(super) struct Directory {
+    pub open: Option<Checkpoint>,
+    pub last: Option<LastCheckpoint>,
+    /// The name as a member of the group; 0 while there is none.
+    pub member: u64,
+}
+
+/// The directory of an instance, with copies that somebody made of it.
+#[derive(Default)]
+pub(super) struct Drive {
+    pub now: Directory,
+    pub copies: Vec<Directory>,
+    /// Writes under way: they end, whoever waits for them.
+    pub writing: usize,
+}
+
+/// Copies kept of a directory.
+const COPIES: usize = 6;
+
+impl Drive {
+    /// Somebody makes a copy.
+    pub fn copy(&mut self) {
+        if self.copies.len() == COPIES {
+            self.copies.remove(0);
+        }
+        self.copies.push(self.now.clone());
+    }
+}

@@ -1,0 +1,355 @@
+//! The log, and the consumer group that shares its partitions out.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use tokio::sync::mpsc::Sender;
+use tokio::time::Instant;
+
+use super::state::{Life, State, tp};
+use crate::pipeline::monitor::Event;
+use crate::pipeline::seams::Share;
+use crate::protocol::{Offset, TopicPartition};
+use crate::source::Membership;
+
+/// What is at an offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Good,
+    Bad,
+    Tombstone,
+}
+
+/// A partition: records with holes between and after them.
+#[derive(Default)]
+pub(super) struct Partition {
+    pub records: Vec<(Offset, Kind)>,
+    pub start: Offset,
+    pub end: Offset,
+}
+
+impl Partition {
+    /// The records of `[start, end)`.
+    pub fn range(&self, start: Offset, end: Offset) -> &[(Offset, Kind)] {
+        let from = self.records.partition_point(|(offset, _)| *offset < start);
+        let to = self.records.partition_point(|(offset, _)| *offset < end);
+        &self.records[from..to.max(from)]
+    }
+}
+
+pub(super) struct Log {
+    pub partitions: Vec<Partition>,
+}
+
+impl Log {
+    pub fn new(partitions: i32) -> Self {
+        Self { partitions: (0..partitions).map(|_| Partition::default()).collect() }
+    }
+
+    pub fn all(&self) -> Vec<TopicPartition> {
+        (0_i32..).zip(&self.partitions).map(|(number, _)| tp(number)).collect()
+    }
+
+    pub fn partition(&mut self, number: i32) -> &mut Partition {
+        &mut self.partitions[index(number)]
+    }
+}
+
+pub(super) fn index(partition: i32) -> usize {
+    usize::try_from(partition).unwrap()
+}
+
+/// Where a client reads a partition.
+pub(super) struct Fetch {
+    pub shard: usize,
+    pub start: Offset,
+    pub next: Offset,
+}
+
+/// The client of one run.
+pub(super) struct Client {
+    pub life: Life,
+    pub member: u64,
+    pub events: Option<Sender<Event>>,
+    pub fetches: BTreeMap<i32, Fetch>,
+    /// What was fetched of partitions that are released: shard, partition and offset.
+    pub stale: Vec<(usize, i32, Offset)>,
+    pub lost_at: Option<Instant>,
+}
+
+impl Client {
+    fn tell(&self, event: Event) -> bool {
+        self.events.as_ref().is_some_and(|events| events.try_send(event).is_ok())
+    }
+}
+
+/// A member as the group knows it. Members are static: one that comes back has its partitions.
+struct Member {
+    client: u64,
+    seen: Instant,
+    owned: BTreeSet<i32>,
+    changes: VecDeque<(bool, Vec<i32>)>,
+    /// The change that the client has not answered: is it an assignment, of what, since when.
+    unanswered: Option<(bool, Vec<i32>, Instant)>,
+}
+
+impl Member {
+    fn is_revoking(&self) -> bool {
+        self.changes.iter().any(|(assigned, _)| !assigned)
+            || matches!(self.unanswered, Some((false, ..)))
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Group {
+    members: BTreeMap<u64, Member>,
+    /// The offsets reported to it.
+    pub offsets: BTreeMap<i32, Offset>,
+}
+
+impl Group {
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+fn names(partitions: &[i32]) -> Vec<TopicPartition> {
+    partitions.iter().map(|partition| tp(*partition)).collect()
+}
+
+impl State {
+    /// A few records, and now and then a hole.
+    pub fn produce(&mut self) {
+        let number = self.rng.usize(0..self.log.partitions.len());
+        let count = self.rng.u32(1..=12);
+        for _ in 0..count {
+            let kind = match self.rng.u32(0..16) {
+                0 => Kind::Bad,
+                1 => Kind::Tombstone,
+                _ => Kind::Good,
+            };
+            let hole = if self.rng.u32(0..5) == 0 { self.rng.i64(1..4) } else { 0 };
+            let before = self.rng.bool();
+            let partition = &mut self.log.partitions[number];
+            let offset = partition.end + if before { hole } else { 0 };
+            partition.records.push((offset, kind));
+            partition.end = offset + 1 + if before { 0 } else { hole };
+        }
+        let end = self.log.partitions[number].end;
+        self.note(format_args!("log {number}: {count} records, end {end}"));
+    }
+
+    /// Old records go, as far as the ledger is past them.
+    pub fn retain(&mut self) {
+        let number = self.rng.i32(0..i32::try_from(self.log.partitions.len()).unwrap());
+        let ledger = self.lake.ledger_of(number).unwrap_or(0);
+        let start = self.rng.i64(0..=ledger);
+        let partition = self.log.partition(number);
+        partition.start = partition.start.max(start);
+        self.note(format_args!("log {number}: begins at {start} at least"));
+    }
+
+    pub fn add_partition(&mut self) {
+        self.log.partitions.push(Partition::default());
+        let count = self.log.partitions.len();
+        self.note(format_args!("log: {count} partitions"));
+        if !self.plan.group {
+            for client in self.clients.values() {
+                client.tell(Event::PartitionsAdded(count));
+            }
+        }
+    }
+
+    pub fn waver(&mut self) {
+        for client in self.clients.values().filter(|client| !client.life.is_dead()) {
+            client.tell(Event::Unreachable(String::from("brokers are away")));
+            client.tell(Event::Reachable);
+        }
+    }
+
+    /// A client asks for partitions.
+    pub fn join(&mut self, id: u64, events: Sender<Event>) {
+        let all: Vec<i32> = (0_i32..).zip(&self.log.partitions).map(|(n, _)| n).collect();
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.events = Some(events);
+        let (member, name) = (client.member, client.life.name().to_owned());
+        if !self.plan.group {
+            client.tell(Event::Membership(Membership::Assigned(names(&all))));
+            return;
+        }
+        let known = self.group.members.entry(member).or_insert_with(|| Member {
+            client: id,
+            seen: Instant::now(),
+            owned: BTreeSet::new(),
+            changes: VecDeque::new(),
+            unanswered: None,
+        });
+        known.client = id;
+        known.seen = Instant::now();
+        known.changes.clear();
+        known.unanswered = None;
+        let owned: Vec<i32> = known.owned.iter().copied().collect();
+        self.note(format_args!("{name} joins as member {member}, owns {owned:?}"));
+        if let Some(known) = self.group.members.get_mut(&member) {
+            known.changes.push_back((true, owned));
+        }
+    }
+
+    /// A client takes what was assigned to it.
+    pub fn take(&mut self, id: u64, shares: &[Share]) {
+        let taken: Vec<i32> = shares.iter().map(|share| share.tp.partition).collect();
+        if self.plan.group {
+            self.answer(id, true, &taken);
+        }
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        for share in shares {
+            let (shard, start) = (share.shard, share.start);
+            let fetch = Fetch { shard, start, next: start };
+            client.fetches.insert(share.tp.partition, fetch);
+        }
+        let name = client.life.name().to_owned();
+        let shown: Vec<_> = shares.iter().map(|s| (s.tp.partition, s.start, s.shard)).collect();
+        self.note(format_args!("{name} takes {shown:?}"));
+    }
+
+    /// A client lets go of partitions.
+    pub fn release(&mut self, id: u64, partitions: &[i32]) {
+        let stale = self.fault(self.plan.stale_queues);
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        for number in partitions {
+            let Some(fetch) = client.fetches.remove(number) else { continue };
+            let log = &self.log.partitions[index(*number)];
+            if stale {
+                let rest = log.range(fetch.next, fetch.next + 5).iter();
+                client.stale.extend(rest.map(|(offset, _)| (fetch.shard, *number, *offset)));
+            }
+        }
+        let name = client.life.name().to_owned();
+        self.note(format_args!("{name} releases {partitions:?}"));
+        self.answer(id, false, partitions);
+    }
+
+    fn answer(&mut self, id: u64, assigned: bool, partitions: &[i32]) {
+        let Some(client) = self.clients.get(&id) else { return };
+        let expelled = client.lost_at.is_some();
+        let member = self.group.members.get_mut(&client.member);
+        let Some(member) = member.filter(|member| member.client == id) else { return };
+        let known = member.unanswered.take();
+        let same = known.as_ref().is_some_and(|(was, of, _)| *was == assigned && of == partitions);
+        if !same && !expelled {
+            let text = format!("{partitions:?} (assigned {assigned}) answers {known:?}");
+            return self.find(text);
+        }
+        if !assigned {
+            member.owned.retain(|partition| !partitions.contains(partition));
+        }
+    }
+
+    /// Is the process heard by the group?
+    fn is_heard(&self, id: u64) -> bool {
+        let now = Instant::now();
+        self.clients.get(&id).is_some_and(|client| {
+            let slot = client.life.slot();
+            !client.life.is_dead()
+                && client.events.as_ref().is_some_and(|events| !events.is_closed())
+                && [&self.muted, &self.frozen]
+                    .iter()
+                    .all(|until| until.get(&slot).is_none_or(|until| *until <= now))
+        })
+    }
+
+    /// The broker's turn: who is dead, who is to have what.
+    pub fn group_turn(&mut self) {
+        let now = Instant::now();
+        self.expel_the_silent(now);
+        self.share_out();
+        for member in self.group.members.values_mut() {
+            let Some(client) = self.clients.get(&member.client) else { continue };
+            if member.unanswered.is_some() {
+                continue;
+            }
+            let Some((assigned, partitions)) = member.changes.pop_front() else { continue };
+            let change = match assigned {
+                true => Membership::Assigned(names(&partitions)),
+                false => Membership::Revoked(names(&partitions)),
+            };
+            if client.tell(Event::Membership(change)) {
+                member.unanswered = Some((assigned, partitions, now));
+            }
+        }
+        let told: Vec<u64> = self.clients.iter().filter(|(_, client)| is_due(client, now)).map(|(id, _)| *id).collect();
+        for id in told {
+            let Some(client) = self.clients.get_mut(&id) else { continue };
+            client.lost_at = None;
+            client.tell(Event::Membership(Membership::Lost));
+            let name = client.life.name().to_owned();
+            self.note(format_args!("{name} hears that its partitions are lost"));
+        }
+    }
+
+    fn expel_the_silent(&mut self, now: Instant) {
+        let (session, revocation) = (self.plan.session, self.plan.revocation);
+        let ids: Vec<u64> = self.group.members.keys().copied().collect();
+        for id in ids {
+            let Some(client) = self.group.members.get(&id).map(|member| member.client) else {
+                continue;
+            };
+            let heard = self.is_heard(client);
+            let Some(member) = self.group.members.get_mut(&id) else { continue };
+            if heard {
+                member.seen = now;
+            }
+            let slow = matches!(&member.unanswered, Some((false, _, since)) if now - *since > revocation);
+            if now - member.seen <= session && !slow {
+                continue;
+            }
+            let owned = self.group.members.remove(&id).map(|member| member.owned);
+            let zombie = self.plan.zombie;
+            let wait = if self.calm { Duration::from_millis(1) } else { self.up_to(zombie) };
+            if let Some(client) = self.clients.get_mut(&client) {
+                client.lost_at = Some(now + wait);
+            }
+            self.note(format_args!("group: member {id} is gone, {owned:?} are free"));
+        }
+    }
+
+    /// Evenly, and with as few moves as possible.
+    fn share_out(&mut self) {
+        if self.group.members.is_empty() {
+            return;
+        }
+        let owned: BTreeSet<i32> =
+            self.group.members.values().flat_map(|member| member.owned.iter().copied()).collect();
+        let mut free: Vec<i32> = (0_i32..)
+            .zip(&self.log.partitions)
+            .map(|(number, _)| number)
+            .filter(|number| !owned.contains(number))
+            .collect();
+        let (all, members) = (self.log.partitions.len(), self.group.members.len());
+        let mut order: Vec<u64> = self.group.members.keys().copied().collect();
+        order.sort_by_key(|id| std::cmp::Reverse(self.group.members[id].owned.len()));
+        let mut notes = Vec::new();
+        for (place, id) in order.iter().enumerate() {
+            let quota = all / members + usize::from(place < all % members);
+            let Some(member) = self.group.members.get_mut(id) else { continue };
+            let have = member.owned.len();
+            if have > quota && !member.is_revoking() {
+                let going: Vec<i32> = member.owned.iter().skip(quota).copied().collect();
+                notes.push(format!("group: {going:?} are to leave member {id}"));
+                member.changes.push_back((false, going));
+            } else if have < quota && !free.is_empty() {
+                let coming: Vec<i32> = free.drain(..(quota - have).min(free.len())).collect();
+                notes.push(format!("group: {coming:?} go to member {id}"));
+                member.owned.extend(&coming);
+                member.changes.push_back((true, coming));
+            }
+        }
+        for note in notes {
+            self.note(format_args!("{note}"));
+        }
+    }
+}
+
+fn is_due(client: &Client, now: Instant) -> bool {
+    client.lost_at.is_some_and(|at| at <= now)
+}

@@ -1,0 +1,120 @@
+//! Deterministic simulation: the real coordinator, membership, committer, recovery and bookkeeping
+//! of shards in worlds made by seeds, on a clock that stands until everybody waits.
+//!
+//! One seed is one run: up to three instances of a pipeline, a topic that grows, a group that
+//! shares it out, a table to which others commit, too, and whatever goes wrong between them.
+//!
+//! `ICESTREAM_SIM_SEED=n` runs the world of one seed and prints what happens in it.
+//! `ICESTREAM_SIM_SEEDS=count` and `ICESTREAM_SIM_FIRST=n` run more of them than a test run does.
+
+mod disk;
+mod driver;
+mod kafka;
+mod lake;
+mod port;
+mod sink;
+mod state;
+
+use driver::Outcome;
+
+/// Worlds of a test run.
+const SEEDS: u64 = 1000;
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap())
+}
+
+/// Runs worlds one after another and returns the seeds that found something, at most a few.
+fn failing(seeds: impl Iterator<Item = u64>, mut each: impl FnMut(&Outcome)) -> Vec<(u64, String)> {
+    let mut failing = Vec::new();
+    for seed in seeds {
+        let outcome = driver::run(seed, false);
+        each(&outcome);
+        failing.extend(outcome.findings.into_iter().next().map(|finding| (seed, finding)));
+        if failing.len() == 10 {
+            break;
+        }
+    }
+    failing
+}
+
+#[test]
+fn every_record_is_in_the_table_once_whatever_the_seed_does_to_the_world() {
+    if let Some(seed) = setting("ICESTREAM_SIM_SEED") {
+        let logs = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_ansi(false)
+            .without_time()
+            .with_target(false)
+            .with_test_writer()
+            .finish();
+        let outcome = tracing::subscriber::with_default(logs, || driver::run(seed, true));
+        assert!(outcome.findings.is_empty(), "seed {seed}: {outcome:#?}");
+        return;
+    }
+    let first = setting("ICESTREAM_SIM_FIRST").unwrap_or(0);
+    let count = setting("ICESTREAM_SIM_SEEDS").unwrap_or(SEEDS);
+    let began = std::time::Instant::now();
+    let (mut commits, mut rows, mut crashes, mut simulated) = (0, 0, 0, 0);
+    let failing = failing(first..first + count, |outcome| {
+        commits += outcome.commits;
+        rows += outcome.rows;
+        crashes += outcome.crashes;
+        simulated += outcome.seconds;
+    });
+    let took = began.elapsed();
+    println!(
+        "{count} seeds: {commits} commits, {rows} rows, {crashes} crashes, {simulated} simulated seconds in {took:?}"
+    );
+    assert!(failing.is_empty(), "replay with ICESTREAM_SIM_SEED=<seed>: {failing:#?}");
+    let page = driver::metrics().encode(std::time::SystemTime::now()).unwrap();
+    let violations = page.lines().filter(|line| line.starts_with("icestream_invariant_violations_total{"));
+    let violations: Vec<&str> = violations.filter(|line| !line.ends_with(" 0")).collect();
+    assert!(violations.is_empty(), "{violations:#?}");
+}
+
+#[test]
+fn a_seed_is_the_same_run_each_time() {
+    for seed in 0..50 {
+        assert_eq!(driver::run(seed, false), driver::run(seed, false), "seed {seed}");
+    }
+}
+
+#[cfg(feature = "faults")]
+mod broken_variants {
+    use super::*;
+    use crate::broken::{self, Variant};
+
+    /// The number of worlds after which the simulation found something.
+    fn seeds_needed(variant: Variant, most: u64) -> Option<u64> {
+        broken::with(Some(variant), || {
+            (0..most).find(|seed| !driver::run(*seed, false).findings.is_empty())
+        })
+    }
+
+    fn is_found(variant: Variant, most: u64) {
+        let found = seeds_needed(variant, most);
+        println!("{}: found by seed {found:?}", variant.name());
+        assert!(found.is_some(), "{} is not found in {most} seeds", variant.name());
+    }
+
+    #[test]
+    fn a_retry_that_does_not_read_the_ledger_is_found() {
+        is_found(Variant::RetryWithoutReading, 200);
+    }
+
+    #[test]
+    fn a_checkpoint_finalized_before_its_commit_is_found() {
+        is_found(Variant::FinalizeBeforeCommit, 200);
+    }
+
+    #[test]
+    fn an_admission_that_only_asks_whether_the_ledger_differs_is_found() {
+        is_found(Variant::NotEqualOnly, 200);
+    }
+
+    #[test]
+    fn a_ledger_that_is_looked_for_in_the_head_alone_is_found() {
+        is_found(Variant::MarkerOnlyInHead, 200);
+    }
+}

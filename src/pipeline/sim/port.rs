@@ -1,0 +1,516 @@
+//! The simulated side of the seams: how one run of one process reaches the world.
+//!
+//! Every call takes some time there and back, and the process may die before its effect and after
+//! it. Requests to the catalog and writes to the disk go their way whatever becomes of the caller.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::TryRecvError;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+
+use super::kafka::index;
+use super::lake::{Meta, Request};
+use super::sink::{SimQueue, SimSink};
+use super::state::{Life, Sim, State};
+use crate::failure::Failure;
+use crate::pipeline::monitor::Event;
+use crate::pipeline::seams::{Checkpoints, Share, Source, Table, World};
+use crate::pipeline::shard::{Report, ShardTask};
+use crate::protocol::{
+    Checkpoint, Epoch, Frontier, LastCheckpoint, LocalState, LogRange, Offset, PendingCommit,
+    TableView, TopicPartition, one_epoch_is_open, request_is_prepared,
+};
+use crate::source::{SourceError, TopicInfo};
+use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StateError, StepSeconds};
+use crate::table::{CommitOutcome, TableError};
+
+/// One run of a process.
+#[derive(Clone)]
+pub(super) struct Port {
+    pub sim: Sim,
+    pub life: Life,
+    pub client: u64,
+    /// A write to the disk failed: no more are taken.
+    pub write_failed: Arc<AtomicBool>,
+}
+
+/// What becomes of a request to the catalog.
+#[derive(Debug)]
+enum Fate {
+    Delivered,
+    Twice(Duration),
+    ReplyLost,
+    Late(Duration),
+    Lost,
+    NeverSent,
+    Busy,
+    Rejected,
+}
+
+impl Port {
+    /// One line of the program: here it may die, or stand still for a while.
+    pub async fn pass(&self, what: &str) {
+        if !self.life.step(&self.sim, what) {
+            std::future::pending::<()>().await;
+        }
+        let until = self.sim.lock().frozen.get(&self.life.slot()).copied();
+        if let Some(until) = until {
+            tokio::time::sleep_until(until).await;
+            if self.life.is_dead() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    async fn travel(&self) {
+        let time = {
+            let mut state = self.sim.lock();
+            let longest = state.plan.travel;
+            match state.rng.bool() {
+                true => Some(state.up_to(longest)),
+                false => None,
+            }
+        };
+        if let Some(time) = time {
+            tokio::time::sleep(time).await;
+        }
+    }
+
+    async fn call<T>(&self, what: &'static str, effect: impl FnOnce(&mut State) -> T + Send) -> T {
+        self.pass(what).await;
+        self.travel().await;
+        self.pass(what).await;
+        let answer = effect(&mut self.sim.lock());
+        self.travel().await;
+        self.pass(what).await;
+        answer
+    }
+
+    /// A write that ends, whoever waits for it, unless the process dies.
+    async fn write(
+        &self,
+        what: &'static str,
+        effect: impl FnOnce(&mut State) -> Result<(), Failure> + Send + 'static,
+    ) -> Result<(), Failure> {
+        self.pass(what).await;
+        if self.write_failed.load(Ordering::Relaxed) {
+            return Err(broken_disk());
+        }
+        let (answer, answered) = oneshot::channel();
+        let (port, slot) = (self.clone(), self.life.slot());
+        self.sim.lock().drives[slot].writing += 1;
+        let written = tokio::spawn(async move {
+            port.travel().await;
+            if port.life.step(&port.sim, what) {
+                let mut state = port.sim.lock();
+                let rate = state.plan.disk_errors;
+                let (fails, anyway) = (state.fault(rate), state.rng.bool());
+                let mut result = if fails && !anyway { Ok(()) } else { effect(&mut state) };
+                if fails {
+                    state.note(format_args!("{} {what} failed: on disk {anyway}", port.life.name()));
+                    port.write_failed.store(true, Ordering::Relaxed);
+                    result = Err(broken_disk());
+                }
+                answer.send(result).ok();
+            }
+            port.sim.lock().drives[slot].writing -= 1;
+        });
+        drop(written);
+        let result = match answered.await {
+            Ok(result) => result,
+            Err(_) => std::future::pending().await,
+        };
+        self.travel().await;
+        self.pass(what).await;
+        result
+    }
+
+    async fn kafka<T>(
+        &self,
+        what: &'static str,
+        effect: impl FnOnce(&mut State) -> T + Send,
+    ) -> Result<T, Failure> {
+        self.call(what, |state| match state.fault(state.plan.kafka_errors) {
+            true => Err(kafka_error(what)),
+            false => Ok(effect(state)),
+        })
+        .await
+    }
+
+    fn fate(&self) -> Fate {
+        let mut state = self.sim.lock();
+        let plan = state.plan.clone();
+        let late = state.up_to(plan.late);
+        let fates = [
+            (plan.rejected, Fate::Rejected),
+            (plan.busy, Fate::Busy),
+            (plan.unreachable, Fate::NeverSent),
+            (plan.lost_requests, Fate::Lost),
+            (plan.late_requests, Fate::Late(late)),
+            (plan.lost_replies, Fate::ReplyLost),
+            (plan.twice, Fate::Twice(late)),
+        ];
+        for (rate, fate) in fates {
+            if state.fault(rate) {
+                state.note(format_args!("{} request: {fate:?}", self.life.name()));
+                return fate;
+            }
+        }
+        Fate::Delivered
+    }
+
+    /// Sends a request: it arrives after `there`, and a second time after `again`.
+    fn send(
+        &self,
+        request: Request,
+        there: Duration,
+        again: Option<Duration>,
+    ) -> oneshot::Receiver<Option<(i64, Arc<Meta>)>> {
+        let (answer, answered) = oneshot::channel();
+        let sim = self.sim.clone();
+        sim.lock().lake.in_flight += 1;
+        drop(tokio::spawn(async move {
+            tokio::time::sleep(there).await;
+            let landed = sim.lock().land(&request);
+            answer.send(landed).ok();
+            if let Some(again) = again {
+                tokio::time::sleep(again).await;
+                sim.lock().land(&request);
+            }
+            sim.lock().lake.in_flight -= 1;
+        }));
+        answered
+    }
+}
+
+fn kafka_error(what: &'static str) -> Failure {
+    let (brokers, detail) = (String::from("b"), String::from("simulated"));
+    Failure::Source(SourceError::Operation { what, brokers, detail })
+}
+
+fn catalog_error(doing: &str) -> Failure {
+    Failure::Table(TableError::Unreachable {
+        catalog: String::from("c"),
+        doing: doing.to_owned(),
+        detail: String::from("simulated"),
+        source: None,
+    })
+}
+
+fn broken_disk() -> Failure {
+    Failure::State(StateError::WriteFailedBefore { dir: PathBuf::from("d") })
+}
+
+impl World for Port {
+    type Source = Self;
+    type Table = Self;
+    type Checkpoints = Self;
+    type Sink = SimSink;
+
+    fn sink(&self, shard: usize, _table: &Arc<Arc<Meta>>) -> Result<SimSink, Failure> {
+        Ok(SimSink::new(self.clone(), shard))
+    }
+
+    fn spawn_shard(&self, mut task: ShardTask<Self>) -> Result<BoxFuture<'static, bool>, Failure> {
+        let port = self.clone();
+        let shard = tokio::spawn(async move {
+            let ended = port.turns(&mut task).await;
+            if port.life.is_dead() {
+                return;
+            }
+            if let Err(failure) = ended {
+                task.reports.send(Report::Failed(failure)).ok();
+            }
+            task.shard.abandon();
+        });
+        Ok(async move { shard.await.is_ok() }.boxed())
+    }
+}
+
+impl Port {
+    /// The loop of a shard, as the real side has it on a thread.
+    async fn turns(&self, task: &mut ShardTask<Self>) -> Result<(), Failure> {
+        loop {
+            if self.life.is_dead() {
+                return Ok(());
+            }
+            let until = self.sim.lock().frozen.get(&self.life.slot()).copied();
+            if let Some(until) = until {
+                tokio::time::sleep_until(until).await;
+            }
+            let hold = task.shard.must_hold();
+            let read = match task.commands.try_recv() {
+                Ok(command) => match task.shard.obey(command, &task.reports)? {
+                    true => continue,
+                    false => return Ok(()),
+                },
+                Err(TryRecvError::Disconnected) => return Ok(()),
+                Err(TryRecvError::Empty) if hold => 0,
+                Err(TryRecvError::Empty) => {
+                    task.shard.read(&mut task.queue, Duration::ZERO, &task.reports)?
+                }
+            };
+            let wait = {
+                let mut state = self.sim.lock();
+                let longest = if read == 0 { 16 } else { 5 };
+                state.up_to(Duration::from_millis(longest))
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+impl Source for Port {
+    type Queue = SimQueue;
+
+    async fn describe(&self) -> Result<TopicInfo, Failure> {
+        self.kafka("describe", |state| TopicInfo {
+            cluster_id: String::from("k"),
+            topic_id: Some(String::from("i")),
+            partitions: state.log.all(),
+        })
+        .await
+    }
+
+    async fn topic_id(&self) -> Option<String> {
+        self.kafka("topic id", |_| String::from("i")).await.ok()
+    }
+
+    async fn log_ranges(
+        &self,
+        partitions: Vec<TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, LogRange>, Failure> {
+        self.kafka("log ranges", move |state| {
+            let short = state.fault(state.plan.short_log_ends);
+            let range = |tp: TopicPartition| {
+                let log = &state.log.partitions[index(tp.partition)];
+                let end = if short { log.start.max(log.end - 5) } else { log.end };
+                (tp, LogRange { start: log.start, end })
+            };
+            partitions.into_iter().map(range).collect()
+        })
+        .await
+    }
+
+    fn queues(&self, shards: usize) -> Vec<SimQueue> {
+        (0..shards).map(|shard| SimQueue { port: self.clone(), shard }).collect()
+    }
+
+    fn watch(
+        &self,
+        _partitions: usize,
+    ) -> Result<(mpsc::Receiver<Event>, BoxFuture<'static, bool>), Failure> {
+        let (send, events) = mpsc::channel(64);
+        let gone = send.clone();
+        if self.life.step(&self.sim, "join") {
+            self.sim.lock().join(self.client, send);
+        }
+        Ok((
+            events,
+            async move {
+                gone.closed().await;
+                true
+            }
+            .boxed(),
+        ))
+    }
+
+    fn take(&self, starts: &[Share]) -> Result<(), Failure> {
+        if self.life.step(&self.sim, "take") {
+            self.sim.lock().take(self.client, starts);
+        }
+        Ok(())
+    }
+
+    fn release(&self, partitions: &[TopicPartition]) -> Result<(), Failure> {
+        if self.life.step(&self.sim, "release") {
+            let numbers: Vec<i32> = partitions.iter().map(|tp| tp.partition).collect();
+            self.sim.lock().release(self.client, &numbers);
+        }
+        Ok(())
+    }
+
+    async fn report(&self, frontier: Frontier) -> Result<(), Failure> {
+        let name = self.life.name().to_owned();
+        self.kafka("report", move |state| {
+            for (tp, offset) in frontier.iter() {
+                let ledger = state.lake.ledger_of(tp.partition);
+                if ledger.is_none_or(|ledger| ledger < offset) {
+                    state.find(format!("I9: {name} reports {tp} at {offset}, ledger {ledger:?}"));
+                }
+                state.group.offsets.insert(tp.partition, offset);
+            }
+        })
+        .await
+    }
+
+    fn log_end(&self, tp: &TopicPartition) -> Option<Offset> {
+        Some(self.sim.lock().log.partitions[index(tp.partition)].end)
+    }
+
+    fn unreachable(&self) -> Failure {
+        kafka_error("read")
+    }
+
+    fn silent(&self) -> Failure {
+        kafka_error("ask for the id of the topic")
+    }
+}
+
+impl Table for Port {
+    type Loaded = Arc<Meta>;
+
+    async fn load(&self) -> Result<Option<Arc<Meta>>, Failure> {
+        self.call("load", |state| match state.fault(state.plan.unreachable) {
+            true => Err(catalog_error("load")),
+            false => Ok(state.lake.meta.clone()),
+        })
+        .await
+    }
+
+    async fn open(&self) -> Result<Arc<Meta>, Failure> {
+        self.call("open", |state| match state.fault(state.plan.unreachable) {
+            true => Err(catalog_error("open")),
+            false => Ok(state.create_table()),
+        })
+        .await
+    }
+
+    fn view(&self, loaded: &Arc<Meta>) -> Result<TableView, Failure> {
+        Ok(loaded.view())
+    }
+
+    async fn append(
+        &self,
+        loaded: &Arc<Meta>,
+        pending: &PendingCommit,
+    ) -> Result<CommitOutcome<Arc<Meta>>, Failure> {
+        self.pass("append").await;
+        let fate = self.fate();
+        let (request, there, patience) = {
+            let mut state = self.sim.lock();
+            let open = state.drives[self.life.slot()].now.open.as_ref();
+            if let Err(violation) = request_is_prepared(open, &pending.commit_id) {
+                state.find(violation.to_string());
+            }
+            let longest = state.plan.travel;
+            let request = state.request(self.life.name(), loaded, pending);
+            (request, state.up_to(longest), state.up_to(8 * longest))
+        };
+        let unknown = || CommitOutcome::Unknown(String::from("no answer"));
+        let outcome = match fate {
+            Fate::NeverSent => return Err(catalog_error("append")),
+            Fate::Busy => CommitOutcome::Conflict(String::from("busy")),
+            Fate::Rejected => {
+                self.sim.lock().rejected.insert(self.life.name().to_owned());
+                CommitOutcome::Rejected(String::from("simulated"))
+            }
+            Fate::Lost => {
+                tokio::time::sleep(patience).await;
+                unknown()
+            }
+            Fate::ReplyLost | Fate::Late(_) => {
+                let late = if let Fate::Late(late) = fate { late } else { Duration::ZERO };
+                drop(self.send(request, there + late, None));
+                tokio::time::sleep(patience).await;
+                unknown()
+            }
+            Fate::Delivered | Fate::Twice(_) => {
+                let again = if let Fate::Twice(again) = fate { Some(again) } else { None };
+                match self.send(request, there, again).await {
+                    Ok(Some((snapshot_id, table))) => CommitOutcome::Committed { snapshot_id, table },
+                    Ok(None) => CommitOutcome::Conflict(String::from("the head moved")),
+                    Err(_) => unknown(),
+                }
+            }
+        };
+        self.travel().await;
+        self.pass("append").await;
+        Ok(outcome)
+    }
+
+    async fn delete_files(&self, _loaded: &Arc<Meta>, paths: Vec<String>) -> Result<(), Failure> {
+        let name = self.life.name().to_owned();
+        self.call("delete files", move |state| match state.fault(state.plan.store_errors) {
+            true => Err(catalog_error("delete files")),
+            false => {
+                state.delete_files(&name, &paths);
+                Ok(())
+            }
+        })
+        .await
+    }
+}
+
+impl Checkpoints for Port {
+    async fn load(&self) -> Result<LocalState, Failure> {
+        let slot = self.life.slot();
+        self.call("load state", move |state| {
+            let now = &state.drives[slot].now;
+            let pending = now.open.iter().flat_map(|open| open.pending.clone()).collect();
+            Ok(LocalState { pending, last: now.last.clone() })
+        })
+        .await
+    }
+
+    async fn prepare(&self, checkpoint: Checkpoint, _start: CheckpointStart) -> Result<(), Failure> {
+        let life = self.life.clone();
+        self.write("prepare", move |state| {
+            let next = checkpoint.epoch;
+            let open = state.drives[life.slot()].now.open.as_ref().map(|open| open.epoch);
+            if let Err(violation) = one_epoch_is_open(open, next) {
+                state.find(violation.to_string());
+            }
+            state.note(format_args!("{} prepares epoch {next}", life.name()));
+            let drive = &mut state.drives[life.slot()];
+            drive.now.open = Some(checkpoint);
+            drive.copy();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn finalize(
+        &self,
+        epoch: Epoch,
+        outcome: Outcome,
+        _end: CheckpointEnd,
+    ) -> Result<(), Failure> {
+        let life = self.life.clone();
+        self.write("finalize", move |state| {
+            let open = state.drives[life.slot()].now.open.take();
+            let Some(open) = open.filter(|open| open.epoch == epoch) else {
+                let text = format!("{} finalizes epoch {epoch}, which is not open", life.name());
+                state.find(text);
+                return Err(Failure::State(StateError::NotOpen { epoch, open: None }));
+            };
+            state.note(format_args!("{} finalizes epoch {epoch}: {outcome:?}", life.name()));
+            if matches!(outcome, Outcome::Committed { .. }) {
+                for pending in &open.pending {
+                    let id = &pending.commit_id;
+                    if !state.has_landed(id) {
+                        state.find(format!("I5: {id} is finalized and did not land"));
+                    }
+                }
+                let generations = open.pending.iter().map(|pending| pending.generation);
+                let generation = generations.max().unwrap_or(0);
+                let last = LastCheckpoint { epoch, frontier: open.frontier, generation };
+                state.drives[life.slot()].now.last = Some(last);
+            }
+            state.drives[life.slot()].copy();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn add_seconds(&self, _seconds: StepSeconds) -> Result<(), Failure> {
+        self.pass("add seconds").await;
+        Ok(())
+    }
+}

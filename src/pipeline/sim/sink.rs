@@ -1,0 +1,199 @@
+//! What a shard reads from and writes to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::kafka::{Kind, index};
+use super::lake::Meta;
+use super::port::Port;
+use crate::decode::{Reason, RecordError};
+use crate::failure::Failure;
+use crate::pipeline::seams::{Queue, Sink};
+use crate::protocol::{Offset, PendingFile};
+use crate::source::{Polled, Record, SourceError};
+use crate::table::TableError;
+
+const GOOD: &[u8] = b"good";
+const BAD: &[u8] = b"bad";
+
+/// One message of a batch.
+enum Message {
+    Record(i32, Offset, Kind),
+    Failed(i32),
+}
+
+/// A shard's share of the log.
+pub(super) struct SimQueue {
+    pub port: Port,
+    pub shard: usize,
+}
+
+impl SimQueue {
+    fn batch(&self) -> Vec<Message> {
+        let mut guard = self.port.sim.lock();
+        let state = &mut *guard;
+        let mut batch = Vec::new();
+        let most = state.rng.usize(1..=state.plan.batch);
+        let fails = state.fault(state.plan.kafka_errors / 8);
+        let Some(client) = state.clients.get_mut(&self.port.client) else { return batch };
+        let shard = self.shard;
+        let (mine, others) = client.stale.drain(..).partition(|stale| stale.0 == shard);
+        client.stale = others;
+        for (_, partition, offset) in mine {
+            let log = &state.log.partitions[index(partition)];
+            let kind = log.range(offset, offset + 1).first().map(|(_, kind)| *kind);
+            batch.extend(kind.map(|kind| Message::Record(partition, offset, kind)));
+        }
+        for (partition, fetch) in client.fetches.iter_mut().filter(|(_, f)| f.shard == shard) {
+            if fails {
+                batch.push(Message::Failed(*partition));
+                break;
+            }
+            let log = &state.log.partitions[index(*partition)];
+            let ready = log.range(fetch.next, log.end);
+            for (offset, kind) in ready.iter().take(most) {
+                batch.push(Message::Record(*partition, *offset, *kind));
+                fetch.next = offset + 1;
+            }
+            if ready.len() <= most {
+                // Holes at the end are passed as if their markers had been handed over.
+                fetch.next = fetch.next.max(log.end);
+            }
+        }
+        batch
+    }
+}
+
+impl Queue for SimQueue {
+    fn poll(&mut self, _wait: Duration, mut take: impl FnMut(Polled<'_>) -> bool) -> usize {
+        if self.port.life.is_dead() {
+            return 0;
+        }
+        let batch = self.batch();
+        let count = batch.len();
+        for message in batch {
+            let polled = match message {
+                Message::Record(partition, offset, kind) => Polled::Record(Record {
+                    partition,
+                    offset,
+                    timestamp_ms: Some(offset),
+                    payload: match kind {
+                        Kind::Good => Some(GOOD),
+                        Kind::Bad => Some(BAD),
+                        Kind::Tombstone => None,
+                    },
+                }),
+                Message::Failed(partition) => Polled::Failed {
+                    partition,
+                    error: SourceError::Partition {
+                        partition: super::state::tp(partition),
+                        detail: String::from("simulated"),
+                    },
+                },
+            };
+            if !take(polled) {
+                break;
+            }
+        }
+        count
+    }
+
+    fn positions(&self, partitions: impl Iterator<Item = i32>) -> Vec<(i32, Offset)> {
+        let state = self.port.sim.lock();
+        let Some(client) = state.clients.get(&self.port.client) else { return Vec::new() };
+        let moved = |number: i32| client.fetches.get(&number).filter(|fetch| fetch.next > fetch.start);
+        partitions.filter_map(|number| Some((number, moved(number)?.next))).collect()
+    }
+}
+
+/// Writes data files of a few rows.
+pub(super) struct SimSink {
+    port: Port,
+    shard: usize,
+    rows: Vec<(i32, Offset)>,
+    files: Vec<PendingFile>,
+}
+
+impl SimSink {
+    pub fn new(port: Port, shard: usize) -> Self {
+        Self { port, shard, rows: Vec::new(), files: Vec::new() }
+    }
+
+    fn write(&mut self) -> Result<(), Failure> {
+        if !self.port.life.step(&self.port.sim, "write a file") {
+            return Err(Failure::Internal(String::from("dead")));
+        }
+        let mut state = self.port.sim.lock();
+        let rate = state.plan.store_errors;
+        if state.fault(rate) {
+            return Err(Failure::Table(TableError::Storage {
+                doing: "write",
+                path: format!("of shard {}", self.shard),
+                source: "simulated".into(),
+            }));
+        }
+        let rows = std::mem::take(&mut self.rows);
+        let records = rows.len() as u64;
+        let path = state.write_file(rows);
+        self.files.push(PendingFile {
+            path,
+            data_file: String::new(),
+            schema_id: 0,
+            spec_id: 0,
+            records,
+            bytes: 10 * records,
+        });
+        Ok(())
+    }
+}
+
+impl Sink for SimSink {
+    type Table = Arc<Meta>;
+
+    fn push(
+        &mut self,
+        record: &Record<'_>,
+        payload: &[u8],
+    ) -> Result<Result<(), RecordError>, Failure> {
+        if payload == BAD {
+            let (path, detail) = (String::new(), String::from("simulated"));
+            return Ok(Err(RecordError { reason: Reason::NotJson, path, detail }));
+        }
+        self.rows.push((record.partition, record.offset));
+        let roll = self.port.sim.lock().plan.roll;
+        if self.rows.len() >= roll {
+            self.write()?;
+        }
+        Ok(Ok(()))
+    }
+
+    fn tick(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn buffered_bytes(&self) -> u64 {
+        self.rows.len() as u64
+    }
+
+    fn take_unknown_fields(&mut self) -> u64 {
+        0
+    }
+
+    fn close(&mut self, _next: &Arc<Arc<Meta>>) -> Result<Vec<PendingFile>, Failure> {
+        if !self.rows.is_empty() {
+            self.write()?;
+        }
+        if !self.port.life.step(&self.port.sim, "closed files") {
+            return Err(Failure::Internal(String::from("dead")));
+        }
+        Ok(std::mem::take(&mut self.files))
+    }
+
+    fn abandon(&mut self) {
+        self.rows.clear();
+        let paths: Vec<String> = self.files.drain(..).map(|file| file.path).collect();
+        if self.port.life.step(&self.port.sim, "abandon") {
+            self.port.sim.lock().delete_files(self.port.life.name(), &paths);
+        }
+    }
+}
