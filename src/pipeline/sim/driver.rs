@@ -45,7 +45,8 @@ pub(super) fn run(seed: u64, print: bool) -> Outcome {
     fastrand::seed(seed);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.unwrap().block_on(async {
+    let processes = tokio::task::LocalSet::new();
+    processes.block_on(&runtime.unwrap(), async {
         let sim = Sim::new(seed, print);
         let mut driver = Driver::new(sim.clone());
         driver.run().await;
@@ -139,7 +140,7 @@ impl Driver {
             true => self.finish_caught_up().await,
             false => self.finish_stopped().await,
         }
-        while self.sim.lock().lake.in_flight > 0 && !self.has_found() {
+        while !self.has_found() && self.sim.lock().lake.in_flight > 0 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         if !self.has_found() {
@@ -234,14 +235,8 @@ impl Driver {
         drop(state);
         let life = Life::new(slot, name, fuse);
         let (stop, stopping) = watch::channel(false);
-        let task = supervise(
-            self.sim.clone(),
-            life.clone(),
-            self.settings.clone(),
-            stopping,
-            until_caught_up,
-        );
-        let task = tokio::spawn(task);
+        let task = supervise(self.sim.clone(), life.clone(), self.settings.clone(), stopping, until_caught_up);
+        let task = tokio::task::spawn_local(task);
         self.processes[slot] = Some(Process { life, stop, until_caught_up, task });
     }
 
@@ -322,9 +317,10 @@ impl Driver {
     async fn finish_caught_up(&mut self) {
         let killed = self.sim.lock().rng.bool();
         for process in self.processes.iter().flatten() {
-            match killed {
-                true => process.life.kill(),
-                false => drop(process.stop.send_replace(true)),
+            if killed {
+                process.life.kill();
+            } else {
+                process.stop.send_replace(true);
             }
         }
         self.wait_for_the_end("a process does not stop").await;
@@ -399,7 +395,6 @@ async fn supervise(
         health: Health::new(Duration::from_secs(120)),
         settings: settings.clone(),
         commits: Arc::new(AtomicU64::new(0)),
-        uncommitted: Arc::default(),
         targets: AsyncOnceCell::new(),
     };
     let mut backoff = Backoff::new(now(), settings.retry_give_up);
@@ -418,9 +413,7 @@ async fn supervise(
             backoff.reset(now());
         }
         let wait = match ended {
-            Ok(RunEnd::Fenced) => {
-                settings.trigger.interval.mul_f64(FENCED_SPREAD * fastrand::f64())
-            }
+            Ok(RunEnd::Fenced) => settings.trigger.interval.mul_f64(FENCED_SPREAD * fastrand::f64()),
             Ok(RunEnd::PartitionsAdded | RunEnd::Dropped) => Duration::ZERO,
             Ok(end @ (RunEnd::CaughtUp | RunEnd::Stopped)) => return Ok(end),
             Err(failure) if failure.is_transient() => {
@@ -449,14 +442,7 @@ fn connect(sim: &Sim, life: &Life) -> Port {
         let member = state.drives[life.slot()].now.member;
         state.note(format_args!("{} begins a run", life.name()));
         let fetches = BTreeMap::new();
-        let made = Client {
-            life: life.clone(),
-            member,
-            events: None,
-            fetches,
-            stale: Vec::new(),
-            lost_at: None,
-        };
+        let made = Client { life: life.clone(), member, events: None, fetches, stale: Vec::new(), lost_at: None };
         state.clients.insert(client, made);
     }
     drop(state);

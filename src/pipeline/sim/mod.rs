@@ -68,8 +68,7 @@ fn every_record_is_in_the_table_once_whatever_the_seed_does_to_the_world() {
     );
     assert!(failing.is_empty(), "replay with ICESTREAM_SIM_SEED=<seed>: {failing:#?}");
     let page = driver::metrics().encode(std::time::SystemTime::now()).unwrap();
-    let violations =
-        page.lines().filter(|line| line.starts_with("icestream_invariant_violations_total{"));
+    let violations = page.lines().filter(|line| line.starts_with("icestream_invariant_violations_total{"));
     let violations: Vec<&str> = violations.filter(|line| !line.ends_with(" 0")).collect();
     assert!(violations.is_empty(), "{violations:#?}");
 }
