@@ -395,6 +395,7 @@ async fn supervise(
         health: Health::new(Duration::from_secs(120)),
         settings: settings.clone(),
         commits: Arc::new(AtomicU64::new(0)),
+        uncommitted: Arc::default(),
         targets: AsyncOnceCell::new(),
     };
     let mut backoff = Backoff::new(now(), settings.retry_give_up);

@@ -244,7 +244,7 @@ impl State {
                 }
             }
         }
-        let mut rows = Vec::new();
+        let mut rows: Vec<(i32, Offset)> = Vec::new();
         for file in &request.files {
             let file = &self.lake.files[*file];
             rows.extend(&file.rows);
