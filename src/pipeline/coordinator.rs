@@ -228,7 +228,7 @@ impl<W: World> Coordinator<W> {
         let open =
             OpenEpoch { last_seal: run.last_seal, last_finished: run.last_finish, bytes, records };
         let due = run.trigger.due(now, &open);
-        let release = run.members.to_release();
+        let release = run.members.take_release();
         if run.finish.is_some() || release.is_some() || (due && moved) {
             run.final_seal = run.finish.is_some();
             run.moves_sealed = moves;

@@ -66,7 +66,7 @@ impl Members {
     }
 
     /// Partitions that the next barrier is to release, if it was not sent yet.
-    pub(super) fn to_release(&mut self) -> Option<Arc<BTreeSet<TopicPartition>>> {
+    pub(super) fn take_release(&mut self) -> Option<Arc<BTreeSet<TopicPartition>>> {
         let revoking = self.revoking.as_mut().filter(|revoking| !revoking.sealed)?;
         revoking.sealed = true;
         Some(revoking.partitions.clone())
@@ -264,6 +264,7 @@ pub(super) async fn starts<W: World>(
     partitions: &[TopicPartition],
 ) -> Result<BTreeMap<TopicPartition, StartAt>, Failure> {
     let until = now() + LOG_END_PATIENCE;
+    let mut again = true;
     loop {
         let (_, view) = committer.load_patiently().await?;
         let seen = SourceView {
@@ -276,6 +277,9 @@ pub(super) async fn starts<W: World>(
             Err(Refusal::LedgerBeyondLogEnd { .. }) if now() < until => {
                 tokio::time::sleep(LOG_END_AGAIN).await;
             }
+            // Between the two readings another instance may have committed, and retention
+            // followed it: what another reading shows holds.
+            Err(Refusal::RetentionPassedLedger { .. }) if again => again = false,
             Err(refusal) => return Err(committer.refuse(refusal)),
         }
     }

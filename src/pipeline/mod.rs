@@ -258,6 +258,10 @@ impl Pipeline {
 
         let progress = Arc::new(Progress::default());
         let table = Arc::new(started.table);
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "one report answers one command, of which there are few; else one a partition"
+        )]
         let (reports_in, reports) = mpsc::unbounded_channel();
         let mut commands = Vec::new();
         let mut running = Vec::new();

@@ -25,19 +25,20 @@ fn number(name: &str, default: i64) -> i64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a whole number"))
 }
 
-fn assigned(running: &Running) -> i64 {
+/// Partitions that a process reads; 0 as long as it does not answer.
+pub fn assigned(running: &Running) -> f64 {
     let assigned = running.metrics().and_then(|m| m.value("icestream_assigned_partitions", &[]));
-    assigned.map_or(0, |partitions| partitions as i64)
+    assigned.unwrap_or_default()
 }
 
 /// Waits until these processes together own each partition of the topic.
-fn wait_owned(running: &mut [&mut Running], partitions: i64) {
+fn wait_owned(running: &mut [&mut Running], partitions: i32) {
     wait_for("all partitions to be owned", TAKEN_OVER, || {
         for process in running.iter_mut() {
             assert!(process.runs(), "a process ended:\n{}", process.log());
         }
-        let owned: i64 = running.iter().map(|process| assigned(process)).sum();
-        (owned == partitions).then_some(())
+        let owned: f64 = running.iter().map(|process| assigned(process)).sum();
+        (owned == f64::from(partitions)).then_some(())
     });
 }
 
@@ -65,7 +66,7 @@ fn processes_share_the_partitions_and_hand_them_over_without_a_fenced_commit() {
     let second = one.member();
     let mut b = second.run();
     wait_for("half of the partitions each", TAKEN_OVER, || {
-        (assigned(&a) == 2 && assigned(&b) == 2).then_some(())
+        (assigned(&a) == 2.0 && assigned(&b) == 2.0).then_some(())
     });
     produced = produced.and(&Kafka::shared().produce(&topic, records(4, 4000..8000)));
     wait_for("all rows", PATIENCE, || (rows(&table) == 8000).then_some(()));
@@ -94,7 +95,7 @@ fn a_member_that_comes_back_gets_its_partitions_back_and_nobody_else_notices() {
     let table = lake.table(&format!("db.{topic}"));
     let (mut a, mut b) = (one.run(), two.run());
     wait_for("half of the partitions each", TAKEN_OVER, || {
-        (assigned(&a) == 2 && assigned(&b) == 2).then_some(())
+        (assigned(&a) == 2.0 && assigned(&b) == 2.0).then_some(())
     });
     let rebalances = |running: &Running| {
         running.metrics().and_then(|m| m.value("icestream_rebalances_total", &[])).unwrap()
@@ -104,7 +105,7 @@ fn a_member_that_comes_back_gets_its_partitions_back_and_nobody_else_notices() {
     a.kill();
     let killed = Instant::now();
     let mut a = one.run();
-    wait_for("its partitions", PATIENCE, || (assigned(&a) == 2).then_some(()));
+    wait_for("its partitions", PATIENCE, || (assigned(&a) == 2.0).then_some(()));
     println!("partitions back {:?} after the kill", killed.elapsed());
     wait_for("all rows", PATIENCE, || (rows(&table) == 4000).then_some(()));
     assert_eq!(rebalances(&b), before, "the other process noticed");
@@ -140,7 +141,11 @@ struct Fleet<'a> {
     actions: BTreeMap<&'static str, usize>,
 }
 
-const COUNTED: [(&str, &str, &[(&str, &str)]); 6] = [
+/// What is counted: in words, as a metric, and with which labels.
+pub type Count = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+/// What is added up over all processes, before each ends.
+pub const COUNTED: [Count; 6] = [
     ("rebalances", "icestream_rebalances_total", &[]),
     ("fenced commits", "icestream_admissions_total", &[("decision", "superseded")]),
     ("conflicts", "icestream_commits_total", &[("outcome", "conflict")]),
@@ -171,7 +176,7 @@ impl Fleet<'_> {
     }
 
     /// One disturbance. Each ends when its effect is there to be seen.
-    fn disturb(&mut self, rng: &mut Rng, partitions: i64) {
+    fn disturb(&mut self, rng: &mut Rng, partitions: i32) {
         let who = self.any(rng);
         let kind = match (rng.u8(..10), self.running.len()) {
             (0..4, _) => "killed and started again",
@@ -204,7 +209,7 @@ impl Fleet<'_> {
     }
 
     /// Stops a process until the others own everything, then wakes it up.
-    fn pause(&mut self, who: usize, partitions: i64) {
+    fn pause(&mut self, who: usize, partitions: i32) {
         let (icestream, paused) = self.running.remove(&who).unwrap();
         paused.freeze();
         let mut others: Vec<&mut Running> = self.running.values_mut().map(|(_, r)| r).collect();
@@ -260,7 +265,7 @@ fn processes_killed_paused_added_and_removed_write_each_record_once() {
         }
         for disturbance in 0..disturbances {
             order.send(()).expect("the producer ended early");
-            fleet.disturb(&mut rng, i64::from(PARTITIONS));
+            fleet.disturb(&mut rng, PARTITIONS);
             fleet.wait_progress(&acknowledged);
             if disturbance % 10 == 9 {
                 println!(

@@ -235,7 +235,13 @@ impl Driver {
         drop(state);
         let life = Life::new(slot, name, fuse);
         let (stop, stopping) = watch::channel(false);
-        let task = supervise(self.sim.clone(), life.clone(), self.settings.clone(), stopping, until_caught_up);
+        let task = supervise(
+            self.sim.clone(),
+            life.clone(),
+            self.settings.clone(),
+            stopping,
+            until_caught_up,
+        );
         let task = tokio::task::spawn_local(task);
         self.processes[slot] = Some(Process { life, stop, until_caught_up, task });
     }
@@ -414,7 +420,9 @@ async fn supervise(
             backoff.reset(now());
         }
         let wait = match ended {
-            Ok(RunEnd::Fenced) => settings.trigger.interval.mul_f64(FENCED_SPREAD * fastrand::f64()),
+            Ok(RunEnd::Fenced) => {
+                settings.trigger.interval.mul_f64(FENCED_SPREAD * fastrand::f64())
+            }
             Ok(RunEnd::PartitionsAdded | RunEnd::Dropped) => Duration::ZERO,
             Ok(end @ (RunEnd::CaughtUp | RunEnd::Stopped)) => return Ok(end),
             Err(failure) if failure.is_transient() => {
@@ -443,7 +451,14 @@ fn connect(sim: &Sim, life: &Life) -> Port {
         let member = state.drives[life.slot()].now.member;
         state.note(format_args!("{} begins a run", life.name()));
         let fetches = BTreeMap::new();
-        let made = Client { life: life.clone(), member, events: None, fetches, stale: Vec::new(), lost_at: None };
+        let made = Client {
+            life: life.clone(),
+            member,
+            events: None,
+            fetches,
+            stale: Vec::new(),
+            lost_at: None,
+        };
         state.clients.insert(client, made);
     }
     drop(state);

@@ -277,7 +277,12 @@ impl State {
                 member.unanswered = Some((assigned, partitions, now));
             }
         }
-        let told: Vec<u64> = self.clients.iter().filter(|(_, client)| is_due(client, now)).map(|(id, _)| *id).collect();
+        let told: Vec<u64> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| is_due(client, now))
+            .map(|(id, _)| *id)
+            .collect();
         for id in told {
             let Some(client) = self.clients.get_mut(&id) else { continue };
             client.lost_at = None;
@@ -299,7 +304,8 @@ impl State {
             if heard {
                 member.seen = now;
             }
-            let slow = matches!(&member.unanswered, Some((false, _, since)) if now - *since > revocation);
+            let slow =
+                matches!(&member.unanswered, Some((false, _, since)) if now - *since > revocation);
             if now - member.seen <= session && !slow {
                 continue;
             }

@@ -145,8 +145,7 @@ impl State {
         let summary: HashMap<String, String> =
             encode_summary(commit).unwrap().into_iter().collect();
         let parts = decode_summary(PIPELINE, &summary).unwrap().unwrap();
-        let property =
-            encode_ledger(&advance(pinned.ledger.as_deref(), commit)).unwrap();
+        let property = encode_ledger(&advance(pinned.ledger.as_deref(), commit)).unwrap();
         let ledger = Arc::new(decode_ledger(&property).unwrap());
         let files: Vec<usize> =
             commit.files.iter().filter_map(|file| file_of(&file.path)).collect();
@@ -223,9 +222,7 @@ impl State {
             let fits = match known {
                 Some((_, end)) => end == range.start,
                 // Under `latest` the ends are recorded before anything is read.
-                None => {
-                    range.start == log.start || (self.plan.latest && range.start == range.end)
-                }
+                None => range.start == log.start || (self.plan.latest && range.start == range.end),
             };
             if !fits {
                 let (start, end) = (range.start, range.end);

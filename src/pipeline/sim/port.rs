@@ -113,7 +113,8 @@ impl Port {
                 let (fails, anyway) = (state.fault(rate), state.rng.bool());
                 let mut result = if fails && !anyway { Ok(()) } else { effect(&mut state) };
                 if fails {
-                    state.note(format_args!("{} {what} failed: on disk {anyway}", port.life.name()));
+                    state
+                        .note(format_args!("{} {what} failed: on disk {anyway}", port.life.name()));
                     port.write_failed.store(true, Ordering::Relaxed);
                     result = Err(broken_disk());
                 }
@@ -424,7 +425,9 @@ impl Table for Port {
             Fate::Delivered | Fate::Twice(_) => {
                 let again = if let Fate::Twice(again) = fate { Some(again) } else { None };
                 match self.send(request, there, again).await {
-                    Ok(Some((snapshot_id, table))) => CommitOutcome::Committed { snapshot_id, table },
+                    Ok(Some((snapshot_id, table))) => {
+                        CommitOutcome::Committed { snapshot_id, table }
+                    }
                     Ok(None) => CommitOutcome::Conflict(String::from("the head moved")),
                     Err(_) => unknown(),
                 }
@@ -459,7 +462,11 @@ impl Checkpoints for Port {
         .await
     }
 
-    async fn prepare(&self, checkpoint: Checkpoint, _start: CheckpointStart) -> Result<(), Failure> {
+    async fn prepare(
+        &self,
+        checkpoint: Checkpoint,
+        _start: CheckpointStart,
+    ) -> Result<(), Failure> {
         let life = self.life.clone();
         self.write("prepare", move |state| {
             let next = checkpoint.epoch;

@@ -101,7 +101,8 @@ impl Queue for SimQueue {
     fn positions(&self, partitions: impl Iterator<Item = i32>) -> Vec<(i32, Offset)> {
         let state = self.port.sim.lock();
         let Some(client) = state.clients.get(&self.port.client) else { return Vec::new() };
-        let moved = |number: i32| client.fetches.get(&number).filter(|fetch| fetch.next > fetch.start);
+        let moved =
+            |number: i32| client.fetches.get(&number).filter(|fetch| fetch.next > fetch.start);
         partitions.filter_map(|number| Some((number, moved(number)?.next))).collect()
     }
 }

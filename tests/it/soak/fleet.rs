@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use icestream::broken::Variant;
 use serde_json::Value;
 
+use crate::groups::{COUNTED, assigned};
 use crate::landing::{records, schema};
 use crate::support::icestream::{Icestream, Running};
 use crate::support::kafka::Kafka;
@@ -19,16 +20,6 @@ pub const PARTITIONS: i32 = 6;
 /// Records a second.
 const RATE: u64 = 2_000;
 const TOPIC: &str = "soak";
-
-/// What is added up over all processes, before each ends.
-const COUNTED: [(&str, &str, &[(&str, &str)]); 6] = [
-    ("rebalances", "icestream_rebalances_total", &[]),
-    ("fenced commits", "icestream_admissions_total", &[("decision", "superseded")]),
-    ("conflicts", "icestream_commits_total", &[("outcome", "conflict")]),
-    ("unknown commits", "icestream_commits_total", &[("outcome", "unknown")]),
-    ("commits", "icestream_commits_total", &[("outcome", "committed")]),
-    ("invariant violations", "icestream_invariant_violations_total", &[]),
-];
 
 /// A process and its settings.
 pub struct Member {
@@ -143,15 +134,10 @@ impl Fleet {
     /// Waits until these processes own all partitions.
     pub fn wait_owned(&mut self, members: &[usize]) {
         wait_for("all partitions to be owned", Duration::from_secs(120), || {
-            let owned: i64 = members.iter().map(|member| self.assigned(*member)).sum();
-            (owned == i64::from(PARTITIONS)).then_some(())
+            let owned: f64 =
+                members.iter().map(|member| assigned(&self.members[*member].running)).sum();
+            (owned == f64::from(PARTITIONS)).then_some(())
         });
-    }
-
-    fn assigned(&self, member: usize) -> i64 {
-        let metrics = self.members[member].running.metrics();
-        let assigned = metrics.and_then(|m| m.value("icestream_assigned_partitions", &[]));
-        assigned.map_or(0, |partitions| partitions as i64)
     }
 
     /// The first process that ended although nobody ended it, or none that commits within a time.
@@ -174,15 +160,14 @@ impl Fleet {
         }
     }
 
-    /// From SIGKILL to the first commit after it: median, 99th percentile and slowest.
+    /// From SIGKILL to the first commit after it: median and 99th percentile.
     pub fn recoveries(&mut self) -> String {
         self.recoveries.sort();
-        let at = |share: f64| {
-            let index = (self.recoveries.len() as f64 * share) as usize;
-            self.recoveries.get(index.min(self.recoveries.len().saturating_sub(1))).copied()
-        };
         let count = self.recoveries.len();
-        format!("{count} kills: to the first new commit p50 {:?}, p99 {:?}", at(0.5), at(0.99))
+        let at = |percent: usize| {
+            self.recoveries.get((count * percent / 100).min(count.saturating_sub(1))).copied()
+        };
+        format!("{count} kills: to the first new commit p50 {:?}, p99 {:?}", at(50), at(99))
     }
 
     /// Ends the load and the processes, lets one read what is left, and asks the judges: both

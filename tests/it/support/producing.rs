@@ -206,7 +206,8 @@ impl Kafka {
         let thread = std::thread::spawn(move || {
             let (start, mut records, mut sent) = (Instant::now(), records, 0);
             while !until.load(Ordering::Relaxed) {
-                let due = start.elapsed().as_millis() as u64 * per_second / 1000;
+                let elapsed = u64::try_from(start.elapsed().as_millis()).expect("a short time");
+                let due = elapsed * per_second / 1000;
                 let now = usize::try_from(due.saturating_sub(sent)).expect("a count of records");
                 send_all(&producer, &topic, records.by_ref().take(now));
                 sent = due;
