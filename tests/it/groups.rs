@@ -202,6 +202,8 @@ impl Fleet<'_> {
             "paused past its session" => self.pause(who, partitions),
             "added" => self.add(),
             _ => {
+                // One that was just added may not know what SIGTERM means yet.
+                self.running.get_mut(&who).unwrap().1.wait_metrics("life", PATIENCE, |_| Some(()));
                 self.count(who);
                 self.running.remove(&who).unwrap().1.stop(PATIENCE).success();
             }

@@ -124,8 +124,8 @@ fn pause(fleet: &mut Fleet, rng: &mut Rng) {
 }
 
 fn add_and_remove(fleet: &mut Fleet, rng: &mut Rng) {
-    fleet.add();
     let who = any(fleet, rng);
+    fleet.add();
     fleet.count(who);
     fleet.members.remove(who).running.stop(PATIENCE).success();
 }
