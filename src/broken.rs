@@ -1,7 +1,7 @@
 //! Variants of the protocol that are broken on purpose, to test the tests.
 //!
 //! Each takes away one of the measures that exactly once stands on. With the feature `faults` the
-//! environment variable `ICESTREAM_BROKEN_VARIANT`, or [`with`] in a unit test, chooses one; the
+//! environment variable `ICESTREAM_BROKEN_VARIANT`, or `with` in a unit test, chooses one; the
 //! model, the simulation and the soak must each catch every one of them. Without the feature [`is`]
 //! is always false and costs nothing. Never part of a release build.
 

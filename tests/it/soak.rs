@@ -69,6 +69,7 @@ fn every_fault_at_random_is_survived() {
         let before = Instant::now();
         (fault.inject)(&mut fleet, &mut rng);
         fleet.wait_progress(fault.name, RESUMED);
+        assert_eq!(fleet.unexpected, None, "{}", fault.name);
         let at = FAULTS.iter().position(|known| known.name == fault.name).unwrap();
         survived[at].times += 1;
         survived[at].slowest = survived[at].slowest.max(before.elapsed());
@@ -103,8 +104,9 @@ fn soak_broken(variant: Variant) -> String {
     rng.shuffle(&mut faults);
     for fault in faults {
         (fault.inject)(&mut fleet, &mut rng);
-        if let Some(end) = fleet.ended_or_stuck(Duration::from_secs(20)) {
-            return format!("{}: {end}", fault.name);
+        fleet.wait_progress(fault.name, Duration::from_secs(20));
+        if let Some(unexpected) = fleet.unexpected {
+            return format!("{}: {unexpected}", fault.name);
         }
     }
     let (verdicts, verified) = fleet.finish();

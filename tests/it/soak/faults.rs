@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use crate::landing::records;
+use crate::support::PATIENCE;
 use crate::support::producing::End;
 use crate::support::proxy::{Fault as OnRequest, Matching};
-use crate::support::{PATIENCE, wait_for};
 
 use super::fleet::{Fleet, PARTITIONS};
 
@@ -78,15 +78,12 @@ fn kill(fleet: &mut Fleet, rng: &mut Rng) {
         kill_one(fleet, who);
         let killed = Instant::now();
         start_again(fleet, who);
-        let running = &mut fleet.members[who].running;
-        wait_for("a commit after a kill", PATIENCE, || {
-            assert!(running.runs(), "{}", running.log());
-            let metrics = running.metrics()?;
-            let committed =
-                metrics.value("icestream_commits_total", &[("outcome", "committed")])?;
+        fleet.wait("a commit after a kill", PATIENCE, |fleet| {
+            let Some(metrics) = fleet.members[who].running.metrics() else { return false };
+            let committed = metrics.value("icestream_commits_total", &[("outcome", "committed")]);
             // A process may come back to a group that gave its partitions away meanwhile.
             let idle = metrics.value("icestream_assigned_partitions", &[]) == Some(0.0);
-            (committed >= 1.0 || (idle && killed.elapsed() > Duration::from_secs(20))).then_some(())
+            committed >= Some(1.0) || (idle && killed.elapsed() > Duration::from_secs(20))
         });
         fleet.recoveries.push(killed.elapsed());
     }
@@ -135,7 +132,11 @@ fn abort_at(fleet: &mut Fleet, who: usize, point: &str) {
     kill_one(fleet, who);
     let member = &mut fleet.members[who];
     member.running = member.icestream.clone().crash_at(point).run();
-    member.running.wait(PATIENCE).aborted();
+    let exit = member.running.wait(PATIENCE);
+    if exit.code.is_some() {
+        let line = exit.log.lines().last().unwrap_or_default();
+        fleet.unexpected.get_or_insert(format!("no crash at {point}: {line}"));
+    }
 }
 
 fn abort(fleet: &mut Fleet, rng: &mut Rng) {
@@ -147,10 +148,12 @@ fn abort(fleet: &mut Fleet, rng: &mut Rng) {
 fn abort_and_take_over(fleet: &mut Fleet, rng: &mut Rng) {
     let who = any(fleet, rng);
     abort_at(fleet, who, "commit.before-request");
-    let rest = others(fleet, who);
+    // The others are on their own until it comes back.
+    let gone = fleet.members.remove(who);
+    let rest: Vec<usize> = (0..fleet.members.len()).collect();
     fleet.wait_owned(&rest);
-    let before = fleet.ledger();
-    wait_for("commits of the others", PATIENCE, || (fleet.ledger() > before).then_some(()));
+    fleet.wait_progress("a crash of another", PATIENCE);
+    fleet.members.insert(who, gone);
     start_again(fleet, who);
 }
 

@@ -14,7 +14,7 @@ use crate::support::oracle::{self, Reader, Verdict};
 use crate::support::producing::{Produced, Steady};
 use crate::support::proxy::{Fault, Matching, Proxy};
 use crate::support::table::{Lake, Table};
-use crate::support::{PATIENCE, foreign, wait_for};
+use crate::support::{PATIENCE, foreign};
 
 pub const PARTITIONS: i32 = 6;
 /// Records a second.
@@ -42,6 +42,8 @@ pub struct Fleet {
     /// From each SIGKILL to the first new commit of the process that came after it.
     pub recoveries: Vec<Duration>,
     counted: BTreeMap<&'static str, f64>,
+    /// The first thing that should not have happened.
+    pub unexpected: Option<String>,
 }
 
 impl Fleet {
@@ -72,11 +74,13 @@ impl Fleet {
             foreign_rows: 0,
             recoveries: Vec::new(),
             counted: BTreeMap::new(),
+            unexpected: None,
         };
         for _ in 0..members {
             fleet.add();
         }
         fleet.wait_progress("the start", PATIENCE);
+        assert_eq!(fleet.unexpected, None);
         fleet
     }
 
@@ -120,44 +124,38 @@ impl Fleet {
         next.map_or(0, |next| next.values().filter_map(Value::as_i64).sum())
     }
 
+    /// Polls until it is so. A process that ended by itself meanwhile, or the end of the time, is
+    /// the unexpected.
+    pub fn wait(&mut self, what: &str, within: Duration, so: impl Fn(&Self) -> bool) {
+        let began = Instant::now();
+        while self.unexpected.is_none() && !so(self) {
+            let mut ended =
+                self.members.iter_mut().filter_map(|member| match member.running.runs() {
+                    true => None,
+                    false => member.running.log().lines().last().map(str::to_owned),
+                });
+            if let Some(line) = ended.next() {
+                self.unexpected = Some(format!("{what}: a process ended: {line}"));
+            } else if began.elapsed() > within {
+                self.unexpected = Some(format!("waited {within:?} for {what}, in vain"));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Waits until the ledger goes on, with every process at work.
     pub fn wait_progress(&mut self, what: &str, within: Duration) {
         let before = self.ledger();
-        wait_for(&format!("a commit after {what}"), within, || {
-            for member in &mut self.members {
-                assert!(member.running.runs(), "{what}: {}", member.running.log());
-            }
-            (self.ledger() > before).then_some(())
-        });
+        let what = format!("a commit after {what}");
+        self.wait(&what, within, |fleet| fleet.ledger() > before);
     }
 
     /// Waits until these processes own all partitions.
     pub fn wait_owned(&mut self, members: &[usize]) {
-        wait_for("all partitions to be owned", Duration::from_secs(120), || {
-            let owned: f64 =
-                members.iter().map(|member| assigned(&self.members[*member].running)).sum();
-            (owned == f64::from(PARTITIONS)).then_some(())
+        self.wait("all partitions to be owned", Duration::from_secs(120), |fleet| {
+            let running = members.iter().map(|member| &fleet.members[*member].running);
+            running.map(assigned).sum::<f64>() == f64::from(PARTITIONS)
         });
-    }
-
-    /// The first process that ended although nobody ended it, or none that commits within a time.
-    pub fn ended_or_stuck(&mut self, within: Duration) -> Option<String> {
-        let (before, began) = (self.ledger(), Instant::now());
-        loop {
-            for member in &mut self.members {
-                if !member.running.runs() {
-                    let log = member.running.log();
-                    return Some(log.lines().last().unwrap_or_default().to_owned());
-                }
-            }
-            if self.ledger() > before {
-                return None;
-            }
-            if began.elapsed() > within {
-                return Some(String::from("nothing is committed any more"));
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
     }
 
     /// From SIGKILL to the first commit after it: median and 99th percentile.
