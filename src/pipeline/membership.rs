@@ -264,7 +264,6 @@ pub(super) async fn starts<W: World>(
     partitions: &[TopicPartition],
 ) -> Result<BTreeMap<TopicPartition, StartAt>, Failure> {
     let until = now() + LOG_END_PATIENCE;
-    let mut again = true;
     loop {
         let (_, view) = committer.load_patiently().await?;
         let seen = SourceView {
@@ -277,9 +276,15 @@ pub(super) async fn starts<W: World>(
             Err(Refusal::LedgerBeyondLogEnd { .. }) if now() < until => {
                 tokio::time::sleep(LOG_END_AGAIN).await;
             }
-            // Between the two readings another instance may have committed, and retention
-            // followed it: what another reading shows holds.
-            Err(Refusal::RetentionPassedLedger { .. }) if again => again = false,
+            Err(Refusal::RetentionPassedLedger { .. }) => {
+                // Between the two readings another instance may have committed, and retention
+                // followed it. Only a ledger that is behind a log start read before it is late.
+                let (_, after) = committer.load_patiently().await?;
+                let still = positions(&settings.table, &after, &seen, settings.reset);
+                if let Err(refusal @ Refusal::RetentionPassedLedger { .. }) = still {
+                    return Err(committer.refuse(refusal));
+                }
+            }
             Err(refusal) => return Err(committer.refuse(refusal)),
         }
     }
