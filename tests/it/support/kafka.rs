@@ -87,7 +87,8 @@ impl Kafka {
                 .expect("cannot write the broker's log settings");
             let mut format = java(&dir);
             format.args(["-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format"]);
-            format.args(["-t", &cluster_id, "-c"]).arg(&config);
+            // One word: an id may begin with a hyphen.
+            format.args([&format!("--cluster-id={cluster_id}"), "-c"]).arg(&config);
             process::output("the formatting of Kafka's storage", format);
             let brokers_of_all = addresses.clone();
             let process = None;

@@ -191,7 +191,10 @@ impl Table<'_> {
     /// The snapshots that the metadata lists, oldest first.
     pub fn snapshots(&self) -> Vec<Value> {
         let metadata = self.metadata().unwrap_or_default();
-        metadata["snapshots"].as_array().cloned().unwrap_or_default()
+        let mut snapshots = metadata["snapshots"].as_array().cloned().unwrap_or_default();
+        // Not every writer lists them in order.
+        snapshots.sort_by_key(|snapshot| snapshot["sequence-number"].as_i64());
+        snapshots
     }
 
     /// A table property.
