@@ -197,6 +197,8 @@ impl Source {
             .set("fetch.max.bytes", settings.fetch_bytes.to_string())
             .set("fetch.wait.max.ms", "100")
             .set("check.crcs", "true")
+            // How soon a group hears of partitions that were added to the topic.
+            .set("topic.metadata.refresh.interval.ms", "10000")
             .set("client.id", "icestream");
         for (name, value) in &settings.properties {
             config.set(name, value);
