@@ -26,15 +26,15 @@ mod unprepared;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc as std_mpsc};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{OnceCell, mpsc, watch};
 
 use crate::config::{Assignment, BadRecords, Config, OffsetReset};
 use crate::failure::{Failure, chain};
 use crate::protocol::{Offset, ResetPolicy, TopicPartition, Trigger, Violation};
-use crate::source::TopicInfo;
+use crate::source::{SourceError, TopicInfo};
 use crate::telemetry::{Health, Invariant, Metrics, Server};
 
 pub use connect::{connect_catalog, open_table, source_settings, table_name, table_plan};
@@ -49,6 +49,8 @@ use start::Started;
 
 /// Room for events of the monitor.
 const EVENTS: usize = 16;
+/// A membership that is taken from us twice within this time has another process.
+const REPLACED_AGAIN: Duration = Duration::from_secs(600);
 /// Room for commands to a shard: a barrier and a change of partitions.
 const COMMANDS: usize = 2;
 
@@ -169,6 +171,8 @@ pub struct Pipeline {
     uncommitted: Arc<AtomicBool>,
     /// Ends of the log when the process began.
     targets: OnceCell<BTreeMap<TopicPartition, Offset>>,
+    /// When the group last gave our membership to another.
+    replaced: Mutex<Option<Instant>>,
 }
 
 impl Pipeline {
@@ -191,6 +195,7 @@ impl Pipeline {
             commits: Arc::new(AtomicU64::new(0)),
             uncommitted: Arc::new(AtomicBool::new(false)),
             targets: OnceCell::new(),
+            replaced: Mutex::new(None),
         }
     }
 
@@ -226,7 +231,23 @@ impl Pipeline {
         let ended = self.run_connected(connected, stop).await;
         source.close().await;
         state.close().await;
-        ended
+        self.forgive(ended)
+    }
+
+    /// After a broker that hung, the group may take a request that a client repeated for another
+    /// process of its name. So once is no proof; another one that is there does it again.
+    fn forgive(&self, ended: Result<RunEnd, Failure>) -> Result<RunEnd, Failure> {
+        let error = match ended {
+            Err(Failure::Source(error @ SourceError::MemberReplaced { .. })) => error,
+            other => return other,
+        };
+        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = replaced.replace(Instant::now());
+        if last.is_some_and(|last| last.elapsed() < REPLACED_AGAIN) {
+            return Err(error.into());
+        }
+        tracing::warn!(%error, "joining the group again, once");
+        Ok(RunEnd::Dropped)
     }
 
     /// A run on what it is connected to.
