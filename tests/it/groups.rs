@@ -295,7 +295,7 @@ fn processes_killed_paused_added_and_removed_write_each_record_once() {
         began.elapsed()
     );
     assert_eq!(fleet.counted["invariant violations"], 0.0);
-    assert!(fleet.counted["rebalances"] >= disturbances as f64, "{:?}", fleet.counted);
+    assert!(fleet.counted["rebalances"] > 0.0, "{:?}", fleet.counted);
     assert_eq!(assert_exactly_once(&table, &[&produced]), produced.count().unsigned_abs());
     let read = oracle::judge(&table, &[&produced], Reader::PyIceberg);
     assert!(read.is_exact(), "{read:?}");
