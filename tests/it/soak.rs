@@ -2,7 +2,7 @@
 //! faults that the other tests look at one by one.
 //!
 //! `make soak MINUTES=20` is the long form (`ICESTREAM_SOAK_MINUTES`); in the suite each fault comes
-//! once. The same soak must catch each variant of the binary that is broken on purpose
+//! once. The long form must also catch each variant of the binary that is broken on purpose
 //! (`icestream::broken`): a soak that does not find those finds nothing.
 
 mod faults;
@@ -92,7 +92,10 @@ fn every_fault_at_random_is_survived() {
     }
     assert!(verified, "icestream verify found a violation");
     assert_eq!(counted["invariant violations"], 0.0);
-    assert!(survived.iter().all(|survived| survived.times > 0) || minutes().is_some());
+    match minutes() {
+        Some(_) => catch_every_variant(),
+        None => assert!(survived.iter().all(|survived| survived.times > 0)),
+    }
 }
 
 /// Faults until the variant shows itself. Says how: a process that ended or does not commit any
@@ -119,8 +122,8 @@ fn soak_broken(variant: Variant) -> String {
     }
 }
 
-#[test]
-fn the_soak_catches_every_variant_that_is_broken_on_purpose() {
+/// The test of the test; part of the long form.
+fn catch_every_variant() {
     for variant in Variant::ALL {
         let began = Instant::now();
         println!("{}: {} after {:?}", variant.name(), soak_broken(variant), began.elapsed());
