@@ -1,8 +1,7 @@
 //! Other engines at work on the table all the time, while icestream commits to it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -21,10 +20,8 @@ const ACTIONS: [&str; 8] =
 const ROUNDS: usize = 2;
 /// Seconds of actions instead of rounds: `ICESTREAM_FOREIGN_SECONDS=300` is the long run.
 const SECONDS: &str = "ICESTREAM_FOREIGN_SECONDS";
-/// Records at a time, and the pause between: the topic grows all the time, at about so many a
-/// second times twenty.
-const SLICE: i64 = 40;
-const PACE: Duration = Duration::from_millis(50);
+/// Records a second: the topic grows all the time, and its files are rewritten as often.
+const RATE: u64 = 60;
 
 const COMMITTED: &str = "icestream_committed_records_total";
 
@@ -63,10 +60,9 @@ fn expiry_compaction_appends_and_schema_changes_beside_commits_disturb_nothing()
     let table = lake.table(&format!("db.{topic}"));
     let mut running = icestream.run();
     let mut tally = Tally::default();
-    let stop = AtomicBool::new(false);
     let began = Instant::now();
-    let produced = std::thread::scope(|scope| {
-        let producer = scope.spawn(|| produce(&topic, &stop));
+    let produced = {
+        let steady = Kafka::shared().produce_steadily(&topic, RATE, records(2, 0..i64::MAX));
         running.wait_count(COMMITTED, &[], 1.0);
         // pyiceberg would rebase an attempt by itself; a conflict is to be seen and counted.
         let no_retries = "with table.transaction() as transaction:\n\
@@ -83,9 +79,8 @@ fn expiry_compaction_appends_and_schema_changes_beside_commits_disturb_nothing()
             tally.act(&table, action);
             advances(&mut running);
         }
-        stop.store(true, Ordering::Relaxed);
-        producer.join().expect("the producer panicked")
-    });
+        steady.stop()
+    };
     running.wait_count(COMMITTED, &[], produced.count() as f64);
     let metrics = running.metrics().expect("the metrics");
     let commits = |outcome| {
@@ -128,17 +123,4 @@ fn advances(running: &mut Running) {
     let committed = |running: &Running| running.metrics()?.value(COMMITTED, &[]);
     let before = wait_for("the metrics", PATIENCE, || committed(running));
     running.wait_count(COMMITTED, &[], before + 1.0);
-}
-
-/// Produces slice by slice until told to stop.
-fn produce(topic: &str, stop: &AtomicBool) -> Produced {
-    let mut produced = Produced { topic: topic.into(), ..Produced::default() };
-    let mut next = 0;
-    while !stop.load(Ordering::Relaxed) {
-        produced = produced.and(&Kafka::shared().produce(topic, records(2, next..next + SLICE)));
-        next += SLICE;
-        // The pace of a topic, not a wait for anything.
-        std::thread::sleep(PACE);
-    }
-    produced
 }
