@@ -132,9 +132,11 @@ fn abort_at(fleet: &mut Fleet, who: usize, point: &str) {
     kill_one(fleet, who);
     let member = &mut fleet.members[who];
     member.running = member.icestream.clone().crash_at(point).run();
-    let exit = member.running.wait(PATIENCE);
-    if exit.code.is_some() {
-        let line = exit.log.lines().last().unwrap_or_default();
+    fleet
+        .wait(&format!("a crash at {point}"), PATIENCE, |fleet| !fleet.members[who].running.runs());
+    let running = &mut fleet.members[who].running;
+    if !running.runs() && running.wait(PATIENCE).code.is_some() {
+        let line = running.log().lines().last().unwrap_or_default().to_owned();
         fleet.unexpected.get_or_insert(format!("no crash at {point}: {line}"));
     }
 }
@@ -166,7 +168,7 @@ fn abort_under_foreign_rows(fleet: &mut Fleet, rng: &mut Rng) {
 
 fn drop_reply(fleet: &mut Fleet, _: &mut Rng) {
     let rule = fleet.proxy.on(Matching::commit_of("db", "soak"), OnRequest::DropReply);
-    rule.wait_done(1, PATIENCE);
+    fleet.wait("a reply to drop", PATIENCE, |_| rule.done() >= 1);
 }
 
 fn late_request(fleet: &mut Fleet, _: &mut Rng) {

@@ -34,7 +34,8 @@ pub struct Fleet {
     pub proxy: Proxy,
     template: Icestream,
     pub members: Vec<Member>,
-    steady: Steady,
+    /// The load; none when it has ended.
+    steady: Option<Steady>,
     /// Records of transactions that were committed.
     pub transactions: Produced,
     /// Rows that another engine appended.
@@ -69,7 +70,7 @@ impl Fleet {
             proxy,
             template,
             members: Vec::new(),
-            steady,
+            steady: Some(steady),
             transactions: Produced { topic: TOPIC.into(), ..Produced::default() },
             foreign_rows: 0,
             recoveries: Vec::new(),
@@ -126,7 +127,7 @@ impl Fleet {
 
     /// Polls until it is so. A process that ended by itself meanwhile, or the end of the time, is
     /// the unexpected.
-    pub fn wait(&mut self, what: &str, within: Duration, so: impl Fn(&Self) -> bool) {
+    pub fn wait(&mut self, what: &str, within: Duration, so: impl Fn(&mut Self) -> bool) {
         let began = Instant::now();
         while self.unexpected.is_none() && !so(self) {
             let mut ended =
@@ -150,6 +151,19 @@ impl Fleet {
         self.wait(&what, within, |fleet| fleet.ledger() > before);
     }
 
+    /// Waits until every process has ended, which is what is expected of them now.
+    fn wait_ended(&mut self, what: &str, within: Duration) -> Result<(), String> {
+        let ended = |fleet: &mut Self| fleet.members.iter_mut().all(|m| !m.running.runs());
+        let began = Instant::now();
+        while !ended(self) && began.elapsed() < within {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        match ended(self) {
+            true => Ok(()),
+            false => Err(format!("waited {within:?} for {what}, in vain")),
+        }
+    }
+
     /// Waits until these processes own all partitions.
     pub fn wait_owned(&mut self, members: &[usize]) {
         self.wait("all partitions to be owned", Duration::from_secs(120), |fleet| {
@@ -169,15 +183,20 @@ impl Fleet {
     }
 
     /// Ends the load and the processes, lets one read what is left, and asks the judges: both
-    /// readers, and `icestream verify` with and without rows.
-    pub fn finish(self) -> (Vec<Verdict>, bool) {
-        let produced = self.steady.stop().and(&self.transactions);
-        for mut member in self.members {
-            member.running.stop(PATIENCE);
+    /// readers, and `icestream verify` with and without rows. Says what did not end otherwise.
+    pub fn finish(mut self) -> Result<(Vec<Verdict>, bool), String> {
+        let steady = self.steady.take().expect("the load ends once");
+        let produced = steady.stop().and(&self.transactions);
+        for member in &self.members {
+            member.running.signal("TERM");
         }
-        let last = self.template.another();
-        let caught_up = last.start(&["run", "--until-caught-up"]).wait(Duration::from_secs(300));
-        println!("{} records, the last run ended with {:?}", produced.count(), caught_up.code);
+        self.wait_ended("the processes to stop", PATIENCE)?;
+        let icestream = self.template.another();
+        let running = icestream.start(&["run", "--until-caught-up"]);
+        self.members = vec![Member { icestream, running }];
+        self.wait_ended("the last of them to catch up", Duration::from_secs(300))?;
+        let last = self.members[0].icestream.clone();
+        println!("{} records", produced.count());
         let table = self.lake.table("db.soak");
         let others = Produced {
             topic: "foreign".into(),
@@ -188,7 +207,7 @@ impl Fleet {
         let verdicts = Reader::EACH.map(judge).into();
         let verify = |arguments: &[&str]| last.command(arguments).code == Some(0);
         let verified = verify(&["verify"]) && verify(&["verify", "--rows"]);
-        (verdicts, verified)
+        Ok((verdicts, verified))
     }
 
     /// An action of another engine, before the commits that are under way: it would lose against

@@ -186,6 +186,11 @@ impl Rule {
         self.wait("take", hits, within, |rule| rule.hits);
     }
 
+    /// With how many requests the rule is through: delivered late, or reply lost.
+    pub fn done(&self) -> usize {
+        self.shared.state().rules[self.number].done
+    }
+
     /// Waits until the rule is through with so many requests: delivered late, or reply lost.
     pub fn wait_done(&self, done: usize, within: Duration) {
         self.wait("be through with", done, within, |rule| rule.done);
