@@ -207,6 +207,9 @@ impl Failure {
             Self::Source(e) if !e.is_transient() => exit::CONFIG,
             Self::Table(TableError::Ledger { .. }) => exit::REFUSED,
             Self::Table(e) if !e.is_transient() => exit::CONFIG,
+            Self::Write(WriteError::Property { .. } | WriteError::Unsupported { .. }) => {
+                exit::CONFIG
+            }
             Self::GaveUp { last, .. } => match **last {
                 Self::State(_) => exit::STATE,
                 _ => exit::GAVE_UP,

@@ -66,7 +66,7 @@ pub enum WriteError {
     #[error("table property {key} = {value:?}: {reason}")]
     Property {
         /// Name of the property.
-        key: &'static str,
+        key: String,
         /// Its value in the table.
         value: String,
         /// What would be accepted.

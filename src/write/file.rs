@@ -27,9 +27,17 @@ pub(super) struct FileFormat {
 }
 
 impl FileFormat {
-    pub(super) fn new(schema: SchemaRef, properties: FileProperties) -> Result<Self, WriteError> {
+    /// For tables of this schema and with these properties; `target_file_size` is ours, for a table
+    /// that names none.
+    pub(super) fn new(
+        schema: SchemaRef,
+        table: &HashMap<String, String>,
+        target_file_size: u64,
+    ) -> Result<Self, WriteError> {
         let nan_columns = NanColumns::new(&schema)?;
-        Ok(Self { schema: FileSchema::new(schema)?, properties, nan_columns })
+        let schema = FileSchema::new(schema)?;
+        let properties = FileProperties::new(&schema, table, target_file_size)?;
+        Ok(Self { schema, properties, nan_columns })
     }
 }
 
@@ -71,14 +79,16 @@ impl Upload {
 }
 
 impl OpenFile {
+    /// Opens a file that will begin with `rows`: its encodings are chosen from them.
     pub(super) async fn create(
         format: Arc<FileFormat>,
         file_io: &FileIO,
         path: String,
         partition: Struct,
+        rows: &RecordBatch,
     ) -> Result<Self, WriteError> {
         let options = ArrowWriterOptions::new()
-            .with_properties(format.properties.parquet.clone())
+            .with_properties(format.properties.encoder(rows, &format.schema.parquet))
             // Engines read the Parquet schema; the Arrow one would only add bytes to each footer.
             .with_skip_arrow_metadata(true)
             .with_parquet_schema(format.schema.parquet.clone());
@@ -177,8 +187,11 @@ impl OpenFile {
 
     fn describe(self, footer: &ParquetMetaData, spec_id: i32) -> Result<DataFile, WriteError> {
         let failed = |reason: String| WriteError::Describe { path: self.path.clone(), reason };
-        let metrics = FileMetrics::new(&self.format.schema.iceberg, footer)
+        let modes = &self.format.properties.modes;
+        let metrics = FileMetrics::new(&self.format.schema.iceberg, modes, footer)
             .map_err(|error| failed(error.to_string()))?;
+        let mut nan_counts = self.nan_counts.clone();
+        nan_counts.retain(|id, _| modes.of(*id).counts());
         let records = u64::try_from(footer.file_metadata().num_rows())
             .map_err(|error| failed(error.to_string()))?;
         let offsets = footer.row_groups().iter().filter_map(|group| group.file_offset()).collect();
@@ -193,7 +206,7 @@ impl OpenFile {
             .column_sizes(metrics.column_sizes)
             .value_counts(metrics.value_counts)
             .null_value_counts(metrics.null_counts)
-            .nan_value_counts(self.nan_counts.clone())
+            .nan_value_counts(nan_counts)
             .lower_bounds(metrics.lower_bounds)
             .upper_bounds(metrics.upper_bounds)
             .split_offsets(Some(offsets))

@@ -11,6 +11,7 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::statistics::Statistics;
 
 use super::WriteError;
+use super::modes::Modes;
 
 /// Metrics of one data file, by field id.
 #[derive(Debug, Default)]
@@ -28,7 +29,11 @@ type Bounds = HashMap<i32, Option<Datum>>;
 impl FileMetrics {
     /// Reads the footer of a file just written. Bounds hold for every row of the file or are left
     /// out: a reader skips a file by them.
-    pub(super) fn new(schema: &Schema, footer: &ParquetMetaData) -> Result<Self, iceberg::Error> {
+    pub(super) fn new(
+        schema: &Schema,
+        modes: &Modes,
+        footer: &ParquetMetaData,
+    ) -> Result<Self, iceberg::Error> {
         let mut metrics = Self::default();
         let (mut lower, mut upper) = (Bounds::new(), Bounds::new());
         for column in footer.row_groups().iter().flat_map(|group| group.columns()) {
@@ -38,6 +43,9 @@ impl FileMetrics {
             }
             let id = info.id();
             add(&mut metrics.column_sizes, id, column.compressed_size());
+            if !modes.of(id).counts() {
+                continue;
+            }
             add(&mut metrics.value_counts, id, column.num_values());
             let nulls = column.statistics().and_then(Statistics::null_count_opt);
             if let Some(nulls) = nulls {
@@ -56,8 +64,8 @@ impl FileMetrics {
                 merge(&mut upper, id, high, |new, old| new > old);
             }
         }
-        metrics.lower_bounds = known(lower);
-        metrics.upper_bounds = known(upper);
+        metrics.lower_bounds = known(lower, |id, bound| modes.of(id).lower(bound));
+        metrics.upper_bounds = known(upper, |id, bound| modes.of(id).upper(bound));
         Ok(metrics)
     }
 }
@@ -66,8 +74,8 @@ fn add(counts: &mut HashMap<i32, u64>, id: i32, count: i64) {
     *counts.entry(id).or_default() += u64::try_from(count).unwrap_or_default();
 }
 
-fn known(bounds: Bounds) -> HashMap<i32, Datum> {
-    bounds.into_iter().filter_map(|(id, bound)| Some((id, bound?))).collect()
+fn known(bounds: Bounds, shorten: impl Fn(i32, Datum) -> Option<Datum>) -> HashMap<i32, Datum> {
+    bounds.into_iter().filter_map(|(id, bound)| Some((id, shorten(id, bound?)?))).collect()
 }
 
 fn merge(bounds: &mut Bounds, id: i32, new: Option<Datum>, better: fn(&Datum, &Datum) -> bool) {

@@ -10,11 +10,13 @@
 //! group, and writes `uuid` columns without their logical type. For the same reason the temporal and
 //! the truncate transforms are ours (see `transform`).
 
+mod encoding;
 mod error;
 mod file;
 mod human;
 mod location;
 mod metrics;
+mod modes;
 mod partition;
 mod properties;
 mod schema;

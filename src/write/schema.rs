@@ -9,7 +9,9 @@ use iceberg::spec::{PrimitiveType, Schema, SchemaRef, Type};
 use parquet::arrow::ArrowSchemaConverter;
 use parquet::basic::LogicalType;
 use parquet::errors::ParquetError;
-use parquet::schema::types::{SchemaDescriptor, Type as ParquetType, TypePtr};
+use parquet::schema::types::{
+    BasicTypeInfo, ColumnPath, SchemaDescriptor, Type as ParquetType, TypePtr,
+};
 
 use super::WriteError;
 
@@ -29,6 +31,17 @@ impl FileSchema {
             WriteError::Unsupported { reason: format!("its schema has no Parquet form: {source}") }
         })?;
         Ok(Self { iceberg, arrow: Arc::new(arrow), parquet })
+    }
+
+    /// The Parquet column of the field with this name in the table, if that is a primitive.
+    pub(super) fn parquet_column(&self, name: &str) -> Option<ColumnPath> {
+        let id = self.iceberg.field_by_name(name)?.id;
+        let columns = self.parquet.columns().iter();
+        let named = |info: &BasicTypeInfo| info.has_id() && info.id() == id;
+        columns
+            .filter(|column| named(column.self_type().get_basic_info()))
+            .map(|column| column.path().clone())
+            .next()
     }
 
     /// `batch` under our own Arrow schema, if its columns are those of the table, in order.

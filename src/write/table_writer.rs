@@ -17,7 +17,6 @@ use super::WriteError;
 use super::file::{FileFormat, OpenFile};
 use super::location::{Locations, partition_path};
 use super::partition::{Group, PartitionKey, Partitioner};
-use super::properties::FileProperties;
 use crate::protocol::PendingFile;
 
 /// Settings of a [`TableWriter`].
@@ -95,22 +94,23 @@ impl TableWriter {
         let partition_type = spec
             .partition_type(&schema)
             .map_err(|source| WriteError::Metadata(Box::new(source)))?;
-        let mut properties = FileProperties::new(metadata.properties(), settings.target_file_size)?;
+        let mut format =
+            FileFormat::new(Arc::clone(&schema), metadata.properties(), settings.target_file_size)?;
         // While a row group ends it is there twice, as pages and as bytes of the file.
         let half = usize::try_from(settings.max_buffered_bytes / 2).unwrap_or(usize::MAX);
-        properties.row_group_bytes = properties.row_group_bytes.min(half.max(1));
+        let row_group_bytes = &mut format.properties.row_group_bytes;
+        *row_group_bytes = (*row_group_bytes).min(half.max(1));
         let partitioner = match spec.is_unpartitioned() {
             true => None,
             false => Some(Partitioner::new(Arc::clone(&spec), partition_type.clone(), &schema)?),
         };
         let locations =
             Locations::new(metadata.location(), metadata.properties(), &settings.file_prefix);
-        let format = Arc::new(FileFormat::new(schema, properties)?);
         Ok(Self {
             metadata,
             spec,
             partition_type,
-            format,
+            format: Arc::new(format),
             partitioner,
             locations,
             file_io,
@@ -221,7 +221,7 @@ impl TableWriter {
     ) -> Result<(), WriteError> {
         if !self.open.contains_key(&key) {
             self.make_room().await?;
-            let file = self.create_file(group).await?;
+            let file = self.create_file(rows, group).await?;
             self.open.insert(key.clone(), OpenPartition { file, last_use: 0, buffered: 0 });
         }
         self.clock += 1;
@@ -282,7 +282,11 @@ impl TableWriter {
         Ok(())
     }
 
-    async fn create_file(&mut self, group: Option<&Group>) -> Result<OpenFile, WriteError> {
+    async fn create_file(
+        &mut self,
+        rows: &RecordBatch,
+        group: Option<&Group>,
+    ) -> Result<OpenFile, WriteError> {
         let (values, below) = match (&self.partitioner, group) {
             (Some(partitioner), Some(group)) => {
                 let values = partitioner.values(group)?;
@@ -298,7 +302,8 @@ impl TableWriter {
         if exists.map_err(|source| WriteError::storage("look for", &path, source))? {
             return Err(WriteError::FileExists { path });
         }
-        OpenFile::create(Arc::clone(&self.format), &self.file_io, path, values).await
+        let format = Arc::clone(&self.format);
+        OpenFile::create(format, &self.file_io, path, values, rows).await
     }
 
     async fn close_file(&mut self, key: &PartitionKey) -> Result<(), WriteError> {

@@ -8,7 +8,6 @@ use iceberg::spec::Struct;
 
 use super::super::WriteError;
 use super::super::file::{FileFormat, OpenFile};
-use super::super::properties::FileProperties;
 use super::*;
 
 fn ids_in(table: &Table, file: &PendingFile) -> Vec<i64> {
@@ -177,12 +176,12 @@ fn a_full_disk_is_told_as_such() {
     let path = table.directory.path().join("i-1-0-00000.parquet");
     std::os::unix::fs::symlink("/dev/full", &path).unwrap();
     let schema = Arc::clone(table.metadata.current_schema());
-    let properties = FileProperties::new(&HashMap::new(), 1).unwrap();
-    let format = Arc::new(FileFormat::new(schema, properties).unwrap());
+    let format = Arc::new(FileFormat::new(schema, &HashMap::new(), 1).unwrap());
     let location = format!("file://{}", path.display());
     let error = table.runtime.block_on(async {
         let file_io = FileIO::new_with_fs();
-        let created = OpenFile::create(format, &file_io, location.clone(), Struct::empty());
+        let rows = table.ids([1]);
+        let created = OpenFile::create(format, &file_io, location.clone(), Struct::empty(), &rows);
         let mut file = created.await.unwrap();
         file.write(&table.ids([1])).await.unwrap();
         file.close(0).await.unwrap_err()

@@ -102,7 +102,7 @@ fn the_metrics_of_every_primitive_type_hold_and_survive_the_json() {
     assert_eq!(high[&10], Datum::time_micros(86_399_999_999).unwrap());
     assert_eq!(low[&11], Datum::timestamp_micros(-1));
     assert_eq!(low[&12], Datum::timestamptz_micros(-62_135_596_800_000_000));
-    assert_eq!((&low[&13], &high[&13]), (&Datum::string(""), &Datum::string("x".repeat(31) + "y")));
+    assert_eq!((&low[&13], &high[&13]), (&Datum::string(""), &Datum::string("x".repeat(15) + "y")));
     assert_eq!(high[&14], Datum::uuid(uuid::Uuid::from_bytes([255; 16])));
     assert_eq!((&low[&15], &high[&15]), (&Datum::fixed([0; 5]), &Datum::fixed([128; 5])));
     assert_eq!((&low[&16], &high[&16]), (&Datum::binary([]), &Datum::binary([255])));
