@@ -157,7 +157,7 @@ mod tests {
     /// Random, and the same each time.
     fn spread(values: i64) -> impl Iterator<Item = i64> {
         let mut random = fastrand::Rng::with_seed(7);
-        (0..9000).map(move |_| random.i64(..values))
+        (0..9000).map(move |_| random.i64(0..values))
     }
 
     #[test]

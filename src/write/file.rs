@@ -4,17 +4,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use bytes::Bytes;
-use iceberg::io::{FileIO, FileWrite};
+use iceberg::io::FileIO;
 use iceberg::spec::{
     DataContentType, DataFile, DataFileBuilder, DataFileFormat, SchemaRef, Struct,
 };
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
+use tokio::runtime::Handle;
 
 use super::WriteError;
 use super::metrics::{FileMetrics, NanColumns};
+use super::outlet::Outlet;
 use super::properties::FileProperties;
 use super::schema::FileSchema;
 
@@ -47,9 +49,7 @@ pub(super) struct OpenFile {
     format: Arc<FileFormat>,
     path: String,
     partition: Struct,
-    encoder: ArrowWriter<Vec<u8>>,
-    sink: Box<dyn FileWrite>,
-    sent: u64,
+    encoder: ArrowWriter<Outlet>,
     /// None for local files, which take what they are given at once.
     upload: Option<Upload>,
     nan_counts: HashMap<i32, u64>,
@@ -59,12 +59,19 @@ pub(super) struct OpenFile {
 /// size, and the last one waits until it is known whether another follows.
 #[derive(Debug, Default)]
 struct Upload {
+    seen: u64,
     gathered: u64,
     waiting: u64,
 }
 
 impl Upload {
     const PART: u64 = 5 << 20;
+
+    /// Notes how much the client was given in all.
+    fn given(&mut self, bytes: u64) {
+        self.take(bytes.saturating_sub(self.seen));
+        self.seen = bytes;
+    }
 
     fn take(&mut self, bytes: u64) {
         self.gathered += bytes;
@@ -80,29 +87,34 @@ impl Upload {
 
 impl OpenFile {
     /// Opens a file that will begin with `rows`: its encodings are chosen from them.
-    pub(super) async fn create(
+    pub(super) fn create(
         format: Arc<FileFormat>,
         file_io: &FileIO,
         path: String,
         partition: Struct,
         rows: &RecordBatch,
+        runtime: &Handle,
     ) -> Result<Self, WriteError> {
         let options = ArrowWriterOptions::new()
             .with_properties(format.properties.encoder(rows, &format.schema.parquet))
             // Engines read the Parquet schema; the Arrow one would only add bytes to each footer.
             .with_skip_arrow_metadata(true)
             .with_parquet_schema(format.schema.parquet.clone());
-        let arrow_schema = Arc::clone(&format.schema.arrow);
-        let encoder = ArrowWriter::try_new_with_options(Vec::new(), arrow_schema, options)
-            .map_err(|source| WriteError::encode(&path, source))?;
         let sink = match file_io.new_output(&path) {
-            Ok(output) => output.writer().await,
+            Ok(output) => runtime.block_on(output.writer()),
             Err(error) => Err(error),
         };
         let sink = sink.map_err(|source| WriteError::storage("create", &path, source))?;
         let upload = path.starts_with("s3").then(Upload::default);
+        let outlet = match upload {
+            Some(_) => Outlet::aside(sink, runtime.clone()),
+            None => Outlet::here(sink, runtime.clone()),
+        };
+        let arrow_schema = Arc::clone(&format.schema.arrow);
+        let encoder = ArrowWriter::try_new_with_options(outlet, arrow_schema, options)
+            .map_err(|source| WriteError::encode(&path, source))?;
         let nan_counts = HashMap::new();
-        Ok(Self { format, path, partition, encoder, sink, sent: 0, upload, nan_counts })
+        Ok(Self { format, path, partition, encoder, upload, nan_counts })
     }
 
     pub(super) fn path(&self) -> &str {
@@ -114,78 +126,76 @@ impl OpenFile {
         self.encoder.memory_size()
     }
 
-    /// Bytes of memory that the store's client keeps of the file.
+    /// Bytes of memory that are on their way to the store, or kept by its client.
     pub(super) fn held_bytes(&self) -> u64 {
-        self.upload.as_ref().map_or(0, Upload::held)
+        self.encoder.inner().waiting() + self.upload.as_ref().map_or(0, Upload::held)
     }
 
     /// Bytes already given to the store.
     pub(super) fn sent_bytes(&self) -> u64 {
-        self.sent
+        self.encoder.inner().sent()
     }
 
     /// About the size that the file would have if it were closed now.
     pub(super) fn estimated_size(&self) -> u64 {
-        self.sent.saturating_add(as_u64(self.encoder.in_progress_size()))
+        self.encoder.inner().taken().saturating_add(as_u64(self.encoder.in_progress_size()))
     }
 
     /// Encodes `rows`, which have the columns of the schema.
-    pub(super) async fn write(&mut self, rows: &RecordBatch) -> Result<(), WriteError> {
+    pub(super) fn write(&mut self, rows: &RecordBatch) -> Result<(), WriteError> {
         self.format.nan_columns.count(rows, &mut self.nan_counts)?;
-        self.encoder.write(rows).map_err(|source| WriteError::encode(&self.path, source))?;
+        let written = self.encoder.write(rows);
+        self.checked(written)?;
         if self.buffered_bytes() >= self.format.properties.row_group_bytes {
-            self.end_row_group().await?;
+            self.end_row_group()?;
         }
-        self.send().await
+        Ok(())
     }
 
     /// Ends the row group and gives it to the store, which frees its memory.
-    pub(super) async fn end_row_group(&mut self) -> Result<(), WriteError> {
-        self.encoder.flush().map_err(|source| WriteError::encode(&self.path, source))?;
-        self.send().await
+    pub(super) fn end_row_group(&mut self) -> Result<(), WriteError> {
+        let ended = self.encoder.flush();
+        self.checked(ended)?;
+        let sent = self.encoder.inner_mut().send();
+        self.checked(sent.map_err(ParquetError::from))
     }
 
     /// Writes the footer, makes the file durable and describes it.
-    pub(super) async fn close(mut self, spec_id: i32) -> Result<DataFile, WriteError> {
-        let footer =
-            self.encoder.finish().map_err(|source| WriteError::encode(&self.path, source))?;
-        self.send().await?;
-        self.sink
+    pub(super) fn close(mut self, spec_id: i32) -> Result<DataFile, WriteError> {
+        let ended = self.encoder.finish();
+        let footer = self.checked(ended)?;
+        let outlet = self.encoder.inner_mut().take();
+        let bytes = outlet.taken();
+        outlet
             .close()
-            .await
-            .map_err(|source| WriteError::storage("close", &self.path, source))?;
-        self.describe(&footer, spec_id)
+            .map_err(|(action, source)| WriteError::storage(action, &self.path, source))?;
+        self.describe(&footer, spec_id, bytes)
     }
 
-    /// Ends the file without a footer. An unfinished upload of an object store is completed by
-    /// this, so that the object can be deleted and no parts of it stay behind unseen.
-    pub(super) async fn abandon(mut self) -> (String, Result<(), WriteError>) {
-        let ended = self.sink.close().await;
+    /// Ends the file without a footer, so that it can be deleted.
+    pub(super) fn abandon(mut self) -> (String, Result<(), WriteError>) {
+        let ended = self.encoder.inner_mut().take().abandon();
         let ended = ended.map_err(|source| WriteError::storage("abandon", &self.path, source));
         (self.path, ended)
     }
 
-    /// Gives the store what the encoder has finished.
-    async fn send(&mut self) -> Result<(), WriteError> {
-        let mut bytes = std::mem::take(self.encoder.inner_mut());
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let length = as_u64(bytes.len());
+    /// If the encoder failed because the store did, the store's error.
+    fn checked<T>(&mut self, outcome: Result<T, ParquetError>) -> Result<T, WriteError> {
         if let Some(upload) = &mut self.upload {
-            upload.take(length);
-            // It is kept for a while, and with it the room that it grew into.
-            bytes.shrink_to_fit();
+            upload.given(self.encoder.inner().sent());
         }
-        self.sink
-            .write(Bytes::from(bytes))
-            .await
-            .map_err(|source| WriteError::storage("write", &self.path, source))?;
-        self.sent += length;
-        Ok(())
+        outcome.map_err(|source| match self.encoder.inner_mut().take_refusal() {
+            Some((action, refusal)) => WriteError::storage(action, &self.path, refusal),
+            None => WriteError::encode(&self.path, source),
+        })
     }
 
-    fn describe(self, footer: &ParquetMetaData, spec_id: i32) -> Result<DataFile, WriteError> {
+    fn describe(
+        self,
+        footer: &ParquetMetaData,
+        spec_id: i32,
+        bytes: u64,
+    ) -> Result<DataFile, WriteError> {
         let failed = |reason: String| WriteError::Describe { path: self.path.clone(), reason };
         let modes = &self.format.properties.modes;
         let metrics = FileMetrics::new(&self.format.schema.iceberg, modes, footer)
@@ -202,7 +212,7 @@ impl OpenFile {
             .partition(self.partition.clone())
             .partition_spec_id(spec_id)
             .record_count(records)
-            .file_size_in_bytes(self.sent)
+            .file_size_in_bytes(bytes)
             .column_sizes(metrics.column_sizes)
             .value_counts(metrics.value_counts)
             .null_value_counts(metrics.null_counts)

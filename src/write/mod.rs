@@ -17,6 +17,7 @@ mod human;
 mod location;
 mod metrics;
 mod modes;
+mod outlet;
 mod partition;
 mod properties;
 mod schema;

@@ -136,17 +136,14 @@ impl TableWriter {
             if batch.num_rows() == 0 {
                 return Ok(());
             }
-            let runtime = writer.runtime.clone();
             match &writer.partitioner {
-                None => runtime.block_on(writer.write_rows(PartitionKey::default(), &batch, None)),
+                None => writer.write_rows(PartitionKey::default(), &batch, None),
                 Some(partitioner) => {
                     let groups = partitioner.split(&batch)?;
-                    runtime.block_on(async {
-                        for group in &groups {
-                            writer.write_rows(group.key.clone(), &group.rows, Some(group)).await?;
-                        }
-                        Ok(())
-                    })
+                    let write = |group: &Group| {
+                        writer.write_rows(group.key.clone(), &group.rows, Some(group))
+                    };
+                    groups.iter().try_for_each(write)
                 }
             }
         })
@@ -182,22 +179,19 @@ impl TableWriter {
     /// Deletes every file that this writer made and returns what could not be done: those files
     /// stay behind, and no snapshot names them.
     pub fn abort(mut self) -> Vec<WriteError> {
-        let runtime = self.runtime.clone();
-        runtime.block_on(async {
-            let mut errors = Vec::new();
-            let mut paths: Vec<String> =
-                self.done.iter().map(|file| file.file_path().to_owned()).collect();
-            for (_, open) in self.open.drain() {
-                let (path, ended) = open.file.abandon().await;
-                errors.extend(ended.err());
-                paths.push(path);
-            }
-            for path in paths {
-                let deleted = self.file_io.delete(&path).await;
-                errors.extend(deleted.err().map(|e| WriteError::storage("delete", &path, e)));
-            }
-            errors
-        })
+        let mut errors = Vec::new();
+        let mut paths: Vec<String> =
+            self.done.iter().map(|file| file.file_path().to_owned()).collect();
+        for (_, open) in self.open.drain() {
+            let (path, ended) = open.file.abandon();
+            errors.extend(ended.err());
+            paths.push(path);
+        }
+        for path in paths {
+            let deleted = self.runtime.block_on(self.file_io.delete(&path));
+            errors.extend(deleted.err().map(|e| WriteError::storage("delete", &path, e)));
+        }
+        errors
     }
 
     /// Runs `step`; if it fails, nothing but `abort` is allowed from then on.
@@ -213,42 +207,41 @@ impl TableWriter {
         outcome
     }
 
-    async fn write_rows(
+    fn write_rows(
         &mut self,
         key: PartitionKey,
         rows: &RecordBatch,
         group: Option<&Group>,
     ) -> Result<(), WriteError> {
         if !self.open.contains_key(&key) {
-            self.make_room().await?;
-            let file = self.create_file(rows, group).await?;
+            self.make_room()?;
+            let file = self.create_file(rows, group)?;
             self.open.insert(key.clone(), OpenPartition { file, last_use: 0, buffered: 0 });
         }
         self.clock += 1;
         let clock = self.clock;
-        self.with_open(&key, async |open| {
+        self.with_open(&key, |open| {
             open.last_use = clock;
-            open.file.write(rows).await
-        })
-        .await?;
+            open.file.write(rows)
+        })?;
         let full = self.open.get(&key).is_some_and(|open| {
             open.file.estimated_size() >= self.format.properties.target_file_size
         });
         if full {
-            self.close_file(&key).await?;
+            self.close_file(&key)?;
         }
-        self.shed_memory().await
+        self.shed_memory()
     }
 
     /// Lets `step` work on an open file and keeps the byte counts right, also if it fails.
-    async fn with_open(
+    fn with_open(
         &mut self,
         key: &PartitionKey,
-        step: impl AsyncFnOnce(&mut OpenPartition) -> Result<(), WriteError>,
+        step: impl FnOnce(&mut OpenPartition) -> Result<(), WriteError>,
     ) -> Result<(), WriteError> {
         let Some(open) = self.open.get_mut(key) else { return Ok(()) };
         let sent = open.file.sent_bytes();
-        let outcome = step(open).await;
+        let outcome = step(open);
         self.written += open.file.sent_bytes() - sent;
         let buffered = as_u64(open.file.buffered_bytes()) + open.file.held_bytes();
         self.buffered = self.buffered - open.buffered + buffered;
@@ -257,32 +250,32 @@ impl TableWriter {
     }
 
     /// Closes the least recently written files until one more may be opened.
-    async fn make_room(&mut self) -> Result<(), WriteError> {
+    fn make_room(&mut self) -> Result<(), WriteError> {
         while self.open.len() >= self.settings.max_open_files.max(1) {
             let oldest = self.open.iter().min_by_key(|(_, open)| open.last_use);
             let Some(key) = oldest.map(|(key, _)| key.clone()) else { break };
-            self.close_file(&key).await?;
+            self.close_file(&key)?;
         }
         Ok(())
     }
 
     /// Ends the largest row groups, and closes the files with the largest parts of uploads, until
     /// all together are within their bound.
-    async fn shed_memory(&mut self) -> Result<(), WriteError> {
+    fn shed_memory(&mut self) -> Result<(), WriteError> {
         while self.buffered > self.settings.max_buffered_bytes {
             let largest = self.open.iter().max_by_key(|(_, open)| open.buffered);
             let Some((key, open)) = largest else { break };
             let (key, encodes) = (key.clone(), as_u64(open.file.buffered_bytes()));
             if encodes >= open.file.held_bytes() {
-                self.with_open(&key, async |open| open.file.end_row_group().await).await?;
+                self.with_open(&key, |open| open.file.end_row_group())?;
             } else {
-                self.close_file(&key).await?;
+                self.close_file(&key)?;
             }
         }
         Ok(())
     }
 
-    async fn create_file(
+    fn create_file(
         &mut self,
         rows: &RecordBatch,
         group: Option<&Group>,
@@ -298,19 +291,19 @@ impl TableWriter {
         };
         let path = self.locations.next(&below);
         // I8: a file that is already there may be in a snapshot, and creating it would empty it.
-        let exists = self.file_io.exists(&path).await;
+        let exists = self.runtime.block_on(self.file_io.exists(&path));
         if exists.map_err(|source| WriteError::storage("look for", &path, source))? {
             return Err(WriteError::FileExists { path });
         }
         let format = Arc::clone(&self.format);
-        OpenFile::create(format, &self.file_io, path, values, rows).await
+        OpenFile::create(format, &self.file_io, path, values, rows, &self.runtime)
     }
 
-    async fn close_file(&mut self, key: &PartitionKey) -> Result<(), WriteError> {
+    fn close_file(&mut self, key: &PartitionKey) -> Result<(), WriteError> {
         let Some(open) = self.open.remove(key) else { return Ok(()) };
         self.buffered -= open.buffered;
         let (path, sent) = (open.file.path().to_owned(), open.file.sent_bytes());
-        match open.file.close(self.spec.spec_id()).await {
+        match open.file.close(self.spec.spec_id()) {
             Ok(file) => {
                 self.written += file.file_size_in_bytes() - sent;
                 self.done.push(file);
@@ -318,7 +311,7 @@ impl TableWriter {
             }
             Err(error) => {
                 // It is in neither list any more, so `abort` would not find it.
-                if let Err(left) = self.file_io.delete(&path).await {
+                if let Err(left) = self.runtime.block_on(self.file_io.delete(&path)) {
                     tracing::warn!(path, error = %left, "a data file was not deleted");
                 }
                 Err(error)
@@ -327,16 +320,12 @@ impl TableWriter {
     }
 
     fn finish(&mut self) -> Result<Vec<PendingFile>, WriteError> {
-        let runtime = self.runtime.clone();
-        runtime.block_on(async {
-            let mut keys: Vec<_> =
-                self.open.iter().map(|(key, open)| (open.last_use, key.clone())).collect();
-            keys.sort();
-            for (_, key) in keys {
-                self.close_file(&key).await?;
-            }
-            Ok(())
-        })?;
+        let mut keys: Vec<_> =
+            self.open.iter().map(|(key, open)| (open.last_use, key.clone())).collect();
+        keys.sort();
+        for (_, key) in keys {
+            self.close_file(&key)?;
+        }
         self.sync_directories()?;
         self.done.iter().map(|file| self.pending(file)).collect()
     }

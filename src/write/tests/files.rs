@@ -178,14 +178,12 @@ fn a_full_disk_is_told_as_such() {
     let schema = Arc::clone(table.metadata.current_schema());
     let format = Arc::new(FileFormat::new(schema, &HashMap::new(), 1).unwrap());
     let location = format!("file://{}", path.display());
-    let error = table.runtime.block_on(async {
-        let file_io = FileIO::new_with_fs();
-        let rows = table.ids([1]);
-        let created = OpenFile::create(format, &file_io, location.clone(), Struct::empty(), &rows);
-        let mut file = created.await.unwrap();
-        file.write(&table.ids([1])).await.unwrap();
-        file.close(0).await.unwrap_err()
-    });
+    let (file_io, rows) = (FileIO::new_with_fs(), table.ids([1]));
+    let (there, runtime) = (Struct::empty(), table.runtime.handle());
+    let mut file =
+        OpenFile::create(format, &file_io, location.clone(), there, &rows, runtime).unwrap();
+    file.write(&rows).unwrap();
+    let error = file.close(0).unwrap_err();
     assert!(matches!(&error, WriteError::StorageFull { path, .. } if *path == location));
     assert!(error.is_transient());
 }

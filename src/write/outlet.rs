@@ -1,0 +1,201 @@
+//! The way of a file's bytes to its store.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use iceberg::io::FileWrite;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::task::JoinHandle;
+
+/// Bytes that are handed over at once: few enough to be in the cache still.
+const CHUNK: usize = 256 << 10;
+/// Chunks of a file that may wait for the store.
+const WAITING: usize = 4;
+
+/// What the store said no to, and what it was asked for.
+pub(super) type Refusal = (&'static str, iceberg::Error);
+
+/// Takes what the encoder has finished and gives it to the store: local files at once, uploads on
+/// a task of their own, so that rows are encoded meanwhile. Holds back the encoder where the store
+/// is slower. Used on a plain thread only.
+pub(super) struct Outlet {
+    chunk: Vec<u8>,
+    way: Way,
+    runtime: Handle,
+    sent: u64,
+    refusal: Option<Refusal>,
+}
+
+enum Way {
+    Here(Box<dyn FileWrite>),
+    Task {
+        chunks: Sender<Bytes>,
+        /// Bytes that wait for the task.
+        waiting: Arc<AtomicU64>,
+        task: JoinHandle<Carried>,
+    },
+    /// Taken, or ended early: what the store said is in `refusal`.
+    Closed,
+}
+
+type Carried = (Box<dyn FileWrite>, Result<(), iceberg::Error>);
+
+impl Outlet {
+    /// Into a local file, on the thread that writes.
+    pub(super) fn here(sink: Box<dyn FileWrite>, runtime: Handle) -> Self {
+        Self { chunk: Vec::new(), way: Way::Here(sink), runtime, sent: 0, refusal: None }
+    }
+
+    /// Into an upload, on a task of `runtime`.
+    pub(super) fn aside(sink: Box<dyn FileWrite>, runtime: Handle) -> Self {
+        let (chunks, receiver) = channel(WAITING);
+        let waiting = Arc::new(AtomicU64::new(0));
+        let task = runtime.spawn(carry(sink, receiver, waiting.clone()));
+        let way = Way::Task { chunks, waiting, task };
+        Self { chunk: Vec::new(), way, runtime, sent: 0, refusal: None }
+    }
+
+    /// What this was, leaving one that takes nothing.
+    pub(super) fn take(&mut self) -> Self {
+        let runtime = self.runtime.clone();
+        let nothing = Self { chunk: Vec::new(), way: Way::Closed, runtime, sent: 0, refusal: None };
+        std::mem::replace(self, nothing)
+    }
+
+    /// Bytes taken from the encoder so far.
+    pub(super) fn taken(&self) -> u64 {
+        self.sent + self.chunk.len() as u64
+    }
+
+    /// Bytes given to the store so far.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Bytes that wait for the store.
+    pub(super) fn waiting(&self) -> u64 {
+        let waiting = match &self.way {
+            Way::Task { waiting, .. } => waiting.load(Ordering::Relaxed),
+            Way::Here(_) | Way::Closed => 0,
+        };
+        waiting + self.chunk.len() as u64
+    }
+
+    /// What the store said no to, if the encoder failed for that.
+    pub(super) fn take_refusal(&mut self) -> Option<Refusal> {
+        self.refusal.take()
+    }
+
+    /// Gives the store all that was taken.
+    pub(super) fn send(&mut self) -> io::Result<()> {
+        let chunk = std::mem::take(&mut self.chunk);
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        let length = chunk.len() as u64;
+        let refused = match &mut self.way {
+            Way::Here(sink) => self.runtime.block_on(sink.write(Bytes::from(chunk))).err(),
+            Way::Task { chunks, waiting, .. } => {
+                waiting.fetch_add(length, Ordering::Relaxed);
+                match chunks.blocking_send(Bytes::from(chunk)) {
+                    Ok(()) => None,
+                    Err(_) => return Err(self.ended()),
+                }
+            }
+            Way::Closed => return Err(io::Error::other("the file has ended")),
+        };
+        if let Some(error) = refused {
+            self.refusal.get_or_insert(("write", error));
+            return Err(io::Error::other("the store refused a part"));
+        }
+        self.sent += length;
+        Ok(())
+    }
+
+    /// The task ended before its time: says why.
+    fn ended(&mut self) -> io::Error {
+        if let Way::Task { task, .. } = std::mem::replace(&mut self.way, Way::Closed) {
+            let refused = match self.runtime.block_on(task) {
+                Ok((_, carried)) => carried.err(),
+                Err(error) => Some(unexpected(&error)),
+            };
+            if let Some(error) = refused {
+                self.refusal.get_or_insert(("write", error));
+            }
+        }
+        io::Error::other("the store refused a part")
+    }
+
+    /// Gives the store what is left and ends the file there: it is durable then.
+    pub(super) fn close(mut self) -> Result<(), Refusal> {
+        let sent = self.send();
+        if let Some(refusal) = self.refusal {
+            return Err(refusal);
+        }
+        sent.map_err(|error| ("write", unexpected(&error)))?;
+        let mut sink = match self.way {
+            Way::Here(sink) => sink,
+            Way::Task { chunks, task, .. } => {
+                drop(chunks);
+                let (sink, carried) =
+                    self.runtime.block_on(task).map_err(|error| ("write", unexpected(&error)))?;
+                carried.map_err(|error| ("write", error))?;
+                sink
+            }
+            Way::Closed => return Ok(()),
+        };
+        self.runtime.block_on(sink.close()).map_err(|error| ("close", error))
+    }
+
+    /// Ends the file as it is. An unfinished upload is completed by this, so that the object can be
+    /// deleted and no parts of it stay behind unseen.
+    pub(super) fn abandon(self) -> Result<(), iceberg::Error> {
+        let mut sink = match self.way {
+            Way::Here(sink) => sink,
+            Way::Task { chunks, task, .. } => {
+                drop(chunks);
+                // What was not carried is not wanted any more.
+                self.runtime.block_on(task).map_err(|error| unexpected(&error))?.0
+            }
+            Way::Closed => return Ok(()),
+        };
+        self.runtime.block_on(sink.close())
+    }
+}
+
+impl io::Write for Outlet {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.chunk.extend_from_slice(bytes);
+        if self.chunk.len() >= CHUNK {
+            self.send()?;
+        }
+        Ok(bytes.len())
+    }
+
+    /// The store is given whole chunks, and the rest when a row group or the file ends.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+async fn carry(
+    mut sink: Box<dyn FileWrite>,
+    mut chunks: Receiver<Bytes>,
+    waiting: Arc<AtomicU64>,
+) -> Carried {
+    while let Some(chunk) = chunks.recv().await {
+        let length = chunk.len() as u64;
+        if let Err(error) = sink.write(chunk).await {
+            return (sink, Err(error));
+        }
+        waiting.fetch_sub(length, Ordering::Relaxed);
+    }
+    (sink, Ok(()))
+}
+
+fn unexpected(error: &dyn std::error::Error) -> iceberg::Error {
+    iceberg::Error::new(iceberg::ErrorKind::Unexpected, error.to_string())
+}
