@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 use super::WriteError;
 use super::metrics::{FileMetrics, NanColumns};
-use super::outlet::Outlet;
+use super::outlet::{Closing, Outlet};
 use super::properties::FileProperties;
 use super::schema::FileSchema;
 
@@ -53,6 +53,26 @@ pub(super) struct OpenFile {
     /// None for local files, which take what they are given at once.
     upload: Option<Upload>,
     nan_counts: HashMap<i32, u64>,
+}
+
+/// A data file that ends.
+pub(super) struct ClosingFile {
+    file: DataFile,
+    closing: Closing,
+}
+
+impl ClosingFile {
+    pub(super) fn path(&self) -> &str {
+        self.file.file_path()
+    }
+
+    /// Waits until the file is durable at its path.
+    pub(super) fn wait(self) -> Result<DataFile, WriteError> {
+        match self.closing.wait() {
+            Ok(()) => Ok(self.file),
+            Err(refusal) => Err(refusal.of(self.file.file_path())),
+        }
+    }
 }
 
 /// What the client of an object store keeps of an unfinished upload: parts are of at least this
@@ -160,16 +180,16 @@ impl OpenFile {
         self.checked(sent.map_err(ParquetError::from))
     }
 
-    /// Writes the footer, makes the file durable and describes it.
-    pub(super) fn close(mut self, spec_id: i32) -> Result<DataFile, WriteError> {
+    /// Writes the footer, describes the file and begins to make it durable.
+    /// Tells also how many bytes it has.
+    pub(super) fn close(mut self, spec_id: i32) -> Result<(ClosingFile, u64), WriteError> {
         let ended = self.encoder.finish();
         let footer = self.checked(ended)?;
         let outlet = self.encoder.inner_mut().take();
         let bytes = outlet.taken();
-        outlet
-            .close()
-            .map_err(|(action, source)| WriteError::storage(action, &self.path, source))?;
-        self.describe(&footer, spec_id, bytes)
+        let closing = outlet.close().map_err(|refusal| refusal.of(&self.path))?;
+        let file = self.describe(&footer, spec_id, bytes)?;
+        Ok((ClosingFile { file, closing }, bytes))
     }
 
     /// Ends the file without a footer, so that it can be deleted.
@@ -185,13 +205,13 @@ impl OpenFile {
             upload.given(self.encoder.inner().sent());
         }
         outcome.map_err(|source| match self.encoder.inner_mut().take_refusal() {
-            Some((action, refusal)) => WriteError::storage(action, &self.path, refusal),
+            Some(refusal) => refusal.of(&self.path),
             None => WriteError::encode(&self.path, source),
         })
     }
 
     fn describe(
-        self,
+        &self,
         footer: &ParquetMetaData,
         spec_id: i32,
         bytes: u64,

@@ -10,13 +10,37 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 
+use super::WriteError;
+
 /// Bytes that are handed over at once: few enough to be in the cache still.
 const CHUNK: usize = 256 << 10;
 /// Chunks of a file that may wait for the store.
 const WAITING: usize = 4;
 
-/// What the store said no to, and what it was asked for.
-pub(super) type Refusal = (&'static str, iceberg::Error);
+/// What the store said no to.
+pub(super) struct Refusal {
+    action: &'static str,
+    source: Box<iceberg::Error>,
+}
+
+impl Refusal {
+    fn new(action: &'static str, source: iceberg::Error) -> Self {
+        Self { action, source: Box::new(source) }
+    }
+
+    fn to_write(source: iceberg::Error) -> Self {
+        Self::new("write", source)
+    }
+
+    fn to_close(source: iceberg::Error) -> Self {
+        Self::new("close", source)
+    }
+
+    /// The error that names the file.
+    pub(super) fn of(self, path: &str) -> WriteError {
+        WriteError::storage(self.action, path, *self.source)
+    }
+}
 
 /// Takes what the encoder has finished and gives it to the store: local files at once, uploads on
 /// a task of their own, so that rows are encoded meanwhile. Holds back the encoder where the store
@@ -27,6 +51,20 @@ pub(super) struct Outlet {
     runtime: Handle,
     sent: u64,
     refusal: Option<Refusal>,
+}
+
+/// A file that ends.
+pub(super) struct Closing {
+    task: JoinHandle<Result<(), Refusal>>,
+    runtime: Handle,
+}
+
+impl Closing {
+    /// Waits until it is durable.
+    pub(super) fn wait(self) -> Result<(), Refusal> {
+        let closed = self.runtime.block_on(self.task);
+        closed.unwrap_or_else(|error| Err(Refusal::to_close(unexpected(&error))))
+    }
 }
 
 enum Way {
@@ -108,7 +146,7 @@ impl Outlet {
             Way::Closed => return Err(io::Error::other("the file has ended")),
         };
         if let Some(error) = refused {
-            self.refusal.get_or_insert(("write", error));
+            self.refusal.get_or_insert(Refusal::to_write(error));
             return Err(io::Error::other("the store refused a part"));
         }
         self.sent += length;
@@ -123,31 +161,37 @@ impl Outlet {
                 Err(error) => Some(unexpected(&error)),
             };
             if let Some(error) = refused {
-                self.refusal.get_or_insert(("write", error));
+                self.refusal.get_or_insert(Refusal::to_write(error));
             }
         }
         io::Error::other("the store refused a part")
     }
 
-    /// Gives the store what is left and ends the file there: it is durable then.
-    pub(super) fn close(mut self) -> Result<(), Refusal> {
+    /// Gives the store what is left and ends the file there: it is durable when that is done. Other
+    /// files may be written and ended meanwhile.
+    pub(super) fn close(mut self) -> Result<Closing, Refusal> {
         let sent = self.send();
         if let Some(refusal) = self.refusal {
             return Err(refusal);
         }
-        sent.map_err(|error| ("write", unexpected(&error)))?;
-        let mut sink = match self.way {
-            Way::Here(sink) => sink,
+        sent.map_err(|error| Refusal::to_write(unexpected(&error)))?;
+        let runtime = self.runtime.clone();
+        let task = match self.way {
+            Way::Here(mut sink) => self
+                .runtime
+                .spawn_blocking(move || runtime.block_on(sink.close()).map_err(Refusal::to_close)),
             Way::Task { chunks, task, .. } => {
                 drop(chunks);
-                let (sink, carried) =
-                    self.runtime.block_on(task).map_err(|error| ("write", unexpected(&error)))?;
-                carried.map_err(|error| ("write", error))?;
-                sink
+                self.runtime.spawn(async {
+                    let (mut sink, carried) =
+                        task.await.map_err(|error| Refusal::to_write(unexpected(&error)))?;
+                    carried.map_err(Refusal::to_write)?;
+                    sink.close().await.map_err(Refusal::to_close)
+                })
             }
-            Way::Closed => return Ok(()),
+            Way::Closed => self.runtime.spawn(std::future::ready(Ok(()))),
         };
-        self.runtime.block_on(sink.close()).map_err(|error| ("close", error))
+        Ok(Closing { task, runtime: self.runtime })
     }
 
     /// Ends the file as it is. An unfinished upload is completed by this, so that the object can be

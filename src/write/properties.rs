@@ -144,8 +144,9 @@ fn with_bloom_filters(
 fn filtered_values(bytes: usize, rate: f64) -> u64 {
     let bits = bytes as f64 * 8.0;
     let values = -bits / 8.0 * (1.0 - rate.powf(1.0 / 8.0)).ln();
-    // The cast saturates, and no filter is for no values.
-    (values as u64).max(1)
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+    let values = values as u64;
+    values.max(1)
 }
 
 fn compression(table: &HashMap<String, String>) -> Result<Compression, WriteError> {

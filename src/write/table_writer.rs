@@ -1,6 +1,6 @@
 //! Fan-out over table partitions, rolling, and the life of a writer's files.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,10 +14,13 @@ use iceberg::spec::{
 use tokio::runtime::Handle;
 
 use super::WriteError;
-use super::file::{FileFormat, OpenFile};
+use super::file::{ClosingFile, FileFormat, OpenFile};
 use super::location::{Locations, partition_path};
 use super::partition::{Group, PartitionKey, Partitioner};
 use crate::protocol::PendingFile;
+
+/// Files that may be ending at once: what an upload keeps of each is not counted any more.
+const MOST_CLOSING: usize = 8;
 
 /// Settings of a [`TableWriter`].
 #[derive(Clone, Debug)]
@@ -64,6 +67,8 @@ pub struct TableWriter {
     runtime: Handle,
     settings: WriteSettings,
     open: HashMap<PartitionKey, OpenPartition>,
+    /// Files that end, oldest first.
+    closing: VecDeque<ClosingFile>,
     done: Vec<DataFile>,
     /// Counts writes: orders the open files by use.
     clock: u64,
@@ -117,6 +122,7 @@ impl TableWriter {
             runtime,
             settings,
             open: HashMap::new(),
+            closing: VecDeque::new(),
             done: Vec::new(),
             clock: 0,
             buffered: 0,
@@ -182,6 +188,10 @@ impl TableWriter {
         let mut errors = Vec::new();
         let mut paths: Vec<String> =
             self.done.iter().map(|file| file.file_path().to_owned()).collect();
+        for file in self.closing.drain(..) {
+            paths.push(file.path().to_owned());
+            errors.extend(file.wait().err());
+        }
         for (_, open) in self.open.drain() {
             let (path, ended) = open.file.abandon();
             errors.extend(ended.err());
@@ -270,6 +280,8 @@ impl TableWriter {
                 self.with_open(&key, |open| open.file.end_row_group())?;
             } else {
                 self.close_file(&key)?;
+                // Only when it is gone is its memory free.
+                self.settle(0)?;
             }
         }
         Ok(())
@@ -299,23 +311,44 @@ impl TableWriter {
         OpenFile::create(format, &self.file_io, path, values, rows, &self.runtime)
     }
 
+    /// Begins to end a file. Others may be written meanwhile.
     fn close_file(&mut self, key: &PartitionKey) -> Result<(), WriteError> {
         let Some(open) = self.open.remove(key) else { return Ok(()) };
         self.buffered -= open.buffered;
         let (path, sent) = (open.file.path().to_owned(), open.file.sent_bytes());
         match open.file.close(self.spec.spec_id()) {
-            Ok(file) => {
-                self.written += file.file_size_in_bytes() - sent;
-                self.done.push(file);
-                Ok(())
+            Ok((file, bytes)) => {
+                self.written += bytes - sent;
+                self.closing.push_back(file);
             }
             Err(error) => {
-                // It is in neither list any more, so `abort` would not find it.
-                if let Err(left) = self.runtime.block_on(self.file_io.delete(&path)) {
-                    tracing::warn!(path, error = %left, "a data file was not deleted");
-                }
-                Err(error)
+                self.discard(&path);
+                return Err(error);
             }
+        }
+        self.settle(MOST_CLOSING)
+    }
+
+    /// Waits until at most so many files are ending.
+    fn settle(&mut self, most: usize) -> Result<(), WriteError> {
+        while self.closing.len() > most {
+            let Some(file) = self.closing.pop_front() else { break };
+            let path = file.path().to_owned();
+            match file.wait() {
+                Ok(file) => self.done.push(file),
+                Err(error) => {
+                    self.discard(&path);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a file that is in no list any more, so that `abort` would not find it.
+    fn discard(&self, path: &str) {
+        if let Err(left) = self.runtime.block_on(self.file_io.delete(path)) {
+            tracing::warn!(path, error = %left, "a data file was not deleted");
         }
     }
 
@@ -326,6 +359,7 @@ impl TableWriter {
         for (_, key) in keys {
             self.close_file(&key)?;
         }
+        self.settle(0)?;
         self.sync_directories()?;
         self.done.iter().map(|file| self.pending(file)).collect()
     }

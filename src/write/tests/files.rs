@@ -183,7 +183,7 @@ fn a_full_disk_is_told_as_such() {
     let mut file =
         OpenFile::create(format, &file_io, location.clone(), there, &rows, runtime).unwrap();
     file.write(&rows).unwrap();
-    let error = file.close(0).unwrap_err();
+    let error = file.close(0).and_then(|(closing, _)| closing.wait()).unwrap_err();
     assert!(matches!(&error, WriteError::StorageFull { path, .. } if *path == location));
     assert!(error.is_transient());
 }
