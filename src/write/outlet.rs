@@ -243,3 +243,104 @@ async fn carry(
 fn unexpected(error: &dyn std::error::Error) -> iceberg::Error {
     iceberg::Error::new(iceberg::ErrorKind::Unexpected, error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::pin::Pin;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    type Answer<'a> = Pin<Box<dyn Future<Output = iceberg::Result<()>> + Send + 'a>>;
+
+    /// Takes so many chunks and then says no.
+    struct Store {
+        takes: usize,
+        taken: Arc<Mutex<Vec<u8>>>,
+        closed: Arc<Mutex<bool>>,
+    }
+
+    impl FileWrite for Store {
+        fn write<'a, 'b>(&'a mut self, bytes: Bytes) -> Answer<'b>
+        where
+            'a: 'b,
+            Self: 'b,
+        {
+            Box::pin(async move {
+                if self.takes == 0 {
+                    return Err(unexpected(&io::Error::other("no more room")));
+                }
+                self.takes -= 1;
+                self.taken.lock().unwrap().extend_from_slice(&bytes);
+                Ok(())
+            })
+        }
+
+        fn close<'a, 'b>(&'a mut self) -> Answer<'b>
+        where
+            'a: 'b,
+            Self: 'b,
+        {
+            *self.closed.lock().unwrap() = true;
+            Box::pin(std::future::ready(Ok(())))
+        }
+    }
+
+    /// An outlet of either way into a store that takes so many chunks.
+    fn outlets(takes: usize, each: impl Fn(Outlet, Arc<Mutex<Vec<u8>>>, Arc<Mutex<bool>>)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
+        let runtime = runtime.unwrap();
+        for way in [Outlet::here, Outlet::aside] {
+            let (taken, closed) = (Arc::default(), Arc::default());
+            let store = Store { takes, taken: Arc::clone(&taken), closed: Arc::clone(&closed) };
+            each(way(Box::new(store), runtime.handle().clone()), taken, closed);
+        }
+    }
+
+    fn bytes(count: usize) -> Vec<u8> {
+        (0..count).map(|at| u8::try_from(at % 251).unwrap()).collect()
+    }
+
+    #[test]
+    fn every_byte_arrives_in_order_and_the_file_is_closed() {
+        outlets(usize::MAX, |mut outlet, taken, closed| {
+            let all = bytes(9 * CHUNK + 77);
+            for part in all.chunks(10_007) {
+                outlet.write_all(part).unwrap();
+            }
+            assert_eq!(outlet.taken(), all.len() as u64);
+            assert!(outlet.sent() <= outlet.taken() && outlet.waiting() > 0);
+            outlet.close().ok().unwrap().wait().ok().unwrap();
+            assert!(*taken.lock().unwrap() == all && *closed.lock().unwrap());
+        });
+    }
+
+    #[test]
+    fn what_the_store_said_is_told_by_the_write_that_meets_it_or_by_the_end() {
+        outlets(1, |mut outlet, _, _| {
+            let part = bytes(CHUNK);
+            // However far ahead of the store the encoder is, it is held back at last.
+            let failed = (0..WAITING + 4).find_map(|_| outlet.write_all(&part).err());
+            assert!(failed.is_some());
+            let error = outlet.take_refusal().unwrap().of("a/b").to_string();
+            assert!(error.contains("no more room") && error.contains("a/b"), "{error}");
+            assert!(outlet.write_all(&part).is_err());
+        });
+        outlets(0, |mut outlet, _, _| {
+            outlet.write_all(b"few").unwrap();
+            let ended = outlet.close().and_then(Closing::wait);
+            let error = ended.err().unwrap().of("a/b").to_string();
+            assert!(error.contains("no more room"), "{error}");
+        });
+    }
+
+    #[test]
+    fn a_file_that_is_abandoned_is_closed_all_the_same() {
+        outlets(usize::MAX, |mut outlet, _, closed| {
+            outlet.write_all(&bytes(3 * CHUNK)).unwrap();
+            outlet.abandon().unwrap();
+            assert!(*closed.lock().unwrap());
+        });
+    }
+}
