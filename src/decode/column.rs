@@ -41,13 +41,6 @@ impl Nulls {
         self.0.append(false);
     }
 
-    fn truncate(&mut self, length: usize) {
-        // It would grow otherwise.
-        if self.0.len() > length {
-            self.0.truncate(length);
-        }
-    }
-
     /// The nulls among `length` values.
     fn finish(&mut self, length: usize) -> Option<NullBuffer> {
         if self.0.is_empty() {
@@ -160,7 +153,8 @@ impl Column {
     /// Forgets all but the first `length` values, also where nulls and values differ in length.
     pub(super) fn truncate(&mut self, length: usize) {
         if let Some(nulls) = &mut self.nulls {
-            nulls.truncate(length);
+            // Does nothing where fewer were noted.
+            nulls.0.truncate(length);
         }
         self.values.truncate(length);
     }

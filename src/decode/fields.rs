@@ -1,9 +1,9 @@
 //! The key of an object -> the field of a struct: first the one that followed in an earlier
-//! record, then the one after it, then a hash table.
+//! record, then the one that four bytes of the key tell, then a hash table.
 
 use super::error::RecordError;
 use super::scan::{Scanner, Step};
-use super::simd::{BLOCK, equal_prefix, plain_prefix};
+use super::simd::{BLOCK, equal_prefix};
 
 /// The fields of a struct, found by their names.
 #[derive(Debug)]
@@ -131,8 +131,8 @@ impl<T> ByName<T> {
         Place { after: usize::MAX, expected: self.first }
     }
 
-    /// Reads a key and the colon after it: the field of that name, if there is one, the place after
-    /// it, and where the value begins.
+    /// Reads a key and the colon after it: the field of that name, if there is one, the place in
+    /// the object after that, and where the value begins.
     #[inline(always)]
     pub(super) fn read_key(
         &mut self,
@@ -169,27 +169,17 @@ impl<T> ByName<T> {
         if let Some(at) = self.name(guess).and_then(|name| name.read(s, at)) {
             return Ok((Some(guess), at));
         }
-        let head = s.window(at + 1);
-        let length = plain_prefix(head);
-        let end = at + 1 + length;
-        if s.byte(at) == b'"' && length < BLOCK && s.window(end) == b"\":" {
-            let same = |name: &Name| name.read(s, at).is_some();
-            return Ok((self.find(hash_head(head, length), same), end + 2));
-        }
         let (key, at) = s.key(at)?;
-        let key = key.text();
-        let same = |name: &Name| name.text.as_bytes() == &*key;
-        Ok((self.find(hash(&key), same), at))
+        Ok((self.find(&key.text()), at))
     }
 
-    /// The field with this hash that is the same.
-    #[inline(always)]
-    fn find(&self, hash: usize, same: impl Fn(&Name) -> bool) -> Option<usize> {
+    /// The field of exactly this name.
+    fn find(&self, key: &[u8]) -> Option<usize> {
         let mask = self.slots.len() - 1;
-        let mut at = hash & mask;
+        let mut at = hash(key) & mask;
         loop {
             let field = (*self.slots.get(at)?).checked_sub(1)? as usize;
-            if same(self.name(field)?) {
+            if self.name(field)?.text.as_bytes() == key {
                 return Some(field);
             }
             at = (at + 1) & mask;
@@ -203,19 +193,19 @@ impl<T> ByName<T> {
     }
 }
 
-/// A guess of the field from four bytes of the key at a place where most names differ, without
-/// looking for the key's end first: half the way of the hash.
+/// Tells a field from four bytes of its key, at a place where the names differ: a shorter way than
+/// to find the end of the key and then its hash.
 #[derive(Debug)]
 struct Shortcut {
     /// From the opening quote on.
     offset: usize,
     multiplier: u32,
-    /// Field index, or `u16::MAX`; a power of two.
+    /// Field index, or `u16::MAX`; a power of two long.
     slots: Vec<u16>,
 }
 
 impl Shortcut {
-    /// The best of some random ones.
+    /// The best of some random ones: the one that tells most fields apart.
     fn new<T>(fields: &[Named<T>]) -> Self {
         let names = || fields.iter().map(|field| &field.name);
         let lengths = names().map(|name| name.length.min(BLOCK)).filter(|length| *length >= 4);
@@ -250,11 +240,10 @@ impl Shortcut {
     #[inline(always)]
     fn slot(&self, bytes: &[u8; 4]) -> usize {
         let product = u32::from_le_bytes(*bytes).wrapping_mul(self.multiplier);
-        // The high bits of a product are its best ones.
         (product >> 16) as usize & (self.slots.len() - 1)
     }
 
-    /// The only field that can have the key at `at`, if it has one of those found this way.
+    /// The field of the key at `at`, or another one, or none.
     #[inline(always)]
     fn guess(&self, s: &Scanner<'_>, at: usize) -> usize {
         let slot = self.slot(s.window(at + self.offset));
@@ -262,64 +251,16 @@ impl Shortcut {
     }
 }
 
-/// Names come from the table's schema and keys are only looked up, so nobody can fill the table
-/// with collisions.
+/// Eight bytes at a time. Names come from the table's schema and keys are only looked up, so
+/// nobody can fill the table with collisions.
 fn hash(key: &[u8]) -> usize {
-    let mut head = [0; BLOCK];
-    head.iter_mut().zip(key).for_each(|(byte, key)| *byte = *key);
-    if key.len() < BLOCK {
-        return hash_head(&head, key.len());
-    }
-    let rest = key.get(BLOCK..).unwrap_or(&[]);
-    rest.chunks(BLOCK).fold(hash_head(&head, BLOCK), |sum, chunk| {
-        let mut block = [0; BLOCK];
-        block.iter_mut().zip(chunk).for_each(|(byte, chunk)| *byte = *chunk);
-        sum.rotate_left(5) ^ hash_head(&block, chunk.len())
-    })
-}
-
-/// Of the first `length` bytes, 32 at most.
-#[inline(always)]
-fn hash_head(head: &[u8; BLOCK], length: usize) -> usize {
-    /// Digits of pi, odd.
-    const SECRETS: [u64; 4] = [
-        0x243F_6A88_85A3_08D3,
-        0x1319_8A2E_0370_7345,
-        0xA409_3822_299F_31D1,
-        0x082E_FA98_EC4E_6C89,
-    ];
-    /// From a place that is `length` before the zeros on: ones for the bytes that count.
-    const MASKS: [u8; 2 * BLOCK] = {
-        let mut masks = [0; 2 * BLOCK];
-        let mut at = 0;
-        while at < BLOCK {
-            masks[at] = 0xFF;
-            at += 1;
-        }
-        masks
-    };
-    let masks: &[u8; BLOCK] = MASKS
-        .get(BLOCK.saturating_sub(length)..)
-        .and_then(<[u8]>::first_chunk)
-        .unwrap_or(&[0; BLOCK]);
-    let (words, _) = head.as_chunks::<8>();
-    let (masks, _) = masks.as_chunks::<8>();
-    let ([a, b, c, d], [a_mask, b_mask, c_mask, d_mask]) = (words, masks) else { return 0 };
-    let word = |word: &[u8; 8], mask: &[u8; 8], secret: u64| {
-        (u64::from_le_bytes(*word) & u64::from_le_bytes(*mask)) ^ secret
-    };
-    let [p, q, r, s] = SECRETS;
-    let sum = fold(word(a, a_mask, p), word(b, b_mask, q) ^ length as u64)
-        ^ fold(word(c, c_mask, r), word(d, d_mask, s));
-    // 32 bits are more than any table has.
-    (sum ^ (sum >> 32)) as usize & 0xFFFF_FFFF
-}
-
-/// The two halves of a product.
-#[inline(always)]
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    (product >> 64) as u64 ^ product as u64
+    const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mix = |hash: u64, word: u64| (hash.rotate_left(23) ^ word).wrapping_mul(MULTIPLIER);
+    let (words, tail) = key.as_chunks::<8>();
+    let sum = words.iter().fold(key.len() as u64, |sum, word| mix(sum, u64::from_le_bytes(*word)));
+    let last = tail.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte));
+    // The high bits of a product are its best ones.
+    (mix(sum, last) >> 32) as usize
 }
 
 #[cfg(test)]

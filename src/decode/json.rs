@@ -1,7 +1,5 @@
 //! One JSON payload -> one row.
 
-use std::ops::Range;
-
 use arrow::array::ArrayRef;
 use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
@@ -10,7 +8,6 @@ use super::column::StructColumn;
 use super::error::{Reason, RecordError, UnsupportedSchema};
 use super::read::read_struct;
 use super::scan::{Padded, Scanner, Step};
-use super::simd::non_ascii;
 
 /// Bytes that the offsets of Arrow's strings, lists and fixed-size values can address.
 const ADDRESSABLE: usize = i32::MAX as usize;
@@ -116,9 +113,9 @@ impl JsonDecoder {
 
 /// Reads the payload, which `s` is at the beginning of.
 fn read(payload: &[u8], s: &mut Scanner<'_>, record: &mut StructColumn) -> Step<()> {
-    let unusual = non_ascii(payload);
-    if !unusual.is_empty() {
-        check_utf8(payload, unusual)?;
+    // Most payloads are ASCII, which is found out faster.
+    if !payload.is_ascii() {
+        check_utf8(payload)?;
     }
     let start = s.space(0);
     let is_object = s.byte(start) == b'{';
@@ -134,11 +131,9 @@ fn read(payload: &[u8], s: &mut Scanner<'_>, record: &mut StructColumn) -> Step<
     Ok(())
 }
 
-/// Checks the part of the payload that is not ASCII.
-fn check_utf8(payload: &[u8], part: Range<usize>) -> Step<()> {
-    let start = part.start;
-    if let Err(error) = std::str::from_utf8(payload.get(part).unwrap_or(payload)) {
-        let at = start + error.valid_up_to();
+fn check_utf8(payload: &[u8]) -> Step<()> {
+    if let Err(error) = std::str::from_utf8(payload) {
+        let at = error.valid_up_to();
         let what = format!("UTF-8 at byte {at}");
         let found = payload.get(at..).unwrap_or(&[]);
         return Err(RecordError::expected(Reason::NotUtf8, what, found));

@@ -3,8 +3,6 @@
 //! beside the other.
 #![allow(unsafe_code, reason = "vector instructions are called through functions that need them")]
 
-use std::ops::Range;
-
 /// Bytes that are looked at together.
 pub(super) const BLOCK: usize = 32;
 
@@ -145,24 +143,6 @@ impl Digits {
     }
 }
 
-/// The part of `text` outside of which all is ASCII, cut between characters: at blocks. Empty if
-/// there is none.
-#[inline]
-pub(super) fn non_ascii(text: &[u8]) -> Range<usize> {
-    let (words, tail) = text.as_chunks::<8>();
-    // Without a way out, so that the compiler makes vector instructions of it.
-    let all = words.iter().fold(0, |all, word| all | u64::from_le_bytes(*word));
-    if all & 0x8080_8080_8080_8080 == 0 && tail.is_ascii() { 0..0 } else { find_non_ascii(text) }
-}
-
-#[cold]
-fn find_non_ascii(text: &[u8]) -> Range<usize> {
-    let has_any = |block: &[u8]| !block.is_ascii();
-    let first = text.chunks(BLOCK).position(has_any).unwrap_or(0);
-    let last = text.chunks(BLOCK).rposition(has_any).map_or(0, |last| last + 1);
-    first * BLOCK..text.len().min(last * BLOCK)
-}
-
 #[cfg(test)]
 mod tests {
     use fastrand::Rng;
@@ -229,26 +209,6 @@ mod tests {
                     }
                     assert_eq!(Digits::of(&text), Digits { count, value }, "{text:?}");
                 }
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_not_ascii_is_enclosed_and_no_character_is_cut() {
-        let rng = &mut Rng::with_seed(3);
-        for length in 0..200 {
-            assert_eq!(non_ascii(&vec![b'a'; length]), 0..0);
-            for _ in 0..20 {
-                let text: Vec<char> = (0..length)
-                    .map(|_| *rng.choice(&['a', 'b', 'c', 'd', 'e', 'f', 'é', '€', '😀']).unwrap())
-                    .collect();
-                let from = rng.usize(..=length);
-                let ascii = |_| 'x';
-                let (before, after) = (text[..from].iter().map(ascii), text[from..].iter());
-                let text: String = before.chain(after.copied()).collect();
-                let range = non_ascii(text.as_bytes());
-                assert!(text.is_char_boundary(range.start) && text.is_char_boundary(range.end));
-                assert!(text[..range.start].is_ascii() && text[range.end..].is_ascii(), "{text}");
             }
         }
     }
