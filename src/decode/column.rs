@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, ArrowPrimitiveType, BooleanArray, BooleanBufferBuilder, FixedSizeBinaryArray,
-    LargeBinaryArray, ListArray, MapArray, NullBufferBuilder, PrimitiveArray, StringArray,
-    StructArray,
+    LargeBinaryArray, ListArray, MapArray, PrimitiveArray, StringArray, StructArray,
 };
-use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Field, FieldRef, Fields, Float32Type, Float64Type,
     Int32Type, Int64Type, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType,
@@ -17,46 +16,72 @@ use arrow::datatypes::{
 };
 use arrow::error::ArrowError;
 
-use super::datetime::Unit;
+use super::datetime::{TimestampForm, Unit};
 use super::error::{Reason, RecordError, UnsupportedSchema};
-use super::fields::FieldNames;
+use super::fields::ByName;
+use super::number::DecimalForm;
 use super::scan::{MAX_DEPTH, Step};
 
 /// One column, at the top or nested.
 #[derive(Debug)]
 pub(super) struct Column {
     pub values: Values,
-    /// Which values are not null; none for a required column.
-    nulls: Option<NullBufferBuilder>,
+    /// None for a required column.
+    nulls: Option<Nulls>,
 }
 
-/// The values of a column, by its type.
+/// Which values are not null, as far as the last null: a value that is not null costs nothing.
 #[derive(Debug)]
+struct Nulls(BooleanBufferBuilder);
+
+impl Nulls {
+    /// Notes that the value at `at`, after all that were noted, is null.
+    fn push(&mut self, at: usize) {
+        self.0.append_n(at.saturating_sub(self.0.len()), true);
+        self.0.append(false);
+    }
+
+    /// The nulls among `length` values.
+    fn finish(&mut self, length: usize) -> Option<NullBuffer> {
+        if self.0.is_empty() {
+            return None;
+        }
+        self.0.append_n(length.saturating_sub(self.0.len()), true);
+        Some(NullBuffer::new(self.0.finish())).filter(|nulls| nulls.null_count() > 0)
+    }
+}
+
+/// The values of a column, by its type. With a tag of its own: one that is kept in the spare values
+/// of a field takes longer to tell, once for each value of each record.
+#[derive(Debug)]
+#[repr(u8)]
 pub(super) enum Values {
-    Boolean(BooleanBufferBuilder),
+    Boolean(Vec<bool>),
     Int(Vec<i32>),
     Long(Vec<i64>),
     Float(Vec<f32>),
     Double(Vec<f64>),
-    Decimal { unscaled: Vec<i128>, precision: u8, scale: i8 },
+    Decimal { unscaled: Vec<i128>, form: DecimalForm },
     Date(Vec<i32>),
     Time(Vec<i64>),
-    Timestamp { instants: Vec<i64>, unit: Unit, zone: Option<Arc<str>> },
+    Timestamp { instants: Vec<i64>, form: TimestampForm, zone: Option<Arc<str>> },
     Text { offsets: Vec<i32>, bytes: Vec<u8> },
     Binary { offsets: Vec<i64>, bytes: Vec<u8> },
     Fixed { width: usize, bytes: Vec<u8> },
-    Struct(StructColumn),
+    // Boxed: a hundred columns should fit a processor's first cache.
+    Struct(Box<StructColumn>),
     List(ListColumn),
-    Map(MapColumn),
+    Map(Box<MapColumn>),
 }
 
 /// The fields of a struct, or of the record itself.
 #[derive(Debug)]
 pub(super) struct StructColumn {
-    pub names: FieldNames,
-    pub fields: Vec<StructField>,
+    pub fields: ByName<StructField>,
     /// The number of the object being read, to tell which of its fields were met.
     pub object: u64,
+    /// Structs appended.
+    pub length: usize,
     arrow: Fields,
 }
 
@@ -99,16 +124,8 @@ impl Column {
         let path =
             if path.is_empty() { field.name().clone() } else { format!("{path}.{}", field.name()) };
         let values = Values::plan(field.data_type(), &path, depth)?;
-        let nulls = field.is_nullable().then(|| NullBufferBuilder::new(0));
+        let nulls = field.is_nullable().then(|| Nulls(BooleanBufferBuilder::new(0)));
         Ok(Self { values, nulls })
-    }
-
-    /// Notes that a value was appended to `values`.
-    #[inline]
-    pub(super) fn append_valid(&mut self) {
-        if let Some(nulls) = &mut self.nulls {
-            nulls.append_non_null();
-        }
     }
 
     /// Appends a null.
@@ -120,7 +137,7 @@ impl Column {
             let detail = format!("required, but {found}");
             return Err(RecordError::boxed(Reason::MissingField, detail));
         };
-        nulls.append_null();
+        nulls.push(self.values.len());
         self.values.append_filler();
         Ok(())
     }
@@ -128,7 +145,7 @@ impl Column {
     /// Appends what stands under the null of a struct around this column.
     fn append_masked(&mut self) {
         if let Some(nulls) = &mut self.nulls {
-            nulls.append_null();
+            nulls.push(self.values.len());
         }
         self.values.append_filler();
     }
@@ -136,13 +153,14 @@ impl Column {
     /// Forgets all but the first `length` values, also where nulls and values differ in length.
     pub(super) fn truncate(&mut self, length: usize) {
         if let Some(nulls) = &mut self.nulls {
-            nulls.truncate(length);
+            // Does nothing where fewer were noted.
+            nulls.0.truncate(length);
         }
         self.values.truncate(length);
     }
 
     fn finish(&mut self, length: usize) -> Result<ArrayRef, ArrowError> {
-        let nulls = self.nulls.as_mut().and_then(NullBufferBuilder::finish);
+        let nulls = self.nulls.as_mut().and_then(|nulls| nulls.finish(length));
         self.values.finish(length, nulls)
     }
 
@@ -172,13 +190,13 @@ impl Values {
             return Err(unsupported("nested deeper than a record can be"));
         }
         Ok(match data_type {
-            DataType::Boolean => Self::Boolean(BooleanBufferBuilder::new(0)),
+            DataType::Boolean => Self::Boolean(Vec::new()),
             DataType::Int32 => Self::Int(Vec::new()),
             DataType::Int64 => Self::Long(Vec::new()),
             DataType::Float32 => Self::Float(Vec::new()),
             DataType::Float64 => Self::Double(Vec::new()),
             DataType::Decimal128(precision @ 1..=38, scale @ 0..) => {
-                Self::Decimal { unscaled: Vec::new(), precision: *precision, scale: *scale }
+                Self::Decimal { unscaled: Vec::new(), form: DecimalForm::new(*precision, *scale) }
             }
             DataType::Date32 => Self::Date(Vec::new()),
             DataType::Time64(TimeUnit::Microsecond) => Self::Time(Vec::new()),
@@ -191,7 +209,8 @@ impl Values {
                 if zone.as_deref().is_some_and(|zone| zone != "+00:00" && zone != "UTC") {
                     return Err(unsupported("timestamps with a zone are in UTC"));
                 }
-                Self::Timestamp { instants: Vec::new(), unit, zone: zone.clone() }
+                let form = TimestampForm::new(unit, zone.is_some());
+                Self::Timestamp { instants: Vec::new(), form, zone: zone.clone() }
             }
             DataType::Utf8 => Self::Text { offsets: vec![0], bytes: Vec::new() },
             DataType::LargeBinary => Self::Binary { offsets: vec![0], bytes: Vec::new() },
@@ -200,7 +219,7 @@ impl Values {
                 _ => return Err(unsupported("a fixed has at least one byte")),
             },
             DataType::Struct(fields) if !fields.is_empty() => {
-                Self::Struct(StructColumn::plan(fields, path, depth + 1)?)
+                Self::Struct(Box::new(StructColumn::plan(fields, path, depth + 1)?))
             }
             DataType::List(field) => {
                 let items = Box::new(Column::plan(field, path, depth + 1)?);
@@ -208,18 +227,37 @@ impl Values {
                 Self::List(ListColumn { offsets: vec![0], items, item_width, arrow: field.clone() })
             }
             DataType::Map(field, false) => {
-                Self::Map(MapColumn::plan(field, path, depth + 1).ok_or_else(|| {
+                let map = MapColumn::plan(field, path, depth + 1).ok_or_else(|| {
                     unsupported("a map has entries of a required primitive key and a value")
-                })??)
+                });
+                Self::Map(Box::new(map??))
             }
             _ => return Err(unsupported("no type of an Iceberg column")),
         })
     }
 
+    fn len(&self) -> usize {
+        match self {
+            Self::Boolean(values) => values.len(),
+            Self::Int(values) | Self::Date(values) => values.len(),
+            Self::Long(values) | Self::Time(values) => values.len(),
+            Self::Timestamp { instants, .. } => instants.len(),
+            Self::Float(values) => values.len(),
+            Self::Double(values) => values.len(),
+            Self::Decimal { unscaled, .. } => unscaled.len(),
+            Self::Text { offsets, .. } => offsets.len() - 1,
+            Self::Binary { offsets, .. } => offsets.len() - 1,
+            Self::Fixed { width, bytes } => bytes.len() / width,
+            Self::Struct(fields) => fields.length,
+            Self::List(list) => list.offsets.len() - 1,
+            Self::Map(map) => map.offsets.len() - 1,
+        }
+    }
+
     /// Appends the value that stands under a null.
     fn append_filler(&mut self) {
         match self {
-            Self::Boolean(bits) => bits.append(false),
+            Self::Boolean(values) => values.push(false),
             Self::Int(values) | Self::Date(values) => values.push(0),
             Self::Long(values) | Self::Time(values) => values.push(0),
             Self::Timestamp { instants, .. } => instants.push(0),
@@ -230,6 +268,7 @@ impl Values {
             Self::Binary { offsets, .. } => repeat_last(offsets),
             Self::Fixed { width, bytes } => bytes.resize(bytes.len() + *width, 0),
             Self::Struct(fields) => {
+                fields.length += 1;
                 fields.fields.iter_mut().for_each(|field| field.column.append_masked());
             }
             Self::List(list) => repeat_last(&mut list.offsets),
@@ -239,7 +278,7 @@ impl Values {
 
     fn truncate(&mut self, length: usize) {
         match self {
-            Self::Boolean(bits) => bits.truncate(length),
+            Self::Boolean(values) => values.truncate(length),
             Self::Int(values) | Self::Date(values) => values.truncate(length),
             Self::Long(values) | Self::Time(values) => values.truncate(length),
             Self::Timestamp { instants, .. } => instants.truncate(length),
@@ -257,25 +296,32 @@ impl Values {
 
     fn finish(&mut self, length: usize, nulls: Option<NullBuffer>) -> Result<ArrayRef, ArrowError> {
         Ok(match self {
-            Self::Boolean(bits) => Arc::new(BooleanArray::new(bits.finish(), nulls)),
+            Self::Boolean(values) => {
+                let bit = |at| values.get(at).is_some_and(|value| *value);
+                let bits = BooleanBuffer::collect_bool(values.len(), bit);
+                values.clear();
+                Arc::new(BooleanArray::new(bits, nulls))
+            }
             Self::Int(values) => Arc::new(primitive::<Int32Type>(values, nulls)?),
             Self::Long(values) => Arc::new(primitive::<Int64Type>(values, nulls)?),
             Self::Float(values) => Arc::new(primitive::<Float32Type>(values, nulls)?),
             Self::Double(values) => Arc::new(primitive::<Float64Type>(values, nulls)?),
-            Self::Decimal { unscaled, precision, scale } => Arc::new(
+            Self::Decimal { unscaled, form } => Arc::new(
                 primitive::<Decimal128Type>(unscaled, nulls)?
-                    .with_precision_and_scale(*precision, *scale)?,
+                    .with_precision_and_scale(form.precision, form.scale)?,
             ),
             Self::Date(days) => Arc::new(primitive::<Date32Type>(days, nulls)?),
             Self::Time(times) => Arc::new(primitive::<Time64MicrosecondType>(times, nulls)?),
-            Self::Timestamp { instants, unit: Unit::Microsecond, zone } => Arc::new(
-                primitive::<TimestampMicrosecondType>(instants, nulls)?
-                    .with_timezone_opt(zone.clone()),
-            ),
-            Self::Timestamp { instants, unit: Unit::Nanosecond, zone } => Arc::new(
-                primitive::<TimestampNanosecondType>(instants, nulls)?
-                    .with_timezone_opt(zone.clone()),
-            ),
+            Self::Timestamp { instants, form, zone } => match form.unit {
+                Unit::Microsecond => Arc::new(
+                    primitive::<TimestampMicrosecondType>(instants, nulls)?
+                        .with_timezone_opt(zone.clone()),
+                ),
+                Unit::Nanosecond => Arc::new(
+                    primitive::<TimestampNanosecondType>(instants, nulls)?
+                        .with_timezone_opt(zone.clone()),
+                ),
+            },
             Self::Text { offsets, bytes } => Arc::new(StringArray::try_new(
                 take_offsets(offsets),
                 Buffer::from_vec(take(bytes)),
@@ -310,7 +356,7 @@ impl Values {
     pub(super) fn key(&self, at: usize) -> Option<Key<'_>> {
         let number = |value: Option<i128>| value.map(Key::Number);
         match self {
-            Self::Boolean(bits) => number((at < bits.len()).then(|| bits.get_bit(at).into())),
+            Self::Boolean(values) => number(values.get(at).map(|v| (*v).into())),
             Self::Int(values) | Self::Date(values) => number(values.get(at).map(|v| (*v).into())),
             Self::Long(values) | Self::Time(values) => number(values.get(at).map(|v| (*v).into())),
             Self::Timestamp { instants, .. } => number(instants.get(at).map(|v| (*v).into())),
@@ -334,10 +380,11 @@ impl StructColumn {
     pub(super) fn plan(fields: &Fields, path: &str, depth: u32) -> Result<Self, UnsupportedSchema> {
         let columns: Result<Vec<_>, _> =
             fields.iter().map(|field| Column::plan(field, path, depth)).collect();
+        let columns = columns?.into_iter().map(|column| StructField { column, met_in: 0 });
         Ok(Self {
-            names: FieldNames::new(fields.iter().map(|field| field.name().as_str())),
-            fields: columns?.into_iter().map(|column| StructField { column, met_in: 0 }).collect(),
+            fields: ByName::new(fields.iter().map(|field| field.name().as_str()).zip(columns)),
             object: 0,
+            length: 0,
             arrow: fields.clone(),
         })
     }
@@ -348,11 +395,13 @@ impl StructColumn {
     }
 
     pub(super) fn truncate(&mut self, length: usize) {
+        self.length = length;
         self.fields.iter_mut().for_each(|field| field.column.truncate(length));
     }
 
     /// The fields as arrays of `length` values.
     pub(super) fn finish(&mut self, length: usize) -> Result<Vec<ArrayRef>, ArrowError> {
+        self.length = 0;
         self.fields.iter_mut().map(|field| field.column.finish(length)).collect()
     }
 
@@ -388,9 +437,10 @@ fn primitive<T: ArrowPrimitiveType>(
     PrimitiveArray::try_new(ScalarBuffer::from(take(values)), nulls)
 }
 
-/// Leaves room for as much as was there: the next batch is often as long.
+/// Leaves room for as much as was there and a bit: the next batch is often about as long, and its
+/// last rows should not double the memory.
 fn take<T>(values: &mut Vec<T>) -> Vec<T> {
-    let next = Vec::with_capacity(values.len());
+    let next = Vec::with_capacity(values.len() + values.len() / 16);
     std::mem::replace(values, next)
 }
 

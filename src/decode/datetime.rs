@@ -3,12 +3,17 @@
 //! `Inexact` for digits finer than the unit.
 
 use super::error::Reason;
+use super::simd::{BLOCK, Digits};
 
 const SECONDS_OF_DAY: i64 = 86_400;
 /// 0001-01-01 as days since 1970-01-01.
 const FIRST_DAY: i64 = -719_162;
 /// 9999-12-31 as days since 1970-01-01.
 const LAST_DAY: i64 = 2_932_896;
+
+/// Ten to the number of digits that a fraction lacks.
+const FRACTION_POWERS: [i64; 10] =
+    [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000];
 
 /// The unit that a column counts in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +23,7 @@ pub(super) enum Unit {
 }
 
 impl Unit {
-    fn digits(self) -> u32 {
+    fn digits(self) -> usize {
         match self {
             Self::Microsecond => 6,
             Self::Nanosecond => 9,
@@ -26,7 +31,10 @@ impl Unit {
     }
 
     pub(super) fn per_second(self) -> i64 {
-        10i64.pow(self.digits())
+        match self {
+            Self::Microsecond => 1_000_000,
+            Self::Nanosecond => 1_000_000_000,
+        }
     }
 }
 
@@ -122,7 +130,7 @@ impl Text<'_> {
         if count == 0 {
             return Err(Reason::BadText);
         }
-        Ok(value * 10i64.pow(unit.digits() - count))
+        Ok(value * FRACTION_POWERS.get(unit.digits() - count).copied().unwrap_or(1))
     }
 
     /// `Z`, `+HH:MM` or `+HHMM`, as seconds east of UTC.
@@ -180,18 +188,93 @@ pub(super) fn time(text: &[u8]) -> Result<i64, Reason> {
     Ok(time)
 }
 
-/// ISO 8601 date and time -> `unit`s since 1970-01-01T00:00. With a zone exactly if `zoned`.
-#[inline]
-pub(super) fn timestamp(text: &[u8], unit: Unit, zoned: bool) -> Result<i64, Reason> {
-    let mut text = Text(text);
-    let days = text.days()?;
-    text.expect(b"Tt ")?;
-    let time = text.time(unit)?;
-    let offset = if zoned { text.offset()? } else { 0 };
-    text.end()?;
-    let seconds = days * SECONDS_OF_DAY - offset;
-    let (time_seconds, fraction) = (time / unit.per_second(), time % unit.per_second());
-    instant(seconds + time_seconds, fraction, unit)
+/// What a timestamp column takes, and the last day that it took: the next is mostly the same.
+#[derive(Debug)]
+pub(super) struct TimestampForm {
+    pub unit: Unit,
+    /// Has the text a zone? It must have one exactly if the column has.
+    pub zoned: bool,
+    /// `YYYY-MM-DD`.
+    day: [u8; 10],
+    /// The same as days since 1970-01-01.
+    days: i64,
+}
+
+impl TimestampForm {
+    pub(super) fn new(unit: Unit, zoned: bool) -> Self {
+        Self { unit, zoned, day: *b"1970-01-01", days: 0 }
+    }
+
+    /// ISO 8601 date and time -> units since 1970-01-01T00:00.
+    pub(super) fn parse(&self, text: &[u8]) -> Result<i64, Reason> {
+        let (mut text, unit) = (Text(text), self.unit);
+        let days = text.days()?;
+        text.expect(b"Tt ")?;
+        let time = text.time(unit)?;
+        let offset = if self.zoned { text.offset()? } else { 0 };
+        text.end()?;
+        let seconds = days * SECONDS_OF_DAY - offset;
+        let (time_seconds, fraction) = (time / unit.per_second(), time % unit.per_second());
+        instant(seconds + time_seconds, fraction, unit)
+    }
+
+    /// The instant that begins `text`, and the bytes it takes with the quote after it, if it has
+    /// the common form: seconds, at most 7 digits after the point, in UTC as `Z` if zoned. Others
+    /// may still be instants.
+    #[inline(always)]
+    pub(super) fn parse_common(&mut self, text: &[u8; BLOCK]) -> Option<(i64, usize)> {
+        let (day, rest) = text.split_first_chunk::<10>()?;
+        let (separator, rest) = rest.split_first()?;
+        let (clock, rest) = rest.split_first_chunk::<8>()?;
+        let (point, rest) = rest.split_first()?;
+        let seconds = clock_seconds(clock)?;
+        if !matches!(separator, b'T' | b't' | b' ') {
+            return None;
+        }
+        let (mut fraction, mut end) = (0, 19);
+        if *point == b'.' {
+            let digits = Digits::of(rest.first_chunk()?);
+            let missing = FRACTION_POWERS.get(self.unit.digits().checked_sub(digits.count)?)?;
+            if !(1..8).contains(&digits.count) {
+                return None;
+            }
+            fraction = digits.value.cast_signed() * missing;
+            end += 1 + digits.count;
+        }
+        if self.zoned {
+            if *text.get(end)? | 0x20 != b'z' {
+                return None;
+            }
+            end += 1;
+        }
+        if *text.get(end)? != b'"' {
+            return None;
+        }
+        if *day != self.day {
+            self.days = date(day).ok()?.into();
+            self.day = *day;
+        }
+        let seconds = self.days * SECONDS_OF_DAY + seconds;
+        // Without an offset no instant leaves the calendar.
+        let value = seconds.checked_mul(self.unit.per_second())?.checked_add(fraction)?;
+        Some((value, end + 1))
+    }
+}
+
+/// `HH:MM:SS` -> seconds.
+#[inline(always)]
+fn clock_seconds(clock: &[u8; 8]) -> Option<i64> {
+    let pattern = u64::from_le_bytes(*b"00:00:00");
+    let digits = u64::from_le_bytes(*clock) ^ pattern;
+    // Sets the high bit of each digit above 9 and of each colon that is none. A byte is carried
+    // over only by one that has its high bit set.
+    let above = digits.wrapping_add(u64::from_le_bytes(*b"\x76\x76\x7F\x76\x76\x7F\x76\x76"));
+    if (digits | above) & 0x8080_8080_8080_8080 != 0 {
+        return None;
+    }
+    let [hour, _, _, minute, _, _, second, _] = (digits * 10 + (digits >> 8)).to_le_bytes();
+    let valid = hour < 24 && minute < 60 && second < 60;
+    valid.then_some((i64::from(hour) * 60 + i64::from(minute)) * 60 + i64::from(second))
 }
 
 /// Milliseconds since 1970-01-01T00:00 UTC -> `unit`s, if they fall into the calendar.
@@ -214,6 +297,21 @@ fn instant(seconds: i64, fraction: i64, unit: Unit) -> Result<i64, Reason> {
 mod tests {
     use super::*;
     use chrono::{Datelike, NaiveDate};
+
+    /// By the common form as well, if the text has it: the same, or nothing.
+    fn timestamp(text: &str, unit: Unit, zoned: bool) -> Result<i64, Reason> {
+        let mut form = TimestampForm::new(unit, zoned);
+        let parsed = form.parse(text.as_bytes());
+        let mut block = [0; BLOCK];
+        block.iter_mut().zip(format!("{text}\"").bytes()).for_each(|(byte, text)| *byte = text);
+        // The second time, the day is known.
+        for _ in 0..2 {
+            if let Some((instant, length)) = form.parse_common(&block) {
+                assert_eq!((Ok(instant), length), (parsed, text.len() + 1), "{text}");
+            }
+        }
+        parsed
+    }
 
     #[test]
     fn every_day_of_the_calendar_agrees_with_chrono() {
@@ -273,7 +371,7 @@ mod tests {
 
     #[test]
     fn a_zone_is_required_where_the_column_has_one_and_refused_where_not() {
-        let micros = |text: &str, zoned| timestamp(text.as_bytes(), Unit::Microsecond, zoned);
+        let micros = |text: &str, zoned| timestamp(text, Unit::Microsecond, zoned);
         let expected = Ok(1_704_103_200_123_456);
         assert_eq!(micros("2024-01-01T10:00:00.123456", false), expected);
         assert_eq!(micros("2024-01-01 10:00:00.123456", false), expected);
@@ -295,7 +393,7 @@ mod tests {
 
     #[test]
     fn nanoseconds_reach_from_1677_to_2262() {
-        let nanos = |text: &str| timestamp(text.as_bytes(), Unit::Nanosecond, false);
+        let nanos = |text: &str| timestamp(text, Unit::Nanosecond, false);
         assert_eq!(nanos("1970-01-01T00:00:00.000000001"), Ok(1));
         assert_eq!(nanos("2262-04-11T23:47:16.854775807"), Ok(i64::MAX));
         assert_eq!(nanos("2262-04-11T23:47:16.854775808"), Err(Reason::OutOfRange));

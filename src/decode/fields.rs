@@ -1,204 +1,354 @@
-//! The key of an object -> the field of a struct: first the one that followed in the last record,
-//! then a hash table.
+//! The key of an object -> the field of a struct: first the one that followed in an earlier
+//! record, then the one that four bytes of the key tell, then a hash table.
 
 use super::error::RecordError;
 use super::scan::{Scanner, Step};
+use super::simd::{BLOCK, equal_prefix};
 
-/// Bytes of a key that are compared as one integer.
-const HEAD: usize = 16;
-
-/// The names of a struct's fields.
+/// The fields of a struct, found by their names.
 #[derive(Debug)]
-pub(super) struct FieldNames {
-    names: Vec<Name>,
-    /// Open addressing, a power of two long, at most half full: field index + 1, or 0.
-    table: Vec<u32>,
-    /// The field that followed each field in the last record; the first one at the end.
-    successors: Vec<usize>,
+pub(super) struct ByName<T> {
+    fields: Vec<Named<T>>,
+    /// Open addressing, a power of two long, at most a quarter full: field index + 1, or 0.
+    slots: Vec<u32>,
+    shortcut: Shortcut,
+    /// The field that begins an object.
+    first: usize,
+}
+
+#[derive(Debug)]
+struct Named<T> {
+    name: Name,
+    value: T,
 }
 
 #[derive(Debug)]
 struct Name {
+    /// The first bytes of `"name":`, as compact JSON has it, and zeros after them.
+    head: [u8; BLOCK],
+    /// Bytes of all of `"name":`; 0 if the name needs escapes.
+    length: usize,
+    /// The field that comes after this one.
+    next: usize,
     text: Box<str>,
-    /// `"name":` as compact JSON has it; empty if the name needs escapes.
-    quoted: Box<[u8]>,
-    /// The first bytes of `quoted`, zero-padded, and the mask of those that count.
-    head: u128,
-    mask: u128,
 }
 
 impl Name {
-    fn new(text: &str) -> Self {
+    fn new(text: &str, next: usize) -> Self {
         let plain = text.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\');
-        let quoted = if plain { format!("\"{text}\":").into_bytes() } else { Vec::new() };
-        let mut head = [0; HEAD];
-        let mut mask = [0; HEAD];
-        for ((byte, mask), quoted) in head.iter_mut().zip(&mut mask).zip(&quoted) {
-            *byte = *quoted;
-            *mask = 0xFF;
-        }
-        Self {
-            text: text.into(),
-            quoted: quoted.into(),
-            head: u128::from_le_bytes(head),
-            mask: u128::from_le_bytes(mask),
-        }
+        let quoted = if plain { format!("\"{text}\":") } else { String::new() };
+        let mut head = [0; BLOCK];
+        head.iter_mut().zip(quoted.bytes()).for_each(|(byte, quoted)| *byte = quoted);
+        Self { head, length: quoted.len(), next, text: text.into() }
     }
 
-    /// Does `text` begin with this name, quoted, and a colon?
-    #[inline]
-    fn begins(&self, text: &[u8]) -> bool {
-        let Some(head) = text.first_chunk::<HEAD>() else {
-            return !self.quoted.is_empty() && text.starts_with(&self.quoted);
+    /// Where the value begins if this name is at `at`, quoted, and a colon.
+    #[inline(always)]
+    fn read(&self, s: &Scanner<'_>, at: usize) -> Option<usize> {
+        let equal = equal_prefix(s.window(at), &self.head);
+        let found = if (1..=BLOCK).contains(&self.length) {
+            equal >= self.length
+        } else {
+            equal == BLOCK && self.is_long_and_at(s, at)
         };
-        // The mask of a name that needs escapes is 0, its head 0: refused by the length.
-        (u128::from_le_bytes(*head) ^ self.head) & self.mask == 0
-            && match self.quoted.get(HEAD..) {
-                Some(tail) => text.get(HEAD..).is_some_and(|text| text.starts_with(tail)),
-                None => !self.quoted.is_empty(),
-            }
+        found.then_some(at + self.length)
+    }
+
+    #[inline(never)]
+    fn is_long_and_at(&self, s: &Scanner<'_>, at: usize) -> bool {
+        let rest = s.rest(at).strip_prefix(b"\"");
+        let rest = rest.and_then(|rest| rest.strip_prefix(self.text.as_bytes()));
+        self.length > BLOCK && rest.is_some_and(|rest| rest.starts_with(b"\":"))
     }
 }
 
-impl FieldNames {
-    pub(super) fn new<'a>(names: impl Iterator<Item = &'a str>) -> Self {
-        let names: Vec<Name> = names.map(Name::new).collect();
-        let mut table = vec![0u32; (names.len() * 2).next_power_of_two().max(2)];
-        let mask = table.len() - 1;
-        for (index, name) in (1u32..).zip(&names) {
-            let mut at = hash(name.text.as_bytes()) & mask;
-            while table.get(at).is_some_and(|entry| *entry != 0) {
+/// A place between two fields of an object that is being read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// The last field found; none at the start.
+    pub after: usize,
+    /// The field that is expected next.
+    expected: usize,
+}
+
+impl<T> ByName<T> {
+    /// Fields in their order.
+    pub(super) fn new<'a>(fields: impl Iterator<Item = (&'a str, T)>) -> Self {
+        let named = |((text, value), next)| Named { name: Name::new(text, next), value };
+        let fields: Vec<Named<T>> = fields.zip(1..).map(named).collect();
+        let mut slots = vec![0; (fields.len() * 4).next_power_of_two()];
+        let mask = slots.len() - 1;
+        for (index, field) in (1..).zip(&fields) {
+            let mut at = hash(field.name.text.as_bytes()) & mask;
+            while slots.get(at).is_some_and(|slot| *slot != 0) {
                 at = (at + 1) & mask;
             }
-            if let Some(entry) = table.get_mut(at) {
-                *entry = index;
+            if let Some(slot) = slots.get_mut(at) {
+                *slot = index;
             }
         }
-        let successors = (1..=names.len()).chain([0]).collect();
-        Self { names, table, successors }
+        let shortcut = Shortcut::new(&fields);
+        Self { fields, slots, shortcut, first: 0 }
     }
 
-    /// What is before the first field, for [`FieldNames::read_key`].
+    pub(super) fn len(&self) -> usize {
+        self.fields.len()
+    }
+
+    /// In their order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.fields.iter().map(|field| &field.value)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.fields.iter_mut().map(|field| &mut field.value)
+    }
+
+    /// Does something for each field, in their order, until a fault, which is then one of its.
+    pub(super) fn try_for_each(&mut self, mut each: impl FnMut(&mut T) -> Step<()>) -> Step<()> {
+        for field in &mut self.fields {
+            each(&mut field.value).map_err(|fault| fault.in_field(&field.name.text))?;
+        }
+        Ok(())
+    }
+
+    /// The fields, if there are two.
+    pub(super) fn pair(&mut self) -> Option<(&mut T, &mut T)> {
+        match self.fields.as_mut_slice() {
+            [first, second] => Some((&mut first.value, &mut second.value)),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn name(&self, field: usize) -> Option<&Name> {
+        self.fields.get(field).map(|field| &field.name)
+    }
+
+    /// The place before the first field.
     #[inline]
-    pub(super) fn start(&self) -> usize {
-        self.names.len()
+    pub(super) fn start(&self) -> Place {
+        Place { after: usize::MAX, expected: self.first }
     }
 
-    pub(super) fn name(&self, field: usize) -> &str {
-        self.names.get(field).map_or("", |name| &name.text)
-    }
-
-    /// Reads a key and the colon after it: the field of that name, or none. `previous` is the
-    /// last field found in this object, or [`FieldNames::start`].
-    #[inline]
-    pub(super) fn read_key(&mut self, s: &mut Scanner<'_>, previous: usize) -> Step<Option<usize>> {
-        if let Some(&guess) = self.successors.get(previous)
-            && let Some(name) = self.names.get(guess)
-            && name.begins(s.rest())
+    /// Reads a key and the colon after it: the field of that name, if there is one, the place in
+    /// the object after that, and where the value begins.
+    #[inline(always)]
+    pub(super) fn read_key(
+        &mut self,
+        s: &Scanner<'_>,
+        at: usize,
+        place: Place,
+    ) -> Step<(Option<&mut T>, Place, usize)> {
+        if let Some(name) = self.name(place.expected)
+            && let Some(at) = name.read(s, at)
         {
-            s.advance(name.quoted.len());
-            return Ok(Some(guess));
+            let place = Place { after: place.expected, expected: name.next };
+            return Ok((self.fields.get_mut(place.after).map(|field| &mut field.value), place, at));
         }
-        self.read_unexpected_key(s, previous)
+        let (found, at) = self.look_up(s, at)?;
+        let Some(found) = found else { return Ok((None, place, at)) };
+        let place = self.step_to(place, found);
+        Ok((self.fields.get_mut(found).map(|field| &mut field.value), place, at))
     }
 
-    fn read_unexpected_key(&mut self, s: &mut Scanner<'_>, previous: usize) -> Step<Option<usize>> {
-        let key = s.key()?;
-        let field = if key.escaped { self.find(&key.text()) } else { self.find(key.bytes) };
-        if let (Some(field), Some(successor)) = (field, self.successors.get_mut(previous)) {
-            *successor = field;
+    /// The place after the field `found`, which came where another was expected.
+    fn step_to(&mut self, from: Place, found: usize) -> Place {
+        // A field that is missing now and then is still the one to expect.
+        let missing = self.name(from.expected).is_some_and(|name| name.next == found);
+        if !missing {
+            let next = self.fields.get_mut(from.after).map(|field| &mut field.name.next);
+            *next.unwrap_or(&mut self.first) = found;
         }
-        Ok(field)
+        Place { after: found, expected: self.name(found).map_or(0, |name| name.next) }
+    }
+
+    #[inline(never)]
+    fn look_up(&self, s: &Scanner<'_>, at: usize) -> Step<(Option<usize>, usize)> {
+        let guess = self.shortcut.guess(s, at);
+        if let Some(at) = self.name(guess).and_then(|name| name.read(s, at)) {
+            return Ok((Some(guess), at));
+        }
+        let (key, at) = s.key(at)?;
+        Ok((self.find(&key.text()), at))
     }
 
     /// The field of exactly this name.
-    #[inline]
     fn find(&self, key: &[u8]) -> Option<usize> {
-        let mask = self.table.len() - 1;
+        let mask = self.slots.len() - 1;
         let mut at = hash(key) & mask;
         loop {
-            let field = (*self.table.get(at)?).checked_sub(1)? as usize;
-            if self.names.get(field)?.text.as_bytes() == key {
+            let field = (*self.slots.get(at)?).checked_sub(1)? as usize;
+            if self.name(field)?.text.as_bytes() == key {
                 return Some(field);
             }
             at = (at + 1) & mask;
         }
     }
 
-    /// A fault in the value of `field`, seen from the struct.
+    /// A fault in the value of a field, seen from the struct.
     #[cold]
     pub(super) fn fault(&self, field: usize, fault: Box<RecordError>) -> Box<RecordError> {
-        fault.in_field(self.name(field))
+        fault.in_field(self.name(field).map_or("", |name| &name.text))
+    }
+}
+
+/// Tells a field from four bytes of its key, at a place where the names differ: a shorter way than
+/// to find the end of the key and then its hash.
+#[derive(Debug)]
+struct Shortcut {
+    /// From the opening quote on.
+    offset: usize,
+    multiplier: u32,
+    /// Field index, or `u16::MAX`; a power of two long.
+    slots: Vec<u16>,
+}
+
+impl Shortcut {
+    /// The best of some random ones: the one that tells most fields apart.
+    fn new<T>(fields: &[Named<T>]) -> Self {
+        let names = || fields.iter().map(|field| &field.name);
+        let lengths = names().map(|name| name.length.min(BLOCK)).filter(|length| *length >= 4);
+        let shortest = lengths.min().unwrap_or(4);
+        let rng = &mut fastrand::Rng::with_seed(0);
+        let mut best = Self { offset: 0, multiplier: 1, slots: vec![u16::MAX; 2] };
+        let mut most = 0;
+        for attempt in 0..64 {
+            let slots = vec![u16::MAX; (fields.len() * 16).next_power_of_two().clamp(2, 1 << 16)];
+            let offset = attempt % (shortest - 3);
+            let mut shortcut = Self { offset, multiplier: rng.u32(..) | 1, slots };
+            let mut placed = 0;
+            for (field, name) in (0..u16::MAX).zip(names()) {
+                let bytes = name.head.get(offset..).and_then(<[u8]>::first_chunk);
+                let Some(bytes) = bytes.filter(|_| name.length >= 4) else { continue };
+                let slot = shortcut.slot(bytes);
+                if let Some(slot @ &mut u16::MAX) = shortcut.slots.get_mut(slot) {
+                    *slot = field;
+                    placed += 1;
+                }
+            }
+            if placed > most {
+                (best, most) = (shortcut, placed);
+            }
+            if most == fields.len() {
+                break;
+            }
+        }
+        best
+    }
+
+    #[inline(always)]
+    fn slot(&self, bytes: &[u8; 4]) -> usize {
+        let product = u32::from_le_bytes(*bytes).wrapping_mul(self.multiplier);
+        (product >> 16) as usize & (self.slots.len() - 1)
+    }
+
+    /// The field of the key at `at`, or another one, or none.
+    #[inline(always)]
+    fn guess(&self, s: &Scanner<'_>, at: usize) -> usize {
+        let slot = self.slot(s.window(at + self.offset));
+        self.slots.get(slot).map_or(usize::MAX, |field| usize::from(*field))
     }
 }
 
 /// Eight bytes at a time. Names come from the table's schema and keys are only looked up, so
 /// nobody can fill the table with collisions.
-#[inline]
 fn hash(key: &[u8]) -> usize {
     const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
     let mix = |hash: u64, word: u64| (hash.rotate_left(23) ^ word).wrapping_mul(MULTIPLIER);
-    let mut hash = key.len() as u64;
     let (words, tail) = key.as_chunks::<8>();
-    for word in words {
-        hash = mix(hash, u64::from_le_bytes(*word));
-    }
-    if let Some(last) = key.last_chunk::<8>() {
-        // Overlaps what was mixed before, which does no harm.
-        hash = mix(hash, u64::from_le_bytes(*last));
-    } else if let (Some(first), Some(last)) = (tail.first_chunk::<4>(), tail.last_chunk::<4>()) {
-        let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
-        hash = mix(hash, (u64::from(first) << 32) | u64::from(last));
-    } else {
-        hash = mix(hash, tail.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte)));
-    }
+    let sum = words.iter().fold(key.len() as u64, |sum, word| mix(sum, u64::from_le_bytes(*word)));
+    let last = tail.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte));
     // The high bits of a product are its best ones.
-    (hash >> 32) as usize
+    (mix(sum, last) >> 32) as usize
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::scan::Padded;
     use super::*;
 
-    fn read(names: &mut FieldNames, text: &str, previous: usize) -> Option<usize> {
-        let padded = [text, " \"some value\"               "];
-        for text in [text.to_owned(), padded.concat()] {
-            let mut s = Scanner::new(text.as_bytes());
-            let field = names.read_key(&mut s, previous).unwrap();
-            assert!(s.pos() <= text.len());
-            if text == padded.concat() {
-                return field;
-            }
-        }
-        None
+    const NAMES: [&str; 10] = [
+        "a",
+        "ab",
+        "a_name_of_more_than_thirty-two_bytes",
+        "",
+        "é",
+        "q\"x",
+        "twenty-nine_bytes_long_is_it.",
+        "a_name_of_more_than_thirty-two_bytez",
+        "twenty-nine_bytes_long_is_it..",
+        "twenty-nine_bytes_long_is_it...",
+    ];
+
+    fn padded(text: &str) -> Padded {
+        let mut padded = Padded::default();
+        padded.fill(text.as_bytes());
+        padded
+    }
+
+    /// Reads a key with the field that is guessed first, and then with another.
+    fn read(names: &mut ByName<usize>, text: &str, after: usize) -> (Option<usize>, usize) {
+        let padded = padded(text);
+        let s = Scanner::new(&padded);
+        let [first, again] = [(), ()].map(|()| {
+            let expected = names.name(after).map_or(names.first, |name| name.next);
+            let place = Place { after, expected };
+            let (found, place, end) = names.read_key(&s, 0, place).unwrap();
+            let found = found.copied();
+            assert_eq!(place.after, found.unwrap_or(after));
+            (found, end)
+        });
+        assert_eq!(first, again);
+        first
     }
 
     #[test]
     fn keys_match_exactly_and_never_by_prefix() {
-        let mut names = FieldNames::new(
-            ["a", "ab", "a_name_of_more_than_sixteen_bytes", "", "é", "q\"x"].into_iter(),
-        );
-        for start in 0..=6 {
-            assert_eq!(read(&mut names, r#""a":"#, start), Some(0));
-            assert_eq!(read(&mut names, r#""ab" :"#, start), Some(1));
-            assert_eq!(read(&mut names, r#""a_name_of_more_than_sixteen_bytes":"#, start), Some(2));
-            assert_eq!(read(&mut names, r#""a_name_of_more_than_sixteen_byteS":"#, start), None);
-            assert_eq!(read(&mut names, r#""a_name_of_more":"#, start), None);
-            assert_eq!(read(&mut names, r#""":"#, start), Some(3));
-            assert_eq!(read(&mut names, r#""é":"#, start), Some(4));
-            assert_eq!(read(&mut names, r#""q\"x":"#, start), Some(5));
-            assert_eq!(read(&mut names, r#""\u0061b":"#, start), Some(1));
-            assert_eq!(read(&mut names, r#""A":"#, start), None);
+        let mut names = ByName::new(NAMES.into_iter().zip(0..));
+        for start in (0..NAMES.len()).chain([usize::MAX]) {
+            for (text, expected) in [
+                (r#""a":"#, Some(0)),
+                (r#""ab" :"#, Some(1)),
+                (r#""ab":"#, Some(1)),
+                (r#""a_name_of_more_than_thirty-two_bytes":"#, Some(2)),
+                (r#""a_name_of_more_than_thirty-two_byteS":"#, None),
+                (r#""a_name_of_more_than_thirty-two_bytez":"#, Some(7)),
+                (r#""a_name_of_more_than_thirty":"#, None),
+                (r#""twenty-nine_bytes_long_is_it.":"#, Some(6)),
+                (r#""twenty-nine_bytes_long_is_it..":"#, Some(8)),
+                (r#""twenty-nine_bytes_long_is_it...":"#, Some(9)),
+                (r#""twenty-nine_bytes_long_is_it....":"#, None),
+                (r#""":"#, Some(3)),
+                (r#""é":"#, Some(4)),
+                (r#""q\"x":"#, Some(5)),
+                (r#""\u0061b":"#, Some(1)),
+                (r#""A":"#, None),
+                (r#""a\u0000":"#, None),
+            ] {
+                for after in ["", "1", " \":                                          1"] {
+                    let all = format!("{text}{after}");
+                    assert_eq!(read(&mut names, &all, start), (expected, text.len()), "{all}");
+                }
+            }
         }
     }
 
     #[test]
-    fn a_hundred_similar_names_are_all_found() {
-        let all: Vec<String> =
-            (0..100).map(|i| format!("sensor_temperature_{i:03}_reading")).collect();
-        let mut names = FieldNames::new(all.iter().map(String::as_str));
-        for (index, name) in all.iter().enumerate().rev() {
-            assert_eq!(read(&mut names, &format!("\"{name}\":"), 100), Some(index));
+    fn a_hundred_similar_names_are_all_found_whatever_their_length() {
+        for prefix in
+            ["", "t", "a_name_of_twenty-eight_bytes", "a_name_of_more_than_thirty-two_bytes"]
+        {
+            let all: Vec<String> = (0..100).map(|i| format!("{prefix}{i:03}")).collect();
+            let mut names = ByName::new(all.iter().map(String::as_str).zip(0..));
+            for (index, name) in all.iter().enumerate().rev() {
+                let (first, rest) = name.split_at(1);
+                let escaped = format!("\\u{:04x}{rest}", first.as_bytes()[0]);
+                for text in [format!("\"{name}\":"), format!("\"{escaped}\":")] {
+                    let found = read(&mut names, &text, usize::MAX);
+                    assert_eq!(found, (Some(index), text.len()));
+                }
+            }
         }
     }
 }

@@ -7,16 +7,20 @@ use arrow::error::ArrowError;
 use super::column::StructColumn;
 use super::error::{Reason, RecordError, UnsupportedSchema};
 use super::read::read_struct;
-use super::scan::{Scanner, Step};
+use super::scan::{Padded, Scanner, Step};
 
 /// Bytes that the offsets of Arrow's strings, lists and fixed-size values can address.
 const ADDRESSABLE: usize = i32::MAX as usize;
+/// Bytes of a payload up to which the memory of its copy is kept for the next one.
+const COMMON_PAYLOAD: usize = 1 << 20;
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Decodes JSON payloads into columns; see [`super::Decoder`].
 #[derive(Debug)]
 pub struct JsonDecoder {
     record: StructColumn,
+    /// The payload being read.
+    text: Padded,
     rows: usize,
     /// Bytes of the payloads of the rows: no column's text and no list can be longer.
     payload_bytes: usize,
@@ -33,6 +37,7 @@ impl JsonDecoder {
         let row_width = record.width();
         Ok(Self {
             record,
+            text: Padded::default(),
             rows: 0,
             payload_bytes: 0,
             row_width,
@@ -45,54 +50,25 @@ impl JsonDecoder {
         if !self.has_room_for(payload.len()) {
             return Err(self.no_room());
         }
-        let mut s = Scanner::new(payload);
-        let read = self.read(payload, &mut s);
-        let bytes = self.buffered_bytes() + self.row_width + s.variable_bytes;
+        self.text.fill(payload);
+        let mut s = Scanner::new(&self.text);
+        let read = read(payload, &mut s, &mut self.record);
+        let Scanner { variable_bytes, unknown_fields, .. } = s;
+        self.text.shrink_to(COMMON_PAYLOAD);
+        let bytes = self.buffered_bytes() + self.row_width + variable_bytes;
         let fault = match read {
             Err(fault) => *fault,
             Ok(()) if bytes > ADDRESSABLE => self.no_room(),
             Ok(()) => {
                 self.rows += 1;
                 self.payload_bytes += payload.len();
-                self.variable_bytes += s.variable_bytes;
-                self.unknown_fields += s.unknown_fields;
+                self.variable_bytes += variable_bytes;
+                self.unknown_fields += unknown_fields;
                 return Ok(());
             }
         };
         self.record.truncate(self.rows);
         Err(fault)
-    }
-
-    fn read(&mut self, payload: &[u8], s: &mut Scanner<'_>) -> Step<()> {
-        // Most payloads are ASCII, which is found out faster.
-        if !payload.is_ascii()
-            && let Err(error) = std::str::from_utf8(payload)
-        {
-            let at = error.valid_up_to();
-            let what = format!("UTF-8 at byte {at}");
-            let found = payload.get(at..).unwrap_or(&[]);
-            return Err(RecordError::expected(Reason::NotUtf8, what, found));
-        }
-        if payload.starts_with(BYTE_ORDER_MARK) {
-            let detail = "a byte order mark is no part of a JSON text";
-            return Err(RecordError::boxed(Reason::NotJson, detail));
-        }
-        let first = s.next_token();
-        let start = s.pos();
-        if first == b'{' {
-            read_struct(s, &mut self.record)?;
-        } else {
-            s.skip_value()?;
-        }
-        let value = s.since(start);
-        s.next_token();
-        if !s.rest().is_empty() {
-            return Err(s.syntax("nothing after the record"));
-        }
-        if first != b'{' {
-            return Err(RecordError::expected(Reason::NotObject, "an object", value));
-        }
-        Ok(())
     }
 
     #[cold]
@@ -133,4 +109,38 @@ impl JsonDecoder {
     pub(super) fn take_unknown_fields(&mut self) -> u64 {
         std::mem::take(&mut self.unknown_fields)
     }
+}
+
+/// Reads the payload, which `s` is at the beginning of.
+fn read(payload: &[u8], s: &mut Scanner<'_>, record: &mut StructColumn) -> Step<()> {
+    // Most payloads are ASCII, which is found out faster.
+    if !payload.is_ascii() {
+        check_utf8(payload)?;
+    }
+    let start = s.space(0);
+    let is_object = s.byte(start) == b'{';
+    let end = if is_object { read_struct(s, start, record)? } else { s.skip_value(start)? };
+    let after = s.space(end);
+    if after != payload.len() {
+        return Err(s.syntax(after, "nothing after the record"));
+    }
+    if !is_object {
+        let value = s.since(start, end);
+        return Err(RecordError::expected(Reason::NotObject, "an object", value));
+    }
+    Ok(())
+}
+
+fn check_utf8(payload: &[u8]) -> Step<()> {
+    if let Err(error) = std::str::from_utf8(payload) {
+        let at = error.valid_up_to();
+        let what = format!("UTF-8 at byte {at}");
+        let found = payload.get(at..).unwrap_or(&[]);
+        return Err(RecordError::expected(Reason::NotUtf8, what, found));
+    }
+    if payload.starts_with(BYTE_ORDER_MARK) {
+        let detail = "a byte order mark is no part of a JSON text";
+        return Err(RecordError::boxed(Reason::NotJson, detail));
+    }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 //! never neither; a bad record leaves no trace in the columns.
 //!
 //! ```text
+//! simd      many bytes at once
 //! scan      JSON text: whitespace, strings, numbers, skipping what the table lacks
 //! number    number text -> integer, float, decimal, exactly
 //! datetime  text -> date, time, timestamp
@@ -21,6 +22,7 @@ mod json;
 mod number;
 mod read;
 mod scan;
+mod simd;
 #[cfg(test)]
 mod tests;
 

@@ -1,6 +1,7 @@
 //! Number text -> integer, decimal, float. Nothing is rounded but floats, and those once.
 
 use super::error::Reason;
+use super::simd::{BLOCK, Digits};
 
 /// Digits that always fit a `u64`.
 const EXACT_DIGITS: usize = 19;
@@ -13,6 +14,95 @@ const POWERS_F64: [f64; 23] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
     1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
 ];
+
+/// What a decimal column takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DecimalForm {
+    pub precision: u8,
+    pub scale: i8,
+    /// The first integer that has too many digits.
+    limit: i128,
+}
+
+impl DecimalForm {
+    /// `precision` is 38 at most.
+    pub(super) fn new(precision: u8, scale: i8) -> Self {
+        let limit = 10i128.checked_pow(u32::from(precision)).unwrap_or(i128::MAX);
+        Self { precision, scale, limit }
+    }
+
+    /// The value times ten to the scale, if it has at most `precision` digits.
+    #[inline]
+    pub(super) fn unscaled(&self, number: &Number<'_>) -> Result<i128, Reason> {
+        let unscaled = number.scaled(i64::from(self.scale))?;
+        if unscaled.abs() < self.limit { Ok(unscaled) } else { Err(Reason::OutOfRange) }
+    }
+}
+
+/// The sign and the first digits that begin `text`, with the bytes they take; at most 7 digits,
+/// and no leading zeros. None for whatever is not as common, or no number.
+#[inline(always)]
+fn short_whole(text: &[u8; BLOCK]) -> Option<(bool, Digits, usize)> {
+    let negative = text[0] == b'-';
+    let start = usize::from(negative);
+    let digits = Digits::of(text.get(start..)?.first_chunk()?);
+    let leading_zero = *text.get(start)? == b'0' && digits.count > 1;
+    let common = (1..8).contains(&digits.count) && !leading_zero;
+    common.then_some((negative, digits, start + digits.count))
+}
+
+/// The number that begins `text` and the bytes it takes, if it has no fraction, no exponent and
+/// at most 14 digits: most have. Others may still be numbers, and integers.
+#[inline(always)]
+pub(super) fn short_integer(text: &[u8; BLOCK]) -> Option<(i64, usize)> {
+    let negative = text[0] == b'-';
+    let start = usize::from(negative);
+    let first = *text.get(start)?;
+    let digits = Digits::of(text.get(start..)?.first_chunk()?);
+    let mut value = digits.value;
+    let mut end = start + digits.count;
+    if digits.count == 8 {
+        let more = Digits::of(text.get(end..)?.first_chunk()?);
+        value = value * POWERS_U64.get(more.count)? + more.value;
+        end += more.count;
+    }
+    let next = *text.get(end)?;
+    let more = next.is_ascii_digit() || next == b'.' || next | 0x20 == b'e';
+    if digits.count == 0 || (first == b'0' && digits.count > 1) || more {
+        return None;
+    }
+    let value = value.cast_signed();
+    Some((if negative { -value } else { value }, end))
+}
+
+/// The number that begins `text` and the bytes it takes, if it has no exponent, at most 7 digits
+/// before the point and at most 7 after it.
+#[inline(always)]
+pub(super) fn short_float(text: &[u8; BLOCK]) -> Option<(f64, usize)> {
+    let (negative, whole, mut end) = short_whole(text)?;
+    let mut digits = whole.value;
+    let mut places = 0;
+    let mut next = *text.get(end)?;
+    if next == b'.' {
+        let fraction = Digits::of(text.get(end + 1..)?.first_chunk()?);
+        places = fraction.count;
+        if !(1..8).contains(&places) {
+            return None;
+        }
+        digits = digits * POWERS_U64.get(places)? + fraction.value;
+        end += 1 + places;
+        next = *text.get(end)?;
+    }
+    if next | 0x20 == b'e' {
+        return None;
+    }
+    // Both exact: the division rounds once (Clinger).
+    let value = digits.cast_signed() as f64 / POWERS_F64.get(places)?;
+    Some((if negative { -value } else { value }, end))
+}
+
+const POWERS_U64: [u64; 9] =
+    [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
 
 /// One JSON number, with its text.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +120,15 @@ pub(super) struct Number<'a> {
 #[inline]
 fn scan_digits(text: &[u8], from: usize, value: &mut u64) -> usize {
     let mut at = from;
+    while let Some(text) = text.get(at..).and_then(<[u8]>::first_chunk) {
+        let digits = Digits::of(text);
+        let Some(power) = POWERS_U64.get(digits.count) else { break };
+        *value = value.wrapping_mul(*power).wrapping_add(digits.value);
+        at += digits.count;
+        if digits.count < 8 {
+            return at - from;
+        }
+    }
     while let Some(digit) = text.get(at).map(|b| b.wrapping_sub(b'0')).filter(|d| *d < 10) {
         *value = value.wrapping_mul(10).wrapping_add(u64::from(digit));
         at += 1;
@@ -276,5 +375,39 @@ mod tests {
         assert_eq!(number("1e39").float32(), Err(Reason::OutOfRange));
         assert_eq!(number("0.1").float32(), Ok(0.1));
         assert_eq!(number("1e-400").float64(), Ok(0.0));
+    }
+
+    #[test]
+    fn short_forms_are_read_as_by_the_grammar_or_not_at_all() {
+        let rng = &mut fastrand::Rng::with_seed(1);
+        let digits = |rng: &mut fastrand::Rng, most| -> String {
+            (0..rng.usize(0..=most)).map(|_| rng.digit(10)).collect()
+        };
+        let mut short = (0, 0);
+        for _ in 0..300_000 {
+            let mut text = String::new();
+            text.push_str(rng.choice(["", "", "-", "0", "-0", "+"]).unwrap_or_default());
+            text.push_str(&digits(rng, 17));
+            text.push_str(rng.choice(["", "", ".", ".0"]).unwrap_or_default());
+            text.push_str(&digits(rng, 9));
+            text.push_str(rng.choice([",", "}", "e", "E+1", " ", "\0", ":", "/", "x"]).unwrap());
+            let text = text.get(..BLOCK).unwrap_or(&text);
+            let mut block = [0; BLOCK];
+            block.iter_mut().zip(text.bytes()).for_each(|(byte, text)| *byte = text);
+            let number = Number::scan(&block);
+            let length = number.map(|(_, length)| length);
+            if let Some((value, end)) = short_integer(&block) {
+                assert_eq!(number.map(|(number, _)| number.integer()), Some(Ok(value)), "{text}");
+                assert_eq!(Some(end), length, "{text}");
+                short.0 += 1;
+            }
+            if let Some((value, end)) = short_float(&block) {
+                let expected: f64 = text[..end].parse().unwrap();
+                assert_eq!(value.to_bits(), expected.to_bits(), "{text}");
+                assert_eq!(Some(end), length, "{text}");
+                short.1 += 1;
+            }
+        }
+        assert!(short.0 > 10_000 && short.1 > 10_000, "{short:?}");
     }
 }

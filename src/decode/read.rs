@@ -8,9 +8,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::column::{Column, Key, ListColumn, MapColumn, StructColumn, Values};
-use super::datetime;
+use super::datetime::{self, TimestampForm};
 use super::error::{Reason, RecordError};
-use super::number::Number;
+use super::number::{DecimalForm, Number, short_float, short_integer};
 use super::scan::{RawText, Scanner, Step};
 
 /// Keys of one map that are compared pairwise; more are hashed.
@@ -19,162 +19,234 @@ const FEW_KEYS: usize = 8;
 const UUID_TEXT: usize = 36;
 const UUID_BYTES: usize = 16;
 
-/// Reads one value, after whitespace, and appends it to `column`.
-pub(super) fn read_value(s: &mut Scanner<'_>, column: &mut Column) -> Step<()> {
-    let first = s.next_token();
+/// Reads one value, after whitespace, and appends it to `column`. Tells where it ended.
+///
+/// The most common forms are read here, inlined; what is left to `read_any` has its own frame.
+#[inline(always)]
+fn read_value(s: &mut Scanner<'_>, at: usize, column: &mut Column) -> Step<usize> {
+    let (at, first) = s.token(at);
+    match &mut column.values {
+        Values::Text { offsets, bytes } if first == b'"' => {
+            let before = bytes.len();
+            let end = s.string_into(at, bytes)?;
+            s.variable_bytes += bytes.len() - before;
+            offsets.push(i32::try_from(bytes.len()).map_err(|_| full())?);
+            return Ok(end);
+        }
+        Values::Int(values) => {
+            if let Some((value, length)) = short_integer(s.window(at))
+                && let Ok(value) = i32::try_from(value)
+            {
+                values.push(value);
+                return Ok(at + length);
+            }
+        }
+        Values::Long(values) => {
+            if let Some((value, length)) = short_integer(s.window(at)) {
+                values.push(value);
+                return Ok(at + length);
+            }
+        }
+        Values::Double(values) => {
+            if let Some((value, length)) = short_float(s.window(at)) {
+                values.push(value);
+                return Ok(at + length);
+            }
+        }
+        Values::Boolean(values) => {
+            // Without a branch between the two: which one comes is often anyone's guess.
+            let word = s.window::<5>(at);
+            let yes = word.starts_with(b"true");
+            if yes | (word == b"false") {
+                values.push(yes);
+                return Ok(at + 5 - usize::from(yes));
+            }
+        }
+        Values::Timestamp { instants, form, .. } if first == b'"' => {
+            if let Some((instant, length)) = form.parse_common(s.window(at + 1)) {
+                instants.push(instant);
+                return Ok(at + 1 + length);
+            }
+        }
+        _ => {}
+    }
+    read_any(s, at, column)
+}
+
+/// Reads one value of any kind and form.
+#[inline(never)]
+fn read_any(s: &mut Scanner<'_>, at: usize, column: &mut Column) -> Step<usize> {
+    let first = s.byte(at);
     if first == b'n' {
-        s.literal("null")?;
-        return column.append_null("null");
+        let end = s.literal(at, b"null")?;
+        column.append_null("null")?;
+        return Ok(end);
     }
     match &mut column.values {
-        Values::Boolean(bits) => bits.append(read_boolean(s, first)?),
-        Values::Int(values) => values.push(read_integer(s, first, "an int")?),
-        Values::Long(values) => values.push(read_integer(s, first, "a long")?),
-        Values::Float(values) => values.push(read_float(s, first, "a float", Number::float32)?),
-        Values::Double(values) => values.push(read_float(s, first, "a double", Number::float64)?),
-        Values::Decimal { unscaled, precision, scale } => {
-            unscaled.push(read_decimal(s, first, *precision, *scale)?);
-        }
-        Values::Date(days) => days.push(read_date(s, first)?),
+        Values::Boolean(values) => read_boolean(s, at, values),
+        Values::Int(values) => read_number(s, at, "an int", Number::integer, values),
+        Values::Long(values) => read_number(s, at, "a long", Number::integer, values),
+        Values::Float(values) => read_float(s, at, "a float", Number::float32, values),
+        Values::Double(values) => read_float(s, at, "a double", Number::float64, values),
+        Values::Decimal { unscaled, form } => read_decimal(s, at, form, unscaled),
+        Values::Date(days) => read_date(s, at, days),
         Values::Time(times) => {
-            let text = read_text(s, first, TIME)?;
+            let (text, end) = read_text(s, at, TIME)?;
             times.push(convert(&text.text(), TIME, datetime::time)?);
+            Ok(end)
         }
-        Values::Timestamp { instants, unit, zone } => {
-            instants.push(read_timestamp(s, first, *unit, zone.is_some())?);
-        }
-        Values::Text { offsets, bytes } => {
-            let text = read_text(s, first, "a string")?;
-            append_text(s, text, offsets, bytes)?;
-        }
+        Values::Timestamp { instants, form, .. } => read_timestamp(s, at, form, instants),
+        // Strings were read before.
+        Values::Text { .. } => Err(wrong_type(s, at, "a string")),
         Values::Binary { offsets, bytes } => {
-            let text = read_text(s, first, BINARY)?;
+            let (text, end) = read_text(s, at, BINARY)?;
             append_binary(s, &text.text(), offsets, bytes)?;
+            Ok(end)
         }
         Values::Fixed { width, bytes } => {
-            let what = FixedType(*width);
-            let text = read_text(s, first, what)?;
+            let (text, end) = read_text(s, at, FixedType(*width))?;
             append_fixed(&text.text(), *width, bytes)?;
+            Ok(end)
         }
         Values::Struct(fields) => {
             if first != b'{' {
-                return Err(wrong_type(s, "an object"));
+                return Err(wrong_type(s, at, "an object"));
             }
-            read_struct(s, fields)?;
+            read_struct(s, at, fields)
         }
         Values::List(list) => {
             if first != b'[' {
-                return Err(wrong_type(s, "an array"));
+                return Err(wrong_type(s, at, "an array"));
             }
-            read_list(s, list)?;
+            read_list(s, at, list)
         }
-        Values::Map(map) => read_map(s, first, map)?,
+        Values::Map(map) => read_map(s, at, first, map),
     }
-    column.append_valid();
-    Ok(())
 }
 
 /// Reads the object here into the fields of a struct.
-pub(super) fn read_struct(s: &mut Scanner<'_>, column: &mut StructColumn) -> Step<()> {
-    s.enter()?;
+pub(super) fn read_struct(
+    s: &mut Scanner<'_>,
+    at: usize,
+    column: &mut StructColumn,
+) -> Step<usize> {
+    let mut at = s.enter(at)?;
     column.object += 1;
     let object = column.object;
-    let mut previous = column.names.start();
+    let mut place = column.fields.start();
     let mut met = 0;
-    if s.next_token() == b'}' {
-        s.leave();
+    let first;
+    (at, first) = s.token(at);
+    if first == b'}' {
+        at = s.leave(at);
     } else {
         loop {
-            match column.names.read_key(s, previous)? {
-                Some(field) => {
-                    read_field(s, column, field)?;
-                    previous = field;
-                    met += 1;
+            let (field, value);
+            (field, place, value) = column.fields.read_key(s, at, place)?;
+            if let Some(field) = field {
+                if field.met_in == object {
+                    return Err(column.fields.fault(place.after, duplicate_field()));
                 }
-                None => {
-                    s.unknown_fields += 1;
-                    s.skip_value()?;
-                }
+                field.met_in = object;
+                at = match read_value(s, value, &mut field.column) {
+                    Ok(end) => end,
+                    Err(fault) => return Err(column.fields.fault(place.after, fault)),
+                };
+                met += 1;
+            } else {
+                s.unknown_fields += 1;
+                at = s.skip_value(value)?;
             }
-            if end_or_comma(s, b'}', "`,` or `}`")? {
+            let (end, closed) = end_or_comma(s, at, b'}', "`,` or `}`")?;
+            at = end;
+            if closed {
                 break;
             }
         }
     }
+    column.length += 1;
     if met < column.fields.len() {
-        for (index, field) in column.fields.iter_mut().enumerate() {
-            if field.met_in != object {
-                let fault = |fault| column.names.fault(index, fault);
-                field.column.append_null("absent").map_err(fault)?;
-            }
-        }
+        append_absent(column, object)?
     }
-    Ok(())
+    Ok(at)
 }
 
-#[inline]
-fn read_field(s: &mut Scanner<'_>, column: &mut StructColumn, index: usize) -> Step<()> {
-    let Some(field) = column.fields.get_mut(index) else { return s.skip_value() };
-    if field.met_in == column.object {
-        let detail = "the field occurs twice in one object";
-        let fault = RecordError::boxed(Reason::DuplicateKey, detail);
-        return Err(column.names.fault(index, fault));
-    }
-    field.met_in = column.object;
-    read_value(s, &mut field.column).map_err(|fault| column.names.fault(index, fault))
+#[inline(never)]
+fn append_absent(column: &mut StructColumn, object: u64) -> Step<()> {
+    column.fields.try_for_each(|field| {
+        if field.met_in == object { Ok(()) } else { field.column.append_null("absent") }
+    })
 }
 
-/// Steps over the `close` here and tells true, or over the comma here and tells false.
-#[inline]
-fn end_or_comma(s: &mut Scanner<'_>, close: u8, expected: &'static str) -> Step<bool> {
-    let token = s.next_token();
+#[cold]
+fn duplicate_field() -> Box<RecordError> {
+    RecordError::boxed(Reason::DuplicateKey, "the field occurs twice in one object")
+}
+
+/// Steps over the `close` here and tells true, or over the comma here and the whitespace after it
+/// and tells false.
+#[inline(always)]
+fn end_or_comma(
+    s: &mut Scanner<'_>,
+    at: usize,
+    close: u8,
+    expected: &'static str,
+) -> Step<(usize, bool)> {
+    if s.window(at) == b",\"" {
+        return Ok((at + 1, false));
+    }
+    let (at, token) = s.token(at);
     if token == b',' {
-        s.advance(1);
-        s.next_token();
-        return Ok(false);
+        return Ok((s.space(at + 1), false));
     }
     if token != close {
-        return Err(s.syntax(expected));
+        return Err(s.syntax(at, expected));
     }
-    s.leave();
-    Ok(true)
+    Ok((s.leave(at), true))
 }
 
-fn read_list(s: &mut Scanner<'_>, list: &mut ListColumn) -> Step<()> {
-    s.enter()?;
+fn read_list(s: &mut Scanner<'_>, at: usize, list: &mut ListColumn) -> Step<usize> {
+    let at = s.enter(at)?;
+    let mut at = s.space(at);
     let mut count = 0;
-    if s.next_token() == b']' {
-        s.leave();
+    if s.byte(at) == b']' {
+        at = s.leave(at);
     } else {
         loop {
-            read_value(s, &mut list.items).map_err(|fault| fault.in_element(count))?;
+            at = read_value(s, at, &mut list.items).map_err(|fault| fault.in_element(count))?;
             count += 1;
-            if end_or_comma(s, b']', "`,` or `]`")? {
+            let (end, closed) = end_or_comma(s, at, b']', "`,` or `]`")?;
+            at = end;
+            if closed {
                 break;
             }
         }
     }
     s.variable_bytes += count * list.item_width;
-    advance_offsets(&mut list.offsets, count)
+    advance_offsets(&mut list.offsets, count)?;
+    Ok(at)
 }
 
 /// Reads an object of keys and values, or an array of `{"key": .., "value": ..}`.
-fn read_map(s: &mut Scanner<'_>, first: u8, map: &mut MapColumn) -> Step<()> {
+fn read_map(s: &mut Scanner<'_>, at: usize, first: u8, map: &mut MapColumn) -> Step<usize> {
     let (close, expected) = match first {
         b'{' => (b'}', "`,` or `}`"),
         b'[' => (b']', "`,` or `]`"),
-        _ => return Err(wrong_type(s, "an object, or an array of keys and values")),
+        _ => return Err(wrong_type(s, at, "an object, or an array of keys and values")),
     };
-    s.enter()?;
+    let at = s.enter(at)?;
+    let mut at = s.space(at);
     let mut count = 0;
-    if s.next_token() == close {
-        s.leave();
+    if s.byte(at) == close {
+        at = s.leave(at);
     } else {
         loop {
-            let read = if first == b'{' { read_pair(s, map) } else { read_entry(s, map) };
-            read.map_err(|fault| fault.in_element(count))?;
+            let read = if first == b'{' { read_pair(s, at, map) } else { read_entry(s, at, map) };
+            at = read.map_err(|fault| fault.in_element(count))?;
             count += 1;
-            if end_or_comma(s, close, expected)? {
+            let (end, closed) = end_or_comma(s, at, close, expected)?;
+            at = end;
+            if closed {
                 break;
             }
         }
@@ -182,29 +254,30 @@ fn read_map(s: &mut Scanner<'_>, first: u8, map: &mut MapColumn) -> Step<()> {
     s.variable_bytes += count * map.entry_width;
     let start = map.offsets.last().map_or(0, |start| usize::try_from(*start).unwrap_or(0));
     check_unique(map, start, count)?;
-    advance_offsets(&mut map.offsets, count)
+    advance_offsets(&mut map.offsets, count)?;
+    Ok(at)
 }
 
 /// Reads `"key": value`.
-fn read_pair(s: &mut Scanner<'_>, map: &mut MapColumn) -> Step<()> {
-    let text = s.key()?;
+fn read_pair(s: &mut Scanner<'_>, at: usize, map: &mut MapColumn) -> Step<usize> {
+    let (text, at) = s.key(at)?;
     // Planned with two fields.
-    let [key, value] = map.entries.fields.as_mut_slice() else { return s.skip_value() };
+    let Some((key, value)) = map.entries.fields.pair() else { return s.skip_value(at) };
     append_key(s, text, &mut key.column).map_err(|fault| fault.in_field("key"))?;
-    read_value(s, &mut value.column).map_err(|fault| fault.in_field("value"))
+    read_value(s, at, &mut value.column).map_err(|fault| fault.in_field("value"))
 }
 
 /// Reads `{"key": .., "value": ..}`.
-fn read_entry(s: &mut Scanner<'_>, map: &mut MapColumn) -> Step<()> {
-    if s.next_token() != b'{' {
-        return Err(wrong_type(s, "an object with `key` and `value`"));
+fn read_entry(s: &mut Scanner<'_>, at: usize, map: &mut MapColumn) -> Step<usize> {
+    if s.byte(at) != b'{' {
+        return Err(wrong_type(s, at, "an object with `key` and `value`"));
     }
-    read_struct(s, &mut map.entries)
+    read_struct(s, at, &mut map.entries)
 }
 
 /// Refuses two equal keys among the `count` entries from `start` on.
 fn check_unique(map: &MapColumn, start: usize, count: usize) -> Step<()> {
-    let Some(keys) = map.entries.fields.first() else { return Ok(()) };
+    let Some(keys) = map.entries.fields.iter().next() else { return Ok(()) };
     let keys = || (start..start + count).filter_map(|at| keys.column.values.key(at));
     let duplicate: Option<Key<'_>> = if count <= FEW_KEYS {
         keys().enumerate().find(|(at, key)| keys().take(*at).any(|k| k == *key)).map(|(_, key)| key)
@@ -228,11 +301,13 @@ fn check_unique(map: &MapColumn, start: usize, count: usize) -> Step<()> {
 fn append_key(s: &mut Scanner<'_>, key: RawText<'_>, column: &mut Column) -> Step<()> {
     let text = key.text();
     match &mut column.values {
-        Values::Boolean(bits) => bits.append(convert(&text, "true or false", |text| match text {
-            b"true" => Ok(true),
-            b"false" => Ok(false),
-            _ => Err(Reason::BadText),
-        })?),
+        Values::Boolean(values) => {
+            values.push(convert(&text, "true or false", |text| match text {
+                b"true" => Ok(true),
+                b"false" => Ok(false),
+                _ => Err(Reason::BadText),
+            })?)
+        }
         Values::Int(values) => values.push(convert(&text, "an int", |t| parse(t)?.integer())?),
         Values::Long(values) => values.push(convert(&text, "a long", |t| parse(t)?.integer())?),
         Values::Float(values) => {
@@ -241,17 +316,13 @@ fn append_key(s: &mut Scanner<'_>, key: RawText<'_>, column: &mut Column) -> Ste
         Values::Double(values) => {
             values.push(convert(&text, "a double", |t| float_text(t, Number::float64))?)
         }
-        Values::Decimal { unscaled, precision, scale } => {
-            let (precision, scale) = (*precision, *scale);
-            let what = DecimalType(precision, scale);
-            unscaled.push(convert(&text, what, |t| decimal(&parse(t)?, precision, scale))?);
+        Values::Decimal { unscaled, form } => {
+            unscaled.push(convert(&text, DecimalType(*form), |t| form.unscaled(&parse(t)?))?);
         }
         Values::Date(days) => days.push(convert(&text, DATE, datetime::date)?),
         Values::Time(times) => times.push(convert(&text, TIME, datetime::time)?),
-        Values::Timestamp { instants, unit, zone } => {
-            let zoned = zone.is_some();
-            let timestamp = |text: &[u8]| datetime::timestamp(text, *unit, zoned);
-            instants.push(convert(&text, timestamp_type(zoned), timestamp)?);
+        Values::Timestamp { instants, form, .. } => {
+            instants.push(convert(&text, timestamp_type(form.zoned), |t| form.parse(t))?);
         }
         Values::Text { offsets, bytes } => append_text(s, key, offsets, bytes)?,
         Values::Binary { offsets, bytes } => append_binary(s, &text, offsets, bytes)?,
@@ -261,7 +332,6 @@ fn append_key(s: &mut Scanner<'_>, key: RawText<'_>, column: &mut Column) -> Ste
             return Err(RecordError::expected(Reason::WrongType, "a primitive key", &text));
         }
     }
-    column.append_valid();
     Ok(())
 }
 
@@ -280,11 +350,11 @@ fn timestamp_type(zoned: bool) -> &'static str {
 
 /// A decimal type, in words.
 #[derive(Clone, Copy)]
-struct DecimalType(u8, i8);
+struct DecimalType(DecimalForm);
 
 impl Display for DecimalType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a decimal({}, {})", self.0, self.1)
+        write!(f, "a decimal({}, {})", self.0.precision, self.0.scale)
     }
 }
 
@@ -303,10 +373,9 @@ impl Display for FixedType {
 
 /// The value here is of a JSON type that the column does not take, or not JSON at all.
 #[cold]
-fn wrong_type(s: &mut Scanner<'_>, what: impl Display) -> Box<RecordError> {
-    let start = s.pos();
-    match s.skip_value() {
-        Ok(()) => RecordError::expected(Reason::WrongType, what, s.since(start)),
+fn wrong_type(s: &mut Scanner<'_>, at: usize, what: impl Display) -> Box<RecordError> {
+    match s.skip_value(at) {
+        Ok(end) => RecordError::expected(Reason::WrongType, what, s.since(at, end)),
         Err(fault) => fault,
     }
 }
@@ -321,36 +390,37 @@ fn convert<T>(
     conversion(text).map_err(|reason| RecordError::expected(reason, what, text))
 }
 
-#[inline]
-fn is_number(first: u8) -> bool {
-    first == b'-' || first.is_ascii_digit()
+fn read_text<'a>(s: &mut Scanner<'a>, at: usize, what: impl Display) -> Step<(RawText<'a>, usize)> {
+    if s.byte(at) == b'"' { s.string(at) } else { Err(wrong_type(s, at, what)) }
 }
 
-#[inline(always)]
-fn read_text<'a>(s: &mut Scanner<'a>, first: u8, what: impl Display) -> Step<RawText<'a>> {
-    if first == b'"' { s.string() } else { Err(wrong_type(s, what)) }
-}
-
-#[inline(always)]
-fn read_number<'a>(s: &mut Scanner<'a>, first: u8, what: impl Display) -> Step<Number<'a>> {
-    if is_number(first) { s.number() } else { Err(wrong_type(s, what)) }
-}
-
-fn read_boolean(s: &mut Scanner<'_>, first: u8) -> Step<bool> {
-    match first {
-        b't' => s.literal("true").map(|()| true),
-        b'f' => s.literal("false").map(|()| false),
-        _ => Err(wrong_type(s, "true or false")),
+/// Reads the number here and converts it.
+#[inline(never)]
+fn read_number<'a, T>(
+    s: &mut Scanner<'a>,
+    at: usize,
+    what: impl Display,
+    conversion: impl FnOnce(&Number<'a>) -> Result<T, Reason>,
+    values: &mut Vec<T>,
+) -> Step<usize> {
+    if !matches!(s.byte(at), b'-' | b'0'..=b'9') {
+        return Err(wrong_type(s, at, what));
     }
+    let (number, end) = s.number(at)?;
+    let value = conversion(&number);
+    values.push(value.map_err(|reason| RecordError::expected(reason, what, number.raw))?);
+    Ok(end)
 }
 
-#[inline]
-fn read_integer<T>(s: &mut Scanner<'_>, first: u8, what: &'static str) -> Step<T>
-where
-    T: TryFrom<i128> + TryFrom<u64>,
-{
-    let number = read_number(s, first, what)?;
-    number.integer().map_err(|reason| RecordError::expected(reason, what, number.raw))
+#[inline(always)]
+fn read_boolean(s: &mut Scanner<'_>, at: usize, values: &mut Vec<bool>) -> Step<usize> {
+    let (value, end) = match s.byte(at) {
+        b't' => (true, s.literal(at, b"true")?),
+        b'f' => (false, s.literal(at, b"false")?),
+        _ => return Err(wrong_type(s, at, "true or false")),
+    };
+    values.push(value);
+    Ok(end)
 }
 
 /// The floats that JSON has no numbers for.
@@ -363,20 +433,22 @@ fn not_finite(text: &[u8]) -> Option<f32> {
     }
 }
 
-#[inline]
+#[inline(never)]
 fn read_float<'a, T: From<f32>>(
     s: &mut Scanner<'a>,
-    first: u8,
+    at: usize,
     what: &'static str,
     conversion: impl FnOnce(&Number<'a>) -> Result<T, Reason>,
-) -> Step<T> {
-    if first == b'"' {
-        let text = s.string()?.text();
-        let value = not_finite(&text).map(T::from);
-        return value.ok_or_else(|| RecordError::expected(Reason::WrongType, what, &text));
+    values: &mut Vec<T>,
+) -> Step<usize> {
+    if s.byte(at) != b'"' {
+        return read_number(s, at, what, conversion, values);
     }
-    let number = read_number(s, first, what)?;
-    conversion(&number).map_err(|reason| RecordError::expected(reason, what, number.raw))
+    let (text, end) = s.string(at)?;
+    let text = text.text();
+    let value = not_finite(&text).map(T::from);
+    values.push(value.ok_or_else(|| RecordError::expected(Reason::WrongType, what, &text))?);
+    Ok(end)
 }
 
 /// A number's text, or one of the words for what is not finite.
@@ -394,48 +466,50 @@ fn parse(text: &[u8]) -> Result<Number<'_>, Reason> {
     Number::parse(text).ok_or(Reason::BadText)
 }
 
-fn read_decimal(s: &mut Scanner<'_>, first: u8, precision: u8, scale: i8) -> Step<i128> {
-    let what = DecimalType(precision, scale);
-    if first == b'"' {
-        let text = s.string()?.text();
-        return convert(&text, what, |text| decimal(&parse(text)?, precision, scale));
+fn read_decimal(
+    s: &mut Scanner<'_>,
+    at: usize,
+    form: &DecimalForm,
+    values: &mut Vec<i128>,
+) -> Step<usize> {
+    let what = DecimalType(*form);
+    if s.byte(at) != b'"' {
+        return read_number(s, at, what, |number| form.unscaled(number), values);
     }
-    let number = read_number(s, first, what)?;
-    decimal(&number, precision, scale)
-        .map_err(|reason| RecordError::expected(reason, what, number.raw))
+    let (text, end) = s.string(at)?;
+    values.push(convert(&text.text(), what, |text| form.unscaled(&parse(text)?))?);
+    Ok(end)
 }
 
-/// The value times ten to the scale, if it has at most `precision` digits.
-fn decimal(number: &Number<'_>, precision: u8, scale: i8) -> Result<i128, Reason> {
-    let unscaled = number.scaled(i64::from(scale))?;
-    // Precision is 38 at most, for which the power exists.
-    let limit = 10i128.checked_pow(u32::from(precision)).unwrap_or(i128::MAX);
-    if unscaled.abs() < limit { Ok(unscaled) } else { Err(Reason::OutOfRange) }
-}
-
-fn read_date(s: &mut Scanner<'_>, first: u8) -> Step<i32> {
-    if first == b'"' {
-        return convert(&s.string()?.text(), DATE, datetime::date);
+fn read_date(s: &mut Scanner<'_>, at: usize, values: &mut Vec<i32>) -> Step<usize> {
+    if s.byte(at) != b'"' {
+        let days = |number: &Number<'_>| number.integer().and_then(datetime::date_from_days);
+        return read_number(s, at, DATE, days, values);
     }
-    let number = read_number(s, first, DATE)?;
-    let days = number.integer().and_then(datetime::date_from_days);
-    days.map_err(|reason| RecordError::expected(reason, DATE, number.raw))
+    let (text, end) = s.string(at)?;
+    values.push(convert(&text.text(), DATE, datetime::date)?);
+    Ok(end)
 }
 
-#[inline]
-fn read_timestamp(s: &mut Scanner<'_>, first: u8, unit: datetime::Unit, zoned: bool) -> Step<i64> {
-    let what = timestamp_type(zoned);
-    if first == b'"' {
-        let text = s.string()?.text();
-        return convert(&text, what, |text| datetime::timestamp(text, unit, zoned));
+#[inline(never)]
+fn read_timestamp(
+    s: &mut Scanner<'_>,
+    at: usize,
+    form: &TimestampForm,
+    values: &mut Vec<i64>,
+) -> Step<usize> {
+    let what = timestamp_type(form.zoned);
+    if s.byte(at) != b'"' {
+        let instant = |number: &Number<'_>| {
+            number.integer().and_then(|ms| datetime::timestamp_from_millis(ms, form.unit))
+        };
+        return read_number(s, at, what, instant, values);
     }
-    let number = read_number(s, first, what)?;
-    let millis = number.integer();
-    let instant = millis.and_then(|millis| datetime::timestamp_from_millis(millis, unit));
-    instant.map_err(|reason| RecordError::expected(reason, what, number.raw))
+    let (text, end) = s.string(at)?;
+    values.push(convert(&text.text(), what, |text| form.parse(text))?);
+    Ok(end)
 }
 
-#[inline(always)]
 fn append_text(
     s: &mut Scanner<'_>,
     text: RawText<'_>,

@@ -1,16 +1,18 @@
 //! Reads JSON text (RFC 8259, strict) in one pass, with a bounded depth and no recursion of its
-//! own.
+//! own. Positions are handed from call to call by value: kept in memory, the next read would wait
+//! for the last write.
 
 use std::borrow::Cow;
 
 use super::error::{Reason, RecordError};
 use super::number::Number;
+use super::simd::{BLOCK, plain_prefix};
 
 /// Objects and arrays within each other at most; the record itself is the first.
 pub(super) const MAX_DEPTH: u32 = 128;
 
-/// Bytes of a text that is copied together with what follows it in the payload.
-const SHORT: usize = 32;
+/// Zeros after each payload, so that blocks can be read up to its last byte.
+const PADDING: usize = BLOCK;
 
 /// A fault, or what was read. Boxed: a fault is rare and a pointer is cheap to hand on.
 pub(super) type Step<T> = Result<T, Box<RecordError>>;
@@ -20,8 +22,6 @@ pub(super) type Step<T> = Result<T, Box<RecordError>>;
 pub(super) struct RawText<'a> {
     pub bytes: &'a [u8],
     pub escaped: bool,
-    /// The payload from the beginning of the text on.
-    window: &'a [u8],
 }
 
 impl<'a> RawText<'a> {
@@ -36,27 +36,38 @@ impl<'a> RawText<'a> {
     }
 
     /// Appends the text, never more bytes than it has in the payload.
-    #[inline]
     pub(super) fn append_to(self, out: &mut Vec<u8>) {
-        if self.escaped {
-            unescape(self.bytes, out);
-        } else if self.bytes.len() <= SHORT
-            && let Some(window) = self.window.first_chunk::<SHORT>()
-        {
-            // A copy of fixed length and a cut cost less than a copy of any length.
-            let end = out.len() + self.bytes.len();
-            out.extend_from_slice(window);
-            out.truncate(end);
-        } else {
-            out.extend_from_slice(self.bytes);
+        if self.escaped { unescape(self.bytes, out) } else { out.extend_from_slice(self.bytes) }
+    }
+}
+
+/// A copy of a payload with zeros after it. No JSON text has a zero byte, outside of strings or
+/// inside, so that nothing reads past the end.
+#[derive(Debug, Default)]
+pub(super) struct Padded {
+    bytes: Vec<u8>,
+}
+
+impl Padded {
+    pub(super) fn fill(&mut self, payload: &[u8]) {
+        self.bytes.clear();
+        self.bytes.reserve(payload.len() + PADDING);
+        self.bytes.extend_from_slice(payload);
+        self.bytes.extend_from_slice(&[0; PADDING]);
+    }
+
+    /// Gives memory back after an uncommonly long payload.
+    #[inline]
+    pub(super) fn shrink_to(&mut self, bytes: usize) {
+        if self.bytes.capacity() > bytes {
+            self.bytes = Vec::new();
         }
     }
 }
 
-/// A position in one payload, which is known to be UTF-8.
+/// One payload, which is known to be UTF-8, and what is counted while it is read.
 pub(super) struct Scanner<'a> {
-    payload: &'a [u8],
-    pos: usize,
+    padded: &'a [u8],
     depth: u32,
     /// Fields skipped because the table lacks them.
     pub unknown_fields: u64,
@@ -65,243 +76,257 @@ pub(super) struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    pub(super) fn new(payload: &'a [u8]) -> Self {
-        Self { payload, pos: 0, depth: 0, unknown_fields: 0, variable_bytes: 0 }
+    #[inline]
+    pub(super) fn new(text: &'a Padded) -> Self {
+        Self { padded: &text.bytes, depth: 0, unknown_fields: 0, variable_bytes: 0 }
     }
 
-    /// The byte here; 0, which no JSON text has outside or inside of strings, at the end.
-    #[inline]
-    pub(super) fn byte(&self) -> u8 {
-        self.payload.get(self.pos).copied().unwrap_or(0)
+    /// The byte at `at`; 0 at the end.
+    #[inline(always)]
+    pub(super) fn byte(&self, at: usize) -> u8 {
+        self.padded.get(at).copied().unwrap_or(0)
     }
 
-    #[inline]
-    pub(super) fn advance(&mut self, bytes: usize) {
-        self.pos += bytes;
+    /// The bytes from `at` on, zeros from the end on.
+    #[inline(always)]
+    pub(super) fn window<const N: usize>(&self, at: usize) -> &'a [u8; N] {
+        const { assert!(N <= PADDING) };
+        let window = self.padded.get(at..at.wrapping_add(N));
+        match window.and_then(|window| window.try_into().ok()) {
+            Some(window) => window,
+            None => zeros(),
+        }
     }
 
-    #[inline]
-    pub(super) fn pos(&self) -> usize {
-        self.pos
+    fn end(&self) -> usize {
+        self.padded.len().saturating_sub(PADDING)
     }
 
     /// What is still to be read.
     #[inline]
-    pub(super) fn rest(&self) -> &'a [u8] {
-        self.payload.get(self.pos..).unwrap_or(&[])
+    pub(super) fn rest(&self, at: usize) -> &'a [u8] {
+        self.padded.get(at..self.end()).unwrap_or(&[])
     }
 
-    /// What was read since `start`.
+    /// What was read from `start` to `at`.
     #[inline]
-    pub(super) fn since(&self, start: usize) -> &'a [u8] {
-        self.payload.get(start..self.pos).unwrap_or(&[])
+    pub(super) fn since(&self, start: usize, at: usize) -> &'a [u8] {
+        self.padded.get(start..at).unwrap_or(&[])
     }
 
-    /// Skips whitespace and tells the byte after it.
-    #[inline]
-    pub(super) fn next_token(&mut self) -> u8 {
-        loop {
-            match self.byte() {
-                b' ' | b'\n' | b'\r' | b'\t' => self.pos += 1,
-                other => return other,
-            }
+    /// Steps over whitespace.
+    #[inline(always)]
+    pub(super) fn space(&self, at: usize) -> usize {
+        self.token(at).0
+    }
+
+    /// Steps over whitespace; tells the byte after it as well.
+    #[inline(always)]
+    pub(super) fn token(&self, at: usize) -> (usize, u8) {
+        let byte = self.byte(at);
+        if byte > b' ' {
+            return (at, byte);
         }
+        let at = self.some_space(at);
+        (at, self.byte(at))
+    }
+
+    #[inline(never)]
+    fn some_space(&self, mut at: usize) -> usize {
+        while matches!(self.byte(at), b' ' | b'\n' | b'\r' | b'\t') {
+            at += 1;
+        }
+        at
     }
 
     /// A syntax fault at this position.
     #[cold]
-    pub(super) fn syntax(&self, expected: &str) -> Box<RecordError> {
-        let rest = self.rest();
+    pub(super) fn syntax(&self, at: usize, expected: &str) -> Box<RecordError> {
+        let rest = self.rest(at);
         if rest.is_empty() {
             let detail = format!("expected {expected}, but the payload ends");
             return RecordError::boxed(Reason::NotJson, detail);
         }
-        let what = format!("{expected} at byte {}", self.pos);
+        let what = format!("{expected} at byte {at}");
         RecordError::expected(Reason::NotJson, what, rest)
     }
 
     /// Steps over the `{` or `[` here.
     #[inline]
-    pub(super) fn enter(&mut self) -> Step<()> {
-        self.pos += 1;
+    pub(super) fn enter(&mut self, at: usize) -> Step<usize> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
-            let detail = format!("nested deeper than {MAX_DEPTH} at byte {}", self.pos);
+            let detail = format!("nested deeper than {MAX_DEPTH} at byte {}", at + 1);
             return Err(RecordError::boxed(Reason::TooDeep, detail));
         }
-        Ok(())
+        Ok(at + 1)
     }
 
     /// Steps over the `}` or `]` here.
     #[inline]
-    pub(super) fn leave(&mut self) {
-        self.pos += 1;
+    pub(super) fn leave(&mut self, at: usize) -> usize {
         self.depth -= 1;
+        at + 1
     }
 
     /// Steps over `word`, which must be here.
-    #[inline]
-    pub(super) fn literal(&mut self, word: &'static str) -> Step<()> {
-        if !self.rest().starts_with(word.as_bytes()) {
-            return Err(self.syntax("a JSON value"));
-        }
-        self.pos += word.len();
-        Ok(())
+    #[inline(always)]
+    pub(super) fn literal<const N: usize>(&self, at: usize, word: &[u8; N]) -> Step<usize> {
+        if self.window(at) == word { Ok(at + N) } else { Err(self.syntax(at, "a JSON value")) }
     }
 
-    /// Reads a number, which must be here. Always inlined, as is `string`: handing the result over
-    /// in memory costs as much as finding it.
-    #[inline(always)]
-    pub(super) fn number(&mut self) -> Step<Number<'a>> {
-        match Number::scan(self.rest()) {
-            Some((number, length)) => {
-                self.pos += length;
-                Ok(number)
-            }
-            None => Err(self.syntax("a JSON number")),
+    /// Reads a number, which must be here.
+    #[inline]
+    pub(super) fn number(&self, at: usize) -> Step<(Number<'a>, usize)> {
+        match Number::scan(self.rest(at)) {
+            Some((number, length)) => Ok((number, at + length)),
+            None => Err(self.syntax(at, "a JSON number")),
         }
     }
 
     /// Reads a string, whose opening quote must be here.
-    #[inline(always)]
-    pub(super) fn string(&mut self) -> Step<RawText<'a>> {
-        let start = self.pos + 1;
+    #[inline]
+    pub(super) fn string(&self, at: usize) -> Step<(RawText<'a>, usize)> {
+        let start = at + 1;
+        let mut at = start;
         let mut escaped = false;
-        self.pos = start;
-        let window = self.rest();
         loop {
-            self.pos += plain_bytes(self.rest());
-            match self.byte() {
-                b'"' => {
-                    let bytes = self.since(start);
-                    self.pos += 1;
-                    return Ok(RawText { bytes, escaped, window });
-                }
+            let plain = plain_prefix(self.window(at));
+            at += plain;
+            if plain == BLOCK {
+                continue;
+            }
+            match self.byte(at) {
+                b'"' => return Ok((RawText { bytes: self.since(start, at), escaped }, at + 1)),
                 b'\\' => {
                     escaped = true;
-                    self.escape()?;
+                    at = self.escape(at)?;
                 }
-                _ => return Err(self.syntax("the rest of a string")),
+                _ => return Err(self.syntax(at, "the rest of a string")),
             }
         }
     }
 
-    /// Checks and steps over the escape sequence here.
-    fn escape(&mut self) -> Step<()> {
-        match self.payload.get(self.pos + 1).copied().unwrap_or(0) {
-            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => {
-                self.pos += 2;
-                Ok(())
+    /// Reads a string, whose opening quote must be here, and appends its text, which is never
+    /// longer than it is in the payload.
+    #[inline(always)]
+    pub(super) fn string_into(&self, at: usize, out: &mut Vec<u8>) -> Step<usize> {
+        let mut at = at + 1;
+        loop {
+            // A copy of fixed length and a cut cost less than a copy of any length.
+            let block = self.window::<BLOCK>(at);
+            let plain = plain_prefix(block);
+            let end = out.len() + plain;
+            out.extend_from_slice(block);
+            out.truncate(end);
+            at += plain;
+            match block.get(plain) {
+                None => {}
+                Some(b'"') => return Ok(at + 1),
+                Some(_) => at = self.escape_into(at, out)?,
             }
-            b'u' => match escaped_char(self.rest()) {
-                Some((_, length)) => {
-                    self.pos += length;
-                    Ok(())
-                }
-                None => Err(self.syntax("a \\u escape of a whole character")),
+        }
+    }
+
+    /// Appends what the escape sequence here stands for.
+    #[inline(never)]
+    fn escape_into(&self, at: usize, out: &mut Vec<u8>) -> Step<usize> {
+        if self.byte(at) != b'\\' {
+            return Err(self.syntax(at, "the rest of a string"));
+        }
+        let end = self.escape(at)?;
+        unescape(self.since(at, end), out);
+        Ok(end)
+    }
+
+    /// Checks and steps over the escape sequence here.
+    fn escape(&self, at: usize) -> Step<usize> {
+        match self.byte(at + 1) {
+            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Ok(at + 2),
+            b'u' => match escaped_char(self.rest(at)) {
+                Some((_, length)) => Ok(at + length),
+                None => Err(self.syntax(at, "a \\u escape of a whole character")),
             },
-            _ => Err(self.syntax("an escape sequence")),
+            _ => Err(self.syntax(at, "an escape sequence")),
         }
     }
 
     /// Reads a key and the colon after it. Its opening quote must be the next byte.
-    pub(super) fn key(&mut self) -> Step<RawText<'a>> {
-        if self.byte() != b'"' {
-            return Err(self.syntax("a quoted key"));
+    pub(super) fn key(&self, at: usize) -> Step<(RawText<'a>, usize)> {
+        if self.byte(at) != b'"' {
+            return Err(self.syntax(at, "a quoted key"));
         }
-        let key = self.string()?;
-        if self.next_token() != b':' {
-            return Err(self.syntax("a colon"));
+        let (key, at) = self.string(at)?;
+        let at = self.space(at);
+        if self.byte(at) != b':' {
+            return Err(self.syntax(at, "a colon"));
         }
-        self.pos += 1;
-        Ok(key)
+        Ok((key, at + 1))
     }
 
     /// Checks and steps over one value of any kind, after whitespace.
-    pub(super) fn skip_value(&mut self) -> Step<()> {
+    pub(super) fn skip_value(&mut self, at: usize) -> Step<usize> {
+        let mut at = at;
         let floor = self.depth;
         // One bit for each open container, the innermost lowest: 1 for an object. MAX_DEPTH bits.
         let mut objects: u128 = 0;
         loop {
-            match self.next_token() {
+            at = self.space(at);
+            match self.byte(at) {
                 open @ (b'{' | b'[') => {
-                    self.enter()?;
+                    at = self.enter(at)?;
                     objects = (objects << 1) | u128::from(open == b'{');
                     // `{"` waits for a key, `[` for a value; an empty container is closed below.
-                    let first = self.next_token();
+                    at = self.space(at);
+                    let first = self.byte(at);
                     if open == b'{' && first != b'}' {
-                        self.key()?;
+                        at = self.key(at)?.1;
                         continue;
                     }
                     if open == b'[' && first != b']' {
                         continue;
                     }
                 }
-                b'"' => {
-                    self.string()?;
-                }
-                b'-' | b'0'..=b'9' => {
-                    self.number()?;
-                }
-                b't' => self.literal("true")?,
-                b'f' => self.literal("false")?,
-                b'n' => self.literal("null")?,
-                _ => return Err(self.syntax("a JSON value")),
+                b'"' => at = self.string(at)?.1,
+                b'-' | b'0'..=b'9' => at = self.number(at)?.1,
+                b't' => at = self.literal(at, b"true")?,
+                b'f' => at = self.literal(at, b"false")?,
+                b'n' => at = self.literal(at, b"null")?,
+                _ => return Err(self.syntax(at, "a JSON value")),
             }
             // A value ended: close containers until one goes on.
             loop {
                 if self.depth == floor {
-                    return Ok(());
+                    return Ok(at);
                 }
                 let in_object = objects & 1 == 1;
-                match (self.next_token(), in_object) {
+                at = self.space(at);
+                match (self.byte(at), in_object) {
                     (b',', _) => {
-                        self.pos += 1;
+                        at += 1;
                         if in_object {
-                            self.next_token();
-                            self.key()?;
+                            at = self.key(self.space(at))?.1;
                         }
                         break;
                     }
                     (b'}', true) | (b']', false) => {
-                        self.leave();
+                        at = self.leave(at);
                         objects >>= 1;
                     }
-                    (_, true) => return Err(self.syntax("`,` or `}`")),
-                    (_, false) => return Err(self.syntax("`,` or `]`")),
+                    (_, true) => return Err(self.syntax(at, "`,` or `}`")),
+                    (_, false) => return Err(self.syntax(at, "`,` or `]`")),
                 }
             }
         }
     }
 }
 
-/// Bytes that are searched at once.
-const BLOCK: usize = 16;
-
-/// Bytes before the first quote, backslash or control character, or before the end.
-#[inline]
-fn plain_bytes(text: &[u8]) -> usize {
-    let (blocks, tail) = text.as_chunks::<BLOCK>();
-    for (index, block) in blocks.iter().enumerate() {
-        if let Some(at) = first_special(block) {
-            return index * BLOCK + at;
-        }
-    }
-    let plain = tail.iter().take_while(|b| **b >= 0x20 && **b != b'"' && **b != b'\\').count();
-    text.len() - tail.len() + plain
-}
-
-/// Where the first quote, backslash or control character is. Written without branches, so that the
-/// compiler makes vector instructions of it.
-#[inline]
-fn first_special(block: &[u8; BLOCK]) -> Option<usize> {
-    let mut flags = [0u8; BLOCK];
-    for (flag, b) in flags.iter_mut().zip(*block) {
-        let special = (b < 0x20) | (b == b'"') | (b == b'\\');
-        *flag = if special { 0xFF } else { 0 };
-    }
-    let flags = u128::from_le_bytes(flags);
-    (flags != 0).then(|| flags.trailing_zeros() as usize / 8)
+/// What is beyond the end: a call, so that the compiler does not choose between two addresses
+/// without a branch and wait for both.
+#[cold]
+#[inline(never)]
+fn zeros<const N: usize>() -> &'static [u8; N] {
+    &[0; N]
 }
 
 /// The character of the `\u` escape, or of the surrogate pair of two, that begins `text`, and the
@@ -348,23 +373,4 @@ fn unescape(raw: &[u8], out: &mut Vec<u8>) {
         rest = escape.get(length..).unwrap_or(&[]);
     }
     out.extend_from_slice(rest);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_special_byte_is_found_wherever_it_is_and_no_other() {
-        for byte in 0..=255u8 {
-            for at in 0..BLOCK {
-                for filler in [b' ', b'!', b'#', b'[', b']', 0x7F, 0x80, 0xFF] {
-                    let mut block = [filler; BLOCK];
-                    block[at] = byte;
-                    let special = byte < 0x20 || byte == b'"' || byte == b'\\';
-                    assert_eq!(first_special(&block), special.then_some(at));
-                }
-            }
-        }
-    }
 }

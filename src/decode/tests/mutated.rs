@@ -134,3 +134,33 @@ proptest! {
         prop_assert_eq!(rows(&mut table).len(), usize::from(row.is_some()));
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_record_cut_or_flipped_anywhere_is_judged_as_by_the_reference(seed: u64) {
+        let rng = &mut Rng::with_seed(seed);
+        let fields = random_fields(rng, 2);
+        let mut table = table(&fields);
+        let (_, payload) = good_row(rng, &fields);
+        let payload = payload.into_bytes();
+        let mut expected = Vec::new();
+        for at in 0..payload.len() {
+            expected.extend(push_checked(&mut table, &fields, &payload[..at])?);
+            let mut flipped = payload.clone();
+            flipped[at] ^= 1 << rng.u32(0..8);
+            expected.extend(push_checked(&mut table, &fields, &flipped)?);
+            // What comes after the end must not be read as part of the record.
+            let longer = [&payload[..at], &b"\0"[..], &payload[at..]].concat();
+            expected.extend(push_checked(&mut table, &fields, &longer)?);
+        }
+        let found = rows(&mut table);
+        prop_assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.into_iter().zip(expected) {
+            if let Some(expected) = expected {
+                prop_assert_eq!(found, expected);
+            }
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! One payload is one row, or a bad record that leaves no trace.
 
 use arrow::array::{Array, AsArray};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema};
 use serde_json::json;
 
 use super::Reason::{DuplicateKey, MissingField, NotJson, NotObject, NotUtf8, TooDeep, WrongType};
@@ -131,6 +131,69 @@ fn keys_match_exactly_in_any_order_and_with_escapes() {
         batch.column(1).as_string::<i32>().iter().collect::<Vec<_>>(),
         [Some("a"), Some("b"), None]
     );
+}
+
+#[test]
+fn many_fields_are_found_in_any_order_with_some_missing_and_some_unknown() {
+    let rng = &mut fastrand::Rng::with_seed(1);
+    let name = |field: usize| format!("{}{field}", &"a_long_name_of_a_field_"[..field % 24]);
+    let names: Vec<String> = (0..80).map(name).collect();
+    let fields: Vec<_> = names.iter().map(|name| (name.as_str(), false, json!("int"))).collect();
+    let mut table = Table::new(&fields);
+    let mut expected: Vec<Vec<Option<i32>>> = Vec::new();
+    let mut unknown = 0;
+    for _ in 0..300 {
+        let row: Vec<_> = fields.iter().map(|_| (rng.u8(..8) > 0).then(|| rng.i32(..))).collect();
+        let mut members: Vec<String> = Vec::new();
+        for (name, value) in names.iter().zip(&row) {
+            members.extend(value.map(|value| format!("\"{name}\":{value}")));
+            if rng.u8(..20) == 0 {
+                unknown += 1;
+                members.push(format!("\"{name}_\":{{\"{name}\":[1]}}"));
+            }
+        }
+        match rng.u8(..4) {
+            0 => rng.shuffle(&mut members),
+            1 => members.reverse(),
+            _ => {}
+        }
+        table.push(format!("{{{}}}", members.join(","))).unwrap();
+        expected.push(row);
+    }
+    assert_eq!(table.decoder.take_unknown_fields(), unknown);
+    let batch = table.finish();
+    for (at, column) in batch.columns().iter().enumerate() {
+        let found: Vec<_> = column.as_primitive::<Int32Type>().iter().collect();
+        let expected: Vec<_> = expected.iter().map(|row| row[at]).collect();
+        assert_eq!(found, expected, "{}", names[at]);
+    }
+}
+
+#[test]
+fn strings_of_any_length_are_whole_wherever_they_have_an_escape() {
+    let mut table = table();
+    let mut expected = Vec::new();
+    for length in 0..100 {
+        let plain: String = ('a'..='z').cycle().take(length).collect();
+        expected.push(plain.clone());
+        table.push(format!("{{\"id\":0,\"name\":\"{plain}\"}}")).unwrap();
+        for at in 0..length {
+            for (written, read) in [("\\n", "\n"), ("\\\"", "\""), ("\\u20ac", "€"), ("é", "é")]
+            {
+                let (before, after) = plain.split_at(at);
+                expected.push(format!("{before}{read}{after}"));
+                table.push(format!("{{\"name\":\"{before}{written}{after}\",\"id\":0}}")).unwrap();
+            }
+            for bad in ["\n", "\\", "\\u12", "\0"] {
+                let (before, after) = plain.split_at(at);
+                let payload = format!("{{\"id\":0,\"name\":\"{before}{bad}{after}");
+                assert_eq!(table.reason(&payload), Some(NotJson), "{payload}");
+            }
+        }
+    }
+    let batch = table.finish();
+    let found: Vec<_> = batch.column(1).as_string::<i32>().iter().flatten().collect();
+    assert_eq!(found, expected);
 }
 
 #[test]
