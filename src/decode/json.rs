@@ -8,6 +8,7 @@ use super::column::StructColumn;
 use super::error::{Reason, RecordError, UnsupportedSchema};
 use super::read::read_struct;
 use super::scan::{Padded, Scanner, Step};
+use super::simd::is_ascii;
 
 /// Bytes that the offsets of Arrow's strings, lists and fixed-size values can address.
 const ADDRESSABLE: usize = i32::MAX as usize;
@@ -114,7 +115,7 @@ impl JsonDecoder {
 /// Reads the payload, which `s` is at the beginning of.
 fn read(payload: &[u8], s: &mut Scanner<'_>, record: &mut StructColumn) -> Step<()> {
     // Most payloads are ASCII, which is found out faster.
-    if !payload.is_ascii() {
+    if !is_ascii(payload) {
         check_utf8(payload)?;
     }
     let start = s.space(0);

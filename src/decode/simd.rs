@@ -143,6 +143,15 @@ impl Digits {
     }
 }
 
+/// Is all of `text` ASCII? Without a way out before its end, so that the compiler makes vector
+/// instructions of it: few payloads are not.
+#[inline]
+pub(super) fn is_ascii(text: &[u8]) -> bool {
+    let (words, tail) = text.as_chunks::<8>();
+    let all = words.iter().fold(0, |all, word| all | u64::from_le_bytes(*word));
+    all & 0x8080_8080_8080_8080 == 0 && tail.is_ascii()
+}
+
 #[cfg(test)]
 mod tests {
     use fastrand::Rng;
@@ -209,6 +218,19 @@ mod tests {
                     }
                     assert_eq!(Digits::of(&text), Digits { count, value }, "{text:?}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn one_byte_that_is_not_ascii_is_found_wherever_it_is() {
+        for length in 0..100 {
+            let mut text = vec![0x7F; length];
+            assert!(is_ascii(&text));
+            for at in 0..length {
+                text[at] = 0x80;
+                assert!(!is_ascii(&text), "{at} of {length}");
+                text[at] = 0;
             }
         }
     }

@@ -323,14 +323,14 @@ mod tests {
             // However far ahead of the store the encoder is, it is held back at last.
             let failed = (0..WAITING + 4).find_map(|_| outlet.write_all(&part).err());
             assert!(failed.is_some());
-            let error = outlet.take_refusal().unwrap().of("a/b").to_string();
+            let error = format!("{:?}", outlet.take_refusal().unwrap().of("a/b"));
             assert!(error.contains("no more room") && error.contains("a/b"), "{error}");
             assert!(outlet.write_all(&part).is_err());
         });
         outlets(0, |mut outlet, _, _| {
             outlet.write_all(b"few").unwrap();
             let ended = outlet.close().and_then(Closing::wait);
-            let error = ended.err().unwrap().of("a/b").to_string();
+            let error = format!("{:?}", ended.err().unwrap().of("a/b"));
             assert!(error.contains("no more room"), "{error}");
         });
     }
