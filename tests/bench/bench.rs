@@ -18,6 +18,7 @@ mod inputs;
 mod measure;
 mod page;
 mod payloads;
+mod peers;
 mod plot;
 mod scenario;
 #[allow(dead_code, reason = "the helpers of the tests, of which this uses a part")]
@@ -49,6 +50,9 @@ struct Args {
     /// Measure fleets of processes on one table instead, and write docs/bench-fleet.md.
     #[arg(long)]
     fleet: bool,
+    /// Measure Flink and Kafka Connect beside icestream instead, and write docs/bench-peers.md.
+    #[arg(long)]
+    peers: bool,
     /// Print the figures and leave the pages as they are.
     #[arg(long)]
     dry: bool,
@@ -70,6 +74,9 @@ fn main() {
     println!("load of the machine before: {load}");
     if args.fleet {
         return fleets(&args);
+    }
+    if args.peers {
+        return peers(&args, &load);
     }
     let kafka = Kafka::own();
     let mut topics = Topics::new(&kafka, args.records);
@@ -96,5 +103,14 @@ fn fleets(args: &Args) {
     if !args.dry {
         std::fs::write("docs/bench-fleet.md", fleet::page(&table, INTERVAL_MS))
             .expect("cannot write the page");
+    }
+}
+
+fn peers(args: &Args, load: &str) {
+    let (page, plot) = peers::measure(args.records, args.runs, &args.only, load);
+    if !args.dry {
+        for (name, text) in [("bench-peers.md", page), ("bench-peers.svg", plot)] {
+            std::fs::write(format!("docs/{name}"), text).expect("cannot write the page");
+        }
     }
 }

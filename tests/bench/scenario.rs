@@ -120,7 +120,9 @@ impl Scenario {
         for turn in 0..count {
             let entry = &mut self.entries[(turn + number) % count];
             let figures = match &entry.who {
-                Who::Icestream(settings) => icestream(kafka, &entry.input, settings),
+                Who::Icestream(settings) => {
+                    icestream(kafka, &Lake::sqlite(), &entry.input, settings)
+                }
                 Who::ByHand => loop_by_hand(kafka, &entry.input),
             };
             println!("  {}: {figures}", entry.label);
@@ -297,10 +299,9 @@ fn shards(topics: &mut Topics<'_>) -> Scenario {
 }
 
 /// One run of icestream into a new table, each record of which is then accounted for.
-fn icestream(kafka: &Kafka, input: &Preloaded, settings: &[Pair]) -> Figures {
-    let lake = Lake::sqlite();
+pub fn icestream(kafka: &Kafka, lake: &Lake, input: &Preloaded, settings: &[Pair]) -> Figures {
     let name = format!("bench.{}", unique("table"));
-    let mut icestream = Icestream::new(kafka, &input.produced.topic, &lake, &name)
+    let mut icestream = Icestream::new(kafka, &input.produced.topic, lake, &name)
         .schema(&input.kind.schema())
         .unset("CHECKPOINT_MIN_PAUSE_MS");
     for (name, value) in settings {
