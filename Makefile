@@ -11,10 +11,10 @@ CARGO_FLAGS := --release --locked
 BINARY := $(CARGO_TARGET_DIR)/release/icestream
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test soak bench check fmt lint docs clean
+.PHONY: help setup build demo test soak bench bench-peers check fmt lint docs clean
 
 help: ## This list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 setup: ## Get all that the build and the tests need and this machine lacks
 	@scripts/setup test
@@ -39,6 +39,10 @@ soak: ## Every fault at random, for MINUTES (20)
 bench: ## Measure on a real Kafka (BENCH_ARGS)
 	@scripts/setup test
 	cargo bench --locked --bench bench -- $(BENCH_ARGS)
+
+bench-peers: ## Measure Flink and Kafka Connect beside it (BENCH_ARGS)
+	@scripts/setup peers
+	cargo bench --locked --bench bench -- --peers $(BENCH_ARGS)
 
 check: ## Formatting, lints and documentation links, all as errors
 	@scripts/setup build

@@ -1,69 +1,78 @@
-//! What one would write by hand in an afternoon: one loop that consumes, decodes and writes
-//! Parquet, with the same client settings, the same decoder and the same Parquet settings as
-//! icestream. It keeps no offsets, makes no table and starts from the beginning every time: what
-//! icestream needs more is the price of exactly-once.
+//! What an expert would write by hand for one input: one thread that takes batches from librdkafka,
+//! decodes them with icestream's decoder, and writes Parquet with encodings chosen for each column
+//! of this very input. It keeps no offsets, makes no table and starts from the beginning every
+//! time: what icestream needs more is the price of exactly-once, and of not knowing its input.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::{
     ArrayRef, Int32Builder, Int64Builder, RecordBatch, StringArray, TimestampMillisecondBuilder,
 };
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use clap::ValueEnum;
 use iceberg::arrow::schema_to_arrow_schema;
 use icestream::decode::Decoder;
-use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
+use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
+use parquet::basic::{Compression, Encoding, Type, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::message::BorrowedMessage;
-use rdkafka::{Message, Offset, TopicPartitionList};
+
+use crate::batches::{Batches, Record};
+use crate::inputs::Kind;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const BATCH_ROWS: usize = 8192;
 const FILE_BYTES: usize = 128 << 20;
 const ROW_GROUP_BYTES: usize = 64 << 20;
 
-/// Carries a topic into Parquet files, from its beginning to its present ends.
-pub fn run(brokers: &str, topic: &str, schema: &str, dir: &str) {
+/// Carries a topic of a kind of records into Parquet files, from its beginning to its present ends.
+pub fn run(brokers: &str, topic: &str, kind: &str, dir: &str) {
+    let kind = Kind::from_str(kind, false).expect("a kind of records");
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", "unused")
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("isolation.level", "read_committed")
-        .set("enable.partition.eof", "true")
         .set("check.crcs", "true")
+        // Small queues that are never waited for: large ones cost memory and give nothing.
+        .set("queued.min.messages", "20000")
+        .set("queued.max.messages.kbytes", "65536")
         .set("fetch.queue.backoff.ms", "10")
-        .set("fetch.wait.max.ms", "100")
+        .set("fetch.wait.max.ms", "20")
+        .set("fetch.message.max.bytes", "8388608")
         .create()
         .expect("a consumer");
     let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).expect("metadata");
-    let mut open = BTreeSet::new();
-    let mut assignment = TopicPartitionList::new();
+    let (mut from, mut open) = (Vec::new(), BTreeMap::new());
     for partition in metadata.topics()[0].partitions() {
         let id = partition.id();
-        let (start, _) = consumer.fetch_watermarks(topic, id, PATIENCE).expect("watermarks");
-        open.insert(id);
-        assignment.add_partition_offset(topic, id, Offset::Offset(start)).expect("an offset");
-    }
-    consumer.assign(&assignment).expect("an assignment");
-
-    let mut files = Files::new(topic, schema, dir);
-    while !open.is_empty() {
-        match consumer.poll(PATIENCE).expect("Kafka gave neither a record nor the end") {
-            Ok(message) => files.push(&message),
-            Err(KafkaError::PartitionEOF(partition)) => {
-                open.remove(&partition);
-            }
-            Err(error) => panic!("cannot read {topic}: {error}"),
+        let (start, end) = consumer.fetch_watermarks(topic, id, PATIENCE).expect("watermarks");
+        from.push((id, start));
+        if start < end {
+            open.insert(id, end);
         }
+    }
+    let mut batches = Batches::new(consumer, topic, &from);
+    let mut files = Files::new(kind, topic, dir);
+    let mut last = Instant::now();
+    while !open.is_empty() {
+        let count = batches.poll(|record| {
+            if open.get(&record.partition) == Some(&(record.offset + 1)) {
+                open.remove(&record.partition);
+            }
+            files.push(&record);
+        });
+        if count > 0 {
+            last = Instant::now();
+        }
+        assert!(last.elapsed() < PATIENCE, "Kafka gave neither a record nor the end");
     }
     files.flush();
     files.close();
@@ -86,9 +95,11 @@ pub fn count(dir: &Path) -> (u64, u64, u64) {
 
 struct Files {
     dir: String,
-    topic: String,
     schema: Arc<Schema>,
+    properties: WriterProperties,
     decoder: Decoder,
+    /// The topic as often as a batch has rows.
+    topics: StringArray,
     partitions: Int32Builder,
     offsets: Int64Builder,
     timestamps: TimestampMillisecondBuilder,
@@ -97,9 +108,9 @@ struct Files {
 }
 
 impl Files {
-    fn new(topic: &str, schema: &str, dir: &str) -> Self {
-        let text = std::fs::read_to_string(schema).expect("a schema file");
-        let schema: iceberg::spec::Schema = serde_json::from_str(&text).expect("a schema");
+    fn new(kind: Kind, topic: &str, dir: &str) -> Self {
+        let schema: iceberg::spec::Schema =
+            serde_json::from_value(kind.schema()).expect("a schema");
         let payload = schema_to_arrow_schema(&schema).expect("an Arrow schema");
         let decoder = Decoder::json(&payload).expect("a decoder");
         let time = DataType::Timestamp(TimeUnit::Millisecond, Some("+00:00".into()));
@@ -111,11 +122,13 @@ impl Files {
         ];
         let kafka = kafka.map(|(name, kind)| Arc::new(Field::new(name, kind, true)));
         let fields = payload.fields().iter().cloned().chain(kafka).collect::<Vec<_>>();
+        let schema = Arc::new(Schema::new(fields));
         Self {
             dir: dir.into(),
-            topic: topic.into(),
-            schema: Arc::new(Schema::new(fields)),
+            properties: properties(kind, &schema),
+            schema,
             decoder,
+            topics: StringArray::from_iter_values(std::iter::repeat_n(topic, BATCH_ROWS)),
             partitions: Int32Builder::new(),
             offsets: Int64Builder::new(),
             timestamps: TimestampMillisecondBuilder::new().with_timezone("+00:00"),
@@ -124,11 +137,15 @@ impl Files {
         }
     }
 
-    fn push(&mut self, message: &BorrowedMessage<'_>) {
-        self.decoder.push(message.payload().expect("a payload")).expect("a good record");
-        self.partitions.append_value(message.partition());
-        self.offsets.append_value(message.offset());
-        self.timestamps.append_option(message.timestamp().to_millis());
+    fn push(&mut self, record: &Record<'_>) {
+        // A bad record leaves no trace in the columns; whether one was expected is seen when the
+        // rows are counted.
+        if self.decoder.push(record.payload).is_err() {
+            return;
+        }
+        self.partitions.append_value(record.partition);
+        self.offsets.append_value(record.offset);
+        self.timestamps.append_value(record.timestamp);
         if self.decoder.rows() >= BATCH_ROWS {
             self.flush();
         }
@@ -136,10 +153,9 @@ impl Files {
 
     fn flush(&mut self) {
         let rows = self.decoder.rows();
-        let topics = StringArray::from_iter_values(std::iter::repeat_n(&self.topic, rows));
         let mut columns = self.decoder.finish().expect("columns");
         columns.extend([
-            Arc::new(topics) as ArrayRef,
+            Arc::new(self.topics.slice(0, rows)) as ArrayRef,
             Arc::new(self.partitions.finish()),
             Arc::new(self.offsets.finish()),
             Arc::new(self.timestamps.finish()),
@@ -149,7 +165,8 @@ impl Files {
             self.made += 1;
             let file = File::create(format!("{}/{:05}.parquet", self.dir, self.made));
             let file = file.expect("a file");
-            ArrowWriter::try_new(file, self.schema.clone(), Some(properties())).expect("a writer")
+            let properties = self.properties.clone();
+            ArrowWriter::try_new(file, self.schema.clone(), Some(properties)).expect("a writer")
         });
         writer.write(&batch).expect("rows in a file");
         if writer.memory_size() >= ROW_GROUP_BYTES {
@@ -168,14 +185,58 @@ impl Files {
     }
 }
 
-/// As in icestream's `write::properties`.
-fn properties() -> WriterProperties {
-    WriterProperties::builder()
+/// How a column is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum As {
+    /// By a dictionary: few values.
+    Dictionary,
+    /// Plain: values that seldom repeat.
+    Plain,
+    /// Lengths apart from the bytes: long texts.
+    Lengths,
+    /// Differences: numbers that grow.
+    Differences,
+}
+
+/// What measures best for each column of each input.
+fn choose(kind: Kind, column: &str, of: Type) -> As {
+    match (kind, column, of) {
+        (_, "_kafka_topic" | "_kafka_partition", _) => As::Dictionary,
+        (_, "_kafka_offset" | "_kafka_timestamp", _) => As::Differences,
+        (Kind::Readings | Kind::Shuffled | Kind::Bad, _, _) => match column {
+            "id" | "note" => As::Lengths,
+            "user" | "value" => As::Plain,
+            "ts" | "seq" => As::Differences,
+            _ => As::Dictionary,
+        },
+        (Kind::Wide, _, Type::BYTE_ARRAY) if !column.starts_with("word") => As::Lengths,
+        (Kind::Nested, _, Type::BYTE_ARRAY) => As::Dictionary,
+        (Kind::Wide | Kind::Nested, _, Type::INT64) => As::Differences,
+        (Kind::Wide | Kind::Nested, _, Type::DOUBLE) => As::Plain,
+        _ => As::Dictionary,
+    }
+}
+
+fn properties(kind: Kind, schema: &Schema) -> WriterProperties {
+    let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).expect("a level of zstd")))
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_statistics_truncate_length(Some(32))
         .set_data_page_size_limit(256 << 10)
         .set_data_page_row_count_limit(100_000)
-        .set_dictionary_page_size_limit(128 << 10)
-        .set_statistics_truncate_length(Some(32))
-        .set_max_row_group_row_count(Some(1 << 20))
-        .build()
+        .set_max_row_group_row_count(Some(1 << 20));
+    let columns = ArrowSchemaConverter::new().convert(schema).expect("a Parquet schema");
+    for column in columns.columns() {
+        let path = column.path().clone();
+        let encoding = match choose(kind, &path.string(), column.physical_type()) {
+            As::Dictionary => continue,
+            As::Plain => Encoding::PLAIN,
+            As::Lengths => Encoding::DELTA_LENGTH_BYTE_ARRAY,
+            As::Differences => Encoding::DELTA_BINARY_PACKED,
+        };
+        properties = properties
+            .set_column_dictionary_enabled(path.clone(), false)
+            .set_column_encoding(path, encoding);
+    }
+    properties.build()
 }

@@ -1,174 +1,153 @@
 //! What is in the topics.
 
-use std::fmt::Write;
+use std::collections::BTreeMap;
+use std::rc::Rc;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::payloads;
 use crate::support::flights::Flights;
 use crate::support::kafka::Kafka;
 use crate::support::producing::{Produced, Record};
 use crate::support::unique;
 
 /// How often the flights are repeated, so that a run takes long enough to be measured.
-const FLIGHTS_TIMES: usize = 3;
+const FLIGHTS_TIMES: u64 = 3;
+/// Of the input with bad records, each so-manieth is cut short.
+const BAD_EACH: u64 = 1000;
 
-/// An input that can be made.
-pub enum Input {
-    /// So many readings of sensors as JSON of about 300 bytes, over so many partitions.
-    Readings(u64, i32),
-    /// The flights, into a table by month.
+/// A kind of records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Kind {
+    /// Readings of sensors, flat JSON of about 300 bytes.
+    Readings,
+    /// Readings, their keys in another order in each record, a tenth of the values null.
+    Shuffled,
+    /// Readings, one in a thousand of which is cut short.
+    Bad,
+    /// 100 fields of mixed types, about 2.2 KB.
+    Wide,
+    /// Structs in structs, lists of structs, maps.
+    Nested,
+    /// The flights that left New York in 2013.
     Flights,
 }
 
-/// An input in its topic.
+impl Kind {
+    /// Its name on the command line of a child process.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Readings => "readings",
+            Self::Shuffled => "shuffled",
+            Self::Bad => "bad",
+            Self::Wide => "wide",
+            Self::Nested => "nested",
+            Self::Flights => "flights",
+        }
+    }
+
+    /// How many records there are where there are so many readings: about as many bytes.
+    pub fn count(self, readings: u64) -> u64 {
+        match self {
+            Self::Readings | Self::Shuffled | Self::Bad => readings,
+            Self::Wide => readings / 8,
+            Self::Nested => readings / 2,
+            Self::Flights => Flights::COUNT as u64 * FLIGHTS_TIMES,
+        }
+    }
+
+    /// The Iceberg schema of the table.
+    pub fn schema(self) -> Value {
+        match self {
+            Self::Readings | Self::Shuffled | Self::Bad => payloads::readings_schema(),
+            Self::Wide => payloads::wide_schema(),
+            Self::Nested => payloads::nested_schema(),
+            Self::Flights => Flights::schema(),
+        }
+    }
+
+    /// Is record number `n` one that cannot be a row?
+    fn is_bad(self, n: u64) -> bool {
+        self == Self::Bad && n % BAD_EACH == BAD_EACH / 2
+    }
+
+    fn payloads(self, count: u64) -> Box<dyn Iterator<Item = Vec<u8>>> {
+        match self {
+            Self::Readings => Box::new((0..count).map(|n| payloads::reading(n).into_bytes())),
+            Self::Shuffled => Box::new((0..count).map(|n| payloads::shuffled(n).into_bytes())),
+            Self::Bad => Box::new((0..count).map(move |n| {
+                let mut text = payloads::reading(n).into_bytes();
+                if self.is_bad(n) {
+                    text.truncate(text.len() / 2);
+                }
+                text
+            })),
+            Self::Wide => Box::new((0..count).map(|n| payloads::wide(n).into_bytes())),
+            Self::Nested => Box::new((0..count).map(|n| payloads::nested(n).into_bytes())),
+            Self::Flights => Box::new(
+                (0..FLIGHTS_TIMES)
+                    .flat_map(|_| Flights::get().lines())
+                    .map(|l| l.as_bytes().into()),
+            ),
+        }
+    }
+}
+
+/// A kind of records in a topic.
 pub struct Preloaded {
-    /// Name for people.
-    pub name: String,
-    /// What is in the topic.
+    /// Its kind.
+    pub kind: Kind,
+    /// What is in the topic and belongs in the table.
     pub produced: Produced,
+    /// Records in the topic, those that belong in no table included.
+    pub records: u64,
     /// Bytes of all payloads.
     pub bytes: u64,
-    /// The table's schema.
-    pub schema: Value,
-    /// The table's partition spec, if any.
-    pub spec: Option<&'static str>,
 }
 
-impl Input {
-    /// All inputs, with so many readings.
-    pub fn each(records: u64) -> [Self; 3] {
-        [Self::Readings(records, 1), Self::Readings(records, 6), Self::Flights]
-    }
-
-    /// Name for people.
-    pub fn name(&self) -> String {
-        match self {
-            Self::Readings(records, 1) => format!("{records} readings, 1 partition"),
-            Self::Readings(records, n) => format!("{records} readings, {n} partitions"),
-            Self::Flights => {
-                format!("flights, {FLIGHTS_TIMES} times, 6 partitions, table by month")
-            }
-        }
-    }
-
-    /// Fills a new topic.
-    pub fn produce(&self, kafka: &Kafka) -> Preloaded {
-        let (name, topic) = (self.name(), unique("bench"));
-        let mut bytes = 0;
-        let mut weigh = |record: Record| {
-            bytes += record.payload.as_ref().map_or(0, Vec::len) as u64;
-            record
-        };
-        match self {
-            Self::Readings(records, partitions) => {
-                kafka.create_topic(&topic, *partitions, &[]);
-                let all = (0..*records).zip((0..*partitions).cycle());
-                let all = all.map(|(n, partition)| Record::new(partition, reading(n)));
-                let produced = kafka.produce(&topic, all.map(&mut weigh));
-                Preloaded { name, produced, bytes, schema: readings_schema(), spec: None }
-            }
-            Self::Flights => {
-                kafka.create_topic(&topic, 6, &[]);
-                let all = (0..FLIGHTS_TIMES).flat_map(|_| Flights::get().records(6));
-                let produced = kafka.produce(&topic, all.map(&mut weigh));
-                let schema = Flights::schema();
-                Preloaded { name, produced, bytes, schema, spec: Some("month(time_hour)") }
-            }
-        }
+impl Preloaded {
+    /// Bytes of a payload, on average.
+    pub fn mean(&self) -> f64 {
+        self.bytes as f64 / self.records as f64
     }
 }
 
-const TYPES: [(&str, &str); 6] = [
-    ("heart_rate", "bpm"),
-    ("blood_pressure", "mmHg"),
-    ("oxygen_saturation", "percent"),
-    ("body_temperature", "celsius"),
-    ("step_count", "steps"),
-    ("sleep_stage", "stage"),
-];
-const WORDS: [&str; 12] = [
-    "resting",
-    "walking",
-    "after",
-    "lunch",
-    "sensor",
-    "moved",
-    "calibrated",
-    "manual",
-    "entry",
-    "evening",
-    "quiet",
-    "checked",
-];
-
-/// Reading number `n`: the same one whenever it is made.
-fn reading(n: u64) -> String {
-    let mut rng = fastrand::Rng::with_seed(n);
-    let (kind, unit) = TYPES[rng.usize(..TYPES.len())];
-    let id = rng.u128(..);
-    let millis = n * 7;
-    let (ms, s) = (millis % 1000, millis / 1000);
-    let mut text = String::with_capacity(400);
-    write!(
-        text,
-        "{{\"id\":\"{:08x}-{:04x}-{:04x}-{:04x}-{:012x}\",\"user\":\"user-{:06}\",\
-         \"type\":\"{kind}\",\"value\":{}.{:03},\"unit\":\"{unit}\",\
-         \"ts\":\"2026-02-{:02}T{:02}:{:02}:{:02}.{ms:03}Z\",\"seq\":{n},\"ok\":{},",
-        (id >> 96) & 0xffff_ffff,
-        (id >> 80) & 0xffff,
-        (id >> 64) & 0xffff,
-        (id >> 48) & 0xffff,
-        id & 0xffff_ffff_ffff,
-        rng.u32(..50_000),
-        rng.u32(..200),
-        rng.u32(..1000),
-        1 + s / 86_400 % 28,
-        s / 3600 % 24,
-        s / 60 % 60,
-        s % 60,
-        rng.u8(..20) > 0,
-    )
-    .expect("a String takes everything");
-    if rng.u8(..4) == 0 {
-        text.push_str("\"note\":null,");
-    } else {
-        text.push_str("\"note\":\"");
-        for _ in 0..rng.usize(7..12) {
-            text.push_str(WORDS[rng.usize(..WORDS.len())]);
-            text.push(' ');
-        }
-        text.push_str("\",");
-    }
-    write!(
-        text,
-        "\"meta\":{{\"device\":\"watch-{:05}\",\"ver\":\"{}.{}.{}\",\"quality\":{}}}}}",
-        rng.u32(..20_000),
-        rng.u8(1..4),
-        rng.u8(..10),
-        rng.u8(..30),
-        rng.u8(..=100),
-    )
-    .expect("a String takes everything");
-    text
+/// The topics, each filled when it is first asked for.
+pub struct Topics<'a> {
+    kafka: &'a Kafka,
+    readings: u64,
+    made: BTreeMap<(Kind, i32), Rc<Preloaded>>,
 }
 
-fn readings_schema() -> Value {
-    let optional = |id: i32, name: &str, kind: Value| json!({ "id": id, "name": name, "required": false, "type": kind });
-    let meta = json!({ "type": "struct", "fields": [
-        optional(11, "device", json!("string")),
-        optional(12, "ver", json!("string")),
-        optional(13, "quality", json!("int")),
-    ]});
-    json!({ "type": "struct", "schema-id": 0, "fields": [
-        { "id": 1, "name": "id", "required": true, "type": "string" },
-        optional(2, "user", json!("string")),
-        optional(3, "type", json!("string")),
-        optional(4, "value", json!("double")),
-        optional(5, "unit", json!("string")),
-        optional(6, "ts", json!("timestamptz")),
-        optional(7, "seq", json!("long")),
-        optional(8, "ok", json!("boolean")),
-        optional(9, "note", json!("string")),
-        optional(10, "meta", meta),
-    ]})
+impl<'a> Topics<'a> {
+    /// None yet; so many readings are to be in each.
+    pub fn new(kafka: &'a Kafka, readings: u64) -> Self {
+        Self { kafka, readings, made: BTreeMap::new() }
+    }
+
+    /// Records of a kind in a topic of so many partitions.
+    pub fn get(&mut self, kind: Kind, partitions: i32) -> Rc<Preloaded> {
+        let made = self.made.entry((kind, partitions));
+        made.or_insert_with(|| Rc::new(fill(self.kafka, kind, self.readings, partitions))).clone()
+    }
+}
+
+/// Fills a new topic, record by record to one partition after the other.
+fn fill(kafka: &Kafka, kind: Kind, readings: u64, partitions: i32) -> Preloaded {
+    let topic = unique(kind.name());
+    println!("filling {topic}, {partitions} partitions");
+    kafka.create_topic(&topic, partitions, &[]);
+    let records = kind.count(readings);
+    let mut bytes = 0;
+    let all = kind.payloads(records).zip((0..partitions).cycle()).map(|(payload, partition)| {
+        bytes += payload.len() as u64;
+        Record::new(partition, payload)
+    });
+    let mut produced = kafka.produce(&topic, all);
+    let each = u64::try_from(partitions).expect("a number of partitions");
+    for n in (0..records).filter(|n| kind.is_bad(*n)) {
+        let partition = i32::try_from(n % each).expect("a partition");
+        produced = produced.without(partition, i64::try_from(n / each).expect("an offset"));
+    }
+    Preloaded { kind, produced, records, bytes }
 }

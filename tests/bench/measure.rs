@@ -1,4 +1,4 @@
-//! What a child process took.
+//! What a process took, and what the machine did meanwhile.
 
 use std::fmt;
 use std::fs;
@@ -12,7 +12,7 @@ const LOOK: Duration = Duration::from_millis(10);
 pub struct Figures {
     /// Records carried.
     pub records: u64,
-    /// From start to end of the process, seconds.
+    /// From start to end, seconds.
     pub wall: f64,
     /// CPU of all its threads, seconds.
     pub user: f64,
@@ -20,6 +20,10 @@ pub struct Figures {
     pub system: f64,
     /// Peak of its resident memory, bytes.
     pub memory: u64,
+    /// CPU of the broker meanwhile, seconds.
+    pub broker: f64,
+    /// Share of all cores that nobody used meanwhile.
+    pub idle: f64,
     /// Commits, where there are any.
     pub commits: Option<usize>,
     /// Data files.
@@ -44,28 +48,40 @@ impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:.2} s, {:.0} records/s, {:.2} + {:.2} CPU s, {} MiB, {} files of {} bytes",
+            "{:.2} s, {:.0} records/s, {:.2} + {:.2} CPU s ({:.2} a million), {} MiB, {} files of {} bytes, \
+             broker {:.2} CPU s, {:.0} % idle",
             self.wall,
             self.rate(),
             self.user,
             self.system,
+            self.cpu_per_million(),
             self.memory >> 20,
             self.files,
             self.file_bytes,
+            self.broker,
+            self.idle * 100.0,
         )
     }
+}
+
+/// The least, the middle one and the greatest.
+pub fn least_median_most(values: impl IntoIterator<Item = f64>) -> (f64, f64, f64) {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    (values[0], values[values.len() / 2], values[values.len() - 1])
 }
 
 /// Measures one child process. No other child may end meanwhile.
 pub struct Meter {
     began: Instant,
     cpu: (f64, f64),
+    around: Around,
 }
 
 impl Meter {
-    /// To be called just before the process is started.
-    pub fn start() -> Self {
-        Self { cpu: cpu_of_children(), began: Instant::now() }
+    /// To be called just before the process is started. `broker` is the process id of Kafka.
+    pub fn start(broker: u32) -> Self {
+        Self { cpu: cpu_of_children(), around: Around::start(broker), began: Instant::now() }
     }
 
     /// Follows the process to its end. `ended` waits for it as soon as it has ended, and then
@@ -79,13 +95,55 @@ impl Meter {
         let wall = self.began.elapsed().as_secs_f64();
         let (user, system) = cpu_of_children();
         let (user, system) = (user - self.cpu.0, system - self.cpu.1);
-        Figures { wall, user, system, memory, ..Figures::default() }
+        let (broker, idle) = self.around.end();
+        Figures { wall, user, system, memory, broker, idle, ..Figures::default() }
     }
+}
+
+/// What the broker and the machine did in a span of time.
+pub struct Around {
+    pid: u32,
+    broker: f64,
+    cores: (f64, f64),
+}
+
+impl Around {
+    /// From now on. `broker` is the process id of Kafka.
+    pub fn start(broker: u32) -> Self {
+        Self { pid: broker, broker: cpu_seconds(broker), cores: idle_and_all() }
+    }
+
+    /// Until now: CPU seconds of the broker, and the share of all cores that nobody used.
+    pub fn end(self) -> (f64, f64) {
+        let (idle, all) = idle_and_all();
+        let share = (idle - self.cores.0) / (all - self.cores.1).max(f64::MIN_POSITIVE);
+        (cpu_seconds(self.pid) - self.broker, share)
+    }
+}
+
+/// User and system CPU seconds of a running process together, to a hundredth; 0 if there is none.
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, in brackets, may have spaces in it.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks = |n: usize| fields.split_whitespace().nth(n).and_then(|t| t.parse::<f64>().ok());
+    // Linux counts them in hundredths of a second for everybody.
+    (ticks(11).unwrap_or(0.0) + ticks(12).unwrap_or(0.0)) / 100.0
+}
+
+/// Ticks in which no process ran, and all ticks, of all cores since the machine started.
+fn idle_and_all() -> (f64, f64) {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = stat.lines().next().unwrap_or_default();
+    let ticks: Vec<f64> =
+        line.split_whitespace().skip(1).take(8).filter_map(|t| t.parse().ok()).collect();
+    let idle = ticks.get(3).unwrap_or(&0.0) + ticks.get(4).unwrap_or(&0.0);
+    (idle, ticks.iter().sum())
 }
 
 /// The peak since the process became the program that it is: what `ru_maxrss` says would count
 /// the memory of the parent that it was made from.
-fn peak_memory(pid: u32) -> Option<u64> {
+pub fn peak_memory(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)

@@ -169,6 +169,11 @@ impl Kafka {
         self.process.as_ref().expect("this broker is stopped")
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.running().pid()
+    }
+
     /// Where the logs of the partitions are, each in a directory `TOPIC-PARTITION`.
     pub fn log_dir(&self) -> PathBuf {
         self.dir.join("data")

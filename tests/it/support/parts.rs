@@ -12,6 +12,11 @@ const REST_CATALOG: &[&str] = &[
     include_str!("../../../scripts/rest-catalog/pom.xml"),
     include_str!("../../../scripts/rest-catalog/RestCatalog.java"),
 ];
+const FLINK: &[&str] = &[
+    include_str!("../../../scripts/flink/pom.xml"),
+    include_str!("../../../scripts/flink/FlinkSql.java"),
+];
+const CONNECT: &[&str] = &[include_str!("../../../scripts/connect/pom.xml")];
 const PYTHON: &[&str] = &[
     include_str!("../../../scripts/requirements.txt"),
     include_str!("../../../scripts/constraints.txt"),
@@ -26,6 +31,17 @@ pub fn kafka_classpath() -> String {
 pub fn rest_catalog_classpath() -> String {
     let dir = part("rest-catalog", REST_CATALOG);
     format!("{0}/classes:{0}/jars/*", dir.display())
+}
+
+/// The class path of Apache Flink with Iceberg's sink, which only `make bench-peers` has.
+pub fn flink_classpath() -> String {
+    let dir = part("flink", FLINK);
+    format!("{0}/classes:{0}/jars/*", dir.display())
+}
+
+/// The class path of Kafka Connect with Iceberg's sink, which only `make bench-peers` has.
+pub fn connect_classpath() -> String {
+    format!("{}/jars/*", part("connect", CONNECT).display())
 }
 
 /// A program of the Python environment, such as `python`.
