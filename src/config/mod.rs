@@ -46,6 +46,8 @@ pub struct Config {
     pub write: Write,
     /// What becomes of a record that cannot be a row.
     pub bad_records: BadRecords,
+    /// Are old snapshots taken out of the table along with the commits?
+    pub expire_snapshots: bool,
     /// Where metrics and health are served, if at all.
     pub http_listen: Option<SocketAddr>,
     /// Which log lines are written, and how.

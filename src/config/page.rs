@@ -19,7 +19,7 @@ source is asked. `icestream check` shows every value with the source it came fro
 
 **Mistakes.** All of them are reported at once, and nothing is started. An unknown key in the TOML
 file is an error. So is a name in the env file that begins like a setting (`KAFKA_`, `ICEBERG_`,
-`CHECKPOINT_`, `RESTART_`, `ICESTREAM_`, `AWS_`, `S3_`, `BATCH_`) or differs from one by a typing error; other
+`CHECKPOINT_`, `MAINTENANCE_`, `RESTART_`, `ICESTREAM_`, `AWS_`, `S3_`, `BATCH_`) or differs from one by a typing error; other
 names are ignored there, so that values can refer to them. In the environment of the process, where
 other programs and Kubernetes have names too, only a typing error of a `KAFKA_`, `ICEBERG_` or
 `CHECKPOINT_` setting is an error, and only while the setting itself is not set.
@@ -53,12 +53,13 @@ These may not, because they are settings of their own or because exactly-once re
 ";
 
 /// Title and key prefixes of the sections of the page, in order.
-const SECTIONS: [(&str, &[&str]); 7] = [
+const SECTIONS: [(&str, &[&str]); 8] = [
     ("Kafka", &["kafka."]),
     ("Iceberg", &["iceberg."]),
     ("S3", &["s3."]),
     ("Checkpoints", &["checkpoint."]),
     ("Writing", &["write.", "parallelism", "memory_limit_mb", "bad_records"]),
+    ("Maintenance", &["maintenance."]),
     ("Failures", &["retry_give_up_ms", "restart."]),
     ("The process", &["http.", "log.", "shutdown_timeout_ms"]),
 ];

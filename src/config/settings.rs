@@ -383,6 +383,16 @@ pub const SETTINGS: &[SettingDoc] = &[
          it out and counts it.",
     ),
     setting(
+        "MAINTENANCE_EXPIRE_SNAPSHOTS",
+        "maintenance.expire_snapshots",
+        "`false`",
+        Kind::Bool,
+        "Take old snapshots out of the table along with the commits, and delete the files that only \
+         they had. Which are old is for the table to say: `history.expire.max-snapshot-age-ms` (five \
+         days), `history.expire.min-snapshots-to-keep` (1), and the retention of branches and tags. Leave \
+         it off where another program expires snapshots.",
+    ),
+    setting(
         "HTTP_LISTEN",
         "http.listen",
         "`127.0.0.1:9464`",

@@ -26,6 +26,8 @@ pub struct Shares {
     pub batch: u64,
     /// Bytes of one shard's open files: row groups being encoded and parts of uploads.
     pub files: u64,
+    /// Bytes of the table's manifests and manifest lists that are kept between commits.
+    pub metadata: u64,
 }
 
 impl Shares {
@@ -39,6 +41,7 @@ impl Shares {
             queue_messages: (shard / 16 / MESSAGE).clamp(1_000, 20_000),
             batch: (shard / 24).clamp(MIB / 2, 8 * MIB),
             files: (shard * 3 / 10).max(4 * MIB),
+            metadata: (rest / 32).clamp(MIB, 16 * MIB),
         }
     }
 
@@ -66,7 +69,7 @@ mod tests {
             // A batch four times, and half of the open files once more while it is encoded.
             let shard = shares.queue + shares.queue_messages * MESSAGE
                 + 4 * shares.batch + shares.files * 3 / 2;
-            let total = BASE + 12 * shares.fetch + shard * shards as u64;
+            let total = BASE + shares.metadata + 12 * shares.fetch + shard * shards as u64;
             prop_assert!(total <= limit, "{total} of {limit}: {shares:?} for {shards}");
         }
     }

@@ -21,8 +21,17 @@ const PROPERTIES: &str = "kafka.properties";
 
 /// Prefixes that only icestream's settings have in its env file: a name that begins so and is not
 /// a setting is a mistake. `AWS_` is here because a name like AWS_PROFILE has no effect in the file.
-const ENV_FILE_PREFIXES: [&str; 8] =
-    ["KAFKA_", "ICEBERG_", "CHECKPOINT_", "RESTART_", "ICESTREAM_", "AWS_", "S3_", "BATCH_"];
+const ENV_FILE_PREFIXES: [&str; 9] = [
+    "KAFKA_",
+    "ICEBERG_",
+    "CHECKPOINT_",
+    "MAINTENANCE_",
+    "RESTART_",
+    "ICESTREAM_",
+    "AWS_",
+    "S3_",
+    "BATCH_",
+];
 /// Prefixes under which a misspelt name is looked for in the environment of the process. Other
 /// programs have names there too, so only a near miss of a setting is a mistake.
 const ENVIRONMENT_PREFIXES: [&str; 3] = ["KAFKA_", "ICEBERG_", "CHECKPOINT_"];

@@ -1,8 +1,8 @@
 //! The real side of the seams: Kafka, a catalog, RocksDB, Parquet files, threads.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -23,7 +23,10 @@ use crate::protocol::{
 };
 use crate::source::{GroupMember, Polled, ShardQueue, Source, TopicInfo};
 use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StateError, StateStore, StepSeconds};
-use crate::table::{self, Catalog, CommitOutcome, LoadedTable, TableError, TableName};
+use crate::table::{
+    self, Catalog, CommitOutcome, Freed, LoadedTable, TableError, TableName, Upkeep, UpkeepTotals,
+};
+use crate::telemetry::{Metrics, UpkeepCounts};
 
 /// How long Kafka may take to answer one question.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -50,7 +53,17 @@ pub(super) async fn connect(pipeline: &Pipeline) -> Result<Connected<Real>, Fail
     Ok(Connected {
         world: Real { config: config.clone(), instance: pipeline.instance.clone() },
         source,
-        table: CatalogTable { catalog, name: table_name(config)?, config: config.clone() },
+        table: CatalogTable {
+            catalog,
+            name: table_name(config)?,
+            config: config.clone(),
+            upkeep: Upkeep::new(
+                usize::try_from(config.shares().metadata).unwrap_or(usize::MAX),
+                config.expire_snapshots,
+            ),
+            metrics: pipeline.metrics.clone(),
+            shown: Arc::default(),
+        },
         state: Disk(Arc::new(state)),
     })
 }
@@ -226,6 +239,37 @@ pub(super) struct CatalogTable {
     catalog: Arc<Catalog>,
     name: TableName,
     config: Arc<Config>,
+    upkeep: Arc<Upkeep>,
+    metrics: Metrics,
+    /// What the metrics have of the upkeep.
+    shown: Arc<Mutex<UpkeepTotals>>,
+}
+
+impl CatalogTable {
+    /// Counts what commits did beside appending since the last time.
+    fn show(&self) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let totals = self.upkeep.totals();
+        let before = std::mem::replace(&mut *shown, totals);
+        self.metrics.add_upkeep(&UpkeepCounts {
+            files_read: totals.files_read - before.files_read,
+            bytes_written: totals.bytes_written - before.bytes_written,
+            merged_manifests: totals.merged_manifests - before.merged_manifests,
+            expired_snapshots: totals.expired_snapshots - before.expired_snapshots,
+            removed_files: totals.removed_files - before.removed_files,
+            failed_removals: totals.failed_removals - before.failed_removals,
+        });
+    }
+
+    /// Deletes what a commit freed, beside the next epoch. Nobody waits for it: what a process
+    /// that ends leaves of it is space, never rows.
+    fn sweep(&self, freed: Freed) {
+        let table = self.clone();
+        tokio::spawn(async move {
+            freed.sweep().await;
+            table.show();
+        });
+    }
 }
 
 impl seams::Table for CatalogTable {
@@ -253,7 +297,13 @@ impl seams::Table for CatalogTable {
         loaded: &LoadedTable,
         pending: &PendingCommit,
     ) -> Result<CommitOutcome, Failure> {
-        Ok(table::append(&self.catalog, loaded, pending).await?)
+        let appended = table::append(&self.catalog, loaded, pending, &self.upkeep).await;
+        self.show();
+        let appended = appended?;
+        if let Some(freed) = appended.freed {
+            self.sweep(freed);
+        }
+        Ok(appended.outcome)
     }
 
     async fn delete_files(&self, loaded: &LoadedTable, paths: Vec<String>) -> Result<(), Failure> {

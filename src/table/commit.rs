@@ -1,13 +1,17 @@
 //! The append: from a pending commit to one request to the catalog, and what its answer means.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use iceberg::spec::FormatVersion;
 use uuid::Uuid;
 
+use super::io::Encoded;
 use super::snapshot::{self, Change, Proposal};
-use super::{Catalog, LoadedTable, TableError, io, ledger, manifest};
+use super::sweep::Freed;
+use super::upkeep::Upkeep;
+use super::{Catalog, LoadedTable, TableError, expiry, io, ledger, manifest, sql};
 use crate::crash;
 use crate::protocol::{self, LedgerEdit, PendingCommit};
 
@@ -31,6 +35,15 @@ pub enum CommitOutcome<T = LoadedTable> {
     Rejected(String),
 }
 
+/// A commit's outcome, and what to delete after it.
+pub struct Appended {
+    /// What became of the commit.
+    pub outcome: CommitOutcome,
+    /// What it took out of the table. Never in the way of the commit: it may be swept any time
+    /// later, or never.
+    pub freed: Option<Freed>,
+}
+
 /// Appends the files of `pending` and moves its ledger, in one snapshot, in one request, pinned to
 /// the head of `loaded`. Makes exactly one attempt; the caller has asked the protocol whether
 /// `pending` may enter `loaded`. A pending commit without files makes a snapshot too, because a
@@ -43,8 +56,9 @@ pub async fn append(
     catalog: &Catalog,
     loaded: &LoadedTable,
     pending: &PendingCommit,
-) -> Result<CommitOutcome, TableError> {
-    append_at(catalog, loaded, pending, now_ms()).await
+    upkeep: &Arc<Upkeep>,
+) -> Result<Appended, TableError> {
+    append_at(catalog, loaded, pending, now_ms(), upkeep).await
 }
 
 /// A clock before 1970 counts as 1970: the table's own times are later and win.
@@ -75,7 +89,7 @@ pub async fn append_edit(
         properties: HashMap::from([(protocol::ledger_key(&edit.pipeline), value)]),
         now_ms: now_ms(),
     };
-    commit(catalog, loaded, &edit.table_uuid, change).await
+    Ok(commit(catalog, loaded, &edit.table_uuid, change, &Upkeep::none()).await?.outcome)
 }
 
 /// [`append`] with the clock as an argument.
@@ -84,9 +98,10 @@ pub(super) async fn append_at(
     loaded: &LoadedTable,
     pending: &PendingCommit,
     now_ms: i64,
-) -> Result<CommitOutcome, TableError> {
-    if let Some(replaced) = replaced(loaded, &pending.table_uuid) {
-        return Ok(replaced);
+    upkeep: &Arc<Upkeep>,
+) -> Result<Appended, TableError> {
+    if let Some(outcome) = replaced(loaded, &pending.table_uuid) {
+        return Ok(Appended { outcome, freed: None });
     }
     check_writable(loaded)?;
     let summary = protocol::encode_summary(pending)
@@ -97,7 +112,7 @@ pub(super) async fn append_at(
         properties: ledger_property(loaded, pending)?,
         now_ms,
     };
-    commit(catalog, loaded, &pending.table_uuid, change).await
+    commit(catalog, loaded, &pending.table_uuid, change, upkeep).await
 }
 
 /// A commit is for one table, and never for another of its name.
@@ -117,27 +132,96 @@ async fn commit(
     loaded: &LoadedTable,
     table_uuid: &str,
     change: Change,
-) -> Result<CommitOutcome, TableError> {
-    if let Some(replaced) = replaced(loaded, table_uuid) {
-        return Ok(replaced);
+    upkeep: &Arc<Upkeep>,
+) -> Result<Appended, TableError> {
+    if let Some(outcome) = replaced(loaded, table_uuid) {
+        return Ok(Appended { outcome, freed: None });
     }
     check_writable(loaded)?;
     crash::point("commit.before-manifest");
-    let mut written = Vec::new();
-    let proposal = match prepare(catalog, loaded, change, &mut written).await {
-        Ok(proposal) => proposal,
-        Err(error) => {
-            discard(loaded, &written).await;
-            return Err(error);
-        }
+    // Without the place for a sweep nothing is freed by this commit.
+    let sweeping = upkeep.begin_sweep();
+    let expire = match &sweeping {
+        Some(_) => expirable(catalog, loaded, change.now_ms, upkeep).await,
+        None => Vec::new(),
     };
+    let mut files = Vec::new();
+    let mut proposal = snapshot::propose(loaded, change, &expire, upkeep, &mut files).await?;
+    if let Catalog::Sql(catalog) = catalog {
+        let location = catalog.next_metadata_location(loaded, &proposal.metadata);
+        files.push(sql::encode_metadata(&proposal.metadata, &location).await?);
+    } else {
+        // The server's to delete: it wrote them.
+        proposal.old_metadata.clear();
+    }
+    let written: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
+    // None of them refers to another by more than its path and size: all go at once.
+    if let Err(error) = io::write_all(&loaded.io, loaded.metadata.location(), &files).await {
+        discard(loaded, &written).await;
+        return Err(error);
+    }
+    upkeep.add_written(files.len(), files.iter().map(|file| file.bytes.len()).sum());
     crash::point("commit.before-request");
     let answer = match catalog {
         Catalog::Sql(catalog) => catalog.swap(loaded, &proposal, metadata_file(&written)).await,
         Catalog::Rest(catalog) => catalog.commit(loaded, &proposal).await,
     };
     crash::point("commit.after-request");
-    settle(catalog, loaded, &proposal, &written, answer).await
+    let outcome = settle(catalog, loaded, &proposal, &written, answer).await?;
+    let CommitOutcome::Committed { table, .. } = &outcome else {
+        return Ok(Appended { outcome, freed: None });
+    };
+    remember(loaded, table, files, upkeep);
+    let (expired, old_metadata) = (&proposal.expired, &proposal.old_metadata);
+    let freed = match sweeping {
+        Some(place) => Freed::new(table, &loaded.metadata, expired, old_metadata, place),
+        None => {
+            upkeep.leave(old_metadata);
+            None
+        }
+    };
+    Ok(Appended { outcome, freed })
+}
+
+/// The snapshots that the commit is to take out.
+///
+/// A tag that somebody put on one of them since the table was loaded does not stop a REST catalog:
+/// it is asked once more, so that at most the time of this request is open to that.
+async fn expirable(
+    catalog: &Catalog,
+    loaded: &LoadedTable,
+    now_ms: i64,
+    upkeep: &Upkeep,
+) -> Vec<i64> {
+    let due = expiry::due(loaded, upkeep, now_ms);
+    if due.is_empty() || matches!(catalog, Catalog::Sql(_)) {
+        return due;
+    }
+    match catalog.load(&loaded.name).await {
+        Ok(Some(now)) if same_head(&now, loaded) => expiry::still_due(&now, due, now_ms),
+        // The commit itself will meet what is wrong.
+        _ => Vec::new(),
+    }
+}
+
+fn same_head(one: &LoadedTable, other: &LoadedTable) -> bool {
+    let facts = |table: &LoadedTable| (table.metadata.uuid(), table.metadata.current_snapshot_id());
+    facts(one) == facts(other)
+}
+
+/// Keeps what the next commit will need, and forgets what it will not.
+fn remember(before: &LoadedTable, after: &LoadedTable, files: Vec<Encoded>, upkeep: &Upkeep) {
+    let list = |table: &LoadedTable| {
+        table.metadata.current_snapshot().map(|head| head.manifest_list().to_owned())
+    };
+    // A sweep looks at older lists; nothing else does.
+    if let Some(old) = list(before).filter(|_| !upkeep.expire_snapshots) {
+        upkeep.cache.forget(&old);
+    }
+    let metadata = |file: &Encoded| file.path == after.metadata_location;
+    for file in files.into_iter().filter(|file| !metadata(file)) {
+        upkeep.cache.put(&file.path, file.bytes);
+    }
 }
 
 /// Refuses tables that we cannot write without harm.
@@ -170,24 +254,7 @@ fn ledger_property(
     Ok(HashMap::from([(protocol::ledger_key(&pending.pipeline), value)]))
 }
 
-/// Writes all that the request will refer to, durably.
-async fn prepare(
-    catalog: &Catalog,
-    loaded: &LoadedTable,
-    change: Change,
-    written: &mut Vec<String>,
-) -> Result<Proposal, TableError> {
-    let proposal = snapshot::propose(loaded, change, written).await?;
-    if let Catalog::Sql(catalog) = catalog {
-        let location = catalog.next_metadata_location(loaded, &proposal.metadata);
-        written.push(location.to_string());
-        catalog.write_metadata(&loaded.io, &proposal.metadata, &location).await?;
-    }
-    io::sync_parent_dirs(loaded.metadata.location(), written).await?;
-    Ok(proposal)
-}
-
-/// SQL catalogs: the metadata file, which is written last.
+/// SQL catalogs: the metadata file, which is the last one.
 fn metadata_file(written: &[String]) -> &str {
     written.last().map_or("", String::as_str)
 }

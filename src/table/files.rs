@@ -5,7 +5,8 @@ use futures::stream;
 use iceberg::ErrorKind;
 use iceberg::spec::{DataContentType, ManifestEntry};
 
-use super::{LoadedTable, TableError, manifest};
+use super::cache::FileCache;
+use super::{LoadedTable, TableError, list};
 
 /// Manifests that are read at once.
 const AT_ONCE: usize = 16;
@@ -47,7 +48,7 @@ pub async fn live_files(
     loaded: &LoadedTable,
     mut visit: impl FnMut(LiveFile),
 ) -> Result<(), TableError> {
-    let manifests = manifest::read_list(loaded).await?;
+    let manifests = list::of_head(loaded, &FileCache::new(0)).await?;
     let mut manifests = stream::iter(manifests)
         .map(|file| {
             let io = loaded.io.clone();

@@ -4,6 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::join_all;
+use futures::stream;
 use iceberg::io::{FileIO, FileIOBuilder, LocalFsStorageFactory};
 use iceberg_storage_opendal::OpenDalStorageFactory;
 
@@ -53,6 +57,38 @@ pub(super) fn local_path(location: &str) -> Option<PathBuf> {
     path.starts_with('/').then(|| PathBuf::from(path))
 }
 
+/// A file that is complete in memory and not yet in the store.
+pub(super) struct Encoded {
+    pub(super) path: String,
+    pub(super) bytes: Bytes,
+}
+
+/// Writes files side by side and makes them durable, content and name. After an error any of them
+/// may be in the store.
+///
+/// # Errors
+/// The first failure, after all were tried.
+pub(super) async fn write_all(
+    io: &FileIO,
+    table_location: &str,
+    files: &[Encoded],
+) -> Result<(), TableError> {
+    let write = |file: &Encoded| {
+        let output = io.new_output(&file.path);
+        let (path, bytes) = (file.path.clone(), file.bytes.clone());
+        async move {
+            let failed = |error| TableError::storage("write", &path, error);
+            output.map_err(failed)?.write(bytes).await.map_err(failed)
+        }
+    };
+    let written = join_all(files.iter().map(write)).await;
+    written.into_iter().collect::<Result<(), _>>()?;
+    let paths: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
+    let mut sync = parent_dirs(table_location, &paths);
+    sync.extend(paths.iter().filter_map(|path| local_path(path)));
+    sync_all(sync).await
+}
+
 /// Makes the names of closed local files durable: a file that was synced is still lost in a power
 /// failure if its directory was not. Syncs the directory of each path and those above it, up to
 /// `table_location`. Does nothing for stores that are not local.
@@ -60,8 +96,12 @@ pub(super) fn local_path(location: &str) -> Option<PathBuf> {
 /// # Errors
 /// `Storage` naming the directory that could not be synced.
 pub async fn sync_parent_dirs(table_location: &str, paths: &[String]) -> Result<(), TableError> {
-    let Some(root) = local_path(table_location) else { return Ok(()) };
+    sync_all(parent_dirs(table_location, paths)).await
+}
+
+fn parent_dirs(table_location: &str, paths: &[String]) -> BTreeSet<PathBuf> {
     let mut directories = BTreeSet::new();
+    let Some(root) = local_path(table_location) else { return directories };
     for path in paths.iter().filter_map(|path| local_path(path)) {
         let mut directory = path.parent();
         while let Some(dir) = directory {
@@ -71,19 +111,23 @@ pub async fn sync_parent_dirs(table_location: &str, paths: &[String]) -> Result<
             directory = dir.parent();
         }
     }
-    sync_all(directories).await
+    directories
 }
 
-/// Makes the content of local files durable. Does nothing for stores that are not local.
-pub(super) async fn sync_files(paths: &[String]) -> Result<(), TableError> {
-    sync_all(paths.iter().filter_map(|path| local_path(path)).collect()).await
-}
-
+/// Syncs files and directories side by side: a file system that keeps a journal then writes it once
+/// for several of them.
 async fn sync_all(paths: BTreeSet<PathBuf>) -> Result<(), TableError> {
     if paths.is_empty() {
         return Ok(());
     }
-    let sync = move || paths.iter().try_for_each(|path| sync_one(path));
+    let sync = move || {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                paths.iter().map(|path| scope.spawn(move || sync_one(path))).collect();
+            let panicked = |_| Err(TableError::storage("sync", "files", "a thread panicked"));
+            threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(panicked))
+        })
+    };
     tokio::task::spawn_blocking(sync)
         .await
         .map_err(|error| TableError::storage("sync", "files", error))?
@@ -95,18 +139,35 @@ fn sync_one(path: &Path) -> Result<(), TableError> {
         .map_err(|error| TableError::storage("sync", &path.display().to_string(), error))
 }
 
+/// Files that are deleted at once.
+const DELETIONS_AT_ONCE: usize = 8;
+
 /// Deletes files; one that is already gone is no error. Goes on after a failure.
 ///
 /// # Errors
 /// The first failure, after all were tried.
 pub async fn delete_files(io: &FileIO, paths: &[String]) -> Result<(), TableError> {
-    let mut first = Ok(());
-    for path in paths {
-        if let Err(error) = io.delete(path).await {
-            first = first.and(Err(TableError::storage("delete", path, error)));
+    let (_, first) = delete_counted(io, paths).await;
+    first.map_or(Ok(()), Err)
+}
+
+/// Deletes files as [`delete_files`] does. How many could not be deleted, and the first failure.
+pub(super) async fn delete_counted(io: &FileIO, paths: &[String]) -> (u64, Option<TableError>) {
+    let delete = |path: &String| {
+        let (io, path) = (io.clone(), path.clone());
+        async move {
+            io.delete(&path).await.map_err(|error| TableError::storage("delete", &path, error))
+        }
+    };
+    let mut deletions = stream::iter(paths.iter().map(delete)).buffer_unordered(DELETIONS_AT_ONCE);
+    let (mut failed, mut first) = (0, None);
+    while let Some(deleted) = deletions.next().await {
+        if let Err(error) = deleted {
+            failed += 1;
+            first = first.or(Some(error));
         }
     }
-    first
+    (failed, first)
 }
 
 #[cfg(test)]

@@ -1,16 +1,20 @@
-//! Manifests and manifest lists: the files between a snapshot and its data files.
+//! Manifests: the files that name data files and describe them.
 
 use std::collections::{BTreeMap, HashSet};
 
+use bytes::Bytes;
 use iceberg::ErrorKind;
+use iceberg::io::FileIO;
 use iceberg::spec::{
-    DataContentType, DataFile, FormatVersion, ManifestFile, ManifestList, ManifestListWriter,
-    ManifestWriterBuilder, PartitionSpec, PartitionSpecRef, Schema, SchemaRef,
-    SnapshotSummaryCollector, TableMetadata, deserialize_data_file_from_json,
+    DataContentType, DataFile, FormatVersion, Manifest, ManifestEntry, ManifestFile,
+    ManifestMetadata, ManifestStatus, ManifestWriter, ManifestWriterBuilder, PartitionSpec,
+    PartitionSpecRef, Schema, SchemaRef, SnapshotSummaryCollector, TableMetadata,
+    deserialize_data_file_from_json,
 };
 use uuid::Uuid;
 
-use super::{BoxError, LoadedTable, TableError};
+use super::io::Encoded;
+use super::{LoadedTable, TableError};
 use crate::protocol::{PendingCommit, PendingFile};
 
 /// A data file of a pending commit, with the schema it was written with.
@@ -90,29 +94,39 @@ fn data_file(metadata: &TableMetadata, pending: &PendingFile) -> Result<NewFile,
     Ok(NewFile { file, schema: schema.clone() })
 }
 
-/// Writes one manifest for each partition spec among the new files, none if there are no files.
-/// Each path is put in `written` before it is written.
-pub(super) async fn write_manifests(
+/// One manifest for each partition spec among the new files, none if there are no files.
+pub(super) async fn encode_new(
     loaded: &LoadedTable,
     snapshot_id: i64,
     files: NewFiles,
     summary: &mut SnapshotSummaryCollector,
-    written: &mut Vec<String>,
+    encoded: &mut Vec<Encoded>,
 ) -> Result<Vec<ManifestFile>, TableError> {
-    let directory = metadata_dir(&loaded.metadata);
-    let attempt = Uuid::new_v4();
     let mut manifests = Vec::with_capacity(files.len());
-    for (number, (spec_id, files)) in files.into_iter().enumerate() {
-        let path = format!("{directory}/{attempt}-m{number}.avro");
+    for (spec_id, files) in files {
         let Some(spec) = loaded.metadata.partition_spec_by_id(spec_id) else { continue };
         let schema = manifest_schema(loaded.metadata.current_schema(), spec, &files);
         for new in &files {
             summary.add_file(&new.file, schema.clone(), spec.clone());
         }
-        written.push(path.clone());
-        manifests.push(write_manifest(loaded, path, snapshot_id, schema, spec, files).await?);
+        let path = new_path(&loaded.metadata);
+        let fill = |writer: &mut ManifestWriter| {
+            // -1: the file's sequence number is that of the commit, assigned when it lands.
+            files.into_iter().try_for_each(|new| writer.add_file(new.file, -1))
+        };
+        let version = loaded.metadata.format_version();
+        let (manifest, file) = encode(&path, version, snapshot_id, schema, spec, fill)
+            .await
+            .map_err(|error| write_error(loaded, &path, error))?;
+        manifests.push(manifest);
+        encoded.push(file);
     }
     Ok(manifests)
+}
+
+/// Where the next manifest goes. Never the path of another one.
+pub(super) fn new_path(metadata: &TableMetadata) -> String {
+    format!("{}/{}-m0.avro", metadata_dir(metadata), Uuid::new_v4())
 }
 
 /// The current schema, or if the table dropped a column that this spec needs, that of the newest of
@@ -125,100 +139,52 @@ fn manifest_schema(current: &SchemaRef, spec: &PartitionSpecRef, files: &[NewFil
     }
 }
 
-async fn write_manifest(
-    loaded: &LoadedTable,
-    path: String,
+/// A manifest of data files with what `fill` puts into it, complete in memory.
+pub(super) async fn encode(
+    path: &str,
+    version: FormatVersion,
     snapshot_id: i64,
     schema: SchemaRef,
     spec: &PartitionSpec,
-    files: Vec<NewFile>,
-) -> Result<ManifestFile, TableError> {
-    let failed = |error| write_error(loaded, &path, error);
-    let output = loaded.io.new_output(&path).map_err(failed)?;
+    fill: impl FnOnce(&mut ManifestWriter) -> iceberg::Result<()>,
+) -> iceberg::Result<(ManifestFile, Encoded)> {
+    let memory = FileIO::new_with_memory();
+    let output = memory.new_output(path)?;
     let builder = ManifestWriterBuilder::new(output, Some(snapshot_id), schema, spec.clone());
-    let mut writer = match loaded.metadata.format_version() {
+    let mut writer = match version {
         FormatVersion::V3 => builder.build_v3_data(),
         FormatVersion::V1 | FormatVersion::V2 => builder.build_v2_data(),
     };
-    for new in files {
-        // -1: the file's sequence number is that of the commit, assigned when it lands.
-        writer.add_file(new.file, -1).map_err(failed)?;
-    }
-    writer.write_manifest_file().await.map_err(failed)
+    fill(&mut writer)?;
+    let manifest = writer.write_manifest_file().await?;
+    let bytes = memory.new_input(path)?.read().await?;
+    Ok((manifest, Encoded { path: path.to_owned(), bytes }))
 }
 
-/// The manifests of the snapshot at the head, without those that hold no live file.
-pub(super) async fn read_list(loaded: &LoadedTable) -> Result<Vec<ManifestFile>, TableError> {
-    let Some(head) = loaded.metadata.current_snapshot() else { return Ok(Vec::new()) };
-    let location = head.manifest_list();
-    let failed = |error| TableError::storage("read", location, error);
-    let bytes = loaded.io.new_input(location).map_err(failed)?.read().await.map_err(failed)?;
-    let list = parse_list(&bytes, loaded.metadata.format_version()).map_err(|source| {
-        TableError::Unreadable {
-            table: loaded.name.clone(),
-            what: "the manifest list",
-            location: location.to_string(),
-            source,
-        }
-    })?;
-    let live = |m: &ManifestFile| m.has_added_files() || m.has_existing_files();
-    Ok(list.consume_entries().into_iter().filter(live).collect())
-}
-
-/// A table that was upgraded keeps the lists of its older snapshots in the older format.
-fn parse_list(bytes: &[u8], version: FormatVersion) -> Result<ManifestList, BoxError> {
-    let older: &[FormatVersion] = match version {
-        FormatVersion::V1 => &[],
-        FormatVersion::V2 => &[FormatVersion::V1],
-        FormatVersion::V3 => &[FormatVersion::V2, FormatVersion::V1],
-    };
-    ManifestList::parse_with_version(bytes, version).or_else(|error| {
-        older
-            .iter()
-            .find_map(|older| ManifestList::parse_with_version(bytes, *older).ok())
-            .ok_or_else(|| error.into())
-    })
-}
-
-/// A manifest list that was written.
-pub(super) struct WrittenList {
-    /// Where it is.
-    pub(super) location: String,
-    /// V3: the first row id that it assigned, and how many.
-    pub(super) row_range: Option<(u64, u64)>,
-}
-
-/// Writes the manifest list of the new snapshot. Its path is put in `written` before it is written.
-pub(super) async fn write_list(
-    loaded: &LoadedTable,
-    snapshot_id: i64,
-    manifests: Vec<ManifestFile>,
-    written: &mut Vec<String>,
-) -> Result<WrittenList, TableError> {
-    let metadata = &loaded.metadata;
-    let attempt = Uuid::new_v4();
-    let location = format!("{}/snap-{snapshot_id}-0-{attempt}.avro", metadata_dir(metadata));
-    let failed = |error| write_error(loaded, &location, error);
-    written.push(location.clone());
-    let file = loaded.io.new_output(&location).map_err(failed)?.writer().await.map_err(failed)?;
-    let (parent, sequence) = (metadata.current_snapshot_id(), metadata.next_sequence_number());
-    let first_row = metadata.next_row_id();
-    let mut writer = match metadata.format_version() {
-        FormatVersion::V3 => {
-            ManifestListWriter::v3(file, snapshot_id, parent, sequence, Some(first_row))
-        }
-        FormatVersion::V1 | FormatVersion::V2 => {
-            ManifestListWriter::v2(file, snapshot_id, parent, sequence)
-        }
-    };
-    writer.add_manifests(manifests.into_iter()).map_err(failed)?;
-    let row_range = writer.next_row_id().map(|next| (first_row, next.saturating_sub(first_row)));
-    writer.close().await.map_err(failed)?;
-    Ok(WrittenList { location, row_range })
+/// The live entries of a manifest, each with what it inherits from its place in the manifest list,
+/// as `ManifestFile::load_manifest` gives them.
+///
+/// # Errors
+/// If the bytes are no manifest.
+pub(super) fn live_entries(
+    bytes: &Bytes,
+    manifest: &ManifestFile,
+) -> iceberg::Result<(Vec<ManifestEntry>, ManifestMetadata)> {
+    let (entries, metadata) = Manifest::parse_avro(bytes)?.into_parts();
+    let live = entries.into_iter().filter(|entry| entry.is_alive()).map(|entry| {
+        let mut entry = std::sync::Arc::unwrap_or_clone(entry);
+        let inherits = entry.status == ManifestStatus::Added || manifest.sequence_number == 0;
+        let inherited = inherits.then_some(manifest.sequence_number);
+        entry.snapshot_id = entry.snapshot_id.or(Some(manifest.added_snapshot_id));
+        entry.sequence_number = entry.sequence_number.or(inherited);
+        entry.file_sequence_number = entry.file_sequence_number.or(inherited);
+        entry
+    });
+    Ok((live.collect(), metadata))
 }
 
 /// The crate reports values that it cannot write as invalid data, and the store's errors otherwise.
-fn write_error(loaded: &LoadedTable, path: &str, error: iceberg::Error) -> TableError {
+pub(super) fn write_error(loaded: &LoadedTable, path: &str, error: iceberg::Error) -> TableError {
     match error.kind() {
         ErrorKind::DataInvalid | ErrorKind::FeatureUnsupported => TableError::Unsupported {
             table: loaded.name.clone(),

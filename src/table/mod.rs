@@ -17,12 +17,17 @@
 //! are never deleted here (I8). A future that is dropped while the request is under way leaves an
 //! unknown outcome, as a lost reply does.
 
+mod cache;
 mod commit;
 mod error;
+mod expiry;
 mod files;
 mod io;
 mod ledger;
+mod list;
 mod manifest;
+mod merge;
+mod properties;
 mod rest;
 mod rest_client;
 mod schema;
@@ -31,8 +36,10 @@ mod snapshot;
 mod spec;
 mod sql;
 mod sql_pool;
+mod sweep;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -43,7 +50,7 @@ use ::iceberg::io::FileIO;
 use ::iceberg::spec::{Schema, TableMetadata, TableMetadataRef, UnboundPartitionSpec};
 use ::iceberg::{NamespaceIdent, Runtime, TableIdent};
 
-pub use commit::{CommitOutcome, append, append_edit};
+pub use commit::{Appended, CommitOutcome, append, append_edit};
 pub use error::{BoxError, TableError};
 pub use files::{LiveFile, live_files};
 pub use io::{delete_files, file_io, sync_parent_dirs};
@@ -56,6 +63,8 @@ pub use schema::{
 pub use settings::{CatalogKind, CatalogSettings, RestAuth};
 pub use spec::{SpecError, parse_spec};
 pub use sql::SqlCatalog;
+pub use sweep::Freed;
+pub use upkeep::{Upkeep, UpkeepTotals};
 
 use crate::protocol::PendingCommit;
 
@@ -113,6 +122,8 @@ pub struct LoadedTable {
     pub metadata_location: String,
     /// The store of its files, with the credentials that came with this reading.
     pub io: FileIO,
+    /// Came credentials with it, which end some time?
+    pub vended: bool,
 }
 
 impl fmt::Debug for LoadedTable {
@@ -212,7 +223,8 @@ impl Catalog {
         }
     }
 
-    /// Appends a pending commit to the table as `loaded` shows it, once. See [`append`].
+    /// Appends a pending commit to the table as `loaded` shows it, once, with no upkeep. See
+    /// [`append`].
     ///
     /// # Errors
     /// As [`append`]: an error means that the commit was certainly not made.
@@ -221,7 +233,7 @@ impl Catalog {
         loaded: &LoadedTable,
         pending: &PendingCommit,
     ) -> Result<CommitOutcome, TableError> {
-        append(self, loaded, pending).await
+        Ok(append(self, loaded, pending, &Upkeep::none()).await?.outcome)
     }
 }
 

@@ -11,7 +11,8 @@ use serde_json::json;
 use super::rest_client::{Answer, RestClient, SendError, is_iceberg_error, told};
 use super::snapshot::Proposal;
 use super::{
-    CatalogSettings, CommitOutcome, Creation, LoadedTable, TableError, TableName, io, unreadable,
+    CatalogSettings, CommitOutcome, Creation, LoadedTable, TableError, TableName, io, settings,
+    unreadable,
 };
 
 /// A REST catalog.
@@ -115,13 +116,17 @@ impl RestCatalog {
             .map_err(|error| unreadable(table, &self.table_url(table), error))?;
         let location = parsed.metadata.location().to_string();
         let mut properties = self.io_properties.clone();
-        properties.extend(parsed.config.unwrap_or_default());
-        properties.extend(vended(parsed.storage_credentials.unwrap_or_default(), &location));
+        let config = parsed.config.unwrap_or_default();
+        let credentials = vended(parsed.storage_credentials.unwrap_or_default(), &location);
+        let vended = !credentials.is_empty() || config.keys().any(|key| settings::is_secret(key));
+        properties.extend(config);
+        properties.extend(credentials);
         Ok(LoadedTable {
             name: table.clone(),
             metadata: parsed.metadata.into(),
             metadata_location: parsed.metadata_location.unwrap_or_default(),
             io: io::file_io(&location, &properties)?,
+            vended,
         })
     }
 
@@ -237,6 +242,7 @@ fn committed(loaded: &LoadedTable, proposal: &Proposal, answer: &Answer) -> Comm
             metadata: parsed.metadata.into(),
             metadata_location: parsed.metadata_location.unwrap_or_default(),
             io: loaded.io.clone(),
+            vended: loaded.vended,
         },
     }
 }

@@ -1,26 +1,34 @@
 //! The snapshot of a commit, and the table metadata with it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use iceberg::spec::{
     MAIN_BRANCH, Operation, Snapshot, SnapshotSummaryCollector, Summary, TableMetadata,
+    TableMetadataRef,
 };
 use iceberg::{TableRequirement, TableUpdate};
 use uuid::Uuid;
 
+use super::io::Encoded;
 use super::manifest::{self, NewFiles};
-use super::{LoadedTable, TableError};
+use super::properties::deletes_old_metadata;
+use super::upkeep::Upkeep;
+use super::{LoadedTable, TableError, expiry, list, merge};
 
 /// A commit, ready for the one request that makes it.
 pub(super) struct Proposal {
     /// The new snapshot.
     pub(super) snapshot_id: i64,
     /// The table's metadata with it.
-    pub(super) metadata: TableMetadata,
+    pub(super) metadata: TableMetadataRef,
     /// What leads from the loaded metadata to the new one.
     pub(super) updates: Vec<TableUpdate>,
     /// What must still hold when the catalog makes the commit.
     pub(super) requirements: Vec<TableRequirement>,
+    /// Snapshots that it takes out of the table.
+    pub(super) expired: Vec<i64>,
+    /// Files of table metadata that fall out of its log.
+    pub(super) old_metadata: Vec<String>,
 }
 
 /// What an append brings besides its files.
@@ -35,28 +43,41 @@ pub(super) struct Change {
     pub(super) now_ms: i64,
 }
 
-/// Writes the manifests and the manifest list of an append and makes the metadata with it. The path
-/// of each file is put in `written` before it is written.
+/// Makes the manifests and the manifest list of an append, and the metadata with it and without
+/// the snapshots that are to `expire`. The files are put into `encoded`; nothing is written.
 pub(super) async fn propose(
     loaded: &LoadedTable,
     change: Change,
-    written: &mut Vec<String>,
+    expire: &[i64],
+    upkeep: &Upkeep,
+    encoded: &mut Vec<Encoded>,
 ) -> Result<Proposal, TableError> {
     let metadata = &loaded.metadata;
     let snapshot_id = fresh_snapshot_id(metadata);
     let mut collector = SnapshotSummaryCollector::default();
-    let existing = manifest::read_list(loaded).await?;
+    let mut existing = list::of_head(loaded, &upkeep.cache).await?;
     let mut manifests =
-        manifest::write_manifests(loaded, snapshot_id, change.files, &mut collector, written)
-            .await?;
+        manifest::encode_new(loaded, snapshot_id, change.files, &mut collector, encoded).await?;
+    let mut replaced = 0;
+    if let Some(merged) = merge::merge(loaded, &existing, snapshot_id, upkeep).await? {
+        let gone: HashSet<String> = merged.replaced.into_iter().collect();
+        existing.retain(|manifest| !gone.contains(&manifest.manifest_path));
+        replaced = gone.len();
+        upkeep.add_merged(replaced);
+        manifests.push(merged.manifest);
+        encoded.push(merged.file);
+    }
     let (created, kept) = (manifests.len(), existing.len());
     manifests.extend(existing);
-    let list = manifest::write_list(loaded, snapshot_id, manifests, written).await?;
+    let list = list::encode(loaded, snapshot_id, manifests).await?;
+    let list_location = list.file.path.clone();
+    encoded.push(list.file);
 
     // Computed keys win over ours.
     let mut summary = change.summary;
     summary.insert("manifests-created".into(), created.to_string());
     summary.insert("manifests-kept".into(), kept.to_string());
+    summary.insert("manifests-replaced".into(), replaced.to_string());
     summary.extend(collector.build());
     add_totals(&mut summary, metadata);
 
@@ -65,14 +86,19 @@ pub(super) async fn propose(
         .with_parent_snapshot_id(metadata.current_snapshot_id())
         .with_sequence_number(metadata.next_sequence_number())
         .with_timestamp_ms(timestamp(metadata, change.now_ms))
-        .with_manifest_list(list.location)
+        .with_manifest_list(list_location)
         .with_summary(Summary { operation: Operation::Append, additional_properties: summary })
         .with_schema_id(metadata.current_schema_id());
     let snapshot = match list.row_range {
         Some((first, added)) => builder.with_row_range(first, added).build(),
         None => builder.build(),
     };
-    apply(loaded, snapshot, change.properties)
+    let proposal = apply(loaded, snapshot.clone(), change.properties.clone(), expire)?;
+    let shown = LoadedTable { metadata: proposal.metadata.clone(), ..loaded.clone() };
+    match expire.is_empty() || expiry::is_consistent(&shown) {
+        true => Ok(proposal),
+        false => apply(loaded, snapshot, change.properties, &[]),
+    }
 }
 
 /// The crate's builder keeps the retention that a user set on `main`; its list of changes is what a
@@ -81,6 +107,7 @@ fn apply(
     loaded: &LoadedTable,
     snapshot: Snapshot,
     properties: HashMap<String, String>,
+    expire: &[i64],
 ) -> Result<Proposal, TableError> {
     let metadata = &loaded.metadata;
     let snapshot_id = snapshot.snapshot_id();
@@ -90,7 +117,15 @@ fn apply(
         .into_builder(Some(loaded.metadata_location.clone()))
         .set_branch_snapshot(snapshot, MAIN_BRANCH)
         .and_then(|builder| builder.set_properties(properties))
-        .and_then(|builder| builder.build())
+        .and_then(|builder| {
+            expire
+                .iter()
+                .fold(builder, |builder, id| {
+                    builder.remove_statistics(*id).remove_partition_statistics(*id)
+                })
+                .remove_snapshots(expire)
+                .build()
+        })
         .map_err(|error| TableError::Unsupported {
             table: loaded.name.clone(),
             what: format!("a snapshot cannot be added to its metadata: {error}"),
@@ -102,7 +137,19 @@ fn apply(
             snapshot_id: metadata.current_snapshot_id(),
         },
     ];
-    Ok(Proposal { snapshot_id, metadata: built.metadata, updates: built.changes, requirements })
+    let old = built.expired_metadata_logs.into_iter().map(|entry| entry.metadata_file);
+    let old_metadata = match deletes_old_metadata(built.metadata.properties()) {
+        true => old.collect(),
+        false => Vec::new(),
+    };
+    Ok(Proposal {
+        snapshot_id,
+        metadata: built.metadata.into(),
+        updates: built.changes,
+        requirements,
+        expired: expire.to_vec(),
+        old_metadata,
+    })
 }
 
 /// Positive, random, and not in the table.

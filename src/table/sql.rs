@@ -13,6 +13,7 @@ use iceberg::io::FileIO;
 use iceberg::spec::{FormatVersion, TableMetadata, TableMetadataBuilder};
 use iceberg::{MetadataLocation, TableCreation};
 
+use super::io::Encoded;
 use super::settings::mask_uri;
 use super::snapshot::Proposal;
 use super::sql_pool::{Pool, Refusal, open, refusal};
@@ -181,6 +182,7 @@ impl SqlCatalog {
             metadata: metadata.into(),
             metadata_location: location,
             io,
+            vended: false,
         }))
     }
 
@@ -213,9 +215,9 @@ impl SqlCatalog {
         let file = MetadataLocation::new_with_metadata(metadata.location(), &metadata);
         let io = io::file_io(metadata.location(), &self.io_properties)?;
         let written = file.to_string();
-        self.write_metadata(&io, &metadata, &file).await?;
+        let encoded = encode_metadata(&metadata, &file).await?;
         // Up to the root, because the directories of the namespace may be new as well.
-        io::sync_parent_dirs(&root, std::slice::from_ref(&written)).await?;
+        io::write_all(&io, &root, &[encoded]).await?;
         if self.insert_table(table, &written).await? {
             let metadata = metadata.into();
             return Ok(LoadedTable {
@@ -223,6 +225,7 @@ impl SqlCatalog {
                 metadata,
                 metadata_location: written,
                 io,
+                vended: false,
             });
         }
         // Another process was first: its table it is.
@@ -299,21 +302,6 @@ impl SqlCatalog {
         }
     }
 
-    /// Writes table metadata, durably but for its directory.
-    pub(super) async fn write_metadata(
-        &self,
-        io: &FileIO,
-        metadata: &TableMetadata,
-        location: &MetadataLocation,
-    ) -> Result<(), TableError> {
-        let path = location.to_string();
-        metadata
-            .write_to(io, location)
-            .await
-            .map_err(|error| TableError::storage("write", &path, error))?;
-        io::sync_files(&[path]).await
-    }
-
     /// The compare-and-swap: the table's row, if it still names the loaded metadata, comes to name
     /// `new_location`, where the proposal's metadata is.
     ///
@@ -345,9 +333,10 @@ impl SqlCatalog {
                 snapshot_id: proposal.snapshot_id,
                 table: LoadedTable {
                     name: loaded.name.clone(),
-                    metadata: proposal.metadata.clone().into(),
+                    metadata: proposal.metadata.clone(),
                     metadata_location: new_location.to_string(),
                     io: loaded.io.clone(),
+                    vended: false,
                 },
             },
             Ok(Ok(0)) => CommitOutcome::Conflict(format!(
@@ -407,6 +396,18 @@ fn new_metadata(creation: &Creation<'_>, location: String) -> Result<TableMetada
         .and_then(|builder| builder.build())
         .map(|built| built.metadata)
         .map_err(|error| invalid(error.to_string()))
+}
+
+/// Table metadata as a file, compressed if the table wants it so.
+pub(super) async fn encode_metadata(
+    metadata: &TableMetadata,
+    location: &MetadataLocation,
+) -> Result<Encoded, TableError> {
+    let (path, memory) = (location.to_string(), FileIO::new_with_memory());
+    let failed = |error| TableError::storage("write", &path, error);
+    metadata.write_to(&memory, location).await.map_err(failed)?;
+    let bytes = memory.new_input(&path).map_err(failed)?.read().await.map_err(failed)?;
+    Ok(Encoded { path, bytes })
 }
 
 async fn read_metadata(

@@ -86,6 +86,11 @@ struct Handles {
     checkpoint_age: Gauge,
     commits: IntCounterVec,
     unresolved: IntGauge,
+    metadata_reads: IntCounter,
+    metadata_bytes: IntCounter,
+    merged_manifests: IntCounter,
+    expired_snapshots: IntCounter,
+    removed_files: IntCounterVec,
     admissions: IntCounterVec,
     refusals: IntCounterVec,
     rebalances: IntCounterVec,
@@ -267,6 +272,17 @@ impl Metrics {
         self.0.handles.unresolved.set(gauge_value(commits as u64));
     }
 
+    /// Counts what commits did beside appending.
+    pub fn add_upkeep(&self, done: &UpkeepCounts) {
+        let handles = &self.0.handles;
+        handles.metadata_reads.inc_by(done.files_read);
+        handles.metadata_bytes.inc_by(done.bytes_written);
+        handles.merged_manifests.inc_by(done.merged_manifests);
+        handles.expired_snapshots.inc_by(done.expired_snapshots);
+        handles.removed_files.with_label_values(&["removed"]).inc_by(done.removed_files);
+        handles.removed_files.with_label_values(&["failed"]).inc_by(done.failed_removals);
+    }
+
     /// Counts a decision about a pending commit.
     pub fn add_admission(&self, decision: Admission) {
         self.0.handles.admissions.with_label_values(&[decision.text()]).inc();
@@ -302,6 +318,23 @@ impl Metrics {
     pub fn add_violation(&self, id: Invariant) {
         self.0.handles.violations.with_label_values(&[id.text()]).inc();
     }
+}
+
+/// What commits did beside appending.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UpkeepCounts {
+    /// Manifests and manifest lists that were read from the store.
+    pub files_read: u64,
+    /// Bytes of metadata files that were written.
+    pub bytes_written: u64,
+    /// Manifests that were merged into others.
+    pub merged_manifests: u64,
+    /// Snapshots that were expired.
+    pub expired_snapshots: u64,
+    /// Files that were deleted because nothing refers to them.
+    pub removed_files: u64,
+    /// Files that should have been and could not be.
+    pub failed_removals: u64,
 }
 
 /// The counters of one partition.
@@ -347,6 +380,11 @@ impl Handles {
             checkpoint_age: register.second("checkpoint_age_seconds", "Time since the last checkpoint became complete, or since the start of the process before the first.")?,
             commits: register.counters("commits_total", "Answers of the catalog to commit requests, by outcome.", &["outcome"])?,
             unresolved: register.gauge("unknown_commits", "Pending commits of which nobody knows yet whether they are in the table.")?,
+            metadata_reads: register.counter("metadata_reads_total", "Manifests and manifest lists that commits and expiry read from the store. Stands still while nobody else changes the table.")?,
+            metadata_bytes: register.counter("metadata_written_bytes_total", "Bytes of metadata files that commits wrote, made or not.")?,
+            merged_manifests: register.counter("merged_manifests_total", "Manifests that commits merged into others.")?,
+            expired_snapshots: register.counter("expired_snapshots_total", "Snapshots that commits took out of the table (MAINTENANCE_EXPIRE_SNAPSHOTS).")?,
+            removed_files: register.counters("removed_files_total", "Files that nothing refers to any more, by whether they could be deleted. `failed` ones stay in the store.", &["outcome"])?,
             admissions: register.counters("admissions_total", "Decisions about pending commits. `superseded` ones were fenced: another instance had committed.", &["decision"])?,
             refusals: register.counters("refusals_total", "Refusals to go on, by name.", &["refusal"])?,
             rebalances: register.counters("rebalances_total", "Rebalances of the consumer group, by what they did to this instance.", &["event"])?,
@@ -375,6 +413,9 @@ impl Handles {
         touch::<Invariant>(&self.violations);
         for server in Server::ALL {
             self.reachable.with_label_values(&[server.text()]).set(0);
+        }
+        for outcome in ["removed", "failed"] {
+            self.removed_files.with_label_values(&[outcome]).inc_by(0);
         }
         for step in Step::ALL {
             // Creates the series; nothing is observed.

@@ -15,5 +15,5 @@ pub use http::{HttpError, HttpServer};
 pub use labels::{
     Admission, CheckpointOutcome, CommitOutcome, Invariant, Rebalance, Restart, Server, Step,
 };
-pub use metrics::{Metrics, PartitionMetrics};
+pub use metrics::{Metrics, PartitionMetrics, UpkeepCounts};
 pub use page::metrics_page;

@@ -207,10 +207,18 @@ async fn a_clock_behind_the_table_does_not_stop_commits() {
     let loaded = bench.append_rows(0, &[(1, "a")]).await;
     let last = loaded.metadata.last_updated_ms();
     let commit = pending(&loaded, 1, 2, vec![]);
-    let table = committed(append_at(&bench.catalog, &loaded, &commit, 1_000).await);
+    let table = committed(
+        append_at(&bench.catalog, &loaded, &commit, 1_000, &Upkeep::none())
+            .await
+            .map(|done| done.outcome),
+    );
     assert_eq!(table.metadata.current_snapshot().unwrap().timestamp_ms(), last);
     let commit = pending(&table, 2, 3, vec![]);
-    let table = committed(append_at(&bench.catalog, &table, &commit, last + 5).await);
+    let table = committed(
+        append_at(&bench.catalog, &table, &commit, last + 5, &Upkeep::none())
+            .await
+            .map(|done| done.outcome),
+    );
     assert_eq!(table.metadata.current_snapshot().unwrap().timestamp_ms(), last + 5);
 }
 

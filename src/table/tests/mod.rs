@@ -3,7 +3,9 @@
 mod catalogs;
 mod commits;
 mod evolution;
+mod expiring;
 mod faults;
+mod merging;
 mod rest;
 mod server;
 

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::server::{Reply, Server};
 use super::*;
+use crate::table::commit::append_at;
 
 const CONFIG: &str = "GET /v1/config";
 const TOKENS: &str = "POST /v1/oauth/tokens";
@@ -251,6 +252,52 @@ async fn requests_turned_away_unread_are_errors() {
         assert_eq!(matches!(error, TableError::Unauthorised { .. }), !transient, "{code}: {error}");
         assert_eq!(scripted.files(), 1, "{code}: a first copy of the request may have landed");
     }
+}
+
+#[tokio::test]
+async fn an_expiry_asks_for_the_table_once_more_and_spares_what_was_tagged_meanwhile() {
+    let mut scripted = Scripted::new().await;
+    let rules = [("history.expire.max-snapshot-age-ms", "0")];
+    let rules = rules.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let builder = scripted.metadata.clone().into_builder(None);
+    scripted.metadata =
+        builder.set_properties(HashMap::from(rules)).unwrap().build().unwrap().metadata;
+    let catalog = scripted.connect().await;
+    let mut snapshots = Vec::new();
+    for offset in 0..3 {
+        let loaded = scripted.load(&catalog).await;
+        scripted.server.reply(COMMIT, scripted.applied());
+        let commit = pending(&loaded, offset, offset + 1, vec![]);
+        let table = committed(catalog.commit_append(&loaded, &commit).await);
+        scripted.metadata = table.metadata.as_ref().clone();
+        snapshots.push(table.metadata.current_snapshot_id().unwrap());
+    }
+    let loaded = scripted.load(&catalog).await;
+    let tag = SnapshotReference::new(snapshots[0], SnapshotRetention::Tag { max_ref_age_ms: None });
+    let builder = scripted.metadata.clone().into_builder(None);
+    scripted.metadata = builder.set_ref("audit", tag).unwrap().build().unwrap().metadata;
+    scripted.server.text(LOAD, 200, scripted.table()).reply(COMMIT, scripted.applied());
+    let commit = pending(&loaded, 3, 4, vec![]);
+    let upkeep = Upkeep::new(1 << 20, true);
+    let hours_later = loaded.metadata.last_updated_ms() + 7_200_000;
+    let before = scripted.server.lines().len();
+    let appended = append_at(&catalog, &loaded, &commit, hours_later, &upkeep).await.unwrap();
+    assert_eq!(scripted.server.lines()[before..], [LOAD, COMMIT]);
+    let body = scripted.server.asked().pop().unwrap().body;
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let last = body["updates"].as_array().unwrap().last().unwrap();
+    assert_eq!(*last, json!({ "action": "remove-snapshots", "snapshot-ids": [snapshots[1]] }));
+    let table = committed(Ok(appended.outcome));
+    assert_eq!(table.metadata.snapshots().count(), 3);
+
+    let list = loaded.metadata.snapshot_by_id(snapshots[1]).unwrap().manifest_list().to_owned();
+    assert!(table.io.exists(&list).await.unwrap());
+    appended.freed.unwrap().sweep().await;
+    assert!(!table.io.exists(&list).await.unwrap());
+    for snapshot in table.metadata.snapshots() {
+        assert!(table.io.exists(snapshot.manifest_list()).await.unwrap());
+    }
+    assert_eq!(upkeep.totals().removed_files, 1);
 }
 
 #[tokio::test]

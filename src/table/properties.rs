@@ -1,0 +1,116 @@
+//! The table properties that Iceberg defines for commits and housekeeping. A value that cannot be
+//! understood counts as absent, as in other writers.
+
+use std::collections::HashMap;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Whether small manifests are merged, how many it takes and how large they become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MergePolicy {
+    pub(super) enabled: bool,
+    /// Manifests of one tier that are merged when so many are there; at least 2.
+    pub(super) min_count: usize,
+    /// Bytes that a merged manifest should have at most.
+    pub(super) target_bytes: u64,
+}
+
+impl MergePolicy {
+    /// `commit.manifest-merge.enabled`, `commit.manifest.min-count-to-merge` and
+    /// `commit.manifest.target-size-bytes`.
+    pub(super) fn of(properties: &HashMap<String, String>) -> Self {
+        Self {
+            enabled: get(properties, "commit.manifest-merge.enabled").unwrap_or(true),
+            min_count: get(properties, "commit.manifest.min-count-to-merge").unwrap_or(100).max(2),
+            target_bytes: get(properties, "commit.manifest.target-size-bytes").unwrap_or(8 << 20),
+        }
+    }
+}
+
+/// Which snapshots of a branch are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Retention {
+    /// Snapshots that are kept whatever their age; at least 1.
+    pub(super) min_snapshots: usize,
+    /// Age up to which all are kept.
+    pub(super) max_age: Duration,
+}
+
+impl Retention {
+    /// `history.expire.min-snapshots-to-keep` and `history.expire.max-snapshot-age-ms`, where a
+    /// branch says nothing of its own.
+    pub(super) fn of(properties: &HashMap<String, String>) -> Self {
+        const FIVE_DAYS_MS: u64 = 5 * 24 * 60 * 60 * 1000;
+        let age = get(properties, "history.expire.max-snapshot-age-ms").unwrap_or(FIVE_DAYS_MS);
+        Self {
+            min_snapshots: get(properties, "history.expire.min-snapshots-to-keep")
+                .unwrap_or(1)
+                .max(1),
+            max_age: Duration::from_millis(age),
+        }
+    }
+}
+
+/// `gc.enabled`: may files of this table be deleted at all? False if others share them.
+pub(super) fn may_delete(properties: &HashMap<String, String>) -> bool {
+    get(properties, "gc.enabled").unwrap_or(true)
+}
+
+/// `write.metadata.delete-after-commit.enabled`: is table metadata deleted that falls out of the
+/// log, which `write.metadata.previous-versions-max` bounds?
+pub(super) fn deletes_old_metadata(properties: &HashMap<String, String>) -> bool {
+    get(properties, "write.metadata.delete-after-commit.enabled").unwrap_or(false)
+}
+
+fn get<T: FromStr>(properties: &HashMap<String, String>, key: &str) -> Option<T> {
+    properties.get(key)?.trim().to_ascii_lowercase().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(entries: &[(&str, &str)]) -> HashMap<String, String> {
+        entries.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn defaults_are_those_of_iceberg_and_nonsense_counts_as_absent() {
+        let nonsense = map(&[
+            ("commit.manifest-merge.enabled", "maybe"),
+            ("commit.manifest.min-count-to-merge", "-3"),
+            ("commit.manifest.target-size-bytes", "8 MB"),
+            ("history.expire.min-snapshots-to-keep", "x"),
+            ("history.expire.max-snapshot-age-ms", ""),
+            ("gc.enabled", "?"),
+            ("write.metadata.delete-after-commit.enabled", "yes"),
+        ]);
+        for properties in [HashMap::new(), nonsense] {
+            let merge = MergePolicy { enabled: true, min_count: 100, target_bytes: 8_388_608 };
+            assert_eq!(MergePolicy::of(&properties), merge);
+            let kept = Retention { min_snapshots: 1, max_age: Duration::from_secs(432_000) };
+            assert_eq!(Retention::of(&properties), kept);
+            assert!(may_delete(&properties));
+            assert!(!deletes_old_metadata(&properties));
+        }
+    }
+
+    #[test]
+    fn properties_are_read_and_held_within_what_makes_sense() {
+        let properties = map(&[
+            ("commit.manifest-merge.enabled", "FALSE"),
+            ("commit.manifest.min-count-to-merge", "0"),
+            ("commit.manifest.target-size-bytes", "1000"),
+            ("history.expire.min-snapshots-to-keep", "0"),
+            ("history.expire.max-snapshot-age-ms", "1"),
+            ("gc.enabled", "false"),
+            ("write.metadata.delete-after-commit.enabled", "true"),
+        ]);
+        let merge = MergePolicy { enabled: false, min_count: 2, target_bytes: 1000 };
+        assert_eq!(MergePolicy::of(&properties), merge);
+        let kept = Retention { min_snapshots: 1, max_age: Duration::from_millis(1) };
+        assert_eq!(Retention::of(&properties), kept);
+        assert!(!may_delete(&properties));
+        assert!(deletes_old_metadata(&properties));
+    }
+}
