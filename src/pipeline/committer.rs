@@ -3,8 +3,10 @@
 //! It holds no decision of its own: [`admit`] decides, and nothing is retried without reading the
 //! ledger again. Killed at any line, the next start finishes the same work with the same code.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::memory::Memory;
 use super::seams::{Checkpoints, Loaded, Source, Table, World, now};
 use super::{now_ms, unprepared, violated};
 use crate::broken::{self, Variant};
@@ -70,6 +72,8 @@ pub struct Committer<W: World> {
     pub metrics: Metrics,
     /// Readiness.
     pub health: Health,
+    /// The table as our last commit left it.
+    pub memory: Mutex<Memory<Loaded<W>>>,
 }
 
 /// A sealed epoch on its way into the table.
@@ -205,24 +209,38 @@ impl<W: World> Committer<W> {
         Ok(())
     }
 
-    /// Load, read the ledger, admit, commit; until the fate of `pending` is known.
+    /// Load, read the ledger, admit, commit; until the fate of `pending` is known. The first
+    /// attempt is decided on what the catalog answered to our last commit, where that is kept.
     /// I4: the caller has synced the checkpoint. Conflict and unknown both come back to the load;
     /// a conflict soon, since the catalog is well and only another instance was faster.
     pub async fn settle(&self, pending: &PendingCommit) -> Result<(Settled, Loaded<W>), Failure> {
         let mut outage = Backoff::new(now(), self.give_up);
         let mut conflict = Backoff::quick(now(), self.give_up);
         let mut sent = false;
+        let mut remembered = self.memory().take();
+        let mut first = true;
         loop {
             let blind = sent && broken::is(Variant::RetryWithoutReading);
-            let attempt = self.attempt(pending, blind).await;
+            let by_memory = remembered.is_some();
+            let attempt = match remembered.take() {
+                Some(table) => self.attempt_on(pending, table).await,
+                None => self.attempt(pending, blind, first).await,
+            };
+            first = false;
             sent |= matches!(attempt, Ok(Attempt::Conflict(_) | Attempt::Unknown(_)));
             let (reason, failure, backoff) = match attempt {
                 Ok(Attempt::Settled(settled, table)) => {
+                    self.remember(&settled, &table)?;
                     self.metrics.set_unknown_commits(0);
                     self.reachable(None);
                     return Ok((settled, *table));
                 }
-                Ok(Attempt::Conflict(reason)) => (reason, None, &mut conflict),
+                Ok(Attempt::Conflict(reason)) => {
+                    if by_memory {
+                        self.memory().set_shared();
+                    }
+                    (reason, None, &mut conflict)
+                }
                 Ok(Attempt::Unknown(reason)) => (reason, None, &mut outage),
                 Err(failure) if failure.is_transient() => {
                     let reason = chain(&failure);
@@ -247,13 +265,55 @@ impl<W: World> Committer<W> {
         }
     }
 
-    /// `blind` is never true but in a variant that is broken on purpose.
+    fn memory(&self) -> MutexGuard<'_, Memory<Loaded<W>>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the table that a commit of ours is the head of, for the next one.
+    fn remember(&self, settled: &Settled, table: &Loaded<W>) -> Result<(), Failure> {
+        let ours = matches!(settled, Settled::Committed { .. });
+        let head = if ours { self.view(table)?.head } else { None };
+        let kept = (ours && self.table.may_be_kept(table)).then(|| table.clone());
+        self.memory().keep(kept, head);
+        Ok(())
+    }
+
     async fn attempt(
         &self,
         pending: &PendingCommit,
         blind: bool,
+        first: bool,
     ) -> Result<Attempt<Loaded<W>>, Failure> {
         let (loaded, view) = self.load().await?;
+        if first {
+            self.memory().compare(view.head);
+        }
+        self.decide(pending, loaded, view, blind).await
+    }
+
+    /// A first attempt on what the last commit left. Only "commit" is ever decided on it, because
+    /// the catalog then says whether it was still so. Anything else may be about a table that moved
+    /// on since: a partition that another instance brought forward looks as if it had gone back.
+    async fn attempt_on(
+        &self,
+        pending: &PendingCommit,
+        known: Loaded<W>,
+    ) -> Result<Attempt<Loaded<W>>, Failure> {
+        let view = self.view(&known)?;
+        match admit(pending, &view) {
+            Admission::Commit { .. } => self.decide(pending, known, view, false).await,
+            _ => self.attempt(pending, false, true).await,
+        }
+    }
+
+    /// `blind` is never true but in a variant that is broken on purpose.
+    async fn decide(
+        &self,
+        pending: &PendingCommit,
+        loaded: Loaded<W>,
+        view: TableView,
+        blind: bool,
+    ) -> Result<Attempt<Loaded<W>>, Failure> {
         let decision = match blind {
             false => admit(pending, &view),
             true => Admission::Commit { head: view.head },

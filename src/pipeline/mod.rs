@@ -13,6 +13,7 @@ mod committer;
 mod connect;
 mod coordinator;
 mod membership;
+mod memory;
 mod monitor;
 mod real;
 mod rows;

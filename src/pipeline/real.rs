@@ -292,6 +292,10 @@ impl seams::Table for CatalogTable {
         })
     }
 
+    fn may_be_kept(&self, loaded: &LoadedTable) -> bool {
+        !loaded.vended
+    }
+
     async fn append(
         &self,
         loaded: &LoadedTable,

@@ -134,6 +134,9 @@ pub trait Table: Clone + Send + Sync + 'static {
     /// # Errors
     /// A refusal, if the ledger cannot be understood.
     fn view(&self, loaded: &Self::Loaded) -> Result<TableView, Failure>;
+    /// May a reading that a commit left be what the next one is decided on? Not where it carries
+    /// credentials that end.
+    fn may_be_kept(&self, loaded: &Self::Loaded) -> bool;
     /// Appends a pending commit to the table as `loaded` shows it, with one request. An error
     /// means that it was certainly not made.
     fn append(

@@ -1,7 +1,7 @@
 //! The beginning of a run: finish what an earlier process left, look at the table and the topic.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::committer::{Committer, Work};
 use super::coordinator::show;
@@ -59,6 +59,7 @@ impl<W: World> Started<W> {
             give_up: settings.retry_give_up,
             metrics: metrics.clone(),
             health: health.clone(),
+            memory: Mutex::default(),
         });
         let table = match committer.state.load().await?.pending.is_empty() {
             // A new table in the place of the one that a commit is pending for would only be in

@@ -387,6 +387,10 @@ impl Table for Port {
         Ok(loaded.view())
     }
 
+    fn may_be_kept(&self, _loaded: &Arc<Meta>) -> bool {
+        true
+    }
+
     async fn append(
         &self,
         loaded: &Arc<Meta>,
