@@ -12,6 +12,7 @@
 
 mod batches;
 mod by_hand;
+mod commits;
 mod fleet;
 mod freshness;
 mod inputs;
@@ -50,6 +51,9 @@ struct Args {
     /// Measure fleets of processes on one table instead, and write docs/bench-fleet.md.
     #[arg(long)]
     fleet: bool,
+    /// Measure commits to tables of different ages instead, and write docs/bench-commits.md.
+    #[arg(long)]
+    commits: bool,
     /// Measure Flink and Kafka Connect beside icestream instead, and write docs/bench-peers.md.
     #[arg(long)]
     peers: bool,
@@ -69,6 +73,9 @@ fn main() {
     if let Some(words) = &args.by_hand {
         let [brokers, topic, kind, dir] = &words[..] else { panic!("four words: {words:?}") };
         return by_hand::run(brokers, topic, kind, dir);
+    }
+    if args.commits {
+        return commits::run(args.dry);
     }
     let load = page::load();
     println!("load of the machine before: {load}");
