@@ -16,6 +16,7 @@ mod foreign_writers;
 mod groups;
 mod harness;
 mod holes;
+mod housekeeping;
 mod kills;
 mod landing;
 mod memory;
