@@ -34,6 +34,8 @@ pub(super) struct Outcome {
     pub digest: u64,
     pub findings: Vec<String>,
     pub commits: usize,
+    /// Requests decided on what the last commit left.
+    pub remembered: usize,
     pub rows: usize,
     pub crashes: u32,
     pub seconds: u64,
@@ -55,6 +57,7 @@ pub(super) fn run(seed: u64, print: bool) -> Outcome {
             digest: state.trace.digest,
             findings: state.findings.clone(),
             commits: state.lake.commits(),
+            remembered: state.lake.remembered,
             rows: state.live_rows().0.len(),
             crashes: driver.crashes,
             seconds: driver.began.elapsed().as_secs(),

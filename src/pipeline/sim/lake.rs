@@ -77,6 +77,10 @@ pub(super) struct Lake {
     pub files: Vec<DataFile>,
     /// Requests that may still land.
     pub in_flight: usize,
+    /// Instances that read the table since their last request.
+    pub readers: BTreeSet<usize>,
+    /// Requests decided on what the last commit left.
+    pub remembered: usize,
     last_snapshot: i64,
     foreign_rows: usize,
     landed: BTreeSet<CommitId>,

@@ -84,6 +84,16 @@ fn seeds_that_found_a_defect_stay_sound() {
     }
 }
 
+/// Otherwise the worlds say nothing of it.
+#[test]
+fn many_commits_are_decided_on_what_the_last_one_left() {
+    let outcomes: Vec<Outcome> = (0..100).map(|seed| driver::run(seed, false)).collect();
+    let sum = |of: fn(&Outcome) -> usize| outcomes.iter().map(of).sum::<usize>();
+    let (commits, remembered) = (sum(|o| o.commits), sum(|o| o.remembered));
+    println!("{remembered} of {commits}");
+    assert!(remembered * 5 > commits, "{remembered} of {commits}");
+}
+
 #[test]
 fn a_seed_is_the_same_run_each_time() {
     for seed in 0..50 {

@@ -368,9 +368,13 @@ impl Table for Port {
     type Loaded = Arc<Meta>;
 
     async fn load(&self) -> Result<Option<Arc<Meta>>, Failure> {
-        self.call("load", |state| match state.fault(state.plan.unreachable) {
+        let slot = self.life.slot();
+        self.call("load", move |state| match state.fault(state.plan.unreachable) {
             true => Err(catalog_error("load")),
-            false => Ok(state.lake.meta.clone()),
+            false => {
+                state.lake.readers.insert(slot);
+                Ok(state.lake.meta.clone())
+            }
         })
         .await
     }
@@ -405,6 +409,9 @@ impl Table for Port {
                 state.find(violation.to_string());
             }
             let longest = state.plan.travel;
+            if !state.lake.readers.remove(&self.life.slot()) {
+                state.lake.remembered += 1;
+            }
             let request = state.request(self.life.name(), loaded, pending);
             (request, state.up_to(longest), state.up_to(8 * longest))
         };
