@@ -15,6 +15,7 @@ use crate::protocol::{
 };
 use crate::table::{
     self, Catalog, CatalogKind, CatalogSettings, CommitOutcome, LoadedTable, RestAuth, TableName,
+    Upkeep,
 };
 use crate::write::{TableWriter, WriteSettings};
 
@@ -26,10 +27,20 @@ struct Fixture {
     loaded: LoadedTable,
     commits: u64,
     frontier: Frontier,
+    upkeep: Arc<Upkeep>,
 }
 
 impl Fixture {
     async fn new(dir: &Path, columns: &[(&str, &str)], spec: &str) -> Self {
+        Self::with_properties(dir, columns, spec, &[]).await
+    }
+
+    async fn with_properties(
+        dir: &Path,
+        columns: &[(&str, &str)],
+        spec: &str,
+        properties: &[(&str, &str)],
+    ) -> Self {
         let settings = CatalogSettings {
             kind: CatalogKind::Sql,
             name: "c".into(),
@@ -50,8 +61,12 @@ impl Fixture {
         let schema = serde_json::json!({"type": "struct", "fields": fields}).to_string();
         let schema = table::parse_schema(&schema).expect("a schema");
         let spec = table::parse_spec(spec, &schema).expect("a spec");
-        let loaded = catalog.create(&name, &schema, &spec, &HashMap::new()).await.expect("a table");
-        Self { catalog, loaded, commits: 0, frontier: Frontier::default() }
+        let properties: HashMap<String, String> =
+            properties.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+        let loaded = catalog.create(&name, &schema, &spec, &properties).await.expect("a table");
+        // Expires only what a table's properties call old, which no default does here.
+        let upkeep = Upkeep::new(1 << 20, true);
+        Self { catalog, loaded, commits: 0, frontier: Frontier::default(), upkeep }
     }
 
     /// Writes one row for each offset of partitions 0 and 1.
@@ -115,8 +130,12 @@ impl Fixture {
             ranges,
             files,
         };
-        let outcome = self.catalog.commit_append(&self.loaded, &pending).await.expect("an answer");
-        let CommitOutcome::Committed { table, .. } = outcome else { panic!("{outcome:?}") };
+        let appended = table::append(&self.catalog, &self.loaded, &pending, &self.upkeep).await;
+        let appended = appended.expect("an answer");
+        let CommitOutcome::Committed { table, .. } = appended.outcome else { panic!("a commit") };
+        if let Some(freed) = appended.freed {
+            freed.sweep().await;
+        }
         self.loaded = table;
         self.frontier = pending.to();
     }
@@ -215,4 +234,26 @@ async fn expired_snapshots_are_noticed_whether_or_not_their_child_still_names_th
         let first = &report.judgement.partitions[0];
         assert_eq!((first.from, first.ledger, first.rows), (Some(1000), Some(2000), None));
     }
+}
+
+#[tokio::test]
+async fn a_table_that_merges_and_expires_as_it_grows_is_proved() {
+    let small = [
+        ("commit.manifest.min-count-to-merge", "3"),
+        ("history.expire.max-snapshot-age-ms", "0"),
+        ("history.expire.min-snapshots-to-keep", "3"),
+    ];
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut fixture = Fixture::with_properties(dir.path(), &POSITION, "", &small).await;
+    for end in (10..=200).step_by(10) {
+        let files = fixture.write(end - 10..end).await;
+        fixture.commit(files, end).await;
+    }
+    assert!(fixture.loaded.metadata.snapshots().count() <= 5);
+    assert!(fixture.upkeep.totals().merged_manifests >= 18);
+    let report = fixture.report().await;
+    let below = [Kind::Expired, Kind::Expired, Kind::ProvedByRows, Kind::ProvedByRows];
+    assert_eq!((kinds(&report), report.rows, report.ok), (below.to_vec(), 400, true));
+    let report = fixture.report_by(Depth::Metadata).await;
+    assert_eq!((kinds(&report), report.ok), ([Kind::Expired; 2].to_vec(), true));
 }
