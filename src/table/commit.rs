@@ -172,6 +172,7 @@ async fn commit(
         return Ok(Appended { outcome, freed: None });
     };
     remember(loaded, table, files, upkeep);
+    proposal.replaced.iter().for_each(|path| upkeep.cache.forget(path));
     let (expired, old_metadata) = (&proposal.expired, &proposal.old_metadata);
     let freed = match sweeping {
         Some(place) => Freed::new(table, &loaded.metadata, expired, old_metadata, place),

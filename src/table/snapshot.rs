@@ -25,6 +25,8 @@ pub(super) struct Proposal {
     pub(super) updates: Vec<TableUpdate>,
     /// What must still hold when the catalog makes the commit.
     pub(super) requirements: Vec<TableRequirement>,
+    /// Manifests that it merged into another.
+    pub(super) replaced: Vec<String>,
     /// Snapshots that it takes out of the table.
     pub(super) expired: Vec<i64>,
     /// Files of table metadata that fall out of its log.
@@ -58,12 +60,12 @@ pub(super) async fn propose(
     let mut existing = list::of_head(loaded, &upkeep.cache).await?;
     let mut manifests =
         manifest::encode_new(loaded, snapshot_id, change.files, &mut collector, encoded).await?;
-    let mut replaced = 0;
+    let mut replaced = Vec::new();
     if let Some(merged) = merge::merge(loaded, &existing, snapshot_id, upkeep).await? {
         let gone: HashSet<String> = merged.replaced.into_iter().collect();
         existing.retain(|manifest| !gone.contains(&manifest.manifest_path));
-        replaced = gone.len();
-        upkeep.add_merged(replaced);
+        upkeep.add_merged(gone.len());
+        replaced.extend(gone);
         manifests.push(merged.manifest);
         encoded.push(merged.file);
     }
@@ -77,7 +79,7 @@ pub(super) async fn propose(
     let mut summary = change.summary;
     summary.insert("manifests-created".into(), created.to_string());
     summary.insert("manifests-kept".into(), kept.to_string());
-    summary.insert("manifests-replaced".into(), replaced.to_string());
+    summary.insert("manifests-replaced".into(), replaced.len().to_string());
     summary.extend(collector.build());
     add_totals(&mut summary, metadata);
 
@@ -95,10 +97,11 @@ pub(super) async fn propose(
     };
     let proposal = apply(loaded, snapshot.clone(), change.properties.clone(), expire)?;
     let shown = LoadedTable { metadata: proposal.metadata.clone(), ..loaded.clone() };
-    match expire.is_empty() || expiry::is_consistent(&shown) {
-        true => Ok(proposal),
-        false => apply(loaded, snapshot, change.properties, &[]),
-    }
+    let proposal = match expire.is_empty() || expiry::is_consistent(&shown) {
+        true => proposal,
+        false => apply(loaded, snapshot, change.properties, &[])?,
+    };
+    Ok(Proposal { replaced, ..proposal })
 }
 
 /// The crate's builder keeps the retention that a user set on `main`; its list of changes is what a
@@ -147,6 +150,7 @@ fn apply(
         metadata: built.metadata.into(),
         updates: built.changes,
         requirements,
+        replaced: Vec::new(),
         expired: expire.to_vec(),
         old_metadata,
     })
