@@ -26,7 +26,7 @@ use super::upkeep::Upkeep;
 use super::{LoadedTable, TableError};
 
 /// Entries that one merge holds in memory at most.
-const MAX_ENTRIES: u64 = 30_000;
+const MAX_ENTRIES: u64 = 10_000;
 /// Manifests that are read at once.
 const READS_AT_ONCE: usize = 16;
 
