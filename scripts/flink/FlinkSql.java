@@ -14,7 +14,7 @@ import org.apache.flink.table.api.TableEnvironment;
  * <p>Usage: {@code java FlinkSql SETTINGS SCRIPT...}, where SETTINGS is a Java properties file with
  * Flink's settings and each SCRIPT a file of statements that end with a semicolon at the end of a
  * line. The scripts run one after the other; the last statement of each is waited for. Prints
- * {@code begin N} and {@code end N} around script N.
+ * {@code begin N} and {@code end N} around script N, and then waits until it is killed.
  */
 public final class FlinkSql {
   private FlinkSql() {}
@@ -47,6 +47,7 @@ public final class FlinkSql {
       }
       System.out.println("end " + script);
     }
-    System.exit(0);
+    // What this process used can be looked up until it is killed.
+    Thread.currentThread().join();
   }
 }

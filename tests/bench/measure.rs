@@ -64,11 +64,12 @@ impl fmt::Display for Figures {
     }
 }
 
-/// The least, the middle one and the greatest.
+/// The least, the median and the greatest.
 pub fn least_median_most(values: impl IntoIterator<Item = f64>) -> (f64, f64, f64) {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
-    (values[0], values[values.len() / 2], values[values.len() - 1])
+    let middle = (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0;
+    (values[0], middle, values[values.len() - 1])
 }
 
 /// Measures one child process. No other child may end meanwhile.

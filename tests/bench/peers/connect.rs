@@ -24,6 +24,10 @@ pub const JVM: [&str; 6] = [
     "-XX:+ExplicitGCInvokesConcurrent",
 ];
 
+/// How often the worker looks after its tasks. The sink answers its coordinator only when records
+/// come or this time is over: at the default of a minute, the end of a topic is committed late.
+pub const FLUSH_MS: u32 = 1000;
+
 /// Properties of the worker's consumers: large answers, large polls.
 pub const CONSUMER: [(&str, &str); 4] = [
     ("fetch.min.bytes", "1048576"),
@@ -54,7 +58,8 @@ pub fn run(job: &Job<'_>) -> Figures {
     let text = format!(
         "bootstrap.servers={}\nlisteners=http://127.0.0.1:{port}\noffset.storage.file.filename={}\n\
          key.converter=org.apache.kafka.connect.converters.ByteArrayConverter\n\
-         value.converter=org.apache.kafka.connect.converters.ByteArrayConverter\n{consumer}",
+         value.converter=org.apache.kafka.connect.converters.ByteArrayConverter\n\
+         offset.flush.interval.ms={FLUSH_MS}\n{consumer}",
         job.kafka.brokers(),
         dir.join("offsets").display(),
     );

@@ -81,7 +81,9 @@ pub fn run(job: &Job<'_>) -> Figures {
         process.log().contains("\nbegin 2\n").then_some(())
     });
     let figures = Span::start(job, &process).end(&mut process, &job.measured);
-    assert!(process.wait(PATIENCE).success(), "Flink failed:\n{}", process.log_end());
+    process.wait_ready("end its job", PATIENCE, |process| {
+        process.log().contains("\nend 2\n").then_some(())
+    });
     figures
 }
 

@@ -127,7 +127,8 @@ default together; G1. {flink}. Exactly-once checkpoints to local files. Of the t
 Its consumer: {flink_consumer}. The source is bounded by the topic's end, so that its last checkpoint does not wait.
 
 **Kafka Connect** 4.1.1, iceberg-kafka-connect 1.11.0, a standalone worker without transforms. JVM as Kafka's scripts start it:
-{jvm}. {connect}. Its consumers: {connect_consumer}. The
+{jvm}. {connect}. Its consumers: {connect_consumer}.
+`offset.flush.interval.ms={flush}`, because the sink answers its coordinator only when records come or this time is over. The
 broker waits 3 s for further members of a new group, which is Kafka's default: tasks that join one after the other take
 partitions from each other, and the sink then stands still for the length of a session.
 
@@ -159,6 +160,7 @@ Larger clusters, other formats than JSON, S3, state in Flink, and the peers' own
         flink = pairs(&mut flink::settings().into_iter().map(|(n, v)| (n.to_owned(), v))),
         flink_consumer = pairs(&mut flink::CONSUMER.iter().map(own)),
         jvm = connect::JVM.map(|option| format!("`{option}`")).join(" "),
+        flush = connect::FLUSH_MS,
         connect = pairs(&mut connect::settings().into_iter().map(|(n, v)| (n.to_owned(), v))),
         connect_consumer = pairs(&mut connect::CONSUMER.iter().map(own)),
         machine = machine(),
