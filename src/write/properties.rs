@@ -8,9 +8,11 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use arrow::array::RecordBatch;
-use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
+use parquet::basic::{
+    BrotliLevel, Compression, Encoding, GzipLevel, Type as PhysicalType, ZstdLevel,
+};
 use parquet::errors::ParquetError;
-use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
+use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder, WriterVersion};
 use parquet::schema::types::SchemaDescriptor;
 
 use super::WriteError;
@@ -25,6 +27,7 @@ const TARGET_FILE_SIZE: &str = "write.target-file-size-bytes";
 const ROW_GROUP_BYTES: &str = "write.parquet.row-group-size-bytes";
 const PAGE_SIZE: &str = "write.parquet.page-size-bytes";
 const PAGE_ROW_LIMIT: &str = "write.parquet.page-row-limit";
+const PAGE_VERSION: &str = "write.parquet.page-version";
 const DICTIONARY_SIZE: &str = "write.parquet.dict-size-bytes";
 const BLOOM: &str = "write.parquet.bloom-filter-enabled.column.";
 const BLOOM_RATE: &str = "write.parquet.bloom-filter-fpp.column.";
@@ -83,6 +86,7 @@ impl FileProperties {
             .set_dictionary_page_size_limit(dictionary_bytes)
             .set_statistics_truncate_length(modes.statistics_bytes())
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS));
+        let parquet = with_page_version(parquet, schema, table)?;
         Ok(Self {
             parquet: with_bloom_filters(parquet, schema, table)?,
             dictionary_bytes,
@@ -105,6 +109,29 @@ impl FileProperties {
             })
             .build()
     }
+}
+
+/// Pages of the version that the table asks for. With version 2 come the DELTA encodings for columns
+/// without dictionary; what some readers lack even then (RLE for flags) is not used.
+fn with_page_version(
+    builder: WriterPropertiesBuilder,
+    schema: &FileSchema,
+    table: &HashMap<String, String>,
+) -> Result<WriterPropertiesBuilder, WriteError> {
+    match table.get(PAGE_VERSION).map(|version| version.trim().to_ascii_lowercase()).as_deref() {
+        None | Some("1" | "v1") => return Ok(builder),
+        Some("2" | "v2") => {}
+        Some(other) => return Err(refused(PAGE_VERSION, other, "1 or 2 is wanted")),
+    }
+    let builder = builder.set_writer_version(WriterVersion::PARQUET_2_0);
+    Ok(schema.parquet.columns().iter().fold(builder, |builder, column| {
+        let encoding = match column.physical_type() {
+            PhysicalType::INT32 | PhysicalType::INT64 => Encoding::DELTA_BINARY_PACKED,
+            PhysicalType::BYTE_ARRAY => Encoding::DELTA_LENGTH_BYTE_ARRAY,
+            _ => Encoding::PLAIN,
+        };
+        builder.set_column_encoding(column.path().clone(), encoding)
+    }))
 }
 
 /// Bloom filters for the columns that the table names. One of a column that it does not have is
@@ -290,6 +317,20 @@ mod tests {
         assert_eq!(parquet.data_page_row_count_limit(), 500);
         assert_eq!(parquet.bloom_filter_properties(&id).map(|bloom| bloom.fpp), Some(0.05));
         assert!(parquet.bloom_filter_properties(&ColumnPath::from("name")).is_none());
+    }
+
+    #[test]
+    fn pages_of_version_2_have_delta_encodings_and_others_none() {
+        let text = ColumnPath::from("name");
+        let encoding = |pairs: &[(&str, &str)]| {
+            let parquet = made(pairs, 1).unwrap().parquet.build();
+            (parquet.writer_version(), parquet.encoding(&text))
+        };
+        let plain = (WriterVersion::PARQUET_1_0, None);
+        assert_eq!((encoding(&[]), encoding(&[(PAGE_VERSION, "1")])), (plain, plain));
+        let delta = (WriterVersion::PARQUET_2_0, Some(Encoding::DELTA_LENGTH_BYTE_ARRAY));
+        assert_eq!(encoding(&[(PAGE_VERSION, "v2")]), delta);
+        assert!(refusal(&[(PAGE_VERSION, "3")]).contains("1 or 2"));
     }
 
     #[test]

@@ -58,27 +58,40 @@ fn primitives() -> Vec<(PrimitiveType, ArrayRef)> {
     ]
 }
 
-fn table_of_primitives() -> (Table, RecordBatch) {
+fn table_of_primitives(properties: &[(&str, &str)]) -> (Table, RecordBatch) {
     let (types, columns): (Vec<_>, Vec<_>) = primitives().into_iter().unzip();
     let fields = types.into_iter().zip(1..).map(|(kind, id)| optional(id, &format!("c{id}"), kind));
-    let table = Table::new(fields.collect(), &[], &[]);
+    let table = Table::new(fields.collect(), &[], properties);
     let batch = table.batch(columns);
     (table, batch)
 }
 
 #[test]
 fn every_primitive_type_comes_back_as_it_was() {
-    let (table, batch) = table_of_primitives();
-    let files = table.write(&batch);
-    assert_eq!(files.len(), 1);
-    assert_eq!(table.read(&files[0]), batch);
-    let length = std::fs::metadata(local(&files[0].path)).unwrap().len();
-    assert_eq!((files[0].records, files[0].bytes), (3, length));
+    // Both versions of pages, and every codec.
+    let version = |version| ("write.parquet.page-version", version);
+    let codec = |codec| ("write.parquet.compression-codec", codec);
+    for properties in [
+        [version("1"), codec("zstd")],
+        [version("2"), codec("zstd")],
+        [version("1"), codec("gzip")],
+        [version("2"), codec("snappy")],
+        [version("1"), codec("lz4")],
+        [version("1"), codec("brotli")],
+        [version("1"), codec("uncompressed")],
+    ] {
+        let (table, batch) = table_of_primitives(&properties);
+        let files = table.write(&batch);
+        assert_eq!(files.len(), 1);
+        assert_eq!(table.read(&files[0]), batch, "{properties:?}");
+        let length = std::fs::metadata(local(&files[0].path)).unwrap().len();
+        assert_eq!((files[0].records, files[0].bytes), (3, length));
+    }
 }
 
 #[test]
 fn the_metrics_of_every_primitive_type_hold_and_survive_the_json() {
-    let (table, batch) = table_of_primitives();
+    let (table, batch) = table_of_primitives(&[]);
     let files = table.write(&batch);
     let file = table.data_file(&files[0]);
     assert_eq!(file.record_count(), 3);
@@ -111,7 +124,7 @@ fn the_metrics_of_every_primitive_type_hold_and_survive_the_json() {
 
 #[test]
 fn the_parquet_schema_carries_field_ids_and_the_types_of_the_specification() {
-    let (table, batch) = table_of_primitives();
+    let (table, batch) = table_of_primitives(&[]);
     let files = table.write(&batch);
     let reader = SerializedFileReader::new(File::open(local(&files[0].path)).unwrap()).unwrap();
     let footer = reader.metadata().file_metadata();
