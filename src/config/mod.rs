@@ -21,6 +21,7 @@ mod suggest;
 mod tests;
 mod validate;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -150,6 +151,8 @@ pub struct Iceberg {
     pub table_schema: Option<PathBuf>,
     /// Partition spec in words, not yet parsed.
     pub partition_spec: Option<String>,
+    /// Properties of a table that is created.
+    pub table_properties: HashMap<String, String>,
     /// Add the `_kafka_*` columns to a table that is created.
     pub kafka_columns: bool,
     /// How to log in to a REST catalog.

@@ -1,5 +1,6 @@
 //! The settings of the servers: Kafka, the Iceberg catalog and S3, with the rules between them.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use url::Url;
@@ -161,10 +162,32 @@ pub(super) fn iceberg(values: &mut Values) -> Iceberg {
         table: values.required_if("ICEBERG_TABLE", is_table),
         table_schema: table_schema(values),
         partition_spec: values.text("ICEBERG_PARTITION_SPEC"),
+        table_properties: table_properties(values),
         kafka_columns: values.flag("ICEBERG_KAFKA_COLUMNS").unwrap_or(true),
         rest: rest(values),
         io_properties: io_properties(values),
     }
+}
+
+/// The ledger's own properties are not for people to set.
+fn table_properties(values: &mut Values) -> HashMap<String, String> {
+    const NAME: &str = "ICEBERG_TABLE_PROPERTIES";
+    let text = values.text(NAME).unwrap_or_default();
+    let mut properties = HashMap::new();
+    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+        let parts = pair.split_once('=').map(|(name, value)| (name.trim(), value.trim()));
+        let fresh = match parts {
+            Some((name, value)) if !name.is_empty() && !name.starts_with("icestream.") => {
+                properties.insert(name.to_owned(), value.to_owned()).is_none()
+            }
+            _ => false,
+        };
+        if !fresh {
+            values.invalid(NAME, None);
+            break;
+        }
+    }
+    properties
 }
 
 /// The defaults of catalog and warehouse are for SQLite: with another catalog they would be a

@@ -212,6 +212,14 @@ pub const SETTINGS: &[SettingDoc] = &[
         "How the table is partitioned when it is created.",
     ),
     setting(
+        "ICEBERG_TABLE_PROPERTIES",
+        "iceberg.table_properties",
+        "none",
+        Kind::Text("`name=value`, several with commas; none of `icestream.`"),
+        "Properties of the table when it is created. docs/table-properties.md has those that \
+         icestream follows.",
+    ),
+    setting(
         "ICEBERG_KAFKA_COLUMNS",
         "iceberg.kafka_columns",
         "`true`",

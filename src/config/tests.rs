@@ -161,6 +161,7 @@ fn an_empty_value_is_no_value() {
     let config = load(Some(env.path()), None, environment(&more)).unwrap();
     assert_eq!(config.write.batch_size, 7);
     assert_eq!(config.iceberg.partition_spec, None);
+    assert!(config.iceberg.table_properties.is_empty());
 }
 
 #[test]
@@ -280,6 +281,7 @@ fn texts_are_held_against_their_rules() {
         ),
         ("AWS_ENDPOINT_URL_S3", ["host:9000", "ftp://h", "http://", "x", "s3://b", "9000"]),
         ("ICEBERG_REST_OAUTH2_SERVER_URI", ["host", "ftp://h", "http://", "x", "s3://b", "1"]),
+        ("ICEBERG_TABLE_PROPERTIES", ["a", "=b", "a=1,b", "a=1,a=2", "icestream.x=1", "a=1,,=2"]),
     ];
     for (name, values) in bad {
         for value in values {
@@ -296,6 +298,7 @@ fn texts_are_held_against_their_rules() {
         ("LOG_LEVEL", "info,icestream::table=debug"),
         ("ICEBERG_CATALOG_URI", "sqlite:catalog.db"),
         ("ICEBERG_WAREHOUSE", "s3://bucket/prefix"),
+        ("ICEBERG_TABLE_PROPERTIES", "write.parquet.compression-codec=zstd, note=a=b,"),
     ];
     for (name, value) in good {
         load(None, None, environment(&[(name, value)])).unwrap();

@@ -1,6 +1,5 @@
 //! From settings to the servers that they name.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -65,7 +64,7 @@ pub async fn open_table(
     };
     let (schema, spec) =
         table_plan(name, path, iceberg.partition_spec.as_deref(), iceberg.kafka_columns)?;
-    let table = catalog.create(name, &schema, &spec, &HashMap::new()).await?;
+    let table = catalog.create(name, &schema, &spec, &iceberg.table_properties).await?;
     tracing::info!(table = %name, location = table.metadata.location(), "made the table");
     Ok(table)
 }
