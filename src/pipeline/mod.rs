@@ -15,6 +15,7 @@ mod coordinator;
 mod membership;
 mod memory;
 mod monitor;
+mod partitions;
 mod real;
 mod rows;
 pub mod seams;

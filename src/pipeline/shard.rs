@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::partitions::{Partition, Partitions};
 use super::seams::{Loaded, Queue, Sink, Source, World, now};
 use crate::config::BadRecords;
 use crate::decode::RecordError;
 use crate::failure::Failure;
 use crate::protocol::{Epoch, Offset, OffsetRange, PendingFile, Ranges, RowCounts, TopicPartition};
 use crate::source::{Polled, Record};
-use crate::telemetry::{Metrics, PartitionMetrics};
+use crate::telemetry::Metrics;
 
 /// How often a shard asks how far the client got where it has no records.
 const POSITIONS: Duration = Duration::from_millis(100);
@@ -137,20 +138,6 @@ pub struct ShardTask<W: World> {
     pub reports: UnboundedSender<Report>,
 }
 
-struct Partition {
-    tp: TopicPartition,
-    ledger: Option<Offset>,
-    start: Offset,
-    next: Offset,
-    last_timestamp: Option<i64>,
-    /// Stopped before a bad record.
-    stopped: bool,
-    /// Records and bytes read since they were last counted.
-    uncounted: (u64, u64),
-    position: Arc<AtomicI64>,
-    metrics: PartitionMetrics,
-}
-
 /// What became of one message.
 enum Taken {
     Moved,
@@ -162,7 +149,7 @@ enum Taken {
 pub struct Shard<S: Sink> {
     settings: ShardSettings,
     sink: S,
-    partitions: BTreeMap<i32, Partition>,
+    partitions: Partitions,
     counts: RowCounts,
     bytes: u64,
     records: u64,
@@ -183,7 +170,7 @@ impl<S: Sink> Shard<S> {
         Self {
             settings,
             sink,
-            partitions: BTreeMap::new(),
+            partitions: Partitions::default(),
             counts: RowCounts::default(),
             bytes: 0,
             records: 0,
@@ -218,7 +205,7 @@ impl<S: Sink> Shard<S> {
             }
             Command::Seal { epoch, next, release } => {
                 let sealed = self.seal(&next)?;
-                self.partitions.retain(|_, p| !release.contains(&p.tp));
+                self.partitions.retain(|p| !release.contains(&p.tp));
                 crate::crash::point("seal.files-closed");
                 Ok(out.send(Report::Sealed(epoch, Box::new(sealed))).is_ok())
             }
@@ -279,17 +266,10 @@ impl<S: Sink> Shard<S> {
             return 0;
         }
         self.asked_positions = now;
-        let mut moved = 0;
-        for (partition, position) in queue.positions(self.partitions.keys().copied()) {
-            if let Some(p) = self.partitions.get_mut(&partition)
-                && !p.stopped
-                && position > p.next
-            {
-                p.next = position;
-                moved += 1;
-            }
-        }
-        moved
+        let numbers = self.partitions.iter().map(|p| p.tp.partition);
+        let positions = queue.positions(numbers);
+        let moved = positions.into_iter().filter(|(number, at)| self.partitions.pass(*number, *at));
+        moved.count() as u64
     }
 
     fn begin(&mut self, begin: Begin) {
@@ -304,7 +284,7 @@ impl<S: Sink> Shard<S> {
             metrics: self.metrics.partition(&begin.tp),
             tp: begin.tp,
         };
-        self.partitions.insert(partition.tp.partition, partition);
+        self.partitions.insert(partition);
     }
 
     /// Takes one message. I7: whatever becomes of a record, its partition moves on, except at a
@@ -313,7 +293,7 @@ impl<S: Sink> Shard<S> {
     fn take(&mut self, polled: Polled<'_>) -> Result<Taken, Failure> {
         match polled {
             Polled::Record(record) => self.record(&record),
-            Polled::Failed { partition, error } => match self.partitions.contains_key(&partition) {
+            Polled::Failed { partition, error } => match self.partitions.contains(partition) {
                 true => Err(error.into()),
                 false => Ok(Taken::Still),
             },
@@ -321,7 +301,7 @@ impl<S: Sink> Shard<S> {
     }
 
     fn record(&mut self, record: &Record<'_>) -> Result<Taken, Failure> {
-        let Some(p) = self.partitions.get(&record.partition) else { return Ok(Taken::Still) };
+        let Some(p) = self.partitions.get_mut(record.partition) else { return Ok(Taken::Still) };
         // Below the position: cannot happen after a start at the ledger, and would be a repeat.
         if p.stopped || record.offset < p.next {
             return Ok(Taken::Still);
@@ -343,14 +323,15 @@ impl<S: Sink> Shard<S> {
                 }
             }
         }
-        self.advance(record);
+        self.records += 1;
+        self.partitions.advance(record);
         Ok(Taken::Moved)
     }
 
     /// Counts a bad record as skipped, or stops its partition before it.
     fn bad(&mut self, record: &Record<'_>, error: RecordError) -> Option<BadRecord> {
         self.metrics.add_bad_records(error.reason.label(), 1);
-        let p = self.partitions.get_mut(&record.partition)?;
+        let p = self.partitions.get_mut(record.partition)?;
         match self.settings.bad_records {
             BadRecords::Fail => {
                 p.stopped = true;
@@ -364,16 +345,6 @@ impl<S: Sink> Shard<S> {
         }
     }
 
-    /// I7: the record is dealt with, its partition moves on.
-    fn advance(&mut self, record: &Record<'_>) {
-        self.records += 1;
-        let Some(p) = self.partitions.get_mut(&record.partition) else { return };
-        p.next = record.offset + 1;
-        p.last_timestamp = record.timestamp_ms.or(p.last_timestamp);
-        p.uncounted.0 += 1;
-        p.uncounted.1 += record.payload.map_or(0, |payload| payload.len() as u64);
-    }
-
     /// Makes the work of one batch visible to the coordinator.
     fn publish(&mut self, moved: u64, bytes: u64, records: u64) {
         if moved == 0 && bytes == 0 {
@@ -381,13 +352,7 @@ impl<S: Sink> Shard<S> {
         }
         self.progress.epoch_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.progress.epoch_records.fetch_add(records, Ordering::Relaxed);
-        for p in self.partitions.values_mut() {
-            if p.uncounted.0 > 0 {
-                let (records, bytes) = std::mem::take(&mut p.uncounted);
-                p.metrics.add_consumed(records, bytes);
-            }
-            p.position.store(p.next, Ordering::Release);
-        }
+        self.partitions.show();
         self.progress.moves.fetch_add(moved, Ordering::Release);
         let unknown = self.sink.take_unknown_fields();
         if unknown > 0 {
@@ -414,7 +379,7 @@ impl<S: Sink> Shard<S> {
         let records = std::mem::take(&mut self.records);
         self.progress.epoch_bytes.fetch_sub(sealed.bytes, Ordering::Relaxed);
         self.progress.epoch_records.fetch_sub(records, Ordering::Relaxed);
-        for p in self.partitions.values_mut() {
+        for p in self.partitions.iter_mut() {
             if p.next == p.start {
                 continue;
             }

@@ -1,0 +1,115 @@
+//! The partitions of a shard, by number: found for every record, so without a search.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use crate::protocol::{Offset, TopicPartition};
+use crate::source::Record;
+use crate::telemetry::PartitionMetrics;
+
+/// A partition that a shard reads.
+pub(super) struct Partition {
+    pub(super) tp: TopicPartition,
+    /// What the next range continues.
+    pub(super) ledger: Option<Offset>,
+    /// Where the open epoch begins.
+    pub(super) start: Offset,
+    /// The next offset to read.
+    pub(super) next: Offset,
+    pub(super) last_timestamp: Option<i64>,
+    /// Stopped before a bad record.
+    pub(super) stopped: bool,
+    /// Records and bytes read since they were last counted.
+    pub(super) uncounted: (u64, u64),
+    /// `next`, for others to see.
+    pub(super) position: Arc<AtomicI64>,
+    pub(super) metrics: PartitionMetrics,
+}
+
+/// The partitions of a shard.
+#[derive(Default)]
+pub(super) struct Partitions {
+    /// By number.
+    slots: Vec<Option<Partition>>,
+    /// Numbers of those that moved since it was last shown, some more than once.
+    moved: Vec<usize>,
+}
+
+impl Partitions {
+    pub(super) fn insert(&mut self, partition: Partition) {
+        let Some(at) = index(partition.tp.partition) else { return };
+        if self.slots.len() <= at {
+            self.slots.resize_with(at + 1, || None);
+        }
+        if let Some(slot) = self.slots.get_mut(at) {
+            *slot = Some(partition);
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, number: i32) -> Option<&mut Partition> {
+        self.slots.get_mut(index(number)?)?.as_mut()
+    }
+
+    pub(super) fn contains(&self, number: i32) -> bool {
+        index(number).and_then(|at| self.slots.get(at)).is_some_and(Option::is_some)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Partition> {
+        self.slots.iter().flatten()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Partition> {
+        self.slots.iter_mut().flatten()
+    }
+
+    /// Forgets those of which `keep` says no.
+    pub(super) fn retain(&mut self, keep: impl Fn(&Partition) -> bool) {
+        for slot in &mut self.slots {
+            if slot.as_ref().is_some_and(|partition| !keep(partition)) {
+                *slot = None;
+            }
+        }
+    }
+
+    /// I7: the record is dealt with, its partition moves on.
+    pub(super) fn advance(&mut self, record: &Record<'_>) {
+        let Some(at) = index(record.partition) else { return };
+        let Some(Some(p)) = self.slots.get_mut(at) else { return };
+        p.next = record.offset + 1;
+        p.last_timestamp = record.timestamp_ms.or(p.last_timestamp);
+        if p.uncounted.0 == 0 {
+            self.moved.push(at);
+        }
+        p.uncounted.0 += 1;
+        p.uncounted.1 += record.payload.map_or(0, |payload| payload.len() as u64);
+    }
+
+    /// Moves a partition past what no reader may see. False if it is there already, or stopped.
+    pub(super) fn pass(&mut self, number: i32, position: Offset) -> bool {
+        let Some(at) = index(number) else { return false };
+        match self.slots.get_mut(at) {
+            Some(Some(p)) if !p.stopped && position > p.next => {
+                p.next = position;
+                self.moved.push(at);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Shows others how far those got that moved, and counts what they read.
+    pub(super) fn show(&mut self) {
+        for at in self.moved.drain(..) {
+            let Some(Some(p)) = self.slots.get_mut(at) else { continue };
+            if p.uncounted.0 > 0 {
+                let (records, bytes) = std::mem::take(&mut p.uncounted);
+                p.metrics.add_consumed(records, bytes);
+            }
+            p.position.store(p.next, Ordering::Release);
+        }
+    }
+}
+
+fn index(number: i32) -> Option<usize> {
+    usize::try_from(number).ok()
+}
