@@ -75,7 +75,9 @@ enum Way {
         waiting: Arc<AtomicU64>,
         task: JoinHandle<Carried>,
     },
-    /// Taken, or ended early: what the store said is in `refusal`.
+    /// Ended early: what the store said is in `refusal`. The upload is still to be abandoned.
+    Refused(Box<dyn FileWrite>),
+    /// Taken.
     Closed,
 }
 
@@ -117,7 +119,7 @@ impl Outlet {
     pub(super) fn waiting(&self) -> u64 {
         let waiting = match &self.way {
             Way::Task { waiting, .. } => waiting.load(Ordering::Relaxed),
-            Way::Here(_) | Way::Closed => 0,
+            Way::Here(_) | Way::Refused(_) | Way::Closed => 0,
         };
         waiting + self.chunk.len() as u64
     }
@@ -143,7 +145,9 @@ impl Outlet {
                     Err(_) => return Err(self.ended()),
                 }
             }
-            Way::Closed => return Err(io::Error::other("the file has ended")),
+            Way::Refused(_) | Way::Closed => {
+                return Err(io::Error::other("the file has ended"));
+            }
         };
         if let Some(error) = refused {
             self.refusal.get_or_insert(Refusal::to_write(error));
@@ -157,7 +161,10 @@ impl Outlet {
     fn ended(&mut self) -> io::Error {
         if let Way::Task { task, .. } = std::mem::replace(&mut self.way, Way::Closed) {
             let refused = match self.runtime.block_on(task) {
-                Ok((_, carried)) => carried.err(),
+                Ok((sink, carried)) => {
+                    self.way = Way::Refused(sink);
+                    carried.err()
+                }
                 Err(error) => Some(unexpected(&error)),
             };
             if let Some(error) = refused {
@@ -189,7 +196,10 @@ impl Outlet {
                     sink.close().await.map_err(Refusal::to_close)
                 })
             }
-            Way::Closed => self.runtime.spawn(std::future::ready(Ok(()))),
+            Way::Refused(_) | Way::Closed => {
+                let ended = unexpected(&io::Error::other("the file has ended"));
+                return Err(Refusal::to_close(ended));
+            }
         };
         Ok(Closing { task, runtime: self.runtime })
     }
@@ -198,7 +208,7 @@ impl Outlet {
     /// deleted and no parts of it stay behind unseen.
     pub(super) fn abandon(self) -> Result<(), iceberg::Error> {
         let mut sink = match self.way {
-            Way::Here(sink) => sink,
+            Way::Here(sink) | Way::Refused(sink) => sink,
             Way::Task { chunks, task, .. } => {
                 drop(chunks);
                 // What was not carried is not wanted any more.
@@ -318,7 +328,7 @@ mod tests {
 
     #[test]
     fn what_the_store_said_is_told_by_the_write_that_meets_it_or_by_the_end() {
-        outlets(1, |mut outlet, _, _| {
+        outlets(1, |mut outlet, _, closed| {
             let part = bytes(CHUNK);
             // However far ahead of the store the encoder is, it is held back at last.
             let failed = (0..WAITING + 4).find_map(|_| outlet.write_all(&part).err());
@@ -326,6 +336,9 @@ mod tests {
             let error = format!("{:?}", outlet.take_refusal().unwrap().of("a/b"));
             assert!(error.contains("no more room") && error.contains("a/b"), "{error}");
             assert!(outlet.write_all(&part).is_err());
+            // Parts of an upload must not stay behind unseen.
+            outlet.abandon().unwrap();
+            assert!(*closed.lock().unwrap());
         });
         outlets(0, |mut outlet, _, _| {
             outlet.write_all(b"few").unwrap();

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::inputs::{Kind, Preloaded, Topics};
 use crate::measure::{Around, Figures, cpu_seconds, peak_memory};
 use crate::scenario;
-use crate::support::kafka::Kafka;
+use crate::support::kafka::{Kafka, LOG_SETTINGS};
 use crate::support::oracle::{self, Reader};
 use crate::support::process::Process;
 use crate::support::table::{Lake, Table};
@@ -241,13 +241,3 @@ fn wait_rows(process: &mut Process, table: &Table<'_>, rows: u64) {
 fn name(prefix: &str) -> String {
     unique(&format!("{prefix}-{}", std::process::id()))
 }
-
-/// Settings of log4j: warnings and worse to the standard output.
-const LOG_SETTINGS: &str = "status=warn
-appender.out.type=Console
-appender.out.name=out
-appender.out.layout.type=PatternLayout
-appender.out.layout.pattern=%d %p %c: %m%n
-rootLogger.level=warn
-rootLogger.appenderRef.out.ref=out
-";

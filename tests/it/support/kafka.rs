@@ -388,7 +388,8 @@ fn server_properties(dir: &Path, port: u16, controller: u16, more: &[(&str, &str
     own.chain(more.iter().copied()).map(|(name, value)| format!("{name}={value}\n")).collect()
 }
 
-const LOG_SETTINGS: &str = "status=warn
+/// Settings of log4j: warnings and worse to the standard output.
+pub const LOG_SETTINGS: &str = "status=warn
 appender.out.type=Console
 appender.out.name=out
 appender.out.layout.type=PatternLayout
