@@ -112,11 +112,20 @@ impl Preloaded {
     }
 }
 
+/// How the batches in a topic are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Packing {
+    /// As the producer packed them: by LZ4.
+    Lz4,
+    /// Unpacked by the broker when it took them.
+    Plain,
+}
+
 /// The topics, each filled when it is first asked for.
 pub struct Topics<'a> {
     kafka: &'a Kafka,
     readings: u64,
-    made: BTreeMap<(Kind, i32), Rc<Preloaded>>,
+    made: BTreeMap<(Kind, i32, Packing), Rc<Preloaded>>,
 }
 
 impl<'a> Topics<'a> {
@@ -125,18 +134,32 @@ impl<'a> Topics<'a> {
         Self { kafka, readings, made: BTreeMap::new() }
     }
 
-    /// Records of a kind in a topic of so many partitions.
+    /// Records of a kind in a topic of so many partitions, packed by LZ4.
     pub fn get(&mut self, kind: Kind, partitions: i32) -> Rc<Preloaded> {
-        let made = self.made.entry((kind, partitions));
-        made.or_insert_with(|| Rc::new(fill(self.kafka, kind, self.readings, partitions))).clone()
+        self.packed(kind, partitions, Packing::Lz4)
+    }
+
+    /// The same, not compressed.
+    pub fn plain(&mut self, kind: Kind, partitions: i32) -> Rc<Preloaded> {
+        self.packed(kind, partitions, Packing::Plain)
+    }
+
+    fn packed(&mut self, kind: Kind, partitions: i32, packing: Packing) -> Rc<Preloaded> {
+        let made = self.made.entry((kind, partitions, packing));
+        let fill = || Rc::new(fill(self.kafka, kind, self.readings, partitions, packing));
+        made.or_insert_with(fill).clone()
     }
 }
 
 /// Fills a new topic, record by record to one partition after the other.
-fn fill(kafka: &Kafka, kind: Kind, readings: u64, partitions: i32) -> Preloaded {
+fn fill(kafka: &Kafka, kind: Kind, readings: u64, partitions: i32, packing: Packing) -> Preloaded {
     let topic = unique(kind.name());
-    println!("filling {topic}, {partitions} partitions");
-    kafka.create_topic(&topic, partitions, &[]);
+    println!("filling {topic}, {partitions} partitions, {packing:?}");
+    let unpacked: &[_] = match packing {
+        Packing::Lz4 => &[],
+        Packing::Plain => &[("compression.type", "uncompressed")],
+    };
+    kafka.create_topic(&topic, partitions, unpacked);
     let records = kind.count(readings);
     let mut bytes = 0;
     let all = kind.payloads(records).zip((0..partitions).cycle()).map(|(payload, partition)| {

@@ -72,7 +72,8 @@ fn page(scenarios: &[Scenario], fresh: &[Freshness], runs: usize, load: &str) ->
 
 After each run of icestream DuckDB reads the table: every offset of the topic once, nothing else. The rows of the loop are
 counted by the footers of its files. Figures are medians, in brackets the least and the most; ratios are made of two runs
-of the same round and then sorted. Bytes of JSON, not of the topic, which the producer packed with lz4.
+of the same round and then sorted. Bytes of JSON, not of the topic, which the
+producer packed with lz4 but where the section says otherwise.
 
 ![CPU seconds per million records](bench-cpu.svg)
 
@@ -102,7 +103,7 @@ Names for `--only` (a part is enough): {names}, freshness.
 
 ## Not measured
 
-Stores and catalogs over a network, TLS, topics packed with other codecs than lz4, restart after a crash, and what a query of
+Stores and catalogs over a network, TLS, topics packed by gzip, snappy or zstd, restart after a crash, and what a query of
 the files costs.
 ",
         tables = tables(scenarios),

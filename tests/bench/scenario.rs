@@ -33,6 +33,8 @@ type Settings = Vec<(&'static str, &'static str)>;
 pub enum Who {
     /// icestream, with these settings besides its defaults.
     Icestream(Settings),
+    /// The same, its threads all on the machine's first core.
+    OnOneCore(Settings),
     /// Consume, decode, write Parquet; no table, no offsets kept, one thread.
     ByHand,
 }
@@ -106,6 +108,10 @@ impl Scenario {
         self.entry(&format!("icestream, {label}"), input, Who::Icestream(settings.to_vec()))
     }
 
+    fn on_one_core(self, label: &str, input: &Rc<Preloaded>, settings: &[Pair]) -> Self {
+        self.entry(&format!("icestream, {label}"), input, Who::OnOneCore(settings.to_vec()))
+    }
+
     fn by_hand(self, input: &Rc<Preloaded>) -> Self {
         self.entry("loop by hand", input, Who::ByHand)
     }
@@ -123,7 +129,10 @@ impl Scenario {
             let entry = &mut self.entries[(turn + number) % count];
             let figures = match &entry.who {
                 Who::Icestream(settings) => {
-                    icestream(kafka, &Lake::sqlite(), &entry.input, settings)
+                    icestream(kafka, &Lake::sqlite(), &entry.input, settings, Cores::All)
+                }
+                Who::OnOneCore(settings) => {
+                    icestream(kafka, &Lake::sqlite(), &entry.input, settings, Cores::First)
                 }
                 Who::ByHand => loop_by_hand(kafka, &entry.input),
             };
@@ -142,6 +151,7 @@ pub type Make = fn(&mut Topics<'_>) -> Scenario;
 pub const EACH: &[(&str, Make)] = &[
     ("readings", readings),
     ("one-partition", one_partition),
+    ("uncompressed", uncompressed),
     ("shuffled", shuffled),
     ("bad-records", bad_records),
     ("wide", wide),
@@ -187,6 +197,23 @@ fn one_partition(topics: &mut Topics<'_>) -> Scenario {
     .ratio(0, 2, Measure::PerCpu)
     .ratio(1, 2, Measure::PerCpu)
     .ratio(1, 2, Measure::Rate)
+}
+
+fn uncompressed(topics: &mut Topics<'_>) -> Scenario {
+    let readings = topics.plain(Kind::Readings, PARTITIONS);
+    let wide = topics.plain(Kind::Wide, PARTITIONS);
+    Scenario::new(
+        "Topics that are not compressed",
+        "The readings and the records of 100 fields once more, without the producer's LZ4 that the client has to undo.",
+    )
+    .icestream("readings", &readings, EACH_10_SECONDS)
+    .by_hand(&readings)
+    .icestream("100 fields", &wide, EACH_10_SECONDS)
+    .icestream("100 fields, pages of version 2", &wide, &[EACH_10_SECONDS, PAGES_2].concat())
+    .by_hand(&wide)
+    .ratio(0, 1, Measure::PerCpu)
+    .ratio(2, 4, Measure::PerCpu)
+    .ratio(3, 4, Measure::PerCpu)
 }
 
 fn shuffled(topics: &mut Topics<'_>) -> Scenario {
@@ -293,26 +320,49 @@ fn shards(topics: &mut Topics<'_>) -> Scenario {
         "Two shards against one",
         "So that the broker is not the limit, its topics were written just before and lie in the page cache, packed by lz4 as the\n\
          producer left them, which the broker hands on without unpacking; its CPU is counted beside, and the share of the cores\n\
-         that nobody used. Of the wide records, which take ten times the work each, the broker has the least to do. On two cores\n\
-         the broker and the threads of the client share them with the shards: two shards can use what one leaves idle, no more.",
+         that nobody used. Of the wide records, which take ten times the work each, the broker has the least to do. With one\n\
+         shard the client's own thread, which receives and unpacks, is on another core already: a second shard can use what those\n\
+         two leave idle, no more. *On one core* all threads of the process share one, and the broker has the other.",
     )
     .icestream("1 shard, readings", &readings, &one)
     .icestream("2 shards, readings", &readings, &two)
     .icestream("1 shard, wide", &wide, &one)
     .icestream("2 shards, wide", &wide, &two)
+    .on_one_core("1 shard on one core, readings", &readings, &one)
+    .on_one_core("1 shard on one core, wide", &wide, &one)
     .ratio(1, 0, Measure::Rate)
     .ratio(3, 2, Measure::Rate)
+    .ratio(1, 4, Measure::Rate)
+    .ratio(3, 5, Measure::Rate)
     .ratio(3, 2, Measure::PerCpu)
 }
 
+/// Where a process may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cores {
+    /// Everywhere.
+    All,
+    /// On the machine's first core.
+    First,
+}
+
 /// One run of icestream into a new table, each record of which is then accounted for.
-pub fn icestream(kafka: &Kafka, lake: &Lake, input: &Preloaded, settings: &[Pair]) -> Figures {
+pub fn icestream(
+    kafka: &Kafka,
+    lake: &Lake,
+    input: &Preloaded,
+    settings: &[Pair],
+    cores: Cores,
+) -> Figures {
     let name = format!("bench.{}", unique("table"));
     let mut icestream = Icestream::new(kafka, &input.produced.topic, lake, &name)
         .schema(&input.kind.schema())
         .unset("CHECKPOINT_MIN_PAUSE_MS");
     for (name, value) in settings {
         icestream = icestream.set(name, *value);
+    }
+    if cores == Cores::First {
+        icestream = icestream.on_first_core();
     }
     let meter = Meter::start(kafka.pid());
     let mut running = icestream.start(&["run", "--until-caught-up"]);

@@ -70,15 +70,7 @@ async fn a_file_partitioned_by_a_column_that_was_dropped_is_committed() {
     let bench = Bench::new().await;
     let loaded = bench.create_with("place", &[]).await;
     let old = write_file(&loaded, &[(1, "a")], &[Literal::string("a")]).await;
-    let id = loaded.metadata.current_schema().as_struct().fields()[0].clone();
-    let narrower = Schema::builder().with_schema_id(1).with_fields([id]).build().unwrap();
-    bench
-        .foreign(|builder| {
-            builder
-                .add_default_partition_spec(UnboundPartitionSpec::builder().build())?
-                .add_current_schema(narrower)
-        })
-        .await;
+    bench.drop_partition_column(&loaded).await;
     let loaded = bench.load().await;
     let new = write_file(&loaded, &[(2, "b")], &[]).await;
     let commit = pending(&loaded, 0, 2, vec![old.clone(), new]);

@@ -220,15 +220,7 @@ async fn manifests_whose_partition_column_was_dropped_are_left_alone() {
     let loaded = bench.create_with("place", &[THREE]).await;
     let upkeep = Upkeep::new(CACHE, false);
     append_many(&bench, &upkeep, 0, 3, &[Literal::string("a")]).await;
-    let id = loaded.metadata.current_schema().as_struct().fields()[0].clone();
-    let narrower = Schema::builder().with_schema_id(1).with_fields([id]).build().unwrap();
-    bench
-        .foreign(|builder| {
-            builder
-                .add_default_partition_spec(UnboundPartitionSpec::builder().build())?
-                .add_current_schema(narrower)
-        })
-        .await;
+    bench.drop_partition_column(&loaded).await;
     let loaded = append_many(&bench, &upkeep, 3, 4, &[]).await;
     let mut specs: Vec<i32> = list::of_head(&loaded, &FileCache::new(0))
         .await

@@ -18,7 +18,8 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use futures::TryStreamExt;
 use iceberg::arrow::schema_to_arrow_schema;
 use iceberg::spec::{
-    DataContentType, Literal, Schema, Struct, TableMetadataBuilder, serialize_data_file_to_json,
+    DataContentType, Literal, Schema, Struct, TableMetadataBuilder, UnboundPartitionSpec,
+    serialize_data_file_to_json,
 };
 use iceberg::writer::file_writer::{FileWriter, FileWriterBuilder, ParquetWriterBuilder};
 use parquet::file::properties::WriterProperties;
@@ -89,6 +90,17 @@ impl Bench {
             .fetch_one(&self.database().await)
             .await
             .unwrap()
+    }
+
+    /// Takes the column that the table is partitioned by out of spec and schema.
+    async fn drop_partition_column(&self, loaded: &LoadedTable) {
+        let id = loaded.metadata.current_schema().as_struct().fields()[0].clone();
+        let narrower = Schema::builder().with_schema_id(1).with_fields([id]).build().unwrap();
+        let unpartitioned = UnboundPartitionSpec::builder().build();
+        let change = |builder: TableMetadataBuilder| {
+            builder.add_default_partition_spec(unpartitioned)?.add_current_schema(narrower)
+        };
+        self.foreign(change).await;
     }
 
     /// Changes the table as another writer does: a new metadata file and the row that names it.

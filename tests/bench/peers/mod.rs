@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::inputs::{Kind, Preloaded, Topics};
 use crate::measure::{Around, Figures, cpu_seconds, peak_memory};
-use crate::scenario;
+use crate::scenario::{self, Cores};
 use crate::support::kafka::{Kafka, LOG_SETTINGS};
 use crate::support::oracle::{self, Reader};
 use crate::support::process::Process;
@@ -138,7 +138,7 @@ fn icestream(
     // It assigns itself all partitions, as Flink does, and does not wait for other members.
     let own = [("CHECKPOINT_INTERVAL_MS", "10000"), ("KAFKA_ASSIGNMENT", "all")];
     let settings = [&own, more].concat();
-    scenario::icestream(kafka, lake, input, &settings)
+    scenario::icestream(kafka, lake, input, &settings, Cores::All)
 }
 
 fn peer(
