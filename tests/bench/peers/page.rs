@@ -110,7 +110,7 @@ Medians, in brackets the least and the most; the lower table divides figures of 
 - CPU and peak resident memory are those of the whole system under test: all its JVMs, and nothing of broker and catalog.
 - The peers are measured warm: in the same JVM {warm} other records were carried into another table first, and neither
   that nor the start of the JVM is counted. icestream is counted from the start of its process to its end.
-- A peer's time ends when the table has all rows, which the catalog is asked every 100 ms. For Kafka Connect that is up to {seconds} s
+- A peer's time ends when the table has all rows, which the catalog is asked every 100 ms. That is up to {seconds} s
   after the last row was read, when its next commit is due: look at the CPU rather than at its records/s.
 - After each run DuckDB reads the table: each record once, nothing else.
 - The peers write the payload's ten columns. icestream also writes topic, partition, offset and timestamp of each record,
@@ -124,7 +124,8 @@ of a group), and in the second line `MEMORY_LIMIT_MB=256`.
 **Flink** 2.1.1, flink-connector-kafka 4.0.1-2.0, iceberg-flink-runtime-2.1 1.11.0. One SQL statement, `INSERT INTO ... SELECT`;
 JobManager and TaskManager in one JVM, which spares them the way between them. Heap {heap} MiB, which is what both have by
 default together; G1. {flink}. Exactly-once checkpoints to local files. Of the table: `write.distribution-mode=none`.
-Its consumer: {flink_consumer}. The source is bounded by the topic's end, so that its last checkpoint does not wait.
+Its consumer: {flink_consumer}. The job has no end: with `scan.bounded.mode` we saw the sink commit half of two million rows and the
+job end as finished, the other half in a file of a subtask that had ended before the other, which no snapshot has.
 
 **Kafka Connect** 4.1.1, iceberg-kafka-connect 1.11.0, a standalone worker without transforms. JVM as Kafka's scripts start it:
 {jvm}. {connect}. Its consumers: {connect_consumer}.
