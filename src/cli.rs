@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -15,6 +16,7 @@ Examples:
   icestream run    --env-file my.env --until-caught-up    a backfill that ends
   icestream verify --env-file my.env                      prove the table from its metadata
   icestream verify --env-file my.env --rows               and from its rows
+  icestream orphans --env-file my.env                     files left behind; --delete deletes them
   icestream ledger rewind --env-file my.env               what it would do; --yes does it
   icestream ledger at --env-file my.env --partition 3 --offset 1200    which snapshot has it
 
@@ -82,6 +84,30 @@ pub enum Command {
         /// Where settings come from.
         #[command(flatten)]
         settings: Settings,
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Files of icestream that nothing refers to: list them; with --delete delete them.
+    ///
+    /// A process that is killed leaves the data files of its open epoch behind, and sometimes a
+    /// manifest, visible to nobody. Listed are files that icestream wrote for this table (their
+    /// names say so), that no snapshot has, no branch and no tag, and whose commit the table has
+    /// passed by its own ledger: it can never enter any more, whoever holds it. So this may run
+    /// beside processes that write, and one that slept for a week loses nothing it needs. What other
+    /// programs wrote is left alone. Exit code 1 if a file could not be deleted, 4 if ledger and
+    /// journal contradict each other.
+    Orphans {
+        /// Where settings come from.
+        #[command(flatten)]
+        settings: Settings,
+        /// Least age: a number with s, m, h or d. Within it the catalog may be put back to a backup
+        /// of itself, which may need the files.
+        #[arg(long, value_name = "DURATION", default_value = "3d", value_parser = duration)]
+        older_than: Duration,
+        /// Delete them. Without this they are only listed.
+        #[arg(long)]
+        delete: bool,
         /// Print JSON instead of a table.
         #[arg(long)]
         json: bool,
@@ -183,6 +209,24 @@ fn position(text: &str) -> Result<(i32, i64), String> {
     parsed.ok_or_else(|| String::from("not of the form PARTITION=OFFSET, as in 3=1200"))
 }
 
+/// A whole number with its unit: `90s`, `30m`, `12h`, `3d`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let number = text.strip_suffix(|c: char| c.is_ascii_alphabetic()).unwrap_or_default();
+    let seconds = match text.chars().last() {
+        Some('s') => Some(1),
+        Some('m') => Some(60),
+        Some('h') => Some(60 * 60),
+        Some('d') => Some(24 * 60 * 60),
+        _ => None,
+    };
+    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let number = number.parse::<u64>().ok().filter(|_| digits);
+    let parsed = seconds.zip(number).and_then(|(unit, number)| number.checked_mul(unit));
+    parsed
+        .map(Duration::from_secs)
+        .ok_or_else(|| String::from("not a whole number with s, m, h or d, as in 12h"))
+}
+
 /// Options of `ledger at`.
 #[derive(Debug, Clone, Args)]
 pub struct LedgerAt {
@@ -226,6 +270,21 @@ mod tests {
         assert_eq!(position("3=1200"), Ok((3, 1200)));
         for text in ["", "3", "=", "3=", "=5", "-1=5", "3=-5", "t=5", "3=5=6"] {
             assert!(position(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_duration_is_a_number_with_a_unit() {
+        let seconds = |text| duration(text).map(|duration| duration.as_secs());
+        for (text, expected) in
+            [("0s", 0), ("90s", 90), ("30m", 1800), ("12h", 43_200), ("3d", 259_200)]
+        {
+            assert_eq!(seconds(text), Ok(expected), "{text}");
+        }
+        for text in
+            ["", "d", "3", "3 d", "-3d", "+3d", "1.5h", "3w", "3D", "99999999999999999d", "3ü"]
+        {
+            assert!(duration(text).is_err(), "{text}");
         }
     }
 

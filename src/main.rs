@@ -44,6 +44,11 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
             let config = load(&settings)?;
             block_on(commands::checkpoints(&config, json, &mut std::io::stdout()))
         }
+        Command::Orphans { settings, older_than, delete, json } => {
+            let config = load(&settings)?;
+            let out = &mut std::io::stdout();
+            block_on(commands::orphans(&config, older_than, delete, json, out))
+        }
         Command::Health { url } => block_on(commands::health(&url, &mut std::io::stdout())),
         Command::Demo(args) => match demo::run(&args) {
             Ok(()) => Ok(exit::DONE),

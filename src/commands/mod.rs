@@ -1,5 +1,5 @@
 //! The commands that look and report, and those by which a person edits a ledger. Only `ledger_edit`
-//! changes a table, only `adopt` local state, and both only when told to apply.
+//! changes a table, only `adopt` local state, only `orphans` deletes files, and each only when told to.
 //!
 //! Each writes to the writer it is given and returns the exit code; what stops it before it can
 //! report is a [`Failure`].
@@ -11,6 +11,7 @@ mod health;
 mod ledger;
 mod ledger_at;
 mod ledger_edit;
+mod orphans;
 mod probe;
 mod verify;
 
@@ -23,6 +24,7 @@ pub use health::health;
 pub use ledger::ledger_show;
 pub use ledger_at::ledger_at;
 pub use ledger_edit::{EditRequest, ledger_edit};
+pub use orphans::orphans;
 pub use verify::verify;
 
 use crate::config::Config;

@@ -293,7 +293,7 @@ impl Pipeline {
             false => self.settings.parallelism.min(started.info.partitions.len()).max(1),
         };
         for (index, queue) in connected.source.queues(shards).into_iter().enumerate() {
-            let sink = connected.world.sink(index, &table)?;
+            let sink = connected.world.sink(index, &table, started.generation)?;
             let settings = ShardSettings {
                 bad_records: self.settings.bad_records,
                 max_epoch_bytes: self.settings.trigger.max_bytes,

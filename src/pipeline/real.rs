@@ -18,8 +18,8 @@ use super::{Connected, EVENTS, Pipeline, join_error, now_ms};
 use crate::config::{Assignment, Config};
 use crate::failure::Failure;
 use crate::protocol::{
-    Checkpoint, Epoch, Frontier, LocalState, LogRange, Offset, PendingCommit, TableView,
-    TopicPartition,
+    Checkpoint, DataFileNames, Epoch, Frontier, LocalState, LogRange, Offset, PendingCommit,
+    TableView, TopicPartition,
 };
 use crate::source::{GroupMember, Polled, ShardQueue, Source, TopicInfo};
 use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StateError, StateStore, StepSeconds};
@@ -81,11 +81,23 @@ impl World for Real {
     type Checkpoints = Disk;
     type Sink = FileSink;
 
-    fn sink(&self, shard: usize, table: &Arc<LoadedTable>) -> Result<FileSink, Failure> {
+    fn sink(
+        &self,
+        shard: usize,
+        table: &Arc<LoadedTable>,
+        generation: u64,
+    ) -> Result<FileSink, Failure> {
         let (config, shares) = (&self.config, self.config.shares());
+        let names = DataFileNames::new(
+            &table.metadata.uuid().to_string(),
+            (&config.kafka.group_id, &config.kafka.topic),
+            generation,
+            &self.instance,
+            (now_ms(), shard),
+        );
         let settings = SinkSettings {
             topic: config.kafka.topic.clone(),
-            file_prefix: format!("{}-{:013}-{shard}", self.instance, now_ms()),
+            names,
             batch_rows: config.write.batch_size,
             batch_bytes: usize::try_from(shares.batch).unwrap_or(usize::MAX),
             batch_timeout: config.write.batch_timeout,

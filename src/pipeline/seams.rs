@@ -36,11 +36,16 @@ pub trait World: Clone + Send + Sync + 'static {
     /// What turns records into data files.
     type Sink: Sink<Table = Loaded<Self>>;
 
-    /// A sink for the shard of this number.
+    /// A sink for the shard of this number, for commits that continue `generation` of the ledger.
     ///
     /// # Errors
     /// If records cannot be decoded into the table's schema.
-    fn sink(&self, shard: usize, table: &Arc<Loaded<Self>>) -> Result<Self::Sink, Failure>;
+    fn sink(
+        &self,
+        shard: usize,
+        table: &Arc<Loaded<Self>>,
+        generation: u64,
+    ) -> Result<Self::Sink, Failure>;
 
     /// Sets a shard going, beside everything else. The future ends with it; false: it panicked.
     ///

@@ -7,7 +7,7 @@ use super::rows::RowBuilder;
 use super::seams::Sink;
 use crate::decode::{Reason, RecordError};
 use crate::failure::{Failure, chain};
-use crate::protocol::PendingFile;
+use crate::protocol::{DataFileNames, Offset, PendingFile};
 use crate::source::Record;
 use crate::table::LoadedTable;
 use crate::write::{TableWriter, WriteSettings};
@@ -17,8 +17,8 @@ use crate::write::{TableWriter, WriteSettings};
 pub struct SinkSettings {
     /// The topic, for its column.
     pub topic: String,
-    /// Unique beginning of file names: instance and shard.
-    pub file_prefix: String,
+    /// Names of its files.
+    pub names: DataFileNames,
     /// Rows of a batch.
     pub batch_rows: usize,
     /// Bytes of a batch: a batch ends at rows or bytes, whichever first.
@@ -40,6 +40,9 @@ pub struct FileSink {
     rows: RowBuilder,
     writer: Option<TableWriter>,
     writers_made: u64,
+    /// Where the first row of this epoch comes from: the names of its files say so. Not a record
+    /// that is no row: one that stops its partition is not part of the epoch's commit.
+    first: Option<(i32, Offset)>,
     batch_since: Option<Instant>,
 }
 
@@ -50,7 +53,15 @@ impl FileSink {
     /// If records cannot be decoded into its schema.
     pub fn new(settings: SinkSettings, table: Arc<LoadedTable>) -> Result<Self, Failure> {
         let rows = rows(&table, &settings.topic)?;
-        Ok(Self { settings, table, rows, writer: None, writers_made: 0, batch_since: None })
+        Ok(Self {
+            settings,
+            table,
+            rows,
+            writer: None,
+            writers_made: 0,
+            first: None,
+            batch_since: None,
+        })
     }
 
     /// Hands the open batch to the writer.
@@ -63,8 +74,11 @@ impl FileSink {
         let writer = match &mut self.writer {
             Some(writer) => writer,
             empty => {
+                let Some((partition, offset)) = self.first else {
+                    return Err(Failure::Internal(String::from("rows that no record brought")));
+                };
                 self.writers_made += 1;
-                let prefix = format!("{}-{:05}", self.settings.file_prefix, self.writers_made);
+                let prefix = self.settings.names.prefix(partition, offset, self.writers_made);
                 let settings = WriteSettings {
                     target_file_size: self.settings.target_file_size,
                     max_buffered_bytes: self.settings.max_buffered_bytes,
@@ -112,6 +126,7 @@ impl Sink for FileSink {
     ) -> Result<Result<(), RecordError>, Failure> {
         let pushed = self.append(record, payload)?;
         if pushed.is_ok() {
+            self.first.get_or_insert((record.partition, record.offset));
             self.batch_since.get_or_insert_with(Instant::now);
             if self.rows.rows() >= self.settings.batch_rows
                 || self.rows.buffered_bytes() >= self.settings.batch_bytes
@@ -144,6 +159,7 @@ impl Sink for FileSink {
             Some(writer) => writer.close()?,
             None => Vec::new(),
         };
+        self.first = None;
         if !same_shape(&self.table, next) {
             self.rows = rows(next, &self.settings.topic)?;
         }
@@ -152,6 +168,7 @@ impl Sink for FileSink {
     }
 
     fn abandon(&mut self) {
+        self.first = None;
         let Some(writer) = self.writer.take() else { return };
         for error in writer.abort() {
             tracing::warn!(error = %chain(&error), "a file of an abandoned epoch stays behind as an orphan");

@@ -63,7 +63,7 @@ pub async fn live_files(
     Ok(())
 }
 
-fn unreadable(loaded: &LoadedTable, path: &str, error: iceberg::Error) -> TableError {
+pub(super) fn unreadable(loaded: &LoadedTable, path: &str, error: iceberg::Error) -> TableError {
     match error.kind() {
         ErrorKind::DataInvalid | ErrorKind::FeatureUnsupported => TableError::Unreadable {
             table: loaded.name.clone(),

@@ -9,6 +9,7 @@ use super::cache::FileCache;
 use super::io::Encoded;
 use super::manifest::{metadata_dir, write_error};
 use super::{BoxError, LoadedTable, TableError};
+use crate::protocol;
 
 /// The manifests of the snapshot at the head, without those that hold no live file.
 pub(super) async fn of_head(
@@ -69,8 +70,11 @@ pub(super) async fn encode(
     snapshot_id: i64,
     manifests: Vec<ManifestFile>,
 ) -> Result<EncodedList, TableError> {
-    let directory = metadata_dir(&loaded.metadata);
-    let path = format!("{directory}/snap-{snapshot_id}-0-{}.avro", Uuid::new_v4());
+    let metadata = &loaded.metadata;
+    let (uuid, sequence) = (metadata.uuid().to_string(), metadata.next_sequence_number());
+    let unique = Uuid::new_v4().simple().to_string();
+    let name = protocol::manifest_list_name(snapshot_id, &uuid, sequence, &unique);
+    let path = format!("{}/{name}", metadata_dir(metadata));
     let encoded = encode_at(loaded, snapshot_id, manifests, &path).await;
     encoded.map_err(|error| write_error(loaded, &path, error))
 }

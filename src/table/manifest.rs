@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::io::Encoded;
 use super::{LoadedTable, TableError};
-use crate::protocol::{PendingCommit, PendingFile};
+use crate::protocol::{self, PendingCommit, PendingFile};
 
 /// A data file of a pending commit, with the schema it was written with.
 pub(super) struct NewFile {
@@ -126,7 +126,9 @@ pub(super) async fn encode_new(
 
 /// Where the next manifest goes. Never the path of another one.
 pub(super) fn new_path(metadata: &TableMetadata) -> String {
-    format!("{}/{}-m0.avro", metadata_dir(metadata), Uuid::new_v4())
+    let (uuid, sequence) = (metadata.uuid().to_string(), metadata.next_sequence_number());
+    let unique = Uuid::new_v4().simple().to_string();
+    format!("{}/{}", metadata_dir(metadata), protocol::manifest_name(&uuid, sequence, &unique))
 }
 
 /// The current schema, or if the table dropped a column that this spec needs, that of the newest of

@@ -25,8 +25,10 @@ mod files;
 mod io;
 mod ledger;
 mod list;
+mod listing;
 mod manifest;
 mod merge;
+mod orphans;
 mod properties;
 mod rest;
 mod rest_client;
@@ -55,6 +57,9 @@ pub use error::{BoxError, TableError};
 pub use files::{LiveFile, live_files};
 pub use io::{delete_files, file_io, sync_parent_dirs};
 pub use ledger::{edit_basis, view};
+pub use orphans::{
+    Candidates, FileKind, Judged, OrphanSearch, OrphansError, OwnFile, delete_orphans,
+};
 pub use rest::RestCatalog;
 pub use schema::{
     KAFKA_OFFSET, KAFKA_PARTITION, KAFKA_TIMESTAMP, KAFKA_TOPIC, SchemaError, parse_schema,

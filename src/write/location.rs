@@ -25,6 +25,15 @@ pub(super) struct Locations {
     next: u64,
 }
 
+/// The location under which the data files of a table are written: what its property
+/// `write.data.path` says, or `data` under its own location. Without a slash at its end.
+pub fn data_root(table_location: &str, properties: &HashMap<String, String>) -> String {
+    match properties.get(DATA_PATH) {
+        Some(path) => path.trim_end_matches('/').to_owned(),
+        None => format!("{}/data", table_location.trim_end_matches('/')),
+    }
+}
+
 impl Locations {
     pub(super) fn new(
         table_location: &str,
@@ -34,12 +43,8 @@ impl Locations {
         let flag = |key, default| {
             properties.get(key).map_or(default, |value: &String| value.eq_ignore_ascii_case("true"))
         };
-        let root = match properties.get(DATA_PATH) {
-            Some(path) => path.trim_end_matches('/').to_owned(),
-            None => format!("{}/data", table_location.trim_end_matches('/')),
-        };
         Self {
-            root,
+            root: data_root(table_location, properties),
             prefix: prefix.to_owned(),
             object_storage: flag(OBJECT_STORAGE, false),
             partitioned_paths: flag(PARTITIONED_PATHS, true),
@@ -122,6 +127,7 @@ fn shortened(mut name: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::{DataFileNames, Origin};
 
     fn properties(pairs: &[(&str, &str)]) -> HashMap<String, String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -159,6 +165,33 @@ mod tests {
         let set = properties(&[(OBJECT_STORAGE, "true"), (PARTITIONED_PATHS, "false")]);
         let location = Locations::new("s3://b/t", &set, "p").next("k=1");
         assert!(!location.contains("k=1"), "{location}");
+    }
+
+    #[test]
+    fn every_location_ends_in_a_name_that_tells_its_origin() {
+        let names = DataFileNames::new(
+            "u",
+            ("flow", "readings"),
+            2,
+            &"0f".repeat(16),
+            (1_700_000_000_000, 1),
+        );
+        for properties in [
+            properties(&[]),
+            properties(&[(OBJECT_STORAGE, "true")]),
+            properties(&[(DATA_PATH, "/d")]),
+        ] {
+            let mut locations = Locations::new("s3://b/t", &properties, &names.prefix(3, 1200, 4));
+            for path in ["", "day=2024-01-01", "a=x%2Fy-z/b=1"] {
+                let location = locations.next(path);
+                let (_, name) = location.rsplit_once('/').unwrap();
+                let origin = Origin::of(name);
+                let Some(Origin::Data { partition: 3, offset: 1200, generation: 2, .. }) = origin
+                else {
+                    panic!("{location}: {origin:?}");
+                };
+            }
+        }
     }
 
     #[test]

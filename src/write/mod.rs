@@ -27,4 +27,5 @@ mod tests;
 mod transform;
 
 pub use error::WriteError;
+pub use location::data_root;
 pub use table_writer::{TableWriter, WriteSettings};

@@ -214,7 +214,12 @@ impl World for Port {
     type Checkpoints = Self;
     type Sink = SimSink;
 
-    fn sink(&self, shard: usize, _table: &Arc<Arc<Meta>>) -> Result<SimSink, Failure> {
+    fn sink(
+        &self,
+        shard: usize,
+        _table: &Arc<Arc<Meta>>,
+        _generation: u64,
+    ) -> Result<SimSink, Failure> {
         Ok(SimSink::new(self.clone(), shard))
     }
 

@@ -6,6 +6,7 @@ mod evolution;
 mod expiring;
 mod faults;
 mod merging;
+mod orphans;
 mod rest;
 mod server;
 
@@ -166,9 +167,19 @@ async fn write_file(
     rows: &[(i64, &str)],
     partition: &[Literal],
 ) -> PendingFile {
+    let path = format!("{}/data/{}.parquet", loaded.metadata.location(), Uuid::new_v4());
+    write_file_at(loaded, &path, rows, partition).await
+}
+
+/// [`write_file`] at a location of one's own.
+async fn write_file_at(
+    loaded: &LoadedTable,
+    path: &str,
+    rows: &[(i64, &str)],
+    partition: &[Literal],
+) -> PendingFile {
     let metadata = &loaded.metadata;
     let (schema, spec) = (metadata.current_schema(), metadata.default_partition_spec());
-    let path = format!("{}/data/{}.parquet", metadata.location(), Uuid::new_v4());
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.0))),
         Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.1))),
@@ -176,7 +187,7 @@ async fn write_file(
     columns.truncate(schema.as_struct().fields().len());
     let arrow = Arc::new(schema_to_arrow_schema(schema).unwrap());
     let batch = RecordBatch::try_new(arrow, columns).unwrap();
-    let output = loaded.io.new_output(&path).unwrap();
+    let output = loaded.io.new_output(path).unwrap();
     let builder = ParquetWriterBuilder::new(WriterProperties::builder().build(), schema.clone());
     let mut writer = builder.build(output).await.unwrap();
     writer.write(&batch).await.unwrap();
@@ -193,7 +204,7 @@ async fn write_file(
     let partition_type = spec.partition_type(schema).unwrap();
     let json = serialize_data_file_to_json(file, &partition_type, metadata.format_version());
     PendingFile {
-        path,
+        path: path.to_owned(),
         data_file: json.unwrap(),
         schema_id: schema.schema_id(),
         spec_id: spec.spec_id(),
