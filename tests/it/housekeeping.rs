@@ -7,8 +7,8 @@ use crate::support::icestream::Running;
 use crate::support::kafka::Kafka;
 use crate::support::oracle::{Reader, assert_exactly_once, query};
 use crate::support::producing::Produced;
-use crate::support::table::{Lake, Table, local_path};
-use crate::support::{PATIENCE, foreign, wait_for};
+use crate::support::table::{Lake, Table};
+use crate::support::{PATIENCE, files, foreign, wait_for};
 
 const COMMITTED: &str = "icestream_committed_records_total";
 
@@ -59,33 +59,10 @@ answer = {
 
 /// Files in the store that no snapshot, manifest, list or metadata log names.
 fn strangers(table: &Table<'_>) -> Vec<String> {
-    let code = "
-table = catalog.load_table(name)
-known = {table.metadata_location} | {entry.metadata_file for entry in table.metadata.metadata_log}
-for snapshot in table.snapshots():
-    known.add(snapshot.manifest_list)
-    for manifest in snapshot.manifests(table.io):
-        known.add(manifest.manifest_path)
-        known.update(e.data_file.file_path for e in manifest.fetch_manifest_entry(table.io, discard_deleted=True))
-answer = {'location': table.metadata.location, 'known': sorted(path.rsplit('/', 1)[1] for path in known)}
-";
-    let answer = foreign::run(table, code, Value::Null);
-    let known: Vec<&str> =
-        answer["known"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
-    let root = local_path(answer["location"].as_str().unwrap());
-    let mut found = Vec::new();
-    let mut directories = vec![root];
-    while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(directory).unwrap().flatten() {
-            let name = entry.file_name().into_string().unwrap();
-            if entry.path().is_dir() {
-                directories.push(entry.path());
-            } else if !known.contains(&name.as_str()) && !name.ends_with(".crc") {
-                found.push(name);
-            }
-        }
-    }
-    found
+    let known = files::referenced(table);
+    let names = files::in_store(table).into_iter();
+    let names = names.map(|path| path.rsplit('/').next().unwrap().to_owned());
+    names.filter(|name| !known.contains(name)).collect()
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod kills;
 mod landing;
 mod memory;
 mod old_copies;
+mod orphans;
 mod outages;
 mod proofs;
 mod refusals;

@@ -234,6 +234,11 @@ impl Table<'_> {
         catalog
     }
 
+    /// The store of a table on S3.
+    pub(super) fn s3(&self) -> &'static S3 {
+        self.lake.s3.expect("a table on S3")
+    }
+
     /// How an independent reader reaches the table's files.
     pub(super) fn reader_properties(&self) -> Value {
         match self.lake.s3 {
