@@ -184,3 +184,84 @@ fn same_shape(one: &LoadedTable, other: &LoadedTable) -> bool {
     one.metadata.current_schema_id() == other.metadata.current_schema_id()
         && one.metadata.default_partition_spec_id() == other.metadata.default_partition_spec_id()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use iceberg::io::FileIO;
+    use iceberg::spec::{FormatVersion, SortOrder, TableMetadataBuilder, UnboundPartitionSpec};
+
+    use super::*;
+    use crate::protocol::Origin;
+
+    fn sink(dir: &tempfile::TempDir, runtime: &tokio::runtime::Runtime) -> FileSink {
+        let schema = crate::table::parse_schema(
+            r#"{"type": "struct", "fields": [{"id": 1, "name": "id", "required": true, "type": "long"}]}"#,
+        );
+        let metadata = TableMetadataBuilder::new(
+            schema.unwrap(),
+            UnboundPartitionSpec::builder().build(),
+            SortOrder::unsorted_order(),
+            format!("file://{}/t", dir.path().display()),
+            FormatVersion::V2,
+            HashMap::new(),
+        );
+        let table = LoadedTable {
+            name: "db.t".parse().unwrap(),
+            metadata: metadata.unwrap().build().unwrap().metadata.into(),
+            metadata_location: String::new(),
+            io: FileIO::new_with_fs(),
+            vended: false,
+        };
+        let instance = "0123456789abcdef".repeat(2);
+        let names = DataFileNames::new("uuid", ("flow", "t"), 3, &instance, (1_700_000_000_000, 0));
+        let settings = SinkSettings {
+            topic: "t".into(),
+            names,
+            batch_rows: 100,
+            batch_bytes: 1 << 20,
+            batch_timeout: std::time::Duration::from_secs(1),
+            target_file_size: 1 << 20,
+            max_buffered_bytes: 1 << 20,
+            runtime: runtime.handle().clone(),
+        };
+        FileSink::new(settings, Arc::new(table)).unwrap()
+    }
+
+    /// Pushes records of (partition, offset, payload), and gives where the names of the files say
+    /// that the epoch began.
+    fn epoch(sink: &mut FileSink, records: &[(i32, Offset, &str)]) -> Vec<(u64, i32, Offset)> {
+        for (partition, offset, payload) in records {
+            let payload = payload.as_bytes();
+            let (partition, offset) = (*partition, *offset);
+            let record = Record { partition, offset, timestamp_ms: None, payload: Some(payload) };
+            let pushed = sink.push(&record, payload).unwrap();
+            assert_eq!(pushed.is_ok(), payload.starts_with(b"{"));
+        }
+        let table = sink.table.clone();
+        let files = sink.close(&table).unwrap();
+        let origin = |file: &PendingFile| match Origin::of(file.path.rsplit('/').next().unwrap()) {
+            Some(Origin::Data { generation, partition, offset, .. }) => {
+                (generation, partition, offset)
+            }
+            other => panic!("{}: {other:?}", file.path),
+        };
+        files.iter().map(origin).collect()
+    }
+
+    #[test]
+    fn files_are_named_by_the_record_of_the_first_row_of_their_epoch() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let mut sink = sink(&dir, &runtime);
+        let row = r#"{"id": 1}"#;
+        // A bad record is no row: under `fail` its partition is not part of the commit.
+        let first = epoch(&mut sink, &[(0, 40, "bad"), (1, 7, row), (0, 41, row), (1, 8, row)]);
+        assert_eq!(first, [(3, 1, 7)]);
+        assert_eq!(epoch(&mut sink, &[]), []);
+        assert_eq!(epoch(&mut sink, &[(0, 42, row), (1, 9, row)]), [(3, 0, 42)]);
+        assert_eq!(epoch(&mut sink, &[(2, 5, "bad")]), []);
+        assert_eq!(epoch(&mut sink, &[(0, 43, row)]), [(3, 0, 43)]);
+    }
+}
