@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::landing::{pipeline, records};
-use crate::support::icestream::Running;
+use crate::support::icestream::{Icestream, Running};
 use crate::support::kafka::Kafka;
 use crate::support::oracle::{Reader, assert_exactly_once, query};
 use crate::support::producing::Produced;
@@ -65,37 +65,49 @@ fn strangers(table: &Table<'_>) -> Vec<String> {
     names.filter(|name| !known.contains(name)).collect()
 }
 
-#[test]
-fn manifests_are_merged_across_changes_of_schema_and_spec_and_foreign_commits() {
-    for (kind, lake) in [("SQLite", Lake::sqlite()), ("REST", Lake::rest())] {
-        let (icestream, topic) = pipeline(&lake, 2);
-        let icestream = icestream.set("CHECKPOINT_INTERVAL_MS", "100");
-        let table = lake.table(&format!("db.{topic}"));
-        let mut running = icestream.run();
-        let none = Kafka::shared().produce(&topic, records(2, 0..20));
-        running.wait_count(COMMITTED, &[], 20.0);
-        set_properties(&table, &SMALL[..1]);
-        let seen = shape(&table)["files"].clone();
-        let mut produced = rounds(&mut running, &topic, 1..8, none);
-        // What others do in between: rows, a column, a spec.
-        foreign::maintain(&table, "append", 0);
-        foreign::maintain(&table, "add_column", 0);
-        produced = rounds(&mut running, &topic, 8..14, produced);
-        let spec = "
+/// Makes a table in two schemas and two specs, with rows by others, by many commits that merge
+/// manifests. Gives its shape after the first and what belongs in it.
+pub fn grow_across_changes(
+    icestream: &Icestream,
+    table: &Table<'_>,
+    topic: &str,
+) -> (Value, [Produced; 2]) {
+    let mut running = icestream.clone().set("CHECKPOINT_INTERVAL_MS", "100").run();
+    let first = Kafka::shared().produce(topic, records(2, 0..20));
+    running.wait_count(COMMITTED, &[], 20.0);
+    set_properties(table, &SMALL[..1]);
+    let seen = shape(table);
+    let mut produced = rounds(&mut running, topic, 1..8, first);
+    // What others do in between: rows, a column, a spec.
+    foreign::maintain(table, "append", 0);
+    foreign::maintain(table, "add_column", 0);
+    produced = rounds(&mut running, topic, 8..14, produced);
+    let spec = "
 from pyiceberg.transforms import BucketTransform
 with table.update_spec() as update:
     update.add_field('id', BucketTransform(2), 'id_bucket')
 ";
-        foreign::run(&table, spec, Value::Null);
-        produced = rounds(&mut running, &topic, 14..22, produced);
-        running.stop(PATIENCE).success();
+    foreign::run(table, spec, Value::Null);
+    produced = rounds(&mut running, topic, 14..22, produced);
+    running.stop(PATIENCE).success();
+    let others =
+        Produced { topic: "foreign".into(), offsets: [(0, vec![0..10])].into(), payloads: None };
+    (seen, [produced, others])
+}
+
+#[test]
+fn manifests_are_merged_across_changes_of_schema_and_spec_and_foreign_commits() {
+    for (kind, lake) in [("SQLite", Lake::sqlite()), ("REST", Lake::rest())] {
+        let (icestream, topic) = pipeline(&lake, 2);
+        let table = lake.table(&format!("db.{topic}"));
+        let (seen, produced) = grow_across_changes(&icestream, &table, &topic);
 
         let now = shape(&table);
         let files = now["files"].as_object().unwrap();
         let manifests = now["manifests"].as_u64().unwrap();
         assert!(files.len() >= 22, "{kind}: {now}");
         assert!(manifests <= 20 && manifests < files.len() as u64, "{kind}: {now}");
-        for (path, numbers) in seen.as_object().unwrap() {
+        for (path, numbers) in seen["files"].as_object().unwrap() {
             assert_eq!(&files[path], numbers, "{kind}: {path}");
         }
         for snapshot in table.snapshots() {
@@ -115,12 +127,7 @@ with table.update_spec() as update:
             })
             .count();
         assert!(merged >= 4, "{kind}: {merged}");
-        let others = Produced {
-            topic: "foreign".into(),
-            offsets: [(0, vec![0..10])].into(),
-            payloads: None,
-        };
-        assert_exactly_once(&table, &[&produced, &others]);
+        assert_exactly_once(&table, &[&produced[0], &produced[1]]);
         icestream.command(&["verify"]).success();
     }
 }

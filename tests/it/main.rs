@@ -27,6 +27,7 @@ mod proofs;
 mod refusals;
 mod replies;
 mod soak;
+mod spark;
 #[allow(dead_code, reason = "the helpers are one vocabulary, of which each test uses a part")]
 mod support;
 mod tables;

@@ -15,7 +15,7 @@ use crate::support::{PATIENCE, block_on, foreign, unique};
 const COMMITTED: &str = "icestream_committed_records_total";
 
 /// A table with every kind of column, partitioned as `data` says.
-const MAKE_TABLE: &str = "
+pub const MAKE_TABLE: &str = "
 from pyiceberg.schema import Schema
 from pyiceberg.types import *
 from pyiceberg.partitioning import PartitionSpec, PartitionField
@@ -40,7 +40,7 @@ catalog.create_table(name, schema, partition_spec=spec)
 ";
 
 /// Records for that table; some have nulls, and some leave columns out.
-fn wide(numbers: std::ops::Range<i64>) -> impl Iterator<Item = Record> {
+pub fn wide(numbers: std::ops::Range<i64>) -> impl Iterator<Item = Record> {
     numbers.zip((0..2).cycle()).map(|(n, partition)| {
         let (month, day, hour) = (1 + n % 3, 1 + n % 4, n % 5);
         let mut row = json!({
@@ -63,7 +63,8 @@ fn wide(numbers: std::ops::Range<i64>) -> impl Iterator<Item = Record> {
     })
 }
 
-const FILTERS: [&str; 8] = [
+/// Filters that find some rows of such a table.
+pub const FILTERS: [&str; 8] = [
     "id = 17",
     "id >= 30 and id < 40",
     "name = 'näme-3'",

@@ -4,7 +4,7 @@ Usage: judge.py REQUEST.json, where the request has
   location    the table's current metadata file
   s3          null, or endpoint, access_key_id, secret_access_key, region
   reader      duckdb (its Iceberg extension reads) or pyiceberg (DuckDB only compares)
-  question    exactly_once | payloads | columns | query, with what the functions below take
+  question    exactly_once | payloads | compare_rows | columns | query, with what the functions below take
 Prints the answer as JSON. Findings are answers; a failure to read is an error and exit code 1.
 """
 
@@ -139,6 +139,38 @@ def payloads(con, request):
     return answer
 
 
+def compare_rows(con, request):
+    """files: a pattern of Parquet files with the rows that another engine read from the table."""
+    open_table(con, request)
+    con.execute(f"CREATE VIEW others AS SELECT * FROM read_parquet('{request['files']}')")
+    mine, others = (
+        {row[0]: row[1] for row in con.execute(f"DESCRIBE {view}").fetchall()} for view in ("t", "others")
+    )
+    # Spark has no type for them.
+    expected = {name: "VARCHAR" if type_ == "UUID" else type_ for name, type_ in mine.items()}
+    types = [
+        f"{name}: {expected.get(name)}, there {others.get(name)}"
+        for name in {**expected, **others}
+        if expected.get(name) != others.get(name)
+    ]
+    if types:
+        return {"rows": 0, "types": types, "more": [], "less": []}
+    shown = ", ".join(f'CAST("{name}" AS {type_}) AS "{name}"' for name, type_ in others.items())
+    con.execute(f"CREATE TABLE mine AS SELECT {shown} FROM t")
+    con.execute("CREATE TABLE theirs AS SELECT * FROM others")
+
+    def without(one_side, other_side):
+        sql = f"FROM {one_side} EXCEPT ALL FROM {other_side} LIMIT {SHOWN}"
+        return [str(row) for row in con.execute(sql).fetchall()]
+
+    return {
+        "rows": one(con, "SELECT count(*) FROM theirs"),
+        "types": [],
+        "more": without("theirs", "mine"),
+        "less": without("mine", "theirs"),
+    }
+
+
 def columns(con, request):
     """For every column that is not nested and not icestream's: what two equal columns share."""
     open_table(con, request)
@@ -183,6 +215,7 @@ def one(con, sql):
 QUESTIONS = {
     "exactly_once": exactly_once,
     "payloads": payloads,
+    "compare_rows": compare_rows,
     "columns": columns,
     "query": query,
 }

@@ -41,17 +41,27 @@ pub fn request(
     headers: &[(&str, &str)],
     body: impl Into<reqwest::Body>,
 ) -> Result<Reply, reqwest::Error> {
+    request_within(Duration::from_secs(30), method, url, headers, body)
+}
+
+/// [`request`], for a server that may take longer.
+pub fn request_within(
+    within: Duration,
+    method: Method,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<reqwest::Body>,
+) -> Result<Reply, reqwest::Error> {
     static CLIENT: OnceLock<Client> = OnceLock::new();
     let client = CLIENT.get_or_init(|| {
         Client::builder()
             .no_proxy()
             // A connection of a server that was stopped since must not be met again.
             .pool_max_idle_per_host(0)
-            .timeout(Duration::from_secs(30))
             .build()
             .expect("an HTTP client")
     });
-    let mut request = client.request(method, url).body(body);
+    let mut request = client.request(method, url).timeout(within).body(body);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

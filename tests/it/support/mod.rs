@@ -18,6 +18,7 @@ pub mod producing;
 pub mod proxy;
 pub mod rest;
 pub mod s3;
+pub mod spark;
 pub mod table;
 
 use std::collections::BTreeSet;

@@ -126,6 +126,41 @@ pub fn assert_payloads(table: &Table<'_>, produced: &Produced, columns: &[&str])
     }
 }
 
+/// How the rows that another engine read differ from those of the table.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Differences {
+    /// Rows that the engine read.
+    pub rows: u64,
+    /// Columns of another type. Rows are then not compared.
+    pub types: Vec<String>,
+    /// The first rows that it read too often.
+    pub more: Vec<String>,
+    /// The first rows that it read too seldom.
+    pub less: Vec<String>,
+}
+
+/// Compares the rows in the Parquet files of `dir`, which another engine read from the table, with
+/// what `reader` finds: whole rows, each as often, with columns of the same types.
+pub fn compare_rows(table: &Table<'_>, dir: &Path, reader: Reader) -> Differences {
+    let files = dir.join("*.parquet").display().to_string();
+    ask(table, reader, "compare_rows", json!({ "files": files }))
+}
+
+/// Another engine read the same rows from the table as both readers. Gives their number.
+///
+/// # Panics
+/// With the first differences otherwise.
+pub fn assert_same_rows(table: &Table<'_>, dir: &Path) -> u64 {
+    let mut rows = 0;
+    for reader in Reader::EACH {
+        let found = compare_rows(table, dir, reader);
+        let different = [&found.types, &found.more, &found.less].iter().any(|d| !d.is_empty());
+        assert!(!different, "{} by {reader:?}: {found:#?}", table.name());
+        rows = found.rows;
+    }
+    rows
+}
+
 /// Statistics of every column that is neither nested nor one of icestream's `_kafka_` columns.
 pub fn columns(table: &Table<'_>, reader: Reader) -> BTreeMap<String, ColumnStats> {
     ask(table, reader, "columns", json!({}))

@@ -12,6 +12,10 @@ const REST_CATALOG: &[&str] = &[
     include_str!("../../../scripts/rest-catalog/pom.xml"),
     include_str!("../../../scripts/rest-catalog/RestCatalog.java"),
 ];
+const SPARK: &[&str] = &[
+    include_str!("../../../scripts/spark/pom.xml"),
+    include_str!("../../../scripts/spark/SparkSql.java"),
+];
 const FLINK: &[&str] = &[
     include_str!("../../../scripts/flink/pom.xml"),
     include_str!("../../../scripts/flink/FlinkSql.java"),
@@ -30,6 +34,12 @@ pub fn kafka_classpath() -> String {
 /// The class path of the REST catalog.
 pub fn rest_catalog_classpath() -> String {
     let dir = part("rest-catalog", REST_CATALOG);
+    format!("{0}/classes:{0}/jars/*", dir.display())
+}
+
+/// The class path of Apache Spark with Iceberg's runtime.
+pub fn spark_classpath() -> String {
+    let dir = part("spark", SPARK);
     format!("{0}/classes:{0}/jars/*", dir.display())
 }
 

@@ -239,6 +239,31 @@ impl Table<'_> {
         self.lake.s3.expect("a table on S3")
     }
 
+    /// The catalog as Spark is told of it, by settings below `spark.sql.catalog.`. A JDBC catalog
+    /// shows the tables that were made under its own name only.
+    ///
+    /// # Panics
+    /// If the catalog or the store is one for which Spark has no driver here.
+    pub(super) fn spark_catalog(&self) -> Vec<(&'static str, String)> {
+        assert!(self.lake.s3.is_none(), "Spark has no client for S3 here");
+        let class = ("icestream", "org.apache.iceberg.spark.SparkCatalog".to_owned());
+        let [kind, uri] = match &self.lake.catalog {
+            Catalog::Sql(url) => {
+                let path = url.strip_prefix("sqlite://").expect("Spark has SQLite's driver only");
+                ["jdbc".to_owned(), format!("jdbc:sqlite:{path}")]
+            }
+            Catalog::Rest(rest) => ["rest".to_owned(), rest.uri()],
+        };
+        vec![
+            class,
+            ("icestream.type", kind),
+            ("icestream.uri", uri),
+            ("icestream.warehouse", self.lake.warehouse.clone()),
+            // Each statement is to see the newest table.
+            ("icestream.cache-enabled", "false".to_owned()),
+        ]
+    }
+
     /// How an independent reader reaches the table's files.
     pub(super) fn reader_properties(&self) -> Value {
         match self.lake.s3 {
