@@ -14,16 +14,21 @@ use super::process::Process;
 use super::table::Table;
 use super::{PATIENCE, new_dir, parts, unique};
 
-/// What Spark needs of a JVM that closes its own packages: of the list that Spark's scripts give
-/// to it, the part that is missed without.
-const OPENED: [&str; 8] = [
+/// What Spark reaches into, as its own launcher opens it; a JVM keeps it closed otherwise.
+const OPENED: [&str; 14] = [
+    "java.base/java.io",
     "java.base/java.lang",
     "java.base/java.lang.invoke",
+    "java.base/java.lang.reflect",
     "java.base/java.net",
     "java.base/java.nio",
     "java.base/java.util",
     "java.base/java.util.concurrent",
+    "java.base/java.util.concurrent.atomic",
+    "java.base/jdk.internal.ref",
     "java.base/sun.nio.ch",
+    "java.base/sun.nio.cs",
+    "java.base/sun.security.action",
     "java.base/sun.util.calendar",
 ];
 
