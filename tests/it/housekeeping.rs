@@ -65,6 +65,16 @@ fn strangers(table: &Table<'_>) -> Vec<String> {
     names.filter(|name| !known.contains(name)).collect()
 }
 
+/// Commits that merged manifests.
+pub fn merges(table: &Table<'_>) -> usize {
+    let snapshots = table.snapshots();
+    let replaced = snapshots.iter().filter(|snapshot| {
+        let count = snapshot["summary"]["manifests-replaced"].as_str();
+        count.is_some_and(|count| count != "0")
+    });
+    replaced.count()
+}
+
 /// Makes a table in two schemas and two specs, with rows by others, by many commits that merge
 /// manifests. Gives its shape after the first and what belongs in it.
 pub fn grow_across_changes(
@@ -118,14 +128,7 @@ fn manifests_are_merged_across_changes_of_schema_and_spec_and_foreign_commits() 
                 assert_eq!((&numbers[1], &numbers[2]), (number, number), "{kind}: {numbers}");
             }
         }
-        let merged = table
-            .snapshots()
-            .iter()
-            .filter(|snapshot| {
-                let replaced = snapshot["summary"]["manifests-replaced"].as_str();
-                replaced.is_some_and(|count| count != "0")
-            })
-            .count();
+        let merged = merges(&table);
         assert!(merged >= 4, "{kind}: {merged}");
         assert_exactly_once(&table, &[&produced[0], &produced[1]]);
         icestream.command(&["verify"]).success();
