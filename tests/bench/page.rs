@@ -72,8 +72,8 @@ fn page(scenarios: &[Scenario], fresh: &[Freshness], runs: usize, load: &str) ->
 
 After each run of icestream DuckDB reads the table: every offset of the topic once, nothing else. The rows of the loop are
 counted by the footers of its files. Figures are medians, in brackets the least and the most; ratios are made of two runs
-of the same round and then sorted. Bytes of JSON, not of the topic, which the
-producer packed with lz4 but where the section says otherwise.
+of the same round and then sorted. Bytes of JSON, not of the topic, which the producer packed with lz4 but where the section
+says otherwise.
 
 ![CPU seconds per million records](bench-cpu.svg)
 
