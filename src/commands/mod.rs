@@ -42,12 +42,16 @@ async fn existing_table(config: &Config) -> Result<LoadedTable, Failure> {
 
 /// A ledger that cannot be understood is a refusal, with its way out.
 fn understood<T>(read: Result<T, TableError>) -> Result<T, Failure> {
-    read.map_err(|error| match error {
+    read.map_err(unreadable)
+}
+
+fn unreadable(error: TableError) -> Failure {
+    match error {
         TableError::Ledger { table, source, .. } => {
             Failure::Refused(source.refusal(&table.to_string()))
         }
         other => other.into(),
-    })
+    }
 }
 
 /// A reader that goes away (`icestream ... | head`) has seen what it wanted.

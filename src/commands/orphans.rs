@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::{human_bytes, understood, write_json, written};
+use super::{human_bytes, unreadable, write_json, written};
 use crate::config::Config;
 use crate::failure::{Failure, chain, exit};
 use crate::pipeline::{connect_catalog, table_name};
@@ -128,10 +128,7 @@ fn millis(duration: Duration) -> i64 {
 
 fn failure(error: OrphansError, table: &str) -> Failure {
     match error {
-        OrphansError::Table(error) => match understood::<()>(Err(error)) {
-            Err(failure) => failure,
-            Ok(()) => Failure::Internal(String::from("an error that is none")),
-        },
+        OrphansError::Table(error) => unreadable(error),
         OrphansError::Refused(refusal) => Failure::Refused(refusal),
         OrphansError::Shared => Failure::Unfit {
             table: table.to_owned(),

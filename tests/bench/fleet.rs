@@ -2,7 +2,7 @@
 //! and the one that comes second reads the ledger again. `make bench BENCH_ARGS=--fleet`.
 
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -109,8 +109,11 @@ fn one(kafka: &Kafka, size: usize, interval_ms: u32) -> Sums {
         busy.then_some(())
     });
     let before = Sums::of(&processes);
-    // The window that is measured; nothing is waited for.
-    std::thread::sleep(WINDOW);
+    // Time is what is measured over: it is the condition.
+    let start = Instant::now();
+    wait_for("the window to be over", WINDOW + PATIENCE, || {
+        (start.elapsed() >= WINDOW).then_some(())
+    });
     let sums = Sums::of(&processes).since(&before);
     let produced = steady.stop();
     for process in &mut processes {

@@ -15,7 +15,7 @@ use crate::support::kafka::Kafka;
 use crate::support::oracle::{self, Reader};
 use crate::support::producing::Record;
 use crate::support::table::{Lake, NewLake, Table, local_path};
-use crate::support::{PATIENCE, unique};
+use crate::support::{PATIENCE, poll, unique};
 
 /// Records a second.
 pub const RATE: u64 = 50_000;
@@ -72,15 +72,14 @@ fn one(kafka: &Kafka, catalog: &'static str, lake: &Lake, window: Duration) -> F
     });
     let steady = kafka.produce_steadily(&topic, RATE, records);
     let table = lake.table(&name);
-    let mut watch = Watch { start, topic: &topic, last: None, seen: Vec::new() };
-    watch.until(&table, |_| start.elapsed() >= BEFORE);
+    let mut watch =
+        Watch { start, within: window + PATIENCE, topic: &topic, last: None, seen: Vec::new() };
+    watch.until("the start to be over", &table, |_| start.elapsed() >= BEFORE);
     let (around, cpu) = (Around::start(kafka.pid()), cpu_seconds(running.pid()));
-    watch.until(&table, |_| start.elapsed() >= BEFORE + window);
+    watch.until("the window to be over", &table, |_| start.elapsed() >= BEFORE + window);
     let (cpu, (_, idle)) = (cpu_seconds(running.pid()) - cpu, around.end());
     let produced = steady.stop();
-    let stopped = Instant::now();
-    watch.until(&table, |ledger| {
-        assert!(stopped.elapsed() < PATIENCE, "the table never had all records");
+    watch.until("all records in the table", &table, |ledger| {
         ledger.values().sum::<i64>() == produced.count()
     });
     running.stop(PATIENCE).success();
@@ -102,6 +101,8 @@ fn one(kafka: &Kafka, catalog: &'static str, lake: &Lake, window: Duration) -> F
 /// The ledger of the table as the catalog shows it, time after time.
 struct Watch<'a> {
     start: Instant,
+    /// How long it may look for one thing.
+    within: Duration,
     topic: &'a str,
     last: Option<String>,
     /// Each ledger that was new, and when it was there, seconds since the start.
@@ -110,9 +111,17 @@ struct Watch<'a> {
 
 impl Watch<'_> {
     /// Looks until `over` says so of the newest ledger.
-    fn until(&mut self, table: &Table<'_>, mut over: impl FnMut(&BTreeMap<usize, i64>) -> bool) {
+    fn until(
+        &mut self,
+        what: &str,
+        table: &Table<'_>,
+        mut over: impl FnMut(&BTreeMap<usize, i64>) -> bool,
+    ) {
         let none = BTreeMap::new();
-        while !over(self.seen.last().map_or(&none, |(_, ledger)| ledger)) {
+        poll(LOOK, what, self.within, || {
+            if over(self.seen.last().map_or(&none, |(_, ledger)| ledger)) {
+                return Some(());
+            }
             let location = table.metadata_location();
             if location.is_some() && location != self.last {
                 if let Some(ledger) = location.as_deref().and_then(|at| self.ledger(at)) {
@@ -120,8 +129,8 @@ impl Watch<'_> {
                 }
                 self.last = location;
             }
-            std::thread::sleep(LOOK);
-        }
+            None
+        });
     }
 
     /// The next offset of each partition.

@@ -4,6 +4,9 @@ use std::fmt;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use crate::support::icestream::RUN;
+use crate::support::poll;
+
 /// Often enough to see the peak of a process's memory, rare enough to cost nothing.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -87,12 +90,15 @@ impl Meter {
 
     /// Follows the process to its end. `ended` waits for it as soon as it has ended, and then
     /// says so.
+    ///
+    /// # Panics
+    /// If it takes longer than a run may.
     pub fn follow(self, pid: u32, mut ended: impl FnMut() -> bool) -> Figures {
         let mut memory = 0;
-        while !ended() {
+        poll(LOOK, "the end of the process", RUN, || {
             memory = peak_memory(pid).unwrap_or(memory).max(memory);
-            std::thread::sleep(LOOK);
-        }
+            ended().then_some(())
+        });
         let wall = self.began.elapsed().as_secs_f64();
         let (user, system) = cpu_of_children();
         let (user, system) = (user - self.cpu.0, system - self.cpu.1);

@@ -14,7 +14,7 @@ use crate::support::kafka::Kafka;
 use crate::support::oracle::assert_exactly_once;
 use crate::support::producing::Produced;
 use crate::support::table::{Lake, Table};
-use crate::support::{PATIENCE, files, foreign, wait_for};
+use crate::support::{PATIENCE, files, foreign, poll, wait_for};
 
 const RECORDS: i64 = 1_000_000;
 const PARTITIONS: i32 = 6;
@@ -56,16 +56,13 @@ impl Moment {
             Self::Sealed(n, pause) => (" sealed epoch=", *n, pause),
             Self::Complete(n, pause) => (" checkpoint complete epoch=", *n, pause),
         };
-        let began = Instant::now();
-        while !sign.is_empty() {
+        const OFTEN: Duration = Duration::from_millis(1);
+        poll(OFTEN, "work to interrupt", PATIENCE, || {
             let seen = running.log().matches(sign).count();
-            if seen >= n || (seen > 0 && no_more()) {
-                break;
-            }
-            assert!(began.elapsed() < PATIENCE, "no work to interrupt: {}", running.log());
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        std::thread::sleep(*pause);
+            (sign.is_empty() || seen >= n || (seen > 0 && no_more())).then_some(())
+        });
+        let then = Instant::now();
+        poll(OFTEN, "the moment", PATIENCE, || (then.elapsed() >= *pause).then_some(()));
     }
 }
 

@@ -122,6 +122,29 @@ fn assert_exact(icestream: &Icestream, table: &Table<'_>, produced: &Produced) {
 }
 
 #[test]
+fn more_orphans_than_a_store_lists_at_once_are_all_found_and_deleted() {
+    const MORE: usize = 1100;
+    let lake = Lake::sqlite_on_s3();
+    let (icestream, topic) = pipeline(&lake, 2);
+    let table = lake.table(&format!("db.{topic}"));
+    let produced = Kafka::shared().produce(&topic, records(2, 0..500));
+    icestream.run_until_caught_up();
+    let before = files::in_store(&table);
+    // As that process would have named further files of the epoch that it committed.
+    let last = "-00000.parquet";
+    let own = before.iter().find_map(|path| path.strip_suffix(last)).expect("a data file");
+    let left: Vec<String> = (1..=MORE).map(|n| format!("{own}-{n:05}.parquet")).collect();
+    left.iter().for_each(|path| files::put(&table, path, "no footer"));
+
+    let seen = orphans(&icestream, false);
+    assert_eq!(names(&seen), left.iter().map(|path| file_name(path)).collect());
+    let report = orphans(&icestream, true);
+    assert_eq!(report["deleted"]["files"], MORE, "{}", report["failed"]);
+    assert_eq!(files::in_store(&table), before);
+    assert_exact(&icestream, &table, &produced);
+}
+
+#[test]
 fn a_prepared_commit_keeps_its_files_and_lands_after_all() {
     for (kind, lake) in LAKES {
         for point in ["prepare.after", "commit.before-manifest", "commit.before-request"] {

@@ -17,7 +17,7 @@ use crate::support::kafka::{Kafka, LOG_SETTINGS};
 use crate::support::oracle::{self, Reader};
 use crate::support::process::Process;
 use crate::support::table::{Lake, Table};
-use crate::support::unique;
+use crate::support::{poll, unique};
 
 /// A commit every so often, by everybody.
 const INTERVAL_MS: u32 = 10_000;
@@ -220,21 +220,19 @@ impl Span {
 
 /// Waits until a table has so many rows.
 fn wait_rows(process: &mut Process, table: &Table<'_>, rows: u64) {
-    let began = Instant::now();
-    loop {
+    poll(LOOK, "the table to have all rows", RUN, || {
         let snapshots = table.snapshots();
         let total = snapshots.last().and_then(|s| s["summary"]["total-records"].as_str());
         if total.and_then(|total| total.parse().ok()) == Some(rows) {
-            return;
+            return Some(());
         }
         let ended = process.ended();
         let end = process.log_end();
-        assert!(began.elapsed() < RUN, "the table has {total:?} rows of {rows}:\n{end}");
         // A worker of Kafka Connect outlives its tasks.
         let failed = ended.is_some() || process.log().contains("unrecoverable exception");
         assert!(!failed, "failed ({ended:?}) with {total:?} rows of {rows}:\n{end}");
-        std::thread::sleep(LOOK);
-    }
+        None
+    });
 }
 
 /// A word that no other run uses.

@@ -38,14 +38,27 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 ///
 /// # Panics
 /// When `within` is over, with `what` was waited for.
-pub fn wait_for<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, within: Duration, probe: impl FnMut() -> Option<T>) -> T {
+    poll(Duration::from_millis(20), what, within, probe)
+}
+
+/// [`wait_for`] that looks every so often.
+///
+/// # Panics
+/// As that does.
+pub fn poll<T>(
+    every: Duration,
+    what: &str,
+    within: Duration,
+    mut probe: impl FnMut() -> Option<T>,
+) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = probe() {
             return value;
         }
         assert!(start.elapsed() < within, "waited {within:?} for {what}, in vain");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(every);
     }
 }
 
