@@ -109,6 +109,8 @@ pub struct Kafka {
     pub revocation_timeout: Duration,
     /// Where a partition begins that the ledger does not have.
     pub auto_offset_reset: OffsetReset,
+    /// Who fetches the records.
+    pub fetcher: Fetcher,
     /// Security, SASL and SSL settings and the user's own properties, ready for librdkafka. None
     /// of [`OWNED_PROPERTIES`] is the user's.
     pub properties: Properties,
@@ -121,6 +123,15 @@ pub enum Assignment {
     Group,
     /// Nobody: the process reads them all.
     All,
+}
+
+/// Who fetches records from the brokers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fetcher {
+    /// icestream itself.
+    Icestream,
+    /// librdkafka.
+    Librdkafka,
 }
 
 /// Where a partition begins that the ledger does not have.

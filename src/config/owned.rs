@@ -42,3 +42,19 @@ pub const OWNED_PROPERTIES: &[(&str, &str)] = &[
 pub(super) fn owned(property: &str) -> Option<&'static str> {
     OWNED_PROPERTIES.iter().find(|(name, _)| *name == property).map(|(_, reason)| *reason)
 }
+
+/// Properties that have nothing to do with how records are fetched: with others librdkafka fetches.
+const BESIDE_FETCHING: &[&str] = &[
+    "coordinator.query.interval.ms",
+    "debug",
+    "heartbeat.interval.ms",
+    "log_level",
+    "max.poll.interval.ms",
+    "statistics.interval.ms",
+    "topic.metadata.refresh.interval.ms",
+];
+
+/// Has a property of the user nothing to do with how records are fetched?
+pub(super) fn beside_fetching(property: &str) -> bool {
+    BESIDE_FETCHING.contains(&property)
+}

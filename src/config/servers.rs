@@ -10,7 +10,7 @@ use super::owned;
 use super::secret::Secret;
 use super::sources;
 use super::validate::Values;
-use super::{Assignment, CatalogType, Iceberg, Kafka, OffsetReset, Properties, Rest, Uri};
+use super::{Assignment, CatalogType, Fetcher, Iceberg, Kafka, OffsetReset, Properties, Rest, Uri};
 
 /// Stores that are not Amazon's ask for a region and ignore which.
 const REGION_OF_AN_ENDPOINT: &str = "us-east-1";
@@ -36,6 +36,7 @@ pub(super) fn kafka(values: &mut Values) -> Kafka {
     check_sasl(values);
     check_pair(values, "KAFKA_SSL_CERTIFICATE_LOCATION", "KAFKA_SSL_KEY_LOCATION");
     let mut properties = user_properties(values);
+    let fetcher = fetcher(values, &properties);
     let words = [
         ("security.protocol", "KAFKA_SECURITY_PROTOCOL"),
         ("sasl.mechanism", "KAFKA_SASL_MECHANISM"),
@@ -63,8 +64,30 @@ pub(super) fn kafka(values: &mut Values) -> Kafka {
         session_timeout,
         revocation_timeout,
         auto_offset_reset,
+        fetcher,
         properties,
     }
+}
+
+/// Who fetches the records.
+fn fetcher(values: &mut Values, properties: &Properties) -> Fetcher {
+    let wish = values.word("KAFKA_FETCHER");
+    if wish.as_deref() == Some("librdkafka") {
+        return Fetcher::Librdkafka;
+    }
+    let protocol = values.word("KAFKA_SECURITY_PROTOCOL").unwrap_or_default();
+    let reason = match properties.iter().find(|(name, _)| !owned::beside_fetching(name)) {
+        _ if protocol != "plaintext" => format!("KAFKA_SECURITY_PROTOCOL is `{protocol}`"),
+        Some((name, _)) => format!("[kafka.properties] sets `{name}`"),
+        None => return Fetcher::Icestream,
+    };
+    if wish.as_deref() == Some("icestream") {
+        values.report(Problem::Conflict {
+            settings: "KAFKA_FETCHER",
+            reason: format!("{reason}, which only librdkafka knows: set it to `auto`"),
+        });
+    }
+    Fetcher::Librdkafka
 }
 
 fn set_all(values: &Values, properties: &mut Properties, names: &[(&str, &str)]) {

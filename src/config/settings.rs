@@ -119,6 +119,15 @@ pub const SETTINGS: &[SettingDoc] = &[
         "Where a partition begins that the ledger does not have. Never used for one that it has.",
     ),
     setting(
+        "KAFKA_FETCHER",
+        "kafka.fetcher",
+        "`auto`",
+        Kind::OneOf(&["auto", "icestream", "librdkafka"]),
+        "Who fetches records: `icestream` with code of its own, at about half of the CPU, or \
+         `librdkafka`. `auto` is `icestream` where the protocol is `plaintext` and \
+         `[kafka.properties]` sets nothing that fetching depends on.",
+    ),
+    setting(
         "KAFKA_SECURITY_PROTOCOL",
         "kafka.security_protocol",
         "`plaintext`",

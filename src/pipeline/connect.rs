@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::config::{CatalogType, Config};
+use crate::config::{CatalogType, Config, Fetcher};
 use crate::failure::Failure;
-use crate::source::SourceSettings;
+use crate::source::{FetchBy, SourceSettings};
 use crate::table::{self, Catalog, CatalogKind, CatalogSettings, LoadedTable, RestAuth, TableName};
 
 /// How long a catalog may take to answer one request.
@@ -108,5 +108,9 @@ pub fn source_settings(config: &Config) -> SourceSettings {
         fetch_bytes: shares.fetch,
         queue_bytes: shares.queue,
         queue_messages: shares.queue_messages,
+        fetch_by: match config.kafka.fetcher {
+            Fetcher::Icestream => FetchBy::Icestream,
+            Fetcher::Librdkafka => FetchBy::Librdkafka,
+        },
     }
 }

@@ -5,13 +5,16 @@
 //! the log is an error, never a silent reset.
 
 mod admin;
+mod client_queue;
+mod error;
+mod fetch;
 mod group;
 mod queue;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -20,112 +23,21 @@ use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::protocol::{Frontier, Offset, TopicPartition};
 
+pub use error::SourceError;
 pub use group::{Membership, SourceContext};
 pub use queue::{Polled, Record, ShardQueue};
 
-use queue::{Forwarded, Target};
+use client_queue::{ClientQueue, Forwarded, Target};
+use fetch::Fetcher;
 
 /// A cluster that just told its metadata tells topic ids at once, or does not know them and lets
 /// the request time out (librdkafka's mock does).
 const TOPIC_ID_WAIT: Duration = Duration::from_secs(2);
+/// How often leaders are asked for while some are not known, and how long that may take.
+const LEADERS_EVERY: Duration = Duration::from_millis(100);
+const LEADERS_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the cluster may take to name the partitions that are all ours.
 const JOIN_PATIENCE: Duration = Duration::from_secs(10);
-
-/// What went wrong with Kafka.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    /// The client refused its settings.
-    #[error(
-        "the Kafka client refused its settings: {source}; check KAFKA_* and [kafka.properties]"
-    )]
-    Settings {
-        /// What librdkafka says.
-        source: KafkaError,
-    },
-    /// No broker answered.
-    #[error("Kafka at {brokers} did not answer while trying to {what}: {source}")]
-    Unreachable {
-        /// The operation.
-        what: &'static str,
-        /// Bootstrap servers.
-        brokers: String,
-        /// What librdkafka says.
-        source: KafkaError,
-    },
-    /// The topic does not exist.
-    #[error("topic {topic} does not exist on Kafka at {brokers}; create it or correct KAFKA_TOPIC")]
-    TopicAbsent {
-        /// The topic.
-        topic: String,
-        /// Bootstrap servers.
-        brokers: String,
-    },
-    /// The cluster does not let us in.
-    #[error(
-        "Kafka at {brokers} refused access to {what}: {detail}; check the KAFKA_SASL_* and KAFKA_SSL_* settings and the ACLs of topic and group"
-    )]
-    Unauthorised {
-        /// The operation or resource.
-        what: String,
-        /// Bootstrap servers.
-        brokers: String,
-        /// What the broker says.
-        detail: String,
-    },
-    /// The position is no longer, or not yet, in the log.
-    #[error("{partition}: offset {offset} is not in the log: {detail}")]
-    OutOfRange {
-        /// The partition.
-        partition: TopicPartition,
-        /// The offset asked for.
-        offset: Offset,
-        /// What librdkafka says.
-        detail: String,
-    },
-    /// A partition reports an error.
-    #[error("{partition}: reading failed: {detail}")]
-    Partition {
-        /// The partition.
-        partition: TopicPartition,
-        /// What librdkafka says.
-        detail: String,
-    },
-    /// Another process took our place in the group.
-    #[error(
-        "another process is the member {member} of group {group} now; give each process its own \
-         KAFKA_GROUP_INSTANCE_ID and CHECKPOINT_DIR, or start this one again if it was replaced by mistake"
-    )]
-    MemberReplaced {
-        /// The group.
-        group: String,
-        /// `group.instance.id` of both.
-        member: String,
-    },
-    /// An operation of the client failed.
-    #[error("Kafka at {brokers}: cannot {what}: {detail}")]
-    Operation {
-        /// The operation.
-        what: &'static str,
-        /// Bootstrap servers.
-        brokers: String,
-        /// What librdkafka says.
-        detail: String,
-    },
-}
-
-impl SourceError {
-    /// May the same call succeed later without anybody's doing?
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } | Self::Partition { .. } | Self::Operation { .. } => true,
-            Self::Settings { .. }
-            | Self::TopicAbsent { .. }
-            | Self::Unauthorised { .. }
-            | Self::MemberReplaced { .. }
-            | Self::OutOfRange { .. } => false,
-        }
-    }
-}
 
 /// What the cluster says about the topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,6 +69,18 @@ pub struct SourceSettings {
     pub queue_bytes: u64,
     /// Most messages that the client may hold ready for each shard.
     pub queue_messages: u64,
+    /// Who fetches the records.
+    pub fetch_by: FetchBy,
+}
+
+/// Who fetches records from the brokers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FetchBy {
+    /// icestream itself: at about half of the CPU, over connections that are neither encrypted nor
+    /// authenticated.
+    Icestream,
+    /// librdkafka, with all that it knows of security and tuning.
+    Librdkafka,
 }
 
 /// How a process is known to its group.
@@ -175,6 +99,9 @@ pub struct Source {
     /// A broker of the cluster, -1 while none is known.
     broker: AtomicI32,
     flows: Mutex<Flows>,
+    /// What fetches records, where librdkafka does not.
+    fetcher: Option<Fetcher>,
+    leaders_asked: Mutex<Option<Instant>>,
 }
 
 /// What flows where. Dropped before the consumer.
@@ -200,6 +127,10 @@ impl Source {
             // How soon a group hears of partitions that were added to the topic.
             .set("topic.metadata.refresh.interval.ms", "10000")
             .set("client.id", "icestream");
+        if settings.fetch_by == FetchBy::Icestream {
+            // Its partitions are paused at once. What it asked for before that is thrown away.
+            config.set("queued.min.messages", "1").set("fetch.message.max.bytes", "1024");
+        }
         for (name, value) in &settings.properties {
             config.set(name, value);
         }
@@ -231,11 +162,15 @@ impl Source {
         let consumer: BaseConsumer<SourceContext> = config
             .create_with_context(context)
             .map_err(|source| SourceError::Settings { source })?;
+        let fetcher = (settings.fetch_by == FetchBy::Icestream)
+            .then(|| Fetcher::new(&settings.topic, settings.queue_bytes));
         Ok(Self {
             consumer: Arc::new(consumer),
             settings,
             broker: AtomicI32::new(-1),
             flows: Mutex::default(),
+            fetcher,
+            leaders_asked: Mutex::default(),
         })
     }
 
@@ -291,6 +226,9 @@ impl Source {
         let mut numbers: Vec<i32> = found.partitions().iter().map(|p| p.id()).collect();
         numbers.sort_unstable();
         let partitions = numbers.into_iter().map(|n| TopicPartition::new(topic.clone(), n));
+        if let Some(fetcher) = &self.fetcher {
+            fetcher.learn(&metadata).map_err(|e| self.operation("fetch", e.to_string()))?;
+        }
         let broker = metadata.brokers().first().map_or(-1, |broker| broker.id());
         Ok((partitions.collect(), broker))
     }
@@ -316,10 +254,18 @@ impl Source {
     /// A queue for each of `shards`. Nothing flows into them yet.
     pub fn queues(&self, shards: usize) -> Vec<ShardQueue> {
         let mut flows = self.flows();
-        let queues: Vec<ShardQueue> =
-            (0..shards).map(|_| ShardQueue::new(&self.consumer, &self.settings.topic)).collect();
-        flows.targets = queues.iter().map(ShardQueue::target).collect();
-        queues
+        let queues: Vec<ClientQueue> =
+            (0..shards).map(|_| ClientQueue::new(&self.consumer, &self.settings.topic)).collect();
+        flows.targets = queues.iter().map(ClientQueue::target).collect();
+        match &self.fetcher {
+            // The client's are read by nobody.
+            Some(fetcher) => fetcher
+                .queues(shards)
+                .into_iter()
+                .map(|queue| ShardQueue::Fetched(Box::new(queue)))
+                .collect(),
+            None => queues.into_iter().map(ShardQueue::Client).collect(),
+        }
     }
 
     /// Asks for partitions: the group for a share, or all of the topic. [`Self::take_changes`]
@@ -363,6 +309,35 @@ impl Source {
 
     /// Accepts an assignment: each partition is read from its offset into the queue of its shard.
     pub fn take(&self, shares: &[(TopicPartition, Offset, usize)]) -> Result<(), SourceError> {
+        let mut list = TopicPartitionList::with_capacity(shares.len());
+        for (tp, offset, _) in shares {
+            list.add_partition_offset(&tp.topic, tp.partition, KafkaOffset::Offset(*offset))
+                .map_err(|e| self.operation("assign", e.to_string()))?;
+        }
+        self.forward(shares)?;
+        self.assign(&list)?;
+        let Some(fetcher) = &self.fetcher else { return Ok(()) };
+        // The client is only to hold them, not to read them: what it fetched already stays in its
+        // queue, where nobody looks.
+        self.consumer
+            .pause(&list)
+            .map_err(|e| self.operation("pause the client", e.to_string()))?;
+        fetcher.take(shares).map_err(|e| self.operation("fetch", e.to_string()))
+    }
+
+    fn assign(&self, list: &TopicPartitionList) -> Result<(), SourceError> {
+        let mut flows = self.flows();
+        let assigned = match self.settings.group {
+            None => self.consumer.assign(list),
+            Some(_) => self.consumer.incremental_assign(list),
+        };
+        flows.unanswered = None;
+        assigned.map_err(|e| self.operation("assign", e.to_string()))
+    }
+
+    /// Lets the client's queues flow into those of the shards. To be done before partitions are
+    /// assigned: then no record can reach the consumer's own queue.
+    fn forward(&self, shares: &[(TopicPartition, Offset, usize)]) -> Result<(), SourceError> {
         let numbers = shares.iter().map(|(tp, ..)| tp.partition);
         let stale = admin::positions(self.consumer.client(), &self.settings.topic, numbers);
         if let Some((partition, offset)) = stale.first() {
@@ -373,30 +348,24 @@ impl Source {
             return Err(self.operation("assign", detail));
         }
         let mut flows = self.flows();
-        let mut list = TopicPartitionList::with_capacity(shares.len());
-        for (tp, offset, shard) in shares {
+        for (tp, _, shard) in shares {
             let target = flows.targets.get(*shard).cloned();
             let target =
                 target.ok_or_else(|| self.operation("assign", format!("no shard {shard}")))?;
             // An older one would take the forwarding back when it is dropped.
             flows.forwarded.remove(tp);
-            // Forwarded before it is assigned: no record can reach the consumer's own queue.
             let forwarded = Forwarded::new(&self.consumer, tp, &target)
                 .map_err(|detail| self.operation("assign", detail))?;
             flows.forwarded.insert(tp.clone(), forwarded);
-            list.add_partition_offset(&tp.topic, tp.partition, KafkaOffset::Offset(*offset))
-                .map_err(|e| self.operation("assign", e.to_string()))?;
         }
-        let assigned = match self.settings.group {
-            None => self.consumer.assign(&list),
-            Some(_) => self.consumer.incremental_assign(&list),
-        };
-        flows.unanswered = None;
-        assigned.map_err(|e| self.operation("assign", e.to_string()))
+        Ok(())
     }
 
     /// Lets go of partitions: nothing more is read from them, and the group may give them away.
     pub fn release(&self, partitions: &[TopicPartition]) -> Result<(), SourceError> {
+        if let Some(fetcher) = &self.fetcher {
+            fetcher.release(partitions);
+        }
         let mut flows = self.flows();
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         for tp in partitions {
@@ -428,6 +397,7 @@ impl Source {
 
     /// Serves the client's own events for up to `timeout`; to be called all the time.
     pub fn serve(&self, timeout: Duration) -> Result<(), SourceError> {
+        self.ask_for_leaders();
         match self.consumer.poll(timeout) {
             None | Some(Ok(_)) => Ok(()),
             Some(Err(error)) => match error.rdkafka_error_code() {
@@ -441,9 +411,28 @@ impl Source {
         }
     }
 
+    /// Asks who leads, if what fetches needs to know it.
+    fn ask_for_leaders(&self) {
+        let Some(fetcher) = &self.fetcher else { return };
+        let mut asked = self.leaders_asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.is_some_and(|time| time.elapsed() < LEADERS_EVERY)
+            || !fetcher.take_leaders_wanted()
+        {
+            return;
+        }
+        *asked = Some(Instant::now());
+        if let Err(error) = self.partitions(LEADERS_PATIENCE) {
+            tracing::debug!(%error, "cannot ask who leads");
+            fetcher.want_leaders();
+        }
+    }
+
     /// End of the log of a partition as the last fetch saw it, if there was one. No I/O.
     pub fn cached_log_end(&self, tp: &TopicPartition) -> Option<Offset> {
-        admin::cached_log_end(self.consumer.client(), tp)
+        match &self.fetcher {
+            Some(fetcher) => fetcher.log_end(tp.partition),
+            None => admin::cached_log_end(self.consumer.client(), tp),
+        }
     }
 
     /// Did the client lose every broker since the last call?

@@ -1,27 +1,13 @@
-//! A shard's queue: the fetch queues of its partitions forwarded into one, read in batches.
-//!
-//! `rd_kafka_consume_batch_queue` costs about half the CPU of polling message by message, and the
-//! crate does not offer it: this file and `admin.rs` hold all the calls into C.
-#![allow(unsafe_code, reason = "librdkafka's batch consume has no safe binding")]
+//! The queue of one shard, whoever fills it.
 
-use std::ffi::CString;
-use std::ptr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::bindings as rdsys;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::types::RDKafkaRespErr;
+use super::SourceError;
+use super::client_queue::ClientQueue;
+use super::fetch::FetchQueue;
+use crate::protocol::Offset;
 
-use super::{SourceContext, SourceError, admin};
-use crate::protocol::{Offset, TopicPartition};
-
-/// Messages taken from the client at once: enough to spread the cost of a call, few enough that a
-/// barrier is seen soon and little memory is held.
-const BATCH: usize = 1000;
-
-/// A record, borrowed from the client until the call returns.
+/// A record, borrowed until the call returns.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
     /// Partition number.
@@ -48,180 +34,32 @@ pub enum Polled<'a> {
     },
 }
 
-/// A queue of the client into which the fetch queues of partitions can be forwarded.
-pub(super) struct Target {
-    queue: *mut rdsys::rd_kafka_queue_t,
-    // A queue must not outlive its client.
-    consumer: Arc<BaseConsumer<SourceContext>>,
-}
-
-// SAFETY: librdkafka's queues may be used from any thread, by several at once; the pointer is owned
-// by this value alone and the client it belongs to is kept alive by `consumer`.
-unsafe impl Send for Target {}
-// SAFETY: as above.
-unsafe impl Sync for Target {}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        // SAFETY: made once in `ShardQueue::new`, and the client still lives.
-        unsafe { rdsys::rd_kafka_queue_destroy(self.queue) };
-    }
-}
-
-/// A partition's fetch queue, forwarded into a target until this is dropped.
-pub(super) struct Forwarded {
-    source: *mut rdsys::rd_kafka_queue_t,
-    // Keeps the target, and with it the client: records flow into it.
-    _target: Arc<Target>,
-}
-
-// SAFETY: as for `Target`; the reference to the fetch queue is owned by this value alone.
-unsafe impl Send for Forwarded {}
-
-impl Forwarded {
-    pub(super) fn new(
-        consumer: &BaseConsumer<SourceContext>,
-        tp: &TopicPartition,
-        target: &Arc<Target>,
-    ) -> Result<Self, String> {
-        let topic = CString::new(tp.topic.as_str()).map_err(|e| e.to_string())?;
-        // SAFETY: client and queues are valid; the returned reference is destroyed in drop.
-        unsafe {
-            let source = rdsys::rd_kafka_queue_get_partition(
-                consumer.client().native_ptr(),
-                topic.as_ptr(),
-                tp.partition,
-            );
-            if source.is_null() {
-                return Err(format!("{tp}: the client has no queue for it"));
-            }
-            rdsys::rd_kafka_queue_forward(source, target.queue);
-            Ok(Self { source, _target: target.clone() })
-        }
-    }
-}
-
-impl Drop for Forwarded {
-    fn drop(&mut self) {
-        // SAFETY: the reference was taken once, and the client still lives.
-        unsafe {
-            rdsys::rd_kafka_queue_forward(self.source, ptr::null_mut());
-            rdsys::rd_kafka_queue_destroy(self.source);
-        }
-    }
-}
-
 /// The queue of one shard. Owned by its thread.
-pub struct ShardQueue {
-    target: Arc<Target>,
-    topic: String,
-    batch: Vec<*mut rdsys::rd_kafka_message_t>,
+pub enum ShardQueue {
+    /// Filled by librdkafka.
+    Client(ClientQueue),
+    /// Filled by icestream itself.
+    Fetched(Box<FetchQueue>),
 }
-
-// SAFETY: `batch` holds no message between calls of `poll`, and the queue may change threads.
-unsafe impl Send for ShardQueue {}
 
 impl ShardQueue {
-    pub(super) fn new(consumer: &Arc<BaseConsumer<SourceContext>>, topic: &str) -> Self {
-        // SAFETY: the client pointer is valid while `consumer` lives; the queue is destroyed in drop.
-        let queue = unsafe { rdsys::rd_kafka_queue_new(consumer.client().native_ptr()) };
-        Self {
-            target: Arc::new(Target { queue, consumer: consumer.clone() }),
-            topic: topic.to_owned(),
-            batch: vec![ptr::null_mut(); BATCH],
-        }
-    }
-
-    pub(super) fn target(&self) -> Arc<Target> {
-        self.target.clone()
-    }
-
     /// Hands over what is ready, at most one batch; waits up to `wait` for a first message.
     /// Returns how many were handed over. `take` returns false to stop early: the rest of the
     /// batch is dropped unread, so the caller must not read on from this queue.
-    pub fn poll(&mut self, wait: Duration, mut take: impl FnMut(Polled<'_>) -> bool) -> usize {
-        let mut count = self.fill(BATCH, 0);
-        if count == 0 {
-            // A larger batch would be waited for until it is full: only the first message is.
-            let millis = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
-            count = self.fill(1, millis);
+    pub fn poll(&mut self, wait: Duration, take: impl FnMut(Polled<'_>) -> bool) -> usize {
+        match self {
+            Self::Client(queue) => queue.poll(wait, take),
+            Self::Fetched(queue) => queue.poll(wait, take),
         }
-        let mut go_on = true;
-        for index in 0..count {
-            let message = self.batch[index];
-            if go_on {
-                // SAFETY: the message is ours until it is destroyed below, after its last use.
-                go_on = take(unsafe { polled(&self.topic, message) });
-            }
-            // SAFETY: each message returned by the client is destroyed exactly once.
-            unsafe { rdsys::rd_kafka_message_destroy(message) };
-        }
-        count
     }
 
     /// The next offset to read of each of these partitions: everything below it was handed over,
     /// or is a transaction marker, or belongs to an aborted transaction. Partitions of which
     /// nothing came yet are left out.
     pub fn positions(&self, partitions: impl Iterator<Item = i32>) -> Vec<(i32, Offset)> {
-        admin::positions(self.target.consumer.client(), &self.topic, partitions)
-    }
-
-    fn fill(&mut self, most: usize, timeout_ms: i32) -> usize {
-        // SAFETY: `batch` has room for BATCH >= most pointers and the queue is valid.
-        let count = unsafe {
-            rdsys::rd_kafka_consume_batch_queue(
-                self.target.queue,
-                timeout_ms,
-                self.batch.as_mut_ptr(),
-                most,
-            )
-        };
-        usize::try_from(count).unwrap_or(0)
-    }
-}
-
-/// # Safety
-/// `message` must be a live message of a consumer; the result must not outlive it.
-unsafe fn polled<'a>(topic: &str, message: *mut rdsys::rd_kafka_message_t) -> Polled<'a> {
-    // SAFETY: by contract of this function.
-    let m = unsafe { &*message };
-    if m.err == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-        let payload = if m.payload.is_null() {
-            None
-        } else {
-            // SAFETY: payload and len describe one buffer of the live message.
-            Some(unsafe { std::slice::from_raw_parts(m.payload.cast::<u8>(), m.len) })
-        };
-        // SAFETY: a null type pointer is allowed.
-        let timestamp = unsafe { rdsys::rd_kafka_message_timestamp(message, ptr::null_mut()) };
-        return Polled::Record(Record {
-            partition: m.partition,
-            offset: m.offset,
-            timestamp_ms: (timestamp >= 0).then_some(timestamp),
-            payload,
-        });
-    }
-    // SAFETY: the returned string is valid while the message lives; it is copied here.
-    let detail = unsafe {
-        let text = rdsys::rd_kafka_message_errstr(message);
-        if text.is_null() {
-            String::from("no detail")
-        } else {
-            std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned()
+        match self {
+            Self::Client(queue) => queue.positions(partitions),
+            Self::Fetched(queue) => queue.positions(partitions),
         }
-    };
-    let partition = TopicPartition::new(topic, m.partition);
-    let code = RDKafkaErrorCode::from(m.err);
-    let error = match code {
-        RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset => {
-            SourceError::OutOfRange { partition, offset: m.offset, detail }
-        }
-        RDKafkaErrorCode::TopicAuthorizationFailed => SourceError::Unauthorised {
-            what: partition.to_string(),
-            brokers: String::from("the cluster"),
-            detail,
-        },
-        _ => SourceError::Partition { partition, detail: format!("{code}: {detail}") },
-    };
-    Polled::Failed { partition: m.partition, error }
+    }
 }

@@ -1,0 +1,101 @@
+//! What goes wrong with Kafka.
+
+use rdkafka::error::KafkaError;
+
+use crate::protocol::{Offset, TopicPartition};
+
+/// What went wrong with Kafka.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The client refused its settings.
+    #[error(
+        "the Kafka client refused its settings: {source}; check KAFKA_* and [kafka.properties]"
+    )]
+    Settings {
+        /// What librdkafka says.
+        source: KafkaError,
+    },
+    /// No broker answered.
+    #[error("Kafka at {brokers} did not answer while trying to {what}: {source}")]
+    Unreachable {
+        /// The operation.
+        what: &'static str,
+        /// Bootstrap servers.
+        brokers: String,
+        /// What librdkafka says.
+        source: KafkaError,
+    },
+    /// The topic does not exist.
+    #[error("topic {topic} does not exist on Kafka at {brokers}; create it or correct KAFKA_TOPIC")]
+    TopicAbsent {
+        /// The topic.
+        topic: String,
+        /// Bootstrap servers.
+        brokers: String,
+    },
+    /// The cluster does not let us in.
+    #[error(
+        "Kafka at {brokers} refused access to {what}: {detail}; check the KAFKA_SASL_* and KAFKA_SSL_* settings and the ACLs of topic and group"
+    )]
+    Unauthorised {
+        /// The operation or resource.
+        what: String,
+        /// Bootstrap servers.
+        brokers: String,
+        /// What the broker says.
+        detail: String,
+    },
+    /// The position is no longer, or not yet, in the log.
+    #[error("{partition}: offset {offset} is not in the log: {detail}")]
+    OutOfRange {
+        /// The partition.
+        partition: TopicPartition,
+        /// The offset asked for.
+        offset: Offset,
+        /// What librdkafka says.
+        detail: String,
+    },
+    /// A partition reports an error.
+    #[error("{partition}: reading failed: {detail}")]
+    Partition {
+        /// The partition.
+        partition: TopicPartition,
+        /// What librdkafka says.
+        detail: String,
+    },
+    /// Another process took our place in the group.
+    #[error(
+        "another process is the member {member} of group {group} now; give each process its own \
+         KAFKA_GROUP_INSTANCE_ID and CHECKPOINT_DIR, or start this one again if it was replaced by mistake"
+    )]
+    MemberReplaced {
+        /// The group.
+        group: String,
+        /// `group.instance.id` of both.
+        member: String,
+    },
+    /// An operation of the client failed.
+    #[error("Kafka at {brokers}: cannot {what}: {detail}")]
+    Operation {
+        /// The operation.
+        what: &'static str,
+        /// Bootstrap servers.
+        brokers: String,
+        /// What librdkafka says.
+        detail: String,
+    },
+}
+
+impl SourceError {
+    /// May the same call succeed later without anybody's doing?
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Partition { .. } | Self::Operation { .. } => true,
+            Self::Settings { .. }
+            | Self::TopicAbsent { .. }
+            | Self::Unauthorised { .. }
+            | Self::MemberReplaced { .. }
+            | Self::OutOfRange { .. } => false,
+        }
+    }
+}

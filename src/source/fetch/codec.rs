@@ -1,0 +1,185 @@
+//! Unpacks the records of a batch. Contexts and the buffer are kept from batch to batch.
+
+use std::io::Read;
+
+use zstd::stream::raw::{Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
+
+use super::batch::{BatchError, Codec};
+
+/// Most bytes that a batch may unpack to. Brokers take batches of 1 MiB unless they are told
+/// otherwise; a bomb is stopped here.
+const MOST: usize = 1 << 30;
+/// Mark of an LZ4 block that is stored as it is.
+const STORED: u32 = 0x8000_0000;
+/// Bytes of room for a piece of unknown size.
+const PIECE: usize = 64 << 10;
+/// Start of the snappy of Java clients: blocks in a frame of their own (xerial's).
+const XERIAL: &[u8] = b"\x82SNAPPY\0";
+
+/// Unpacked bytes. Memory once used stays initialised, so that it is not cleared for each block.
+#[derive(Default)]
+pub(super) struct Unpacked {
+    memory: Vec<u8>,
+    filled: usize,
+}
+
+impl Unpacked {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.memory[..self.filled]
+    }
+
+    /// At least so many bytes behind those that are filled.
+    fn room(&mut self, bytes: usize) -> Result<&mut [u8], BatchError> {
+        let end = self.filled.saturating_add(bytes);
+        if end > MOST {
+            return Err(BatchError::Packed(format!("it has more than {MOST} bytes")));
+        }
+        if self.memory.len() < end {
+            self.memory.resize(end, 0);
+        }
+        Ok(&mut self.memory[self.filled..])
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Result<(), BatchError> {
+        self.room(bytes.len())?[..bytes.len()].copy_from_slice(bytes);
+        self.filled += bytes.len();
+        Ok(())
+    }
+
+    fn read(&mut self, mut reader: impl Read) -> Result<(), BatchError> {
+        loop {
+            let read = reader.read(self.room(PIECE)?).map_err(packed_error)?;
+            if read == 0 {
+                return Ok(());
+            }
+            self.filled += read;
+        }
+    }
+}
+
+/// What unpacks.
+#[derive(Default)]
+pub(super) struct Unpacker {
+    zstd: Option<ZstdDecoder<'static>>,
+    snappy: snap::raw::Decoder,
+}
+
+impl Unpacker {
+    /// Replaces the content of `out`.
+    pub(super) fn unpack(
+        &mut self,
+        codec: Codec,
+        packed: &[u8],
+        out: &mut Unpacked,
+    ) -> Result<(), BatchError> {
+        out.filled = 0;
+        match codec {
+            Codec::None => out.push(packed),
+            Codec::Gzip => out.read(flate2::read::MultiGzDecoder::new(packed)),
+            Codec::Snappy => self.snappy(packed, out),
+            Codec::Lz4 => lz4(packed, out),
+            Codec::Zstd => self.zstd(packed, out),
+        }
+    }
+
+    fn snappy(&mut self, packed: &[u8], out: &mut Unpacked) -> Result<(), BatchError> {
+        // Behind the magic: its version and the oldest one that reads it, four bytes each.
+        let Some(mut rest) = packed.strip_prefix(XERIAL).and_then(|rest| rest.get(8..)) else {
+            return self.snappy_block(packed, out);
+        };
+        while !rest.is_empty() {
+            let (length, after) = rest.split_first_chunk().ok_or_else(short)?;
+            let length = usize::try_from(u32::from_be_bytes(*length)).map_err(packed_error)?;
+            let (block, after) = after.split_at_checked(length).ok_or_else(short)?;
+            self.snappy_block(block, out)?;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    fn snappy_block(&mut self, block: &[u8], out: &mut Unpacked) -> Result<(), BatchError> {
+        let length = snap::raw::decompress_len(block).map_err(packed_error)?;
+        let room = &mut out.room(length)?[..length];
+        out.filled += self.snappy.decompress(block, room).map_err(packed_error)?;
+        Ok(())
+    }
+
+    fn zstd(&mut self, packed: &[u8], out: &mut Unpacked) -> Result<(), BatchError> {
+        let decoder = match &mut self.zstd {
+            Some(decoder) => {
+                decoder.reinit().map_err(packed_error)?;
+                decoder
+            }
+            none => none.insert(ZstdDecoder::new().map_err(packed_error)?),
+        };
+        let mut input = InBuffer::around(packed);
+        loop {
+            let mut output = OutBuffer::around(out.room(PIECE)?);
+            let left = decoder.run(&mut input, &mut output).map_err(packed_error)?;
+            let written = output.pos();
+            out.filled += written;
+            match (input.pos() == packed.len(), left) {
+                (true, 0) => return Ok(()),
+                // There was room for more, and nothing came.
+                (true, _) if written == 0 => return Err(short()),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// LZ4 frames. Those that Kafka's clients write have independent blocks without checksums, which
+/// are unpacked here straight to their place; all others go through the library's reader.
+fn lz4(packed: &[u8], out: &mut Unpacked) -> Result<(), BatchError> {
+    let Some((block_size, mut rest)) = plain_frame(packed) else {
+        return out.read(lz4_flex::frame::FrameDecoder::new(packed));
+    };
+    loop {
+        let (length, after) = rest.split_first_chunk().ok_or_else(short)?;
+        let length = u32::from_le_bytes(*length);
+        if length == 0 {
+            return match after.is_empty() {
+                true => Ok(()),
+                false => Err(BatchError::Packed(String::from("more than one LZ4 frame"))),
+            };
+        }
+        let size = usize::try_from(length & !STORED).map_err(packed_error)?;
+        let (block, after) = after.split_at_checked(size).ok_or_else(short)?;
+        rest = after;
+        if length & STORED != 0 {
+            out.push(block)?;
+            continue;
+        }
+        let room = &mut out.room(block_size)?[..block_size];
+        out.filled += lz4_flex::block::decompress_into(block, room).map_err(packed_error)?;
+    }
+}
+
+/// Size of blocks, and what follows the header, of a frame of independent blocks without
+/// checksums and dictionary.
+fn plain_frame(packed: &[u8]) -> Option<(usize, &[u8])> {
+    let rest = packed.strip_prefix(&0x184D_2204u32.to_le_bytes())?;
+    let (flags, sizes) = (*rest.first()?, *rest.get(1)?);
+    // Version 1, independent blocks; no checksum of blocks or content, no dictionary.
+    if flags & 0b1111_0101 != 0b0110_0000 {
+        return None;
+    }
+    let block_size = match sizes >> 4 {
+        4 => 64 << 10,
+        5 => 256 << 10,
+        6 => 1 << 20,
+        7 => 4 << 20,
+        _ => return None,
+    };
+    let content_size = if flags & 8 != 0 { 8 } else { 0 };
+    // The header's own checksum is not looked at: the batch has one.
+    Some((block_size, rest.get(3 + content_size..)?))
+}
+
+fn short() -> BatchError {
+    BatchError::Packed(String::from("it ends too early"))
+}
+
+fn packed_error(error: impl std::fmt::Display) -> BatchError {
+    BatchError::Packed(error.to_string())
+}

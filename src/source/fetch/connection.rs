@@ -1,0 +1,115 @@
+//! A connection to a broker, over which one request at a time is asked and answered.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use super::wire::{self, Answer, Limits, Malformed, Wanted};
+
+/// How long a broker may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long it may be silent in the middle of an exchange, beside the time that it is told to wait.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Most bytes of an answer that is believed. Kafka's are as large as asked for, and a batch more.
+const MOST: usize = 1 << 30;
+
+/// Why an exchange failed. A connection is not used after that.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ExchangeError {
+    /// The network, or the broker's end of it.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// Who answers there does not speak Kafka's protocol as we know it.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// An answer of a size that cannot be.
+    #[error("an answer of {0} bytes; is it a Kafka broker that listens there?")]
+    Size(u32),
+    /// The broker is too old or too new.
+    #[error(
+        "the broker does not speak versions {} or {} of Fetch (Kafka 2.3 and later); \
+         KAFKA_FETCHER=librdkafka speaks others",
+        wire::OLDEST_FETCH,
+        wire::NEWEST_FETCH
+    )]
+    Version,
+}
+
+/// Address of a broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// An open connection.
+pub(super) struct Connection {
+    stream: TcpStream,
+    correlation: i32,
+    version: i16,
+}
+
+impl Connection {
+    /// Connects and agrees on a version.
+    pub(super) fn open(address: &Address) -> Result<Self, ExchangeError> {
+        let stream = connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(SILENCE))?;
+        stream.set_read_timeout(Some(SILENCE))?;
+        let mut connection = Self { stream, correlation: 0, version: 0 };
+        let request = wire::versions_request(connection.correlation);
+        let mut answer = Vec::new();
+        let length = connection.exchange(&request, &mut answer)?;
+        let version = wire::fetch_version(&answer[..length], connection.correlation)?;
+        connection.version = version.ok_or(ExchangeError::Version)?;
+        Ok(connection)
+    }
+
+    /// Asks for records. The answer's bytes are left in `buffer`.
+    pub(super) fn fetch(
+        &mut self,
+        topic: &str,
+        wanted: &[Wanted],
+        limits: Limits,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Answer, ExchangeError> {
+        self.correlation = self.correlation.wrapping_add(1);
+        let request = wire::fetch_request(self.version, self.correlation, topic, wanted, limits);
+        let length = self.exchange(&request, buffer)?;
+        Ok(wire::fetch_answer(&buffer[..length], self.version, self.correlation, topic)?)
+    }
+
+    /// Sends a frame and receives one. Returns its length; what is behind that in `buffer` is not
+    /// of it: a buffer that is used again is not cleared.
+    fn exchange(&mut self, request: &[u8], buffer: &mut Vec<u8>) -> Result<usize, ExchangeError> {
+        self.stream.write_all(request)?;
+        let mut length = [0; 4];
+        self.stream.read_exact(&mut length)?;
+        let told = u32::from_be_bytes(length);
+        let length = usize::try_from(told).ok().filter(|length| *length <= MOST);
+        let length = length.ok_or(ExchangeError::Size(told))?;
+        if buffer.len() < length {
+            buffer.resize(length, 0);
+        }
+        self.stream.read_exact(&mut buffer[..length])?;
+        Ok(length)
+    }
+}
+
+/// Tries each address that the name has.
+fn connect(address: &Address) -> io::Result<TcpStream> {
+    let mut last = None;
+    for each in (address.host.as_str(), address.port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&each, CONNECT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+}

@@ -1,0 +1,408 @@
+//! What a shard reads, shared by its queue, the threads that fetch for it, and the source.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::batch;
+use super::connection::Address;
+use super::reader::Part;
+use super::wire::{Answer, Fetched, Limits, Wanted};
+use crate::protocol::{Offset, TopicPartition};
+use crate::source::SourceError;
+
+/// How long a broker may wait for a first record: a partition that is taken meanwhile waits, too.
+const WAIT_MS: i32 = 250;
+/// Least and most bytes of an answer. Above that, only memory grows.
+const ANSWER: (u64, u64) = (256 << 10, 4 << 20);
+/// Least bytes of one partition in an answer, so that many partitions take turns in it.
+const PARTITION: i32 = 1 << 20;
+/// How long a partition is left alone whose broker cannot serve it.
+const BACKOFF: Duration = Duration::from_millis(100);
+
+/// Who leads which partition, and where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cluster {
+    pub(super) brokers: BTreeMap<i32, Address>,
+    pub(super) leaders: BTreeMap<i32, i32>,
+}
+
+/// An answer on its way to the shard.
+pub(super) struct Chunk {
+    pub(super) buffer: Vec<u8>,
+    pub(super) sections: std::vec::IntoIter<Section>,
+}
+
+/// One partition's part of an answer.
+pub(super) struct Section {
+    /// Of which assignment of the partition it is.
+    pub(super) token: u64,
+    pub(super) partition: i32,
+    pub(super) content: Content,
+}
+
+pub(super) enum Content {
+    Records { part: Part, bytes: std::ops::Range<usize> },
+    Failed(SourceError),
+}
+
+/// What to ask a broker for.
+pub(super) struct Plan {
+    pub(super) address: Address,
+    pub(super) wanted: Vec<Wanted>,
+    pub(super) limits: Limits,
+    /// The assignment of each of `wanted`.
+    tokens: BTreeMap<i32, u64>,
+}
+
+/// A partition of the shard.
+struct Reading {
+    token: u64,
+    /// The offset to ask for next, and the leader epoch of the record before it.
+    next: Offset,
+    epoch: i32,
+    /// Not asked for before this time.
+    not_before: Option<Instant>,
+    /// Nothing more is read from it: the shard has an error to report.
+    failed: bool,
+    /// End of the log as the last answer told it.
+    end: Option<Offset>,
+    /// When it had records in an answer, counted in answers: who waits longest goes first.
+    served: u64,
+    /// Last error code of its broker, so that a series of the same is logged once.
+    error: i16,
+}
+
+#[derive(Default)]
+struct State {
+    readings: BTreeMap<i32, Reading>,
+    cluster: Arc<Cluster>,
+    /// Brokers that have a thread.
+    workers: BTreeSet<i32>,
+    answers: u64,
+    stopped: bool,
+    spare: Vec<Vec<u8>>,
+}
+
+/// See the module.
+pub(super) struct Lane {
+    pub(super) topic: String,
+    queue_bytes: u64,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Set when leaders are not known or not right.
+    leaders_wanted: Arc<AtomicBool>,
+}
+
+impl Lane {
+    pub(super) fn new(topic: &str, queue_bytes: u64, leaders_wanted: &Arc<AtomicBool>) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            queue_bytes,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            leaders_wanted: leaders_wanted.clone(),
+        }
+    }
+
+    /// Begins to read a partition. What was fetched of it before is not of this assignment.
+    pub(super) fn take(&self, partition: i32, start: Offset, token: u64) {
+        let reading = Reading {
+            token,
+            next: start,
+            epoch: -1,
+            not_before: None,
+            failed: false,
+            end: None,
+            served: 0,
+            error: 0,
+        };
+        self.lock().readings.insert(partition, reading);
+        self.changed.notify_all();
+    }
+
+    /// Ends to read a partition: nothing of it is handed over from now on.
+    pub(super) fn release(&self, partition: i32) {
+        self.lock().readings.remove(&partition);
+    }
+
+    /// Tells who leads. Returns the brokers that need a thread now.
+    pub(super) fn set_cluster(&self, cluster: &Arc<Cluster>) -> Vec<i32> {
+        let mut state = self.lock();
+        if state.cluster != *cluster {
+            state.cluster = cluster.clone();
+            self.changed.notify_all();
+        }
+        let state = &mut *state;
+        let leaders = state.readings.keys().filter_map(|p| state.cluster.leaders.get(p)).copied();
+        let new: BTreeSet<i32> = leaders.filter(|id| !state.workers.contains(id)).collect();
+        if state.readings.keys().any(|p| !state.cluster.leaders.contains_key(p)) {
+            self.ask_for_leaders();
+        }
+        state.workers.extend(&new);
+        new.into_iter().collect()
+    }
+
+    /// Ends all threads that fetch.
+    pub(super) fn stop(&self) {
+        self.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
+    /// End of the log of a partition, if it is read here and an answer told it.
+    pub(super) fn log_end(&self, partition: i32) -> Option<Offset> {
+        self.lock().readings.get(&partition)?.end
+    }
+
+    /// Is this the assignment under which a partition is read now?
+    pub(super) fn is_current(&self, partition: i32, token: u64) -> bool {
+        self.lock().readings.get(&partition).is_some_and(|reading| reading.token == token)
+    }
+
+    /// Keeps those that are of the present assignments.
+    pub(super) fn retain_current<T>(&self, of: &mut BTreeMap<i32, (u64, T)>) {
+        let state = self.lock();
+        of.retain(|partition, (token, _)| {
+            state.readings.get(partition).is_some_and(|reading| reading.token == *token)
+        });
+    }
+
+    /// Reads nothing more from a partition, and hands nothing more over: it has a hole now.
+    pub(super) fn fail(&self, partition: i32, token: u64) {
+        if let Some(reading) = self.lock().readings.get_mut(&partition)
+            && reading.token == token
+        {
+            // Of no assignment.
+            reading.token = 0;
+            reading.failed = true;
+        }
+    }
+
+    /// A buffer for an answer, with what an earlier one left in it.
+    pub(super) fn buffer(&self) -> Vec<u8> {
+        self.lock().spare.pop().unwrap_or_default()
+    }
+
+    /// Takes a buffer back.
+    pub(super) fn give_back(&self, buffer: Vec<u8>) {
+        // One that a huge batch made large is not kept.
+        if buffer.capacity() as u64 <= 2 * ANSWER.1 {
+            self.lock().spare.push(buffer);
+        }
+    }
+
+    pub(super) fn ask_for_leaders(&self) {
+        self.leaders_wanted.store(true, Ordering::Release);
+    }
+
+    /// Waits until there is something to ask of a broker; `None` when there never will be.
+    pub(super) fn plan(&self, broker: i32) -> Option<Plan> {
+        let mut state = self.lock();
+        loop {
+            if state.stopped {
+                return None;
+            }
+            let now = Instant::now();
+            let (mut ready, mut wake) = (Vec::new(), None);
+            for (partition, reading) in &state.readings {
+                if reading.failed || state.cluster.leaders.get(partition) != Some(&broker) {
+                    continue;
+                }
+                match reading.not_before.filter(|time| *time > now) {
+                    Some(time) => wake = Some(wake.map_or(time, |w: Instant| w.min(time))),
+                    None => ready.push((reading.served, *partition)),
+                }
+            }
+            match state.cluster.brokers.get(&broker) {
+                Some(address) if !ready.is_empty() => {
+                    return Some(self.plan_of(&state, address.clone(), ready));
+                }
+                _ => state = self.wait(state, wake.map(|time| time - now)),
+            }
+        }
+    }
+
+    fn plan_of(&self, state: &State, address: Address, mut ready: Vec<(u64, i32)>) -> Plan {
+        ready.sort_unstable();
+        let readings = ready.iter().filter_map(|(_, p)| Some((*p, state.readings.get(p)?)));
+        let (wanted, tokens): (Vec<Wanted>, BTreeMap<i32, u64>) = readings
+            .map(|(partition, reading)| {
+                let (offset, last_epoch) = (reading.next, reading.epoch);
+                (Wanted { partition, offset, last_epoch }, (partition, reading.token))
+            })
+            .unzip();
+        // One answer is being read by the shard, one waits for it, and each broker's thread has one.
+        let bytes = self.queue_bytes / (2 + state.workers.len().max(1) as u64);
+        let bytes = i32::try_from(bytes.clamp(ANSWER.0, ANSWER.1)).unwrap_or(i32::MAX);
+        let share = bytes / i32::try_from(wanted.len()).unwrap_or(i32::MAX);
+        let partition_bytes = share.max(PARTITION).min(bytes);
+        Plan {
+            address,
+            wanted,
+            limits: Limits { wait_ms: WAIT_MS, bytes, partition_bytes },
+            tokens,
+        }
+    }
+
+    /// Waits for so long, or less if something changed. False: it is over.
+    pub(super) fn pause(&self, time: Duration) -> bool {
+        let state = self.lock();
+        if state.stopped {
+            return false;
+        }
+        !self.wait(state, Some(time)).stopped
+    }
+
+    fn wait<'a>(
+        &'a self,
+        state: MutexGuard<'a, State>,
+        most: Option<Duration>,
+    ) -> MutexGuard<'a, State> {
+        match most {
+            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(most) => {
+                let waited = self.changed.wait_timeout(state, most);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+        }
+    }
+
+    /// Moves on by an answer to `plan`. Returns what the shard is to have of it.
+    pub(super) fn accept(&self, plan: &Plan, answer: Answer, buffer: &[u8]) -> Vec<Section> {
+        let mut state = self.lock();
+        state.answers += 1;
+        let answers = state.answers;
+        let mut sections = Vec::new();
+        for fetched in answer.partitions {
+            let partition = fetched.partition;
+            let Some(token) = plan.tokens.get(&partition).copied() else { continue };
+            let Some(reading) = state.readings.get_mut(&partition) else { continue };
+            if reading.token != token {
+                continue;
+            }
+            let content = self.section(reading, fetched, buffer, answers);
+            sections.extend(content.map(|content| Section { token, partition, content }));
+        }
+        sections
+    }
+
+    fn section(
+        &self,
+        reading: &mut Reading,
+        fetched: Fetched,
+        buffer: &[u8],
+        answers: u64,
+    ) -> Option<Content> {
+        let tp = TopicPartition::new(self.topic.clone(), fetched.partition);
+        match self.content(reading, &tp, fetched, buffer, answers) {
+            Ok(content) => content,
+            Err(error) => {
+                reading.failed = true;
+                Some(Content::Failed(error))
+            }
+        }
+    }
+
+    fn content(
+        &self,
+        reading: &mut Reading,
+        tp: &TopicPartition,
+        fetched: Fetched,
+        buffer: &[u8],
+        answers: u64,
+    ) -> Result<Option<Content>, SourceError> {
+        if let Some(cut_off_at) = fetched.cut_off_at {
+            let detail = format!(
+                "records that were read before it are no longer in the log, which ended at {cut_off_at} \
+                 when another replica became its leader (unclean leader election)"
+            );
+            return Err(SourceError::OutOfRange {
+                partition: tp.clone(),
+                offset: reading.next,
+                detail,
+            });
+        }
+        if fetched.error != 0 {
+            self.refused(reading, tp, fetched.error)?;
+            return Ok(None);
+        }
+        reading.error = 0;
+        if fetched.end >= 0 {
+            reading.end = Some(fetched.end);
+        }
+        let data = &buffer[fetched.records.clone()];
+        if data.is_empty() {
+            return Ok(None);
+        }
+        let failed = |detail: String| SourceError::Partition { partition: tp.clone(), detail };
+        let from = reading.next;
+        let extent = batch::extent(data)
+            .map_err(|error| failed(format!("at offset {from}: {error}")))?
+            .ok_or_else(|| {
+                failed(format!("at offset {from}: the broker sent part of a batch only"))
+            })?;
+        if extent.next <= from {
+            return Err(failed(format!("at offset {from}: the broker sent older records only")));
+        }
+        (reading.next, reading.epoch, reading.served) = (extent.next, extent.epoch, answers);
+        let part = Part { partition: tp.partition, from, aborted: fetched.aborted };
+        let start = fetched.records.start;
+        Ok(Some(Content::Records { part, bytes: start..start + extent.bytes }))
+    }
+
+    /// An error of one partition: one to wait out, or one to report. Codes: Kafka's documentation,
+    /// "Error Codes".
+    fn refused(
+        &self,
+        reading: &mut Reading,
+        tp: &TopicPartition,
+        code: i16,
+    ) -> Result<(), SourceError> {
+        let known = match code {
+            1 => {
+                return Err(SourceError::OutOfRange {
+                    partition: tp.clone(),
+                    offset: reading.next,
+                    detail: String::from("the broker has no such offset (OFFSET_OUT_OF_RANGE)"),
+                });
+            }
+            29 => {
+                return Err(SourceError::Unauthorised {
+                    what: tp.to_string(),
+                    brokers: String::from("the cluster"),
+                    detail: String::from("TOPIC_AUTHORIZATION_FAILED"),
+                });
+            }
+            3 => "UNKNOWN_TOPIC_OR_PARTITION",
+            5 => "LEADER_NOT_AVAILABLE",
+            6 => "NOT_LEADER_OR_FOLLOWER",
+            7 => "REQUEST_TIMED_OUT",
+            8 => "BROKER_NOT_AVAILABLE",
+            9 => "REPLICA_NOT_AVAILABLE",
+            13 => "NETWORK_EXCEPTION",
+            56 => "KAFKA_STORAGE_ERROR",
+            74 => "FENCED_LEADER_EPOCH",
+            75 => "UNKNOWN_LEADER_EPOCH",
+            78 => "OFFSET_NOT_AVAILABLE",
+            100 => "UNKNOWN_TOPIC_ID",
+            103 => "INCONSISTENT_TOPIC_ID",
+            _ => {
+                let detail = format!("the broker answers with Kafka's error {code}");
+                return Err(SourceError::Partition { partition: tp.clone(), detail });
+            }
+        };
+        if reading.error != code {
+            tracing::info!(partition = %tp, error = known, "the broker cannot serve it; asking who leads");
+            reading.error = code;
+        }
+        reading.not_before = Some(Instant::now() + BACKOFF);
+        self.ask_for_leaders();
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is made by one statement: it is whole, whatever panicked.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,165 @@
+//! icestream's own way to read from brokers, beside librdkafka's.
+//!
+//! librdkafka stays the client of the cluster: it knows its brokers, is the member of the group and
+//! commits offsets. Only the records themselves, which cost by far the most, do not come through it:
+//! it makes an object of each and passes them one by one between threads, while here whole answers
+//! go to the shard, which reads records where they lie.
+//!
+//! For each shard there is a [`lane::Lane`], which knows what is read and how far, and for each
+//! broker that leads some of it a thread ([`worker::Worker`]) that asks and passes on. At most
+//! one answer for each thread, one on its way and one being read are in memory.
+
+mod batch;
+mod codec;
+mod connection;
+mod lane;
+mod queue;
+mod reader;
+mod wire;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rdkafka::metadata::Metadata;
+
+use connection::Address;
+use lane::{Chunk, Cluster, Lane};
+use worker::Worker;
+
+use crate::protocol::{Offset, TopicPartition};
+
+pub use queue::FetchQueue;
+
+/// What fetches for all shards of a run.
+pub(super) struct Fetcher {
+    topic: String,
+    queue_bytes: u64,
+    inner: Mutex<Inner>,
+    leaders_wanted: Arc<AtomicBool>,
+    /// Names assignments of a partition, so that answers to an earlier one are told apart. Not 0.
+    tokens: AtomicU64,
+}
+
+#[derive(Default)]
+struct Inner {
+    lanes: Vec<(Arc<Lane>, SyncSender<Chunk>)>,
+    cluster: Arc<Cluster>,
+    /// The lane of each partition that is read.
+    readers: BTreeMap<i32, usize>,
+}
+
+impl Fetcher {
+    pub(super) fn new(topic: &str, queue_bytes: u64) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            queue_bytes,
+            inner: Mutex::default(),
+            leaders_wanted: Arc::default(),
+            tokens: AtomicU64::new(1),
+        }
+    }
+
+    /// A queue for each of `shards`.
+    pub(super) fn queues(&self, shards: usize) -> Vec<FetchQueue> {
+        let mut inner = self.lock();
+        let made = (0..shards).map(|_| {
+            let lane = Arc::new(Lane::new(&self.topic, self.queue_bytes, &self.leaders_wanted));
+            let (out, chunks) = sync_channel(1);
+            (FetchQueue::new(lane.clone(), chunks), (lane, out))
+        });
+        let (queues, lanes) = made.unzip();
+        inner.lanes = lanes;
+        queues
+    }
+
+    /// Reads each partition from its offset for the shard of that index.
+    pub(super) fn take(&self, shares: &[(TopicPartition, Offset, usize)]) -> io::Result<()> {
+        let mut inner = self.lock();
+        for (tp, start, shard) in shares {
+            let Some((lane, _)) = inner.lanes.get(*shard) else {
+                return Err(io::Error::other(format!("no shard {shard}")));
+            };
+            lane.take(tp.partition, *start, self.tokens.fetch_add(1, Ordering::Relaxed));
+            inner.readers.insert(tp.partition, *shard);
+        }
+        tell(&inner)
+    }
+
+    /// Reads nothing more from these.
+    pub(super) fn release(&self, partitions: &[TopicPartition]) {
+        let mut inner = self.lock();
+        for tp in partitions {
+            if let Some((lane, _)) =
+                inner.readers.remove(&tp.partition).and_then(|shard| inner.lanes.get(shard))
+            {
+                lane.release(tp.partition);
+            }
+        }
+    }
+
+    /// Learns from the cluster's metadata who leads what.
+    pub(super) fn learn(&self, metadata: &Metadata) -> io::Result<()> {
+        let Some(topic) = metadata.topics().iter().find(|t| t.name() == self.topic) else {
+            return Ok(());
+        };
+        let brokers = metadata.brokers().iter().filter_map(|broker| {
+            let port = u16::try_from(broker.port()).ok()?;
+            Some((broker.id(), Address { host: broker.host().to_owned(), port }))
+        });
+        let leaders = topic.partitions().iter().filter(|p| p.leader() >= 0);
+        let cluster = Cluster {
+            brokers: brokers.collect(),
+            leaders: leaders.map(|p| (p.id(), p.leader())).collect(),
+        };
+        let mut inner = self.lock();
+        inner.cluster = Arc::new(cluster);
+        tell(&inner)
+    }
+
+    /// Are leaders not known, or not those that were told? True once for each time.
+    pub(super) fn take_leaders_wanted(&self) -> bool {
+        self.leaders_wanted.swap(false, Ordering::AcqRel)
+    }
+
+    /// To be asked for leaders again.
+    pub(super) fn want_leaders(&self) {
+        self.leaders_wanted.store(true, Ordering::Release);
+    }
+
+    /// End of the log of a partition as the last answer told it.
+    pub(super) fn log_end(&self, partition: i32) -> Option<Offset> {
+        let inner = self.lock();
+        let (lane, _) = inner.lanes.get(*inner.readers.get(&partition)?)?;
+        lane.log_end(partition)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells all lanes who leads, and starts the threads that they lack.
+fn tell(inner: &Inner) -> io::Result<()> {
+    for (index, (lane, out)) in inner.lanes.iter().enumerate() {
+        for broker in lane.set_cluster(&inner.cluster) {
+            let worker = Worker::new(lane.clone(), broker, out.clone());
+            // Not joined: it ends with its lane, at the latest when its broker answers or is given up.
+            std::thread::Builder::new()
+                .name(format!("fetch-{index}-{broker}"))
+                .spawn(move || worker.run())?;
+        }
+    }
+    Ok(())
+}
+
+impl Drop for Fetcher {
+    fn drop(&mut self) {
+        for (lane, _) in &self.lock().lanes {
+            lane.stop();
+        }
+    }
+}

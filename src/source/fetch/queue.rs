@@ -1,0 +1,141 @@
+//! The shard's end: records out of the answers that were fetched for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use super::lane::{Chunk, Content, Lane, Section};
+use super::reader::{Progress, Reader};
+use crate::protocol::{Offset, TopicPartition};
+use crate::source::{Polled, Record, SourceError};
+
+/// Records handed over at once: few enough that a barrier is seen soon.
+const BATCH: usize = 1000;
+
+/// See the module. Owned by the shard's thread.
+pub struct FetchQueue {
+    lane: Arc<Lane>,
+    chunks: Receiver<Chunk>,
+    /// The answer being read.
+    chunk: Option<Chunk>,
+    /// The section being read: assignment, partition and where its bytes are.
+    section: Option<(u64, i32, std::ops::Range<usize>)>,
+    reader: Reader,
+    /// The next offset to read of partitions of which something came.
+    positions: BTreeMap<i32, (u64, Offset)>,
+}
+
+impl FetchQueue {
+    pub(super) fn new(lane: Arc<Lane>, chunks: Receiver<Chunk>) -> Self {
+        Self {
+            lane,
+            chunks,
+            chunk: None,
+            section: None,
+            reader: Reader::default(),
+            positions: BTreeMap::new(),
+        }
+    }
+
+    /// See [`super::super::ShardQueue::poll`].
+    pub(crate) fn poll(
+        &mut self,
+        wait: Duration,
+        mut take: impl FnMut(Polled<'_>) -> bool,
+    ) -> usize {
+        let mut count = 0;
+        loop {
+            if self.section.is_none() {
+                let wait = if count == 0 { wait } else { Duration::ZERO };
+                match self.next_section(wait) {
+                    None => return count,
+                    Some(Section { partition, content: Content::Failed(error), .. }) => {
+                        count += 1;
+                        if !take(Polled::Failed { partition, error }) {
+                            return count;
+                        }
+                        continue;
+                    }
+                    Some(Section {
+                        token,
+                        partition,
+                        content: Content::Records { part, bytes },
+                    }) => {
+                        self.reader.begin(part);
+                        self.section = Some((token, partition, bytes));
+                    }
+                }
+            }
+            if !self.hand_over(&mut count, &mut take) {
+                return count;
+            }
+        }
+    }
+
+    /// The next offset to read of each of these partitions, where anything came since it was
+    /// taken.
+    pub(crate) fn positions(&self, partitions: impl Iterator<Item = i32>) -> Vec<(i32, Offset)> {
+        let known = partitions.filter_map(|p| Some((p, *self.positions.get(&p)?)));
+        let mut known: BTreeMap<i32, (u64, Offset)> = known.collect();
+        self.lane.retain_current(&mut known);
+        known.into_iter().map(|(partition, (_, offset))| (partition, offset)).collect()
+    }
+
+    /// Hands over records of the open section. False: enough for this time.
+    fn hand_over(&mut self, count: &mut usize, take: &mut impl FnMut(Polled<'_>) -> bool) -> bool {
+        let (Some(chunk), Some((token, partition, bytes))) = (&self.chunk, &self.section) else {
+            self.section = None;
+            return true;
+        };
+        let (token, partition) = (*token, *partition);
+        // A partition that was let go since, and may be ours again from another offset.
+        if !self.lane.is_current(partition, token) {
+            self.section = None;
+            return true;
+        }
+        let data = &chunk.buffer[bytes.clone()];
+        let mut each = |record: Record<'_>| take(Polled::Record(record));
+        let read = self.reader.read(data, BATCH, count, &mut each);
+        self.positions.insert(partition, (token, self.reader.position()));
+        match read {
+            Ok(Progress::More | Progress::Stopped) => false,
+            Ok(Progress::End) => {
+                self.section = None;
+                true
+            }
+            Err(error) => {
+                self.section = None;
+                self.lane.fail(partition, token);
+                let detail = format!("at offset {}: {error}", self.reader.position());
+                let tp = TopicPartition::new(self.lane.topic.clone(), partition);
+                *count += 1;
+                take(Polled::Failed {
+                    partition,
+                    error: SourceError::Partition { partition: tp, detail },
+                })
+            }
+        }
+    }
+
+    /// The next section that is of a present assignment; waits up to `wait` for an answer.
+    fn next_section(&mut self, wait: Duration) -> Option<Section> {
+        loop {
+            if let Some(chunk) = &mut self.chunk {
+                let lane = &self.lane;
+                let current = |each: &Section| lane.is_current(each.partition, each.token);
+                if let Some(section) = chunk.sections.find(current) {
+                    return Some(section);
+                }
+            }
+            if let Some(chunk) = self.chunk.take() {
+                self.lane.give_back(chunk.buffer);
+            }
+            let chunk = match wait.is_zero() {
+                true => self.chunks.try_recv().ok()?,
+                false => self.chunks.recv_timeout(wait).ok()?,
+            };
+            self.chunk = Some(chunk);
+        }
+    }
+}

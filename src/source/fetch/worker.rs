@@ -1,0 +1,91 @@
+//! The thread that fetches from one broker for one shard.
+
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use super::connection::{Address, Connection, ExchangeError};
+use super::lane::{Chunk, Lane, Plan};
+use super::wire::Answer;
+
+/// Waits after failures in a row: from the first to the second, doubled each time.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// See the module. Runs until the lane is stopped or the shard is gone.
+pub(super) struct Worker {
+    lane: Arc<Lane>,
+    broker: i32,
+    out: SyncSender<Chunk>,
+    connection: Option<(Address, Connection)>,
+    failures: u32,
+}
+
+impl Worker {
+    pub(super) fn new(lane: Arc<Lane>, broker: i32, out: SyncSender<Chunk>) -> Self {
+        Self { lane, broker, out, connection: None, failures: 0 }
+    }
+
+    pub(super) fn run(mut self) {
+        while let Some(plan) = self.lane.plan(self.broker) {
+            let mut buffer = self.lane.buffer();
+            let go_on = match self.exchange(&plan, &mut buffer) {
+                Ok(answer) => {
+                    self.failures = 0;
+                    self.pass_on(&plan, answer, buffer)
+                }
+                Err(error) => {
+                    self.lane.give_back(buffer);
+                    self.failed(&plan.address, &error)
+                }
+            };
+            if !go_on {
+                return;
+            }
+        }
+    }
+
+    fn exchange(&mut self, plan: &Plan, buffer: &mut Vec<u8>) -> Result<Answer, ExchangeError> {
+        let open = self.connection.take().filter(|(address, _)| *address == plan.address);
+        let mut connection = match open {
+            Some((_, connection)) => connection,
+            None => Connection::open(&plan.address)?,
+        };
+        let answer = connection.fetch(&self.lane.topic, &plan.wanted, plan.limits, buffer)?;
+        self.connection = Some((plan.address.clone(), connection));
+        Ok(answer)
+    }
+
+    /// Gives the shard its part. Waits while it has enough. False: nobody is left.
+    fn pass_on(&mut self, plan: &Plan, answer: Answer, buffer: Vec<u8>) -> bool {
+        let (error, throttle) = (answer.error, answer.throttle_ms);
+        let sections = self.lane.accept(plan, answer, &buffer);
+        let alive = match sections.is_empty() {
+            true => {
+                self.lane.give_back(buffer);
+                true
+            }
+            false => self.out.send(Chunk { buffer, sections: sections.into_iter() }).is_ok(),
+        };
+        if error != 0 {
+            tracing::warn!(broker = self.broker, error, "the broker answers a fetch with an error");
+            return alive && self.lane.pause(BACKOFF.1);
+        }
+        match u64::try_from(throttle) {
+            Ok(millis) if millis > 0 => alive && self.lane.pause(Duration::from_millis(millis)),
+            _ => alive,
+        }
+    }
+
+    /// Waits after a failure, while leaders are asked for. False: it is over.
+    fn failed(&mut self, address: &Address, error: &ExchangeError) -> bool {
+        if self.failures == 0 || matches!(error, ExchangeError::Version) {
+            tracing::warn!(broker = self.broker, %address, %error, "cannot fetch; trying again");
+        } else {
+            tracing::debug!(broker = self.broker, %address, %error, "cannot fetch still");
+        }
+        let wait = BACKOFF.0.saturating_mul(1 << self.failures.min(10)).min(BACKOFF.1);
+        self.failures += 1;
+        self.lane.ask_for_leaders();
+        self.lane.pause(wait)
+    }
+}
