@@ -63,6 +63,9 @@ struct Args {
     /// Be the loop written by hand: brokers, topic, kind of records, directory for files.
     #[arg(long, num_args = 4, hide = true)]
     by_hand: Option<Vec<String>>,
+    /// Be its work without Kafka: kind of records, how many, threads, directory for files.
+    #[arg(long, num_args = 4, hide = true)]
+    in_memory: Option<Vec<String>>,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -73,6 +76,10 @@ fn main() {
     if let Some(words) = &args.by_hand {
         let [brokers, topic, kind, dir] = &words[..] else { panic!("four words: {words:?}") };
         return by_hand::run(brokers, topic, kind, dir);
+    }
+    if let Some(words) = &args.in_memory {
+        let [kind, records, threads, dir] = &words[..] else { panic!("four words: {words:?}") };
+        return by_hand::in_memory(kind, records, threads, dir);
     }
     if args.commits {
         return commits::run(args.dry);

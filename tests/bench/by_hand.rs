@@ -25,6 +25,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::batches::{Batches, Record};
 use crate::inputs::Kind;
+use crate::measure::cpu_seconds;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const BATCH_ROWS: usize = 8192;
@@ -76,6 +77,42 @@ pub fn run(brokers: &str, topic: &str, kind: &str, dir: &str) {
     }
     files.flush();
     files.close();
+}
+
+/// The loop's work without Kafka, by so many threads that have nothing in common: decodes payloads
+/// that lie in memory and writes them as Parquet. What the second thread adds is what this machine
+/// has to give, whoever does such work. Prints wall time and CPU in seconds, the start left out.
+pub fn in_memory(kind: &str, records: &str, threads: &str, dir: &str) {
+    const PAYLOADS: u64 = 20_000;
+    let kind = Kind::from_str(kind, false).expect("a kind of records");
+    let (records, threads): (u64, u64) =
+        (records.parse().expect("a number"), threads.parse().expect("a number"));
+    let share = records / threads;
+    let ready = Arc::new(std::sync::Barrier::new(usize::try_from(threads).unwrap_or(1) + 1));
+    let workers: Vec<_> = (0..threads)
+        .map(|number| {
+            let (ready, dir) = (ready.clone(), format!("{dir}/{number}"));
+            std::thread::spawn(move || {
+                std::fs::create_dir(&dir).expect("a directory");
+                let payloads: Vec<Vec<u8>> = kind.payloads(PAYLOADS).collect();
+                let mut files = Files::new(kind, "in-memory", &dir);
+                ready.wait();
+                for (offset, payload) in (0..share).zip(payloads.iter().cycle()) {
+                    let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+                    files.push(&Record { partition: 0, offset, timestamp: offset, payload });
+                }
+                files.flush();
+                files.close();
+            })
+        })
+        .collect();
+    ready.wait();
+    let own = std::process::id();
+    let (began, before) = (Instant::now(), cpu_seconds(own));
+    for worker in workers {
+        worker.join().expect("a thread of the work without Kafka");
+    }
+    println!("{} {}", began.elapsed().as_secs_f64(), cpu_seconds(own) - before);
 }
 
 /// Files, bytes and rows that a run left in its directory.

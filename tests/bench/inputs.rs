@@ -71,7 +71,8 @@ impl Kind {
         self == Self::Bad && n % BAD_EACH == BAD_EACH / 2
     }
 
-    fn payloads(self, count: u64) -> Box<dyn Iterator<Item = Vec<u8>>> {
+    /// So many of its payloads.
+    pub fn payloads(self, count: u64) -> Box<dyn Iterator<Item = Vec<u8>>> {
         match self {
             Self::Readings => Box::new((0..count).map(|n| payloads::reading(n).into_bytes())),
             Self::Shuffled => Box::new((0..count).map(|n| payloads::shuffled(n).into_bytes())),

@@ -33,10 +33,10 @@ type Settings = Vec<(&'static str, &'static str)>;
 pub enum Who {
     /// icestream, with these settings besides its defaults.
     Icestream(Settings),
-    /// The same, its threads all on the machine's first core.
-    OnOneCore(Settings),
     /// Consume, decode, write Parquet; no table, no offsets kept, one thread.
     ByHand,
+    /// Decode payloads in memory and write Parquet by so many threads that share nothing.
+    InMemory(u64),
 }
 
 /// A contestant and all its runs, a run a round.
@@ -108,12 +108,12 @@ impl Scenario {
         self.entry(&format!("icestream, {label}"), input, Who::Icestream(settings.to_vec()))
     }
 
-    fn on_one_core(self, label: &str, input: &Rc<Preloaded>, settings: &[Pair]) -> Self {
-        self.entry(&format!("icestream, {label}"), input, Who::OnOneCore(settings.to_vec()))
-    }
-
     fn by_hand(self, input: &Rc<Preloaded>) -> Self {
         self.entry("loop by hand", input, Who::ByHand)
+    }
+
+    fn in_memory(self, label: &str, input: &Rc<Preloaded>, threads: u64) -> Self {
+        self.entry(&format!("no Kafka, {label}"), input, Who::InMemory(threads))
     }
 
     fn ratio(mut self, of: usize, to: usize, measure: Measure) -> Self {
@@ -129,12 +129,10 @@ impl Scenario {
             let entry = &mut self.entries[(turn + number) % count];
             let figures = match &entry.who {
                 Who::Icestream(settings) => {
-                    icestream(kafka, &Lake::sqlite(), &entry.input, settings, Cores::All)
-                }
-                Who::OnOneCore(settings) => {
-                    icestream(kafka, &Lake::sqlite(), &entry.input, settings, Cores::First)
+                    icestream(kafka, &Lake::sqlite(), &entry.input, settings)
                 }
                 Who::ByHand => loop_by_hand(kafka, &entry.input),
+                Who::InMemory(threads) => in_memory(&entry.input, *threads),
             };
             println!("  {}: {figures}", entry.label);
             entry.runs.push(figures);
@@ -320,49 +318,32 @@ fn shards(topics: &mut Topics<'_>) -> Scenario {
         "Two shards against one",
         "So that the broker is not the limit, its topics were written just before and lie in the page cache, packed by lz4 as the\n\
          producer left them, which the broker hands on without unpacking; its CPU is counted beside, and the share of the cores\n\
-         that nobody used. Of the wide records, which take ten times the work each, the broker has the least to do. With one\n\
-         shard the client's own thread, which receives and unpacks, is on another core already: a second shard can use what those\n\
-         two leave idle, no more. *On one core* all threads of the process share one, and the broker has the other.",
+         that nobody used. Of the wide records, which take ten times the work each, the broker has the least to do. *No Kafka*\n\
+         is the loop's work on payloads in memory, by one thread and by two that share nothing: what a second thread can add\n\
+         on this machine, whoever it works for.",
     )
     .icestream("1 shard, readings", &readings, &one)
     .icestream("2 shards, readings", &readings, &two)
     .icestream("1 shard, wide", &wide, &one)
     .icestream("2 shards, wide", &wide, &two)
-    .on_one_core("1 shard on one core, readings", &readings, &one)
-    .on_one_core("1 shard on one core, wide", &wide, &one)
+    .in_memory("1 thread, readings", &readings, 1)
+    .in_memory("2 threads, readings", &readings, 2)
+    .in_memory("1 thread, wide", &wide, 1)
+    .in_memory("2 threads, wide", &wide, 2)
     .ratio(1, 0, Measure::Rate)
+    .ratio(5, 4, Measure::Rate)
     .ratio(3, 2, Measure::Rate)
-    .ratio(1, 4, Measure::Rate)
-    .ratio(3, 5, Measure::Rate)
-    .ratio(3, 2, Measure::PerCpu)
-}
-
-/// Where a process may run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cores {
-    /// Everywhere.
-    All,
-    /// On the machine's first core.
-    First,
+    .ratio(7, 6, Measure::Rate)
 }
 
 /// One run of icestream into a new table, each record of which is then accounted for.
-pub fn icestream(
-    kafka: &Kafka,
-    lake: &Lake,
-    input: &Preloaded,
-    settings: &[Pair],
-    cores: Cores,
-) -> Figures {
+pub fn icestream(kafka: &Kafka, lake: &Lake, input: &Preloaded, settings: &[Pair]) -> Figures {
     let name = format!("bench.{}", unique("table"));
     let mut icestream = Icestream::new(kafka, &input.produced.topic, lake, &name)
         .schema(&input.kind.schema())
         .unset("CHECKPOINT_MIN_PAUSE_MS");
     for (name, value) in settings {
         icestream = icestream.set(name, *value);
-    }
-    if cores == Cores::First {
-        icestream = icestream.on_first_core();
     }
     let meter = Meter::start(kafka.pid());
     let mut running = icestream.start(&["run", "--until-caught-up"]);
@@ -403,4 +384,20 @@ fn loop_by_hand(kafka: &Kafka, input: &Preloaded) -> Figures {
     assert_eq!(i64::try_from(rows), Ok(input.produced.count()), "rows of the loop by hand");
     std::fs::remove_dir_all(dir).expect("cannot remove the files of the loop");
     Figures { records: input.records, files, file_bytes, ..figures }
+}
+
+/// One run of the loop's work without Kafka.
+fn in_memory(input: &Preloaded, threads: u64) -> Figures {
+    let dir = new_dir("in_memory");
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--in-memory", input.kind.name(), &input.records.to_string()]);
+    command.arg(threads.to_string()).arg(&dir);
+    let output = command.output().expect("this program again");
+    assert!(output.status.success(), "the work without Kafka failed: {output:?}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let words: Vec<f64> =
+        text.split_whitespace().map(|word| word.parse().expect("a number")).collect();
+    let [wall, user] = words[..] else { panic!("two numbers: {text}") };
+    std::fs::remove_dir_all(dir).expect("cannot remove the files of the work without Kafka");
+    Figures { records: input.records, wall, user, ..Figures::default() }
 }

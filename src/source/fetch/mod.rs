@@ -84,7 +84,12 @@ impl Fetcher {
                 return Err(io::Error::other(format!("no shard {shard}")));
             };
             lane.take(tp.partition, *start, self.tokens.fetch_add(1, Ordering::Relaxed));
-            inner.readers.insert(tp.partition, *shard);
+            let before = inner.readers.insert(tp.partition, *shard);
+            if let Some(other) = before.filter(|before| before != shard)
+                && let Some((lane, _)) = inner.lanes.get(other)
+            {
+                lane.release(tp.partition);
+            }
         }
         tell(&inner)
     }

@@ -11,6 +11,11 @@ use super::wire::Answer;
 /// Waits after failures in a row: from the first to the second, doubled each time.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
+/// An answer of fewer bytes means that the end of the log is near. Then brokers are left alone for
+/// a moment, in which records gather, instead of being asked for each batch that a producer sends.
+const SMALL: usize = 64 << 10;
+const GATHER: Duration = Duration::from_millis(10);
+
 /// See the module. Runs until the lane is stopped or the shard is gone.
 pub(super) struct Worker {
     lane: Arc<Lane>,
@@ -58,6 +63,7 @@ impl Worker {
     /// Gives the shard its part. Waits while it has enough. False: nobody is left.
     fn pass_on(&mut self, plan: &Plan, answer: Answer, buffer: Vec<u8>) -> bool {
         let (error, throttle) = (answer.error, answer.throttle_ms);
+        let bytes: usize = answer.partitions.iter().map(|each| each.records.len()).sum();
         let sections = self.lane.accept(plan, answer, &buffer);
         let alive = match sections.is_empty() {
             true => {
@@ -72,6 +78,7 @@ impl Worker {
         }
         match u64::try_from(throttle) {
             Ok(millis) if millis > 0 => alive && self.lane.pause(Duration::from_millis(millis)),
+            _ if bytes > 0 && bytes < SMALL => alive && self.lane.pause(GATHER),
             _ => alive,
         }
     }

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::inputs::{Kind, Preloaded, Topics};
 use crate::measure::{Around, Figures, cpu_seconds, peak_memory};
-use crate::scenario::{self, Cores};
+use crate::scenario;
 use crate::support::kafka::{Kafka, LOG_SETTINGS};
 use crate::support::oracle::{self, Reader};
 use crate::support::process::Process;
@@ -111,9 +111,9 @@ pub fn measure(records: u64, runs: usize, only: &str, load: &str) -> (String, St
                 peer(kafka, &lake, (&warm_up, &input), heap_mib, run)
             };
             let figures = match row.peer {
-                Peer::Icestream => icestream(kafka, &lake, &input, &[]),
+                Peer::Icestream => icestream(kafka, &lake, (&warm_up, &input), &[]),
                 Peer::SmallIcestream => {
-                    icestream(kafka, &lake, &input, &[("MEMORY_LIMIT_MB", "256")])
+                    icestream(kafka, &lake, (&warm_up, &input), &[("MEMORY_LIMIT_MB", "256")])
                 }
                 Peer::Flink => run(None, flink::run),
                 Peer::Connect => run(None, connect::run),
@@ -132,13 +132,15 @@ pub fn measure(records: u64, runs: usize, only: &str, load: &str) -> (String, St
 fn icestream(
     kafka: &Kafka,
     lake: &Lake,
-    input: &Preloaded,
+    (warm_up, input): (&Preloaded, &Preloaded),
     more: &[(&'static str, &'static str)],
 ) -> Figures {
     // It assigns itself all partitions, as Flink does, and does not wait for other members.
     let own = [("CHECKPOINT_INTERVAL_MS", "10000"), ("KAFKA_ASSIGNMENT", "all")];
     let settings = [&own, more].concat();
-    scenario::icestream(kafka, lake, input, &settings, Cores::All)
+    // For broker and catalog, which the peers' own warm-up warms, too.
+    scenario::icestream(kafka, lake, warm_up, &settings);
+    scenario::icestream(kafka, lake, input, &settings)
 }
 
 fn peer(

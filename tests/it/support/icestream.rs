@@ -24,7 +24,6 @@ pub struct Icestream {
     dir: PathBuf,
     settings: BTreeMap<String, String>,
     environment: BTreeMap<String, String>,
-    first_core_only: bool,
 }
 
 impl Icestream {
@@ -43,8 +42,7 @@ impl Icestream {
             set.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         settings.extend(lake.settings().into_iter().map(|(name, value)| (name.to_owned(), value)));
         let environment = BTreeMap::new();
-        Self { dir: PathBuf::new(), settings, environment, first_core_only: false }
-            .with_own_directory()
+        Self { dir: PathBuf::new(), settings, environment }.with_own_directory()
     }
 
     /// Another process of the same pipeline: same settings, other directory, member and port.
@@ -88,12 +86,6 @@ impl Icestream {
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.insert(name.into(), value.into());
         self
-    }
-
-    /// The same, all its threads on the machine's first core.
-    #[must_use]
-    pub fn on_first_core(self) -> Self {
-        Self { first_core_only: true, ..self }
     }
 
     /// The same, to abort at a named crash point: `name`, or `name:k` for the k-th time.
@@ -189,9 +181,6 @@ impl Icestream {
         variables.extend(self.environment.iter().map(|(name, value)| format!("{name}={value}")));
         let variables: Vec<&str> = variables.iter().map(String::as_str).collect();
         let mut command = under("env", &variables, command);
-        if self.first_core_only {
-            command = under("taskset", &["--cpu-list", "0"], command);
-        }
         command.current_dir(&self.dir);
 
         let stdout = run.join("stdout");
