@@ -83,6 +83,8 @@ pub(super) fn split(data: &[u8]) -> Result<Option<(Batch<'_>, &[u8])>, BatchErro
         base,
         last: base
             .checked_add(i64::from(delta))
+            // Its successor is an offset, too.
+            .filter(|last| *last < Offset::MAX)
             .ok_or(BatchError::Malformed("offsets beyond the last one"))?,
         leader_epoch: i32_of(&header[12..16]),
         producer: i64_of(&header[43..51]),

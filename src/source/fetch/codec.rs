@@ -9,6 +9,10 @@ use super::batch::{BatchError, Codec};
 /// Most bytes that a batch may unpack to. Brokers take batches of 1 MiB unless they are told
 /// otherwise; a bomb is stopped here.
 const MOST: usize = 1 << 30;
+/// Bytes of memory that are kept although the next batch may be smaller.
+const KEPT: usize = 16 << 20;
+/// A block of snappy is unpacked to less than so many times its size: three bytes give 64 at most.
+const SNAPPY_RATIO: usize = 32;
 /// Mark of an LZ4 block that is stored as it is.
 const STORED: u32 = 0x8000_0000;
 /// Bytes of room for a piece of unknown size.
@@ -26,6 +30,14 @@ pub(super) struct Unpacked {
 impl Unpacked {
     pub(super) fn bytes(&self) -> &[u8] {
         &self.memory[..self.filled]
+    }
+
+    /// Forgets what is in it. Memory that was needed once for a huge batch is given back.
+    fn clear(&mut self) {
+        if self.memory.len() > KEPT && self.filled < self.memory.len() / 4 {
+            self.memory = Vec::new();
+        }
+        self.filled = 0;
     }
 
     /// At least so many bytes behind those that are filled.
@@ -72,7 +84,7 @@ impl Unpacker {
         packed: &[u8],
         out: &mut Unpacked,
     ) -> Result<(), BatchError> {
-        out.filled = 0;
+        out.clear();
         match codec {
             Codec::None => out.push(packed),
             Codec::Gzip => out.read(flate2::read::MultiGzDecoder::new(packed)),
@@ -99,6 +111,9 @@ impl Unpacker {
 
     fn snappy_block(&mut self, block: &[u8], out: &mut Unpacked) -> Result<(), BatchError> {
         let length = snap::raw::decompress_len(block).map_err(packed_error)?;
+        if length > block.len().saturating_mul(SNAPPY_RATIO) {
+            return Err(BatchError::Packed(String::from("it tells a size that it cannot have")));
+        }
         let room = &mut out.room(length)?[..length];
         out.filled += self.snappy.decompress(block, room).map_err(packed_error)?;
         Ok(())
@@ -132,16 +147,15 @@ impl Unpacker {
 /// are unpacked here straight to their place; all others go through the library's reader.
 fn lz4(packed: &[u8], out: &mut Unpacked) -> Result<(), BatchError> {
     let Some((block_size, mut rest)) = plain_frame(packed) else {
-        return out.read(lz4_flex::frame::FrameDecoder::new(packed));
+        let mut rest = packed;
+        out.read(lz4_flex::frame::FrameDecoder::new(&mut rest))?;
+        return end(rest);
     };
     loop {
         let (length, after) = rest.split_first_chunk().ok_or_else(short)?;
         let length = u32::from_le_bytes(*length);
         if length == 0 {
-            return match after.is_empty() {
-                true => Ok(()),
-                false => Err(BatchError::Packed(String::from("more than one LZ4 frame"))),
-            };
+            return end(after);
         }
         let size = usize::try_from(length & !STORED).map_err(packed_error)?;
         let (block, after) = after.split_at_checked(size).ok_or_else(short)?;
@@ -152,6 +166,14 @@ fn lz4(packed: &[u8], out: &mut Unpacked) -> Result<(), BatchError> {
         }
         let room = &mut out.room(block_size)?[..block_size];
         out.filled += lz4_flex::block::decompress_into(block, room).map_err(packed_error)?;
+    }
+}
+
+/// A batch is one frame: another one would be passed over.
+fn end(rest: &[u8]) -> Result<(), BatchError> {
+    match rest.is_empty() {
+        true => Ok(()),
+        false => Err(BatchError::Packed(String::from("more than one LZ4 frame"))),
     }
 }
 

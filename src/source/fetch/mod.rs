@@ -15,6 +15,8 @@ mod connection;
 mod lane;
 mod queue;
 mod reader;
+#[cfg(test)]
+mod tests;
 mod wire;
 mod worker;
 

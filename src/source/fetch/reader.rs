@@ -35,15 +35,16 @@ pub(super) struct Reader {
     at: usize,
     /// The next offset that a reader of the partition has to read.
     position: Offset,
+    /// Behind the last batch that was begun: the next one begins there or later.
+    behind: Offset,
     /// Producers in the middle of an aborted transaction.
     aborting: Vec<i64>,
-    open: Open,
+    open: Option<Open>,
     unpacker: Unpacker,
     unpacked: Unpacked,
 }
 
 /// The batch that is being read.
-#[derive(Default)]
 struct Open {
     /// Records that are left of it.
     left: u32,
@@ -53,6 +54,8 @@ struct Open {
     end: usize,
     base: Offset,
     last: Offset,
+    /// What the next record's offset is at least, by how much it is above `base`.
+    next_delta: i32,
     timestamp: i64,
     append_time: Option<i64>,
 }
@@ -64,8 +67,9 @@ impl Reader {
         self.position = part.from;
         self.part = Some(part);
         self.at = 0;
+        self.behind = 0;
         self.aborting.clear();
-        self.open = Open::default();
+        self.open = None;
     }
 
     /// The next offset to read: everything below it was handed over, or is a transaction marker,
@@ -75,7 +79,7 @@ impl Reader {
     }
 
     /// Hands over up to `most` records of the part, whose bytes are `data`, and adds them to
-    /// `count`. `take` returns false to stop.
+    /// `count`. `take` returns false to stop. After an error, all further calls end in it.
     pub(super) fn read(
         &mut self,
         data: &[u8],
@@ -84,54 +88,57 @@ impl Reader {
         take: &mut impl FnMut(Record<'_>) -> bool,
     ) -> Result<Progress, BatchError> {
         loop {
-            if self.open.left > 0 {
-                match self.records(data, most, count, take)? {
-                    Progress::End => self.position = self.open.last + 1,
-                    other => return Ok(other),
-                }
+            match self.records(data, most, count, take)? {
+                Progress::End => {}
+                other => return Ok(other),
             }
             let Some(part) = &mut self.part else { return Ok(Progress::End) };
             let Some((batch, rest)) = batch::split(&data[self.at..])? else {
                 self.part = None;
                 return Ok(Progress::End);
             };
-            let start = data.len() - rest.len() - batch.records.len();
-            self.at = data.len() - rest.len();
             batch.verify()?;
-            if batch.last < part.from || !visible(&batch, part, &mut self.aborting)? {
-                self.position = self.position.max(batch.last + 1);
-                continue;
+            if batch.base < self.behind {
+                return Err(BatchError::Malformed("batches whose offsets do not rise"));
             }
-            self.open(&batch, start)?;
-            if self.open.left == 0 {
-                self.position = self.position.max(batch.last + 1);
+            // Markers count also in batches that lie before what was asked for.
+            let visible = visible(&batch, part, &mut self.aborting)?;
+            let end = data.len() - rest.len();
+            match visible && batch.last >= part.from {
+                true => self.open(&batch, end)?,
+                false => self.position = self.position.max(batch.last + 1),
             }
+            self.at = end;
+            self.behind = batch.last + 1;
         }
     }
 
-    fn open(&mut self, batch: &Batch<'_>, start: usize) -> Result<(), BatchError> {
-        let packed = batch.codec != Codec::None;
+    /// Makes ready to hand over a batch that ends at byte `end` of the part.
+    fn open(&mut self, batch: &Batch<'_>, end: usize) -> Result<(), BatchError> {
+        // One that compaction emptied has nothing to unpack.
+        let packed = batch.codec != Codec::None && !batch.records.is_empty();
         let (at, end) = match packed {
-            false => (start, start + batch.records.len()),
+            false => (end - batch.records.len(), end),
             true => {
                 self.unpacker.unpack(batch.codec, batch.records, &mut self.unpacked)?;
                 (0, self.unpacked.bytes().len())
             }
         };
-        self.open = Open {
+        self.open = Some(Open {
             left: batch.count,
             packed,
             at,
             end,
             base: batch.base,
             last: batch.last,
+            next_delta: 0,
             timestamp: batch.timestamp,
             append_time: batch.append_time,
-        };
+        });
         Ok(())
     }
 
-    /// Hands over records of the open batch.
+    /// Hands over records of the open batch, if there is one, and closes it at its end.
     fn records(
         &mut self,
         data: &[u8],
@@ -139,8 +146,9 @@ impl Reader {
         count: &mut usize,
         take: &mut impl FnMut(Record<'_>) -> bool,
     ) -> Result<Progress, BatchError> {
-        let Some(part) = &self.part else { return Ok(Progress::End) };
-        let open = &mut self.open;
+        let (Some(part), Some(open)) = (&self.part, &mut self.open) else {
+            return Ok(Progress::End);
+        };
         let bytes = match open.packed {
             true => self.unpacked.bytes(),
             false => &data[..open.end],
@@ -149,17 +157,20 @@ impl Reader {
             if *count >= most {
                 return Ok(Progress::More);
             }
-            let raw = batch::record(bytes, &mut open.at)?;
-            open.left -= 1;
-            let offset = open.base + i64::from(raw.offset_delta);
-            if raw.offset_delta < 0 || offset > open.last {
+            let mut at = open.at;
+            let raw = batch::record(bytes, &mut at)?;
+            if raw.offset_delta < open.next_delta {
+                return Err(BatchError::Malformed("offsets that do not rise"));
+            }
+            // The difference is not above an i32: both come from it.
+            if i64::from(raw.offset_delta) > open.last - open.base {
                 return Err(BatchError::Malformed("a record outside of its batch's offsets"));
             }
+            (open.at, open.left) = (at, open.left - 1);
+            open.next_delta = raw.offset_delta.saturating_add(1);
+            let offset = open.base + i64::from(raw.offset_delta);
             if offset < part.from {
                 continue;
-            }
-            if offset < self.position {
-                return Err(BatchError::Malformed("offsets that do not rise"));
             }
             let time = open.append_time.unwrap_or(open.timestamp.wrapping_add(raw.timestamp_delta));
             let record = Record {
@@ -177,6 +188,8 @@ impl Reader {
         if open.at != open.end {
             return Err(BatchError::Malformed("bytes behind its last record"));
         }
+        self.position = open.last + 1;
+        self.open = None;
         Ok(Progress::End)
     }
 }
@@ -208,6 +221,9 @@ fn visible(
 fn is_abort(batch: &Batch<'_>) -> Result<bool, BatchError> {
     if batch.count == 0 {
         return Ok(false);
+    }
+    if batch.codec != Codec::None {
+        return Err(BatchError::Malformed("a transaction marker that is compressed"));
     }
     let marker = batch::record(batch.records, &mut 0)?;
     let key = marker.key.ok_or(BatchError::Malformed("a transaction marker without key"))?;

@@ -165,6 +165,9 @@ pub(super) fn fetch_answer(
         at.tags()?;
     }
     at.tags()?;
+    if at.at != answer.len() {
+        return Err(Malformed("it goes on behind its end"));
+    }
     Ok(Answer { throttle_ms, error, partitions })
 }
 
