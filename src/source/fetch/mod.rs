@@ -18,6 +18,9 @@ mod reader;
 mod wire;
 mod worker;
 
+#[cfg(test)]
+mod broker_tests;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
