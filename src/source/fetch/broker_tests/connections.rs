@@ -101,10 +101,13 @@ fn a_broker_that_fails_again_and_again_is_left_alone_longer_and_longer() {
     rig.take(0, 0);
     until("five connections", || rig.broker().accepted().len() == 5);
     let accepted = rig.broker().accepted();
-    // The other side of a connection is told of it before it can fail.
+    // A connection is counted before it is closed, so these are the whole waits.
     for (index, pair) in accepted.windows(2).enumerate() {
-        let least = Duration::from_millis(100 << index).saturating_sub(Duration::from_millis(50));
-        assert!(pair[1] - pair[0] >= least, "{index}: {:?}", pair[1] - pair[0]);
+        assert!(
+            pair[1] - pair[0] >= Duration::from_millis(100 << index),
+            "{index}: {:?}",
+            pair[1] - pair[0]
+        );
     }
 }
 
@@ -114,7 +117,7 @@ fn pause_after(trick: Trick, in_between: impl Fn(&Rig)) -> Duration {
     rig.broker().on_fetch(&[trick]);
     let begun = Instant::now();
     rig.take_all();
-    until("the first request", || rig.broker().asked().len() == 1);
+    until("the first request", || !rig.broker().asked().is_empty());
     in_between(&rig);
     until("the second request", || rig.broker().asked().len() >= 2);
     let asked = rig.broker().asked();
