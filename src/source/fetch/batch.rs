@@ -112,10 +112,16 @@ pub(super) struct Extent {
     pub(super) bytes: usize,
 }
 
-/// How far the whole batches of an answer go; `None` if there is none.
+/// How far the whole batches of an answer go; `None` if there is none. One that cannot be read ends
+/// them as one that is not whole: the next answer begins with it, and is an error.
 pub(super) fn extent(data: &[u8]) -> Result<Option<Extent>, BatchError> {
     let (mut rest, mut extent) = (data, None);
-    while let Some((batch, after)) = split(rest)? {
+    loop {
+        let (batch, after) = match split(rest) {
+            Ok(Some(split)) => split,
+            Err(error) if extent.is_none() => return Err(error),
+            Ok(None) | Err(_) => return Ok(extent),
+        };
         rest = after;
         extent = Some(Extent {
             next: batch.last + 1,
@@ -123,7 +129,6 @@ pub(super) fn extent(data: &[u8]) -> Result<Option<Extent>, BatchError> {
             bytes: data.len() - rest.len(),
         });
     }
-    Ok(extent)
 }
 
 impl Batch<'_> {

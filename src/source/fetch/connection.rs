@@ -10,8 +10,9 @@ use super::wire::{self, Answer, Limits, Malformed, Wanted};
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long it may be silent in the middle of an exchange, beside the time that it is told to wait.
 const SILENCE: Duration = Duration::from_secs(30);
-/// Most bytes of an answer that is believed. Kafka's are as large as asked for, and a batch more.
-const MOST: usize = 1 << 30;
+/// Most bytes of an answer that is believed, of the versions and of records. The first may come from
+/// anybody: a port that speaks TLS answers with what reads as a size of 352 MB. Kafka's are as large as asked for, and a batch more.
+const MOST: (usize, usize) = (1 << 20, 1 << 30);
 
 /// Why an exchange failed. A connection is not used after that.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +66,7 @@ impl Connection {
         let mut connection = Self { stream, correlation: 0, version: 0 };
         let request = wire::versions_request(connection.correlation);
         let mut answer = Vec::new();
-        let length = connection.exchange(&request, &mut answer)?;
+        let length = connection.exchange(&request, &mut answer, MOST.0)?;
         let version = wire::fetch_version(&answer[..length], connection.correlation)?;
         connection.version = version.ok_or(ExchangeError::Version)?;
         Ok(connection)
@@ -81,18 +82,23 @@ impl Connection {
     ) -> Result<Answer, ExchangeError> {
         self.correlation = self.correlation.wrapping_add(1);
         let request = wire::fetch_request(self.version, self.correlation, topic, wanted, limits);
-        let length = self.exchange(&request, buffer)?;
+        let length = self.exchange(&request, buffer, MOST.1)?;
         Ok(wire::fetch_answer(&buffer[..length], self.version, self.correlation, topic)?)
     }
 
     /// Sends a frame and receives one. Returns its length; what is behind that in `buffer` is not
     /// of it: a buffer that is used again is not cleared.
-    fn exchange(&mut self, request: &[u8], buffer: &mut Vec<u8>) -> Result<usize, ExchangeError> {
+    fn exchange(
+        &mut self,
+        request: &[u8],
+        buffer: &mut Vec<u8>,
+        most: usize,
+    ) -> Result<usize, ExchangeError> {
         self.stream.write_all(request)?;
         let mut length = [0; 4];
         self.stream.read_exact(&mut length)?;
         let told = u32::from_be_bytes(length);
-        let length = usize::try_from(told).ok().filter(|length| *length <= MOST);
+        let length = usize::try_from(told).ok().filter(|length| *length <= most);
         let length = length.ok_or(ExchangeError::Size(told))?;
         if buffer.len() < length {
             buffer.resize(length, 0);

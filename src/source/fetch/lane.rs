@@ -1,6 +1,6 @@
 //! What a shard reads, shared by its queue, the threads that fetch for it, and the source.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -52,8 +52,9 @@ pub(super) struct Plan {
     pub(super) address: Address,
     pub(super) wanted: Vec<Wanted>,
     pub(super) limits: Limits,
-    /// The assignment of each of `wanted`.
-    tokens: BTreeMap<i32, u64>,
+    broker: i32,
+    /// Tells it from the lane's other plans. Not 0.
+    number: u64,
 }
 
 /// A partition of the shard.
@@ -62,6 +63,9 @@ struct Reading {
     /// The offset to ask for next, and the leader epoch of the record before it.
     next: Offset,
     epoch: i32,
+    /// The plan that asks for it, 0 for none: answers to others are late, as when it was taken
+    /// again or another broker leads it meanwhile.
+    asked: u64,
     /// Not asked for before this time.
     not_before: Option<Instant>,
     /// Nothing more is read from it: the shard has an error to report.
@@ -80,9 +84,35 @@ struct State {
     cluster: Arc<Cluster>,
     /// Brokers that have a thread.
     workers: BTreeSet<i32>,
+    plans: u64,
     answers: u64,
     stopped: bool,
     spare: Vec<Vec<u8>>,
+    /// Answers that the shard did not take yet: one with records, and failures.
+    chunks: VecDeque<Chunk>,
+    /// Brokers whose answers wait for room there, in their order.
+    queued: VecDeque<i32>,
+}
+
+impl State {
+    /// Where a partition is read, if that is known.
+    fn leader(&self, partition: i32) -> Option<i32> {
+        let leader = self.cluster.leaders.get(&partition).copied();
+        leader.filter(|leader| self.cluster.brokers.contains_key(leader))
+    }
+
+    /// Partitions that are read, each with its leader.
+    fn leaders(&self) -> impl Iterator<Item = Option<i32>> {
+        let read = self.readings.iter().filter(|(_, reading)| !reading.failed);
+        read.map(|(partition, _)| self.leader(*partition))
+    }
+
+    fn keep(&mut self, buffer: Vec<u8>) {
+        // One that a huge batch made large is not kept.
+        if buffer.capacity() as u64 <= 2 * ANSWER.1 {
+            self.spare.push(buffer);
+        }
+    }
 }
 
 /// See the module.
@@ -90,7 +120,11 @@ pub(super) struct Lane {
     pub(super) topic: String,
     queue_bytes: u64,
     state: Mutex<State>,
+    /// What is to be read or where may have changed.
     changed: Condvar,
+    /// The shard may have something to take, or there may be room for more.
+    arrived: Condvar,
+    room: Condvar,
     /// Set when leaders are not known or not right.
     leaders_wanted: Arc<AtomicBool>,
 }
@@ -102,6 +136,8 @@ impl Lane {
             queue_bytes,
             state: Mutex::default(),
             changed: Condvar::new(),
+            arrived: Condvar::new(),
+            room: Condvar::new(),
             leaders_wanted: leaders_wanted.clone(),
         }
     }
@@ -112,6 +148,7 @@ impl Lane {
             token,
             next: start,
             epoch: -1,
+            asked: 0,
             not_before: None,
             failed: false,
             end: None,
@@ -125,6 +162,7 @@ impl Lane {
     /// Ends to read a partition: nothing of it is handed over from now on.
     pub(super) fn release(&self, partition: i32) {
         self.lock().readings.remove(&partition);
+        self.changed.notify_all();
     }
 
     /// Tells who leads. Returns the brokers that need a thread now.
@@ -134,20 +172,26 @@ impl Lane {
             state.cluster = cluster.clone();
             self.changed.notify_all();
         }
-        let state = &mut *state;
-        let leaders = state.readings.keys().filter_map(|p| state.cluster.leaders.get(p)).copied();
-        let new: BTreeSet<i32> = leaders.filter(|id| !state.workers.contains(id)).collect();
-        if state.readings.keys().any(|p| !state.cluster.leaders.contains_key(p)) {
+        if state.leaders().any(|leader| leader.is_none()) {
             self.ask_for_leaders();
         }
+        let leaders = state.leaders().flatten();
+        let new: BTreeSet<i32> = leaders.filter(|id| !state.workers.contains(id)).collect();
         state.workers.extend(&new);
         new.into_iter().collect()
+    }
+
+    /// The thread of a broker is gone before its time: another may be started.
+    pub(super) fn lost_worker(&self, broker: i32) {
+        self.lock().workers.remove(&broker);
+        self.ask_for_leaders();
     }
 
     /// Ends all threads that fetch.
     pub(super) fn stop(&self) {
         self.lock().stopped = true;
         self.changed.notify_all();
+        self.room.notify_all();
     }
 
     /// End of the log of a partition, if it is read here and an answer told it.
@@ -176,6 +220,7 @@ impl Lane {
             // Of no assignment.
             reading.token = 0;
             reading.failed = true;
+            self.changed.notify_all();
         }
     }
 
@@ -186,27 +231,26 @@ impl Lane {
 
     /// Takes a buffer back.
     pub(super) fn give_back(&self, buffer: Vec<u8>) {
-        // One that a huge batch made large is not kept.
-        if buffer.capacity() as u64 <= 2 * ANSWER.1 {
-            self.lock().spare.push(buffer);
-        }
+        self.lock().keep(buffer);
     }
 
     pub(super) fn ask_for_leaders(&self) {
         self.leaders_wanted.store(true, Ordering::Release);
     }
 
-    /// Waits until there is something to ask of a broker; `None` when there never will be.
+    /// Waits until there is something to ask of a broker; `None` ends its thread: all is over, or
+    /// it leads nothing that is read. It gets another one when it does.
     pub(super) fn plan(&self, broker: i32) -> Option<Plan> {
         let mut state = self.lock();
         loop {
-            if state.stopped {
+            if state.stopped || !state.leaders().any(|leader| leader == Some(broker)) {
+                state.workers.remove(&broker);
                 return None;
             }
             let now = Instant::now();
             let (mut ready, mut wake) = (Vec::new(), None);
             for (partition, reading) in &state.readings {
-                if reading.failed || state.cluster.leaders.get(partition) != Some(&broker) {
+                if reading.failed || state.leader(*partition) != Some(broker) {
                     continue;
                 }
                 match reading.not_before.filter(|time| *time > now) {
@@ -214,24 +258,31 @@ impl Lane {
                     None => ready.push((reading.served, *partition)),
                 }
             }
-            match state.cluster.brokers.get(&broker) {
+            match state.cluster.brokers.get(&broker).cloned() {
                 Some(address) if !ready.is_empty() => {
-                    return Some(self.plan_of(&state, address.clone(), ready));
+                    return Some(self.plan_of(&mut state, broker, address, ready));
                 }
-                _ => state = self.wait(state, wake.map(|time| time - now)),
+                _ => state = wait(&self.changed, state, wake.map(|time| time - now)),
             }
         }
     }
 
-    fn plan_of(&self, state: &State, address: Address, mut ready: Vec<(u64, i32)>) -> Plan {
+    fn plan_of(
+        &self,
+        state: &mut State,
+        broker: i32,
+        address: Address,
+        mut ready: Vec<(u64, i32)>,
+    ) -> Plan {
+        state.plans += 1;
+        let number = state.plans;
         ready.sort_unstable();
-        let readings = ready.iter().filter_map(|(_, p)| Some((*p, state.readings.get(p)?)));
-        let (wanted, tokens): (Vec<Wanted>, BTreeMap<i32, u64>) = readings
-            .map(|(partition, reading)| {
-                let (offset, last_epoch) = (reading.next, reading.epoch);
-                (Wanted { partition, offset, last_epoch }, (partition, reading.token))
-            })
-            .unzip();
+        let mut wanted = Vec::with_capacity(ready.len());
+        for (_, partition) in ready {
+            let Some(reading) = state.readings.get_mut(&partition) else { continue };
+            reading.asked = number;
+            wanted.push(Wanted { partition, offset: reading.next, last_epoch: reading.epoch });
+        }
         // One answer is being read by the shard, one waits for it, and each broker's thread has one.
         let bytes = self.queue_bytes / (2 + state.workers.len().max(1) as u64);
         let bytes = i32::try_from(bytes.clamp(ANSWER.0, ANSWER.1)).unwrap_or(i32::MAX);
@@ -241,48 +292,113 @@ impl Lane {
             address,
             wanted,
             limits: Limits { wait_ms: WAIT_MS, bytes, partition_bytes },
-            tokens,
+            broker,
+            number,
         }
     }
 
     /// Waits for so long, or less if something changed. False: it is over.
     pub(super) fn pause(&self, time: Duration) -> bool {
         let state = self.lock();
+        !state.stopped && !wait(&self.changed, state, Some(time)).stopped
+    }
+
+    /// Waits for so long, whatever changes. False: it is over.
+    pub(super) fn rest(&self, time: Duration) -> bool {
+        let begun = Instant::now();
+        let mut state = self.lock();
+        while !state.stopped {
+            match time.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) {
+                Some(left) => state = wait(&self.changed, state, Some(left)),
+                None => return true,
+            }
+        }
+        false
+    }
+
+    /// Moves on by an answer to `plan`, whose bytes are in `buffer`, and gives the shard its part.
+    /// Waits while the shard has enough: it gets the answers in the order in which partitions
+    /// move on. False: it is over.
+    pub(super) fn accept(&self, plan: &Plan, answer: Answer, buffer: Vec<u8>) -> bool {
+        let mut state = self.lock();
+        // What has no records needs no room.
+        if answer.partitions.iter().any(|each| !each.records.is_empty()) {
+            state = self.wait_for_room(state, plan.broker);
+        }
         if state.stopped {
             return false;
         }
-        !self.wait(state, Some(time)).stopped
+        let sections = self.sections(&mut state, plan, answer.partitions, &buffer);
+        if sections.iter().any(|each| matches!(each.content, Content::Records { .. })) {
+            state.chunks.push_back(Chunk { buffer, sections: sections.into_iter() });
+            self.arrived.notify_one();
+            return true;
+        }
+        state.keep(buffer);
+        // Others may wait for the room that this one did not need.
+        self.room.notify_all();
+        if !sections.is_empty() {
+            let chunk = Chunk { buffer: Vec::new(), sections: sections.into_iter() };
+            state.chunks.push_back(chunk);
+            self.arrived.notify_one();
+        }
+        true
     }
 
-    fn wait<'a>(
+    fn wait_for_room<'a>(
         &'a self,
-        state: MutexGuard<'a, State>,
-        most: Option<Duration>,
+        mut state: MutexGuard<'a, State>,
+        broker: i32,
     ) -> MutexGuard<'a, State> {
-        match most {
-            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            Some(most) => {
-                let waited = self.changed.wait_timeout(state, most);
-                waited.unwrap_or_else(PoisonError::into_inner).0
+        state.queued.push_back(broker);
+        while !state.stopped && (!state.chunks.is_empty() || state.queued.front() != Some(&broker))
+        {
+            state = wait(&self.room, state, None);
+        }
+        state.queued.pop_front();
+        state
+    }
+
+    /// The next answer for the shard; waits up to `time` for it.
+    pub(super) fn next_chunk(&self, time: Duration) -> Option<Chunk> {
+        let begun = Instant::now();
+        let mut state = self.lock();
+        loop {
+            if let Some(chunk) = state.chunks.pop_front() {
+                self.room.notify_all();
+                return Some(chunk);
             }
+            let left = time.checked_sub(begun.elapsed()).filter(|left| !left.is_zero())?;
+            state = wait(&self.arrived, state, Some(left));
         }
     }
 
-    /// Moves on by an answer to `plan`. Returns what the shard is to have of it.
-    pub(super) fn accept(&self, plan: &Plan, answer: Answer, buffer: &[u8]) -> Vec<Section> {
-        let mut state = self.lock();
+    fn sections(
+        &self,
+        state: &mut State,
+        plan: &Plan,
+        answered: Vec<Fetched>,
+        buffer: &[u8],
+    ) -> Vec<Section> {
         state.answers += 1;
         let answers = state.answers;
         let mut sections = Vec::new();
-        for fetched in answer.partitions {
+        for fetched in answered {
             let partition = fetched.partition;
-            let Some(token) = plan.tokens.get(&partition).copied() else { continue };
             let Some(reading) = state.readings.get_mut(&partition) else { continue };
-            if reading.token != token {
+            if reading.asked != plan.number || reading.failed {
                 continue;
             }
+            reading.asked = 0;
+            let token = reading.token;
             let content = self.section(reading, fetched, buffer, answers);
             sections.extend(content.map(|content| Section { token, partition, content }));
+        }
+        // A broker that says nothing of a partition would say so again at once.
+        let later = Instant::now() + BACKOFF;
+        for reading in state.readings.values_mut().filter(|each| each.asked == plan.number) {
+            reading.asked = 0;
+            reading.not_before = Some(later);
         }
         sections
     }
@@ -404,5 +520,17 @@ impl Lane {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each change is made by one statement: it is whole, whatever panicked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits to be notified, for at most so long.
+fn wait<'a>(
+    on: &Condvar,
+    state: MutexGuard<'a, State>,
+    most: Option<Duration>,
+) -> MutexGuard<'a, State> {
+    match most {
+        None => on.wait(state).unwrap_or_else(PoisonError::into_inner),
+        Some(most) => on.wait_timeout(state, most).unwrap_or_else(PoisonError::into_inner).0,
     }
 }

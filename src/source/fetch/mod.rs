@@ -20,16 +20,18 @@ mod tests;
 mod wire;
 mod worker;
 
+#[cfg(test)]
+mod broker_tests;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::metadata::Metadata;
 
 use connection::Address;
-use lane::{Chunk, Cluster, Lane};
+use lane::{Cluster, Lane};
 use worker::Worker;
 
 use crate::protocol::{Offset, TopicPartition};
@@ -48,7 +50,7 @@ pub(super) struct Fetcher {
 
 #[derive(Default)]
 struct Inner {
-    lanes: Vec<(Arc<Lane>, SyncSender<Chunk>)>,
+    lanes: Vec<Arc<Lane>>,
     cluster: Arc<Cluster>,
     /// The lane of each partition that is read.
     readers: BTreeMap<i32, usize>,
@@ -68,21 +70,16 @@ impl Fetcher {
     /// A queue for each of `shards`.
     pub(super) fn queues(&self, shards: usize) -> Vec<FetchQueue> {
         let mut inner = self.lock();
-        let made = (0..shards).map(|_| {
-            let lane = Arc::new(Lane::new(&self.topic, self.queue_bytes, &self.leaders_wanted));
-            let (out, chunks) = sync_channel(1);
-            (FetchQueue::new(lane.clone(), chunks), (lane, out))
-        });
-        let (queues, lanes) = made.unzip();
-        inner.lanes = lanes;
-        queues
+        let lane = |_| Arc::new(Lane::new(&self.topic, self.queue_bytes, &self.leaders_wanted));
+        inner.lanes = (0..shards).map(lane).collect();
+        inner.lanes.iter().map(|lane| FetchQueue::new(lane.clone())).collect()
     }
 
     /// Reads each partition from its offset for the shard of that index.
     pub(super) fn take(&self, shares: &[(TopicPartition, Offset, usize)]) -> io::Result<()> {
         let mut inner = self.lock();
         for (tp, start, shard) in shares {
-            let Some((lane, _)) = inner.lanes.get(*shard) else {
+            let Some(lane) = inner.lanes.get(*shard) else {
                 return Err(io::Error::other(format!("no shard {shard}")));
             };
             lane.take(tp.partition, *start, self.tokens.fetch_add(1, Ordering::Relaxed));
@@ -100,7 +97,7 @@ impl Fetcher {
     pub(super) fn release(&self, partitions: &[TopicPartition]) {
         let mut inner = self.lock();
         for tp in partitions {
-            if let Some((lane, _)) =
+            if let Some(lane) =
                 inner.readers.remove(&tp.partition).and_then(|shard| inner.lanes.get(shard))
             {
                 lane.release(tp.partition);
@@ -118,10 +115,13 @@ impl Fetcher {
             Some((broker.id(), Address { host: broker.host().to_owned(), port }))
         });
         let leaders = topic.partitions().iter().filter(|p| p.leader() >= 0);
-        let cluster = Cluster {
+        self.set_cluster(Cluster {
             brokers: brokers.collect(),
             leaders: leaders.map(|p| (p.id(), p.leader())).collect(),
-        };
+        })
+    }
+
+    fn set_cluster(&self, cluster: Cluster) -> io::Result<()> {
         let mut inner = self.lock();
         inner.cluster = Arc::new(cluster);
         tell(&inner)
@@ -140,7 +140,7 @@ impl Fetcher {
     /// End of the log of a partition as the last answer told it.
     pub(super) fn log_end(&self, partition: i32) -> Option<Offset> {
         let inner = self.lock();
-        let (lane, _) = inner.lanes.get(*inner.readers.get(&partition)?)?;
+        let lane = inner.lanes.get(*inner.readers.get(&partition)?)?;
         lane.log_end(partition)
     }
 
@@ -151,9 +151,12 @@ impl Fetcher {
 
 /// Tells all lanes who leads, and starts the threads that they lack.
 fn tell(inner: &Inner) -> io::Result<()> {
-    for (index, (lane, out)) in inner.lanes.iter().enumerate() {
-        for broker in lane.set_cluster(&inner.cluster) {
-            let worker = Worker::new(lane.clone(), broker, out.clone());
+    for (index, lane) in inner.lanes.iter().enumerate() {
+        let new = lane.set_cluster(&inner.cluster).into_iter();
+        // All are made before one is started: those that are not started are told to the lane.
+        let workers: Vec<(i32, Worker)> =
+            new.map(|broker| (broker, Worker::new(lane.clone(), broker))).collect();
+        for (broker, worker) in workers {
             // Not joined: it ends with its lane, at the latest when its broker answers or is given up.
             std::thread::Builder::new()
                 .name(format!("fetch-{index}-{broker}"))
@@ -165,7 +168,7 @@ fn tell(inner: &Inner) -> io::Result<()> {
 
 impl Drop for Fetcher {
     fn drop(&mut self) {
-        for (lane, _) in &self.lock().lanes {
+        for lane in &self.lock().lanes {
             lane.stop();
         }
     }

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::lane::{Chunk, Content, Lane, Section};
 use super::reader::{Progress, Reader};
@@ -16,7 +15,6 @@ const BATCH: usize = 1000;
 /// See the module. Owned by the shard's thread.
 pub struct FetchQueue {
     lane: Arc<Lane>,
-    chunks: Receiver<Chunk>,
     /// The answer being read.
     chunk: Option<Chunk>,
     /// The section being read: assignment, partition and where its bytes are.
@@ -27,10 +25,9 @@ pub struct FetchQueue {
 }
 
 impl FetchQueue {
-    pub(super) fn new(lane: Arc<Lane>, chunks: Receiver<Chunk>) -> Self {
+    pub(super) fn new(lane: Arc<Lane>) -> Self {
         Self {
             lane,
-            chunks,
             chunk: None,
             section: None,
             reader: Reader::default(),
@@ -44,11 +41,10 @@ impl FetchQueue {
         wait: Duration,
         mut take: impl FnMut(Polled<'_>) -> bool,
     ) -> usize {
-        let mut count = 0;
+        let (mut count, mut patience) = (0, Patience::new(wait));
         loop {
             if self.section.is_none() {
-                let wait = if count == 0 { wait } else { Duration::ZERO };
-                match self.next_section(wait) {
+                match self.next_section(&mut patience, count == 0) {
                     None => return count,
                     Some(Section { partition, content: Content::Failed(error), .. }) => {
                         count += 1;
@@ -118,8 +114,8 @@ impl FetchQueue {
         }
     }
 
-    /// The next section that is of a present assignment; waits up to `wait` for an answer.
-    fn next_section(&mut self, wait: Duration) -> Option<Section> {
+    /// The next section that is of a present assignment. `waits` for an answer, if it may.
+    fn next_section(&mut self, patience: &mut Patience, waits: bool) -> Option<Section> {
         loop {
             if let Some(chunk) = &mut self.chunk {
                 let lane = &self.lane;
@@ -131,11 +127,37 @@ impl FetchQueue {
             if let Some(chunk) = self.chunk.take() {
                 self.lane.give_back(chunk.buffer);
             }
-            let chunk = match wait.is_zero() {
-                true => self.chunks.try_recv().ok()?,
-                false => self.chunks.recv_timeout(wait).ok()?,
-            };
-            self.chunk = Some(chunk);
+            let left = patience.left()?;
+            let wait = if waits { left } else { Duration::ZERO };
+            self.chunk = Some(self.lane.next_chunk(wait)?);
         }
+    }
+}
+
+impl Drop for FetchQueue {
+    /// Nobody takes what is fetched.
+    fn drop(&mut self) {
+        self.lane.stop();
+    }
+}
+
+/// How long a call may go on to begin answers: those of which no reader may see a record would
+/// keep it as long as they come.
+struct Patience {
+    begun: Instant,
+    wait: Duration,
+    asked: bool,
+}
+
+impl Patience {
+    fn new(wait: Duration) -> Self {
+        Self { begun: Instant::now(), wait, asked: false }
+    }
+
+    /// What is left of the time; `None` when it is over, but one answer is always looked for.
+    fn left(&mut self) -> Option<Duration> {
+        let left = self.wait.saturating_sub(self.begun.elapsed());
+        let first = !std::mem::replace(&mut self.asked, true);
+        (first || !left.is_zero()).then_some(left)
     }
 }

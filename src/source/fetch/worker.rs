@@ -1,11 +1,10 @@
 //! The thread that fetches from one broker for one shard.
 
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use super::connection::{Address, Connection, ExchangeError};
-use super::lane::{Chunk, Lane, Plan};
+use super::lane::{Lane, Plan};
 use super::wire::Answer;
 
 /// Waits after failures in a row: from the first to the second, doubled each time.
@@ -16,18 +15,19 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const SMALL: usize = 64 << 10;
 const GATHER: Duration = Duration::from_millis(10);
 
-/// See the module. Runs until the lane is stopped or the shard is gone.
+/// See the module. Runs until the lane is stopped, or its broker leads nothing of it.
 pub(super) struct Worker {
     lane: Arc<Lane>,
     broker: i32,
-    out: SyncSender<Chunk>,
     connection: Option<(Address, Connection)>,
     failures: u32,
+    /// The lane knows that it ends.
+    ended: bool,
 }
 
 impl Worker {
-    pub(super) fn new(lane: Arc<Lane>, broker: i32, out: SyncSender<Chunk>) -> Self {
-        Self { lane, broker, out, connection: None, failures: 0 }
+    pub(super) fn new(lane: Arc<Lane>, broker: i32) -> Self {
+        Self { lane, broker, connection: None, failures: 0, ended: false }
     }
 
     pub(super) fn run(mut self) {
@@ -44,9 +44,10 @@ impl Worker {
                 }
             };
             if !go_on {
-                return;
+                break;
             }
         }
+        self.ended = true;
     }
 
     fn exchange(&mut self, plan: &Plan, buffer: &mut Vec<u8>) -> Result<Answer, ExchangeError> {
@@ -64,22 +65,17 @@ impl Worker {
     fn pass_on(&mut self, plan: &Plan, answer: Answer, buffer: Vec<u8>) -> bool {
         let (error, throttle) = (answer.error, answer.throttle_ms);
         let bytes: usize = answer.partitions.iter().map(|each| each.records.len()).sum();
-        let sections = self.lane.accept(plan, answer, &buffer);
-        let alive = match sections.is_empty() {
-            true => {
-                self.lane.give_back(buffer);
-                true
-            }
-            false => self.out.send(Chunk { buffer, sections: sections.into_iter() }).is_ok(),
-        };
+        if !self.lane.accept(plan, answer, buffer) {
+            return false;
+        }
         if error != 0 {
             tracing::warn!(broker = self.broker, error, "the broker answers a fetch with an error");
-            return alive && self.lane.pause(BACKOFF.1);
+            return self.lane.rest(BACKOFF.1);
         }
         match u64::try_from(throttle) {
-            Ok(millis) if millis > 0 => alive && self.lane.pause(Duration::from_millis(millis)),
-            _ if bytes > 0 && bytes < SMALL => alive && self.lane.pause(GATHER),
-            _ => alive,
+            Ok(millis) if millis > 0 => self.lane.rest(Duration::from_millis(millis)),
+            _ if bytes > 0 && bytes < SMALL => self.lane.rest(GATHER),
+            _ => true,
         }
     }
 
@@ -94,5 +90,14 @@ impl Worker {
         self.failures += 1;
         self.lane.ask_for_leaders();
         self.lane.pause(wait)
+    }
+}
+
+impl Drop for Worker {
+    /// One that could not be started, or panicked.
+    fn drop(&mut self) {
+        if !self.ended {
+            self.lane.lost_worker(self.broker);
+        }
     }
 }

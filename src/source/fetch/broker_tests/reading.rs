@@ -1,0 +1,112 @@
+//! Everything arrives, once and in order.
+
+use std::time::Duration;
+
+use super::broker::Trick;
+use super::{ANSWER, Rig, SMALL};
+
+/// Batches of all sizes, some larger than an answer is asked to be.
+fn fill(rig: &Rig, rounds: usize) {
+    for round in 0..rounds {
+        for partition in rig.world.partitions() {
+            let turn = round + usize::try_from(partition).unwrap();
+            match turn % 5 {
+                0 => rig.world.append(partition, 1, 10),
+                1 => rig.world.append(partition, 400, 100),
+                2 => rig.world.append(partition, 3, 50_000),
+                3 => rig.world.append(partition, 1, ANSWER + 100_000),
+                _ => rig.world.append(partition, 1500, 20),
+            }
+        }
+    }
+}
+
+fn reads_all(brokers: i32, partitions: i32, queue_bytes: u64) {
+    let mut rig = Rig::new(brokers, partitions, queue_bytes);
+    fill(&rig, 6);
+    rig.take_all();
+    rig.read_all();
+    // And what comes later, while the brokers wait for it.
+    fill(&rig, 2);
+    rig.read_all();
+    assert!(rig.got.failed.is_empty(), "{:?}", rig.got.failed);
+    for partition in rig.world.partitions() {
+        let end = rig.world.end(partition);
+        rig.got.assert_all(partition, 0..end);
+        assert_eq!(rig.fetcher.log_end(partition), Some(end));
+    }
+    let ends: Vec<_> = rig.world.partitions().into_iter().map(|p| (p, rig.world.end(p))).collect();
+    assert_eq!(rig.positions(), ends);
+    for broker in rig.brokers.values() {
+        assert_eq!(broker.accepted().len(), 1, "connections");
+    }
+}
+
+#[test]
+fn all_records_of_one_broker_arrive_once_and_in_order_in_small_answers() {
+    reads_all(1, 5, SMALL);
+}
+
+#[test]
+fn all_records_of_one_broker_arrive_once_and_in_order_in_large_answers() {
+    reads_all(1, 5, 64 << 20);
+}
+
+#[test]
+fn all_records_of_three_brokers_arrive_once_and_in_order() {
+    reads_all(3, 7, SMALL);
+}
+
+#[test]
+fn a_broker_that_speaks_version_11_at_most_is_read() {
+    let mut rig = Rig::new(1, 2, SMALL);
+    rig.broker().on_versions(&[Trick::Speak(0, 11)]);
+    fill(&rig, 3);
+    rig.take_all();
+    rig.read_all();
+    for partition in rig.world.partitions() {
+        rig.got.assert_all(partition, 0..rig.world.end(partition));
+    }
+}
+
+#[test]
+fn reading_begins_in_the_middle_of_a_batch() {
+    let mut rig = Rig::new(1, 1, SMALL);
+    rig.world.append(0, 100, 50);
+    rig.world.append(0, 100, 50);
+    rig.take(0, 142);
+    rig.read_all();
+    rig.got.assert_all(0, 142..200);
+}
+
+#[test]
+fn many_full_partitions_move_together_though_answers_are_small() {
+    let mut rig = Rig::new(1, 20, SMALL);
+    for partition in rig.world.partitions() {
+        for _ in 0..10 {
+            rig.world.append(partition, 1, ANSWER / 2 - 1000);
+        }
+    }
+    rig.take_all();
+    rig.read_all();
+    // An answer holds two such batches.
+    for turn in rig.got.order.chunks(40) {
+        for partition in rig.world.partitions() {
+            let records = turn.iter().filter(|each| **each == partition).count();
+            assert_eq!(records, 2, "{turn:?}");
+        }
+    }
+}
+
+#[test]
+fn a_partition_that_is_taken_while_the_others_are_idle_is_read() {
+    let mut rig = Rig::new(1, 2, SMALL);
+    rig.world.append(0, 10, 10);
+    rig.world.append(1, 10, 10);
+    rig.take(0, 0);
+    rig.read([0]);
+    rig.take(1, 0);
+    rig.read([1]);
+    assert_eq!(rig.poll(Duration::ZERO), 0);
+    rig.got.assert_all(1, 0..10);
+}
