@@ -51,7 +51,7 @@ pub async fn run(
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), pipeline = %config.kafka.group_id,
         instance = %pipeline.instance, topic = %config.kafka.topic, table = %config.iceberg.table,
-        "icestream starts"
+        fetcher = %config.kafka.fetcher.name(), "icestream starts"
     );
     let ended = supervise(&pipeline, stop).await;
     match &ended {

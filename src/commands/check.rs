@@ -140,7 +140,9 @@ async fn kafka(config: &Arc<Config>, lines: &mut Lines<'_>) -> io::Result<Option
         Ok(info) if !info.cluster_id.is_empty() => format!("cluster {}", info.cluster_id),
         _ => String::from("it answers"),
     };
-    lines.write("kafka", took, &Ok(format!("{}: {cluster}", config.kafka.brokers)))?;
+    let fetcher = config.kafka.fetcher.name();
+    let words = format!("{}: {cluster}, {fetcher} fetches", config.kafka.brokers);
+    lines.write("kafka", took, &Ok(words))?;
     let log = async {
         let info = info.map_err(|error| chain(&error))?;
         let partitions = info.partitions.clone();

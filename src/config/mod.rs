@@ -134,6 +134,16 @@ pub enum Fetcher {
     Librdkafka,
 }
 
+impl Fetcher {
+    /// Its name, as in `KAFKA_FETCHER`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Icestream => "icestream",
+            Self::Librdkafka => "librdkafka",
+        }
+    }
+}
+
 /// Where a partition begins that the ledger does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffsetReset {

@@ -351,3 +351,44 @@ fn io_properties(values: &mut Values) -> Properties {
     }
     properties
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::{environment, file, problems};
+    use crate::config::{ConfigError, Fetcher, load};
+
+    fn fetcher(property: &str, more: &[(&str, &str)]) -> Result<Fetcher, ConfigError> {
+        let toml = file(&format!("[kafka.properties]\n\"{property}\" = 5\n"), ".toml");
+        load(None, Some(toml.path()), environment(more)).map(|config| config.kafka.fetcher)
+    }
+
+    const BESIDE: &str = "statistics.interval.ms";
+    const TUNED: &str = "fetch.wait.max.ms";
+    const SECURED: (&str, &str) = ("KAFKA_SECURITY_PROTOCOL", "ssl");
+
+    #[test]
+    fn librdkafka_fetches_where_icestream_cannot() {
+        for wish in ["auto", "icestream"] {
+            let found = fetcher(BESIDE, &[("KAFKA_FETCHER", wish)]);
+            assert_eq!(found.unwrap(), Fetcher::Icestream);
+        }
+        let wish = ("KAFKA_FETCHER", "librdkafka");
+        assert_eq!(fetcher(BESIDE, &[]).unwrap(), Fetcher::Icestream);
+        assert_eq!(fetcher(BESIDE, &[wish]).unwrap(), Fetcher::Librdkafka);
+        assert_eq!(fetcher(BESIDE, &[SECURED]).unwrap(), Fetcher::Librdkafka);
+        assert_eq!(fetcher(TUNED, &[]).unwrap(), Fetcher::Librdkafka);
+    }
+
+    #[test]
+    fn icestream_is_refused_once_where_only_librdkafka_can_fetch() {
+        let wish = ("KAFKA_FETCHER", "icestream");
+        let wrong = problems(fetcher(TUNED, &[wish]));
+        assert_eq!(wrong.len(), 1, "{wrong:?}");
+        assert!(wrong[0].contains("KAFKA_FETCHER: [kafka.properties] sets `fetch.wait.max.ms`"));
+        let more = [wish, SECURED, ("BATCH_SIZE", "many")];
+        let wrong = problems(fetcher(TUNED, &more));
+        assert_eq!(wrong.len(), 2, "along with what else is wrong: {wrong:?}");
+        let words = ["KAFKA_FETCHER", "KAFKA_SECURITY_PROTOCOL is `ssl`", "librdkafka", "`auto`"];
+        assert!(wrong.iter().any(|problem| words.iter().all(|word| problem.contains(word))));
+    }
+}

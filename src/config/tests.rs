@@ -6,7 +6,7 @@ use tempfile::NamedTempFile;
 use super::*;
 
 /// The least that a run needs, and `more`, which wins.
-fn environment(more: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
+pub(super) fn environment(more: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
     let mut all = BTreeMap::from([
         ("KAFKA_BROKERS", "127.0.0.1:9092"),
         ("KAFKA_TOPIC", "readings"),
@@ -26,11 +26,11 @@ fn refused(more: &[(&str, &str)]) -> Vec<String> {
     problems(load(None, None, environment(more)))
 }
 
-fn problems(result: Result<Config, ConfigError>) -> Vec<String> {
+pub(super) fn problems<T: std::fmt::Debug>(result: Result<T, ConfigError>) -> Vec<String> {
     result.unwrap_err().problems.iter().map(ToString::to_string).collect()
 }
 
-fn file(text: &str, suffix: &str) -> NamedTempFile {
+pub(super) fn file(text: &str, suffix: &str) -> NamedTempFile {
     let mut file = tempfile::Builder::new().suffix(suffix).tempfile().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     file

@@ -335,6 +335,7 @@ fn json_logs_are_one_object_a_line_that_tells_the_checkpoints() {
     assert_eq!(start["topic"], topic);
     assert_eq!(start["table"], format!("db.{topic}"));
     assert_eq!(start["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(start["fetcher"], "icestream");
     assert_eq!(start["pipeline"].as_str(), icestream_pipeline(&lines));
     assert_eq!(only(&lines, "assigned: reading from the ledger")["partitions"], 3);
 
