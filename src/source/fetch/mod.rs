@@ -85,7 +85,7 @@ impl Fetcher {
             lane.take(tp.partition, *start, self.tokens.fetch_add(1, Ordering::Relaxed));
             let before = inner.readers.insert(tp.partition, *shard);
             if let Some(other) = before.filter(|before| before != shard)
-                && let Some((lane, _)) = inner.lanes.get(other)
+                && let Some(lane) = inner.lanes.get(other)
             {
                 lane.release(tp.partition);
             }
