@@ -203,7 +203,9 @@ impl Failure {
         match self {
             Self::Config(_) | Self::Schema(_) | Self::Unfit { .. } | Self::Http(_) => exit::CONFIG,
             Self::Refused(_) | Self::Edit(_) => exit::REFUSED,
-            Self::Source(SourceError::OutOfRange { .. }) => exit::REFUSED,
+            Self::Source(SourceError::OutOfRange { .. } | SourceError::CutOff { .. }) => {
+                exit::REFUSED
+            }
             Self::Source(e) if !e.is_transient() => exit::CONFIG,
             Self::Table(TableError::Ledger { .. }) => exit::REFUSED,
             Self::Table(e) if !e.is_transient() => exit::CONFIG,

@@ -182,6 +182,10 @@ unsafe fn polled<'a>(topic: &str, message: *mut rdsys::rd_kafka_message_t) -> Po
     let partition = TopicPartition::new(topic, m.partition);
     let code = RDKafkaErrorCode::from(m.err);
     let error = match code {
+        // There is no code of its own for it where a reset is an error.
+        RDKafkaErrorCode::AutoOffsetReset if detail.contains("log truncation") => {
+            SourceError::CutOff { partition, detail }
+        }
         RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset => {
             SourceError::OutOfRange { partition, offset: m.offset, detail }
         }

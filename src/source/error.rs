@@ -55,6 +55,19 @@ pub enum SourceError {
         /// What librdkafka says.
         detail: String,
     },
+    /// The log is not the one that was read: it was cut off, and may have grown again.
+    #[error(
+        "{partition}: records that were read are no longer in the log, which was cut off, by an \
+         unclean leader election, say: {detail}. They stay in the table. Before you start again, see \
+         ledger-beyond-log-end in docs/operations.md: what was written since the cut has offsets that \
+         are counted as read"
+    )]
+    CutOff {
+        /// The partition.
+        partition: TopicPartition,
+        /// Where it was cut off, and where it was read.
+        detail: String,
+    },
     /// A partition reports an error.
     #[error("{partition}: reading failed: {detail}")]
     Partition {
@@ -95,7 +108,8 @@ impl SourceError {
             | Self::TopicAbsent { .. }
             | Self::Unauthorised { .. }
             | Self::MemberReplaced { .. }
-            | Self::OutOfRange { .. } => false,
+            | Self::OutOfRange { .. }
+            | Self::CutOff { .. } => false,
         }
     }
 }

@@ -435,8 +435,14 @@ fn a_topic_made_again_is_refused() {
 
 #[test]
 fn a_topic_made_again_under_a_running_process_is_not_read_on() {
+    refuse_a_topic_made_again("auto");
+}
+
+/// The test, with records fetched by one or the other.
+pub fn refuse_a_topic_made_again(fetcher: &str) {
     let lake = Lake::sqlite();
     let (icestream, topic) = pipeline(&lake, 1);
+    let icestream = icestream.set("KAFKA_FETCHER", fetcher);
     let kafka = Kafka::shared();
     let produced = kafka.produce(&topic, records(1, 0..100));
     let mut running = icestream.run();

@@ -57,8 +57,14 @@ fn group_of(lake: &Lake, partitions: i32) -> (Icestream, String) {
 
 #[test]
 fn processes_share_the_partitions_and_hand_them_over_without_a_fenced_commit() {
+    hand_over("auto");
+}
+
+/// The test, with records fetched by one or the other.
+pub fn hand_over(fetcher: &str) {
     let lake = Lake::rest();
     let (one, topic) = group_of(&lake, 4);
+    let one = one.set("KAFKA_FETCHER", fetcher);
     let table = lake.table(&format!("db.{topic}"));
     let mut produced = Kafka::shared().produce(&topic, records(4, 0..4000));
     let mut a = one.run();

@@ -34,9 +34,15 @@ fn ids(table: &Table<'_>) -> (i64, i64) {
 
 #[test]
 fn interleaved_committed_and_aborted_transactions_land_exactly_and_never_stall() {
+    land_transactions("auto");
+}
+
+/// The test, with records fetched by one or the other.
+pub fn land_transactions(fetcher: &str) {
     let kafka = Kafka::shared();
     let lake = Lake::sqlite();
     let (icestream, topic) = pipeline(&lake, 2);
+    let icestream = icestream.set("KAFKA_FETCHER", fetcher);
     let table = lake.table(&format!("db.{topic}"));
     let mut produced = Produced { topic: topic.clone(), ..Produced::default() };
     let (mut next, mut committed) = (0_i64, 0_i64);
@@ -164,12 +170,21 @@ fn compact(kafka: &Kafka, topic: &str, below: &dyn Fn(i32) -> i64) {
 
 #[test]
 fn a_compacted_topic_with_holes_and_tombstones_lands_exactly() {
+    land_compacted("auto");
+}
+
+/// The test, with records fetched by one or the other.
+pub fn land_compacted(fetcher: &str) {
     let kafka = compacting();
     let lake = Lake::sqlite();
     let topic = unique("compacted");
     kafka.create_topic(&topic, 2, &[]);
     let table = lake.table(&format!("db.{topic}"));
-    let icestream = Icestream::new(&kafka, &topic, &lake, &table.name()).schema(&schema());
+    let by = |table: &Table<'_>| {
+        let icestream = Icestream::new(&kafka, &topic, &lake, &table.name()).schema(&schema());
+        icestream.set("KAFKA_FETCHER", fetcher)
+    };
+    let icestream = by(&table);
     // The first pipeline reads a part before it is compacted, and goes on after.
     let early = kafka.produce(&topic, keyed(0, 50));
     icestream.run_until_caught_up();
@@ -194,7 +209,7 @@ fn a_compacted_topic_with_holes_and_tombstones_lands_exactly() {
 
     // The second one meets holes from its first offset on, and dies on the way.
     let again = lake.table(&format!("db.{topic}_again"));
-    let second = Icestream::new(&kafka, &topic, &lake, &again.name()).schema(&schema());
+    let second = by(&again);
     let (left, deleted) = seen(&kafka, &topic, &|_| 0);
     let small = second.clone().set("CHECKPOINT_MAX_RECORDS", "40");
     small.clone().crash_at("prepare.after").run().wait(PATIENCE).aborted();

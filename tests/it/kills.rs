@@ -74,6 +74,11 @@ pub fn seed() -> u64 {
 
 #[test]
 fn a_million_records_survive_twenty_kills_and_five_lost_checkpoints() {
+    survive_kills("auto");
+}
+
+/// The test, with records fetched by one or the other.
+pub fn survive_kills(fetcher: &str) {
     let seed = seed();
     println!("ICESTREAM_TEST_SEED={seed}");
     let mut rng = Rng::with_seed(seed);
@@ -83,6 +88,7 @@ fn a_million_records_survive_twenty_kills_and_five_lost_checkpoints() {
     let (icestream, topic) = pipeline(&lake, PARTITIONS);
     // The least bytes: a checkpoint every 300 ms or so, and no epoch takes a whole slice.
     let icestream = icestream
+        .set("KAFKA_FETCHER", fetcher)
         .set("CHECKPOINT_INTERVAL_MS", "300")
         .set("CHECKPOINT_MAX_BYTES", "1048576")
         .set("LOG_LEVEL", "info,icestream::pipeline=debug");

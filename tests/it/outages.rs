@@ -13,6 +13,11 @@ const COMMITTED: &str = "icestream_committed_records_total";
 
 #[test]
 fn a_broker_that_dies_and_comes_back_costs_nothing_but_time() {
+    outlive_broker("auto");
+}
+
+/// The test, with records fetched by one or the other.
+pub fn outlive_broker(fetcher: &str) {
     let mut kafka = Kafka::own();
     let lake = Lake::sqlite();
     let topic = "outage";
@@ -20,6 +25,7 @@ fn a_broker_that_dies_and_comes_back_costs_nothing_but_time() {
     let table = lake.table("db.outage");
     let icestream =
         Icestream::new(&kafka, topic, &lake, "db.outage").schema(&crate::landing::schema());
+    let icestream = icestream.set("KAFKA_FETCHER", fetcher);
     let mut produced = kafka.produce(topic, records(2, 0..500));
     let mut running = icestream.run();
     running.wait_count(COMMITTED, &[], 500.0);

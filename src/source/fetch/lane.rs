@@ -429,15 +429,10 @@ impl Lane {
         answers: u64,
     ) -> Result<Option<Content>, SourceError> {
         if let Some(cut_off_at) = fetched.cut_off_at {
-            let detail = format!(
-                "records that were read before it are no longer in the log, which ended at {cut_off_at} \
-                 when another replica became its leader (unclean leader election)"
-            );
-            return Err(SourceError::OutOfRange {
-                partition: tp.clone(),
-                offset: reading.next,
-                detail,
-            });
+            let next = reading.next;
+            let detail =
+                format!("offset {next} was the next to read, and it was cut off at {cut_off_at}");
+            return Err(SourceError::CutOff { partition: tp.clone(), detail });
         }
         if fetched.error != 0 {
             self.refused(reading, tp, fetched.error)?;

@@ -16,7 +16,8 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::{Message, Offset, TopicPartitionList};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::{Offset, TopicPartitionList};
 
 use super::process::{self, Process};
 use super::{PATIENCE, block_on, free_port, new_dir, parts, wait_for};
@@ -110,7 +111,9 @@ impl Kafka {
 
     fn spawn(&mut self) {
         let mut command = java(&self.dir);
-        command.args(["-Xmx512m", "-XX:+UseSerialGC", "kafka.Kafka"]);
+        // Brokers of a cluster have little to do, each.
+        let heap = if self.replicas > 1 { "-Xmx256m" } else { "-Xmx512m" };
+        command.args([heap, "-XX:+UseSerialGC", "kafka.Kafka"]);
         command.arg(self.dir.join("server.properties"));
         self.process = Some(Process::start("Kafka", command, &self.dir.join("kafka.log")));
     }
@@ -133,13 +136,32 @@ impl Kafka {
 
     /// The broker that leads a partition now.
     pub fn leader(&self, topic: &str, partition: i32) -> i32 {
+        self.wait_leaders(topic, |leaders| leaders.contains_key(&partition))[&partition]
+    }
+
+    /// Waits until the brokers that lead the partitions are as wanted. Partitions that nobody leads
+    /// are left out.
+    pub fn wait_leaders(
+        &self,
+        topic: &str,
+        wanted: impl Fn(&BTreeMap<i32, i32>) -> bool,
+    ) -> BTreeMap<i32, i32> {
         let client = self.client();
-        wait_for(&format!("a leader of {topic}[{partition}]"), PATIENCE, || {
+        wait_for(&format!("leaders of {topic}"), PATIENCE, || {
             let metadata = client.fetch_metadata(Some(topic), ASK).ok()?;
-            let found = metadata.topics().first()?.partitions();
-            let leader = found.iter().find(|p| p.id() == partition)?.leader();
-            (leader >= 0).then_some(leader)
+            let found = metadata.topics().first()?.partitions().iter();
+            let led = found.filter(|p| p.leader() >= 0);
+            let leaders = led.map(|p| (p.id(), p.leader())).collect();
+            wanted(&leaders).then_some(leaders)
         })
+    }
+
+    /// Runs `tests/it/support/KafkaClient.java`, which has Kafka's own clients, against the cluster.
+    pub fn java_client(&self, command: &str, arguments: &[&str]) {
+        let mut client = java(&self.dir);
+        client.args(["-XX:TieredStopAtLevel=1", "tests/it/support/KafkaClient.java", command]);
+        client.arg(self.brokers()).args(arguments);
+        process::output(&format!("Kafka's client ({command})"), client);
     }
 
     /// SIGKILL. What was acknowledged stays in its log files.
@@ -203,7 +225,20 @@ impl Kafka {
 
     /// Creates a topic and waits until its partitions have leaders.
     pub fn create_topic(&self, topic: &str, partitions: i32, configs: &[(&str, &str)]) {
-        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(self.replicas));
+        self.create(
+            NewTopic::new(topic, partitions, TopicReplication::Fixed(self.replicas)),
+            configs,
+        );
+    }
+
+    /// Creates a topic of one partition, with copies on these brokers only, and waits for a leader.
+    pub fn create_topic_on(&self, topic: &str, brokers: &[i32], configs: &[(&str, &str)]) {
+        let replicas = [brokers];
+        self.create(NewTopic::new(topic, 1, TopicReplication::Variable(&replicas)), configs);
+    }
+
+    fn create<'a>(&self, mut new: NewTopic<'a>, configs: &[(&'a str, &'a str)]) {
+        let (topic, partitions) = (new.name, new.num_partitions);
         for (name, value) in configs {
             new = new.set(name, value);
         }
@@ -270,9 +305,15 @@ impl Kafka {
             .partitions()
             .iter()
             .map(|partition| {
-                let both = client
-                    .fetch_watermarks(topic.name(), partition.id(), ASK)
-                    .expect("watermarks of a partition");
+                let both = wait_for("watermarks of a partition", PATIENCE, || {
+                    match client.fetch_watermarks(topic.name(), partition.id(), ASK) {
+                        Ok(both) => Some(both),
+                        Err(error) if error.rdkafka_error_code().is_some_and(is_of_new_leader) => {
+                            None
+                        }
+                        Err(error) => panic!("cannot read the ends of a log: {error}"),
+                    }
+                });
                 (partition.id(), both)
             })
             .collect()
@@ -308,6 +349,16 @@ impl Kafka {
     /// Reads a topic from its start to its present ends, committed records only, and gives the
     /// (partition, offset, payload) of every record.
     pub fn read_all(&self, topic: &str) -> Vec<(i32, i64, Option<Vec<u8>>)> {
+        let mut records = Vec::new();
+        self.read_each(topic, |message| {
+            let payload = message.payload().map(<[u8]>::to_vec);
+            records.push((message.partition(), message.offset(), payload));
+        });
+        records
+    }
+
+    /// [`Kafka::read_all`], and `each` sees the records.
+    pub fn read_each(&self, topic: &str, mut each: impl FnMut(&BorrowedMessage<'_>)) {
         let consumer: BaseConsumer = self
             .client_config()
             .set("group.id", "unused")
@@ -324,21 +375,15 @@ impl Kafka {
                 .expect("a partition to read");
         }
         consumer.assign(&assignment).expect("an assignment");
-        let mut records = Vec::new();
         while !open.is_empty() {
             match consumer.poll(PATIENCE).expect("Kafka gave neither a record nor the end") {
-                Ok(message) => records.push((
-                    message.partition(),
-                    message.offset(),
-                    message.payload().map(<[u8]>::to_vec),
-                )),
+                Ok(message) => each(&message),
                 Err(KafkaError::PartitionEOF(partition)) => {
                     open.remove(&partition);
                 }
                 Err(error) => panic!("cannot read {topic}: {error}"),
             }
         }
-        records
     }
 }
 
@@ -349,6 +394,11 @@ fn is_about_coordinator(code: RDKafkaErrorCode) -> bool {
             | RDKafkaErrorCode::CoordinatorNotAvailable
             | RDKafkaErrorCode::CoordinatorLoadInProgress
     )
+}
+
+/// Not every broker has heard of a leader that is new, and it may not know yet how far it leads.
+fn is_of_new_leader(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::NotLeaderForPartition | RDKafkaErrorCode::OffsetNotAvailable)
 }
 
 fn admin_options() -> AdminOptions {

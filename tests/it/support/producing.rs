@@ -10,11 +10,13 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use chrono::DateTime;
 use rdkafka::Message;
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use serde_json::{Value, json};
 
 use super::kafka::Kafka;
 use super::{PATIENCE, new_dir};
@@ -28,23 +30,39 @@ pub struct Record {
     pub key: Option<Vec<u8>>,
     /// Payload; none is a tombstone.
     pub payload: Option<Vec<u8>>,
+    /// Milliseconds since 1970; none is the time when it is sent.
+    pub timestamp: Option<i64>,
+    /// A header's name, if it is to have one.
+    pub header: Option<&'static str>,
 }
 
 impl Record {
     /// A record without a key.
     pub fn new(partition: i32, payload: impl Into<Vec<u8>>) -> Self {
-        Self { partition, key: None, payload: Some(payload.into()) }
+        Self { partition, payload: Some(payload.into()), ..Self::default() }
     }
 
     /// A record with a key and no payload.
     pub fn tombstone(partition: i32, key: impl Into<Vec<u8>>) -> Self {
-        Self { partition, key: Some(key.into()), payload: None }
+        Self { partition, key: Some(key.into()), ..Self::default() }
     }
 
     /// The same with a key.
     #[must_use]
     pub fn key(self, key: impl Into<Vec<u8>>) -> Self {
         Self { key: Some(key.into()), ..self }
+    }
+
+    /// The same with a time of its own.
+    #[must_use]
+    pub fn at(self, timestamp: i64) -> Self {
+        Self { timestamp: Some(timestamp), ..self }
+    }
+
+    /// The same with a header of this name.
+    #[must_use]
+    pub fn header(self, name: &'static str) -> Self {
+        Self { header: Some(name), ..self }
     }
 }
 
@@ -133,14 +151,24 @@ pub enum End {
 impl Kafka {
     /// Produces with an idempotent producer and waits until all is acknowledged.
     pub fn produce(&self, topic: &str, records: impl IntoIterator<Item = Record>) -> Produced {
-        self.run(topic, records, Receipts::new(topic, None))
+        self.produce_with(topic, &[], records)
+    }
+
+    /// [`Kafka::produce`] with settings of the producer on top of the ones made for tests.
+    pub fn produce_with(
+        &self,
+        topic: &str,
+        settings: &[(&str, &str)],
+        records: impl IntoIterator<Item = Record>,
+    ) -> Produced {
+        run(topic, records, self.producer(settings, Receipts::new(topic, None)))
     }
 
     /// [`Kafka::produce`], and keeps the payloads, which must be JSON, for
     /// [`super::oracle::assert_payloads`].
     pub fn produce_kept(&self, topic: &str, records: impl IntoIterator<Item = Record>) -> Produced {
         let path = new_dir("produced").join("payloads.jsonl");
-        self.run(topic, records, Receipts::new(topic, Some(path)))
+        run(topic, records, self.producer(&[], Receipts::new(topic, Some(path))))
     }
 
     /// Produces in one transaction, which leaves a marker (an offset without a record) in every
@@ -168,28 +196,40 @@ impl Kafka {
         Transaction { topic: topic.into(), producer }
     }
 
-    fn run(
-        &self,
-        topic: &str,
-        records: impl IntoIterator<Item = Record>,
-        receipts: Receipts,
-    ) -> Produced {
-        let producer = self.producer(receipts);
-        send_all(&producer, topic, records);
-        producer.flush(PATIENCE).expect("an acknowledgement of all records");
-        producer.context().finish()
+    /// All that is in a topic, whoever wrote it, as librdkafka's consumer reads it. The kept
+    /// payloads, which must be JSON objects, have the records' times in `_kafka_timestamp`.
+    pub fn kept(&self, topic: &str) -> Produced {
+        let path = new_dir("produced").join("payloads.jsonl");
+        let mut file = BufWriter::new(File::create(&path).expect("cannot keep payloads"));
+        let mut produced =
+            Produced { topic: topic.into(), payloads: Some(path), ..Produced::default() };
+        self.read_each(topic, |message| {
+            let (partition, offset) = (message.partition(), message.offset());
+            let Some(payload) = message.payload() else { return };
+            let mut payload: Value = serde_json::from_slice(payload).expect("a payload of JSON");
+            let time = message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis);
+            payload["_kafka_timestamp"] = time.map(|time| time.to_rfc3339()).into();
+            let line = json!({ "partition": partition, "offset": offset, "payload": payload });
+            writeln!(file, "{line}").expect("cannot keep a payload");
+            produced.add(partition, offset..offset + 1);
+        });
+        file.flush().expect("cannot keep payloads");
+        produced
     }
 
-    fn producer(&self, receipts: Receipts) -> BaseProducer<Receipts> {
-        self.client_config()
+    fn producer(&self, settings: &[(&str, &str)], receipts: Receipts) -> BaseProducer<Receipts> {
+        let mut config = self.client_config();
+        config
             .set("enable.idempotence", "true")
             .set("linger.ms", "5")
             .set("batch.size", "1000000")
             .set("queue.buffering.max.messages", "500000")
             .set("compression.type", "lz4")
-            .set("message.max.bytes", "20000000")
-            .create_with_context(receipts)
-            .expect("a producer")
+            .set("message.max.bytes", "20000000");
+        for (name, value) in settings {
+            config.set(*name, *value);
+        }
+        config.create_with_context(receipts).expect("a producer")
     }
 
     /// Produces record after record, so many a second, until [`Steady::stop`]; also while the
@@ -200,7 +240,7 @@ impl Kafka {
         per_second: u64,
         records: impl Iterator<Item = Record> + Send + 'static,
     ) -> Steady {
-        let producer = self.producer(Receipts::new(topic, None));
+        let producer = self.producer(&[], Receipts::new(topic, None));
         let over = Arc::new(AtomicBool::new(false));
         let (topic, until) = (topic.to_owned(), Arc::clone(&over));
         let thread = std::thread::spawn(move || {
@@ -260,6 +300,16 @@ impl Transaction {
     }
 }
 
+fn run(
+    topic: &str,
+    records: impl IntoIterator<Item = Record>,
+    producer: BaseProducer<Receipts>,
+) -> Produced {
+    send_all(&producer, topic, records);
+    producer.flush(PATIENCE).expect("an acknowledgement of all records");
+    producer.context().finish()
+}
+
 fn send_all(
     producer: &BaseProducer<Receipts>,
     topic: &str,
@@ -269,6 +319,10 @@ fn send_all(
         let mut message = BaseRecord::<[u8], [u8]>::to(topic).partition(record.partition);
         message.key = record.key.as_deref();
         message.payload = record.payload.as_deref();
+        message.timestamp = record.timestamp;
+        message.headers = record
+            .header
+            .map(|key| OwnedHeaders::new().insert(Header { key, value: Some("a header's value") }));
         while let Err((error, back)) = producer.send(message) {
             let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
             assert_eq!(error, full, "cannot produce to {topic}");

@@ -67,10 +67,12 @@ fn an_offset_behind_the_end_of_the_log_is_out_of_range() {
 }
 
 #[test]
-fn a_log_that_was_cut_off_below_what_was_read_is_out_of_range() {
+fn a_log_that_was_cut_off_below_what_was_read_is_named_as_that() {
     let error = refused(Refusal::Truncated(70));
-    assert!(matches!(error, SourceError::OutOfRange { offset: 100, .. }), "{error}");
-    assert!(error.to_string().contains("ended at 70"), "{error}");
+    assert!(matches!(error, SourceError::CutOff { .. }), "{error}");
+    for words in ["offset 100 was the next", "cut off at 70"] {
+        assert!(error.to_string().contains(words), "{error}");
+    }
 }
 
 #[test]
