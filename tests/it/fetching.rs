@@ -65,8 +65,9 @@ fn table<'a>(lake: &'a Lake, topic: &str, fetcher: &str) -> Table<'a> {
     lake.table(&format!("db.{topic}_{fetcher}"))
 }
 
-/// Waits until records are in the table that only the present leaders can have given: of each
-/// partition one that came into the log after they were asked for its end.
+/// Waits until of each partition a record is in the table that came into the log after its leader
+/// was asked for the end. One that leads no more may still give it, as a replica; one that is dead
+/// cannot.
 fn wait_read_on(running: &mut Running, kafka: &Kafka, topic: &str) {
     for (partition, (_, end)) in kafka.watermarks(topic) {
         let partition = partition.to_string();
