@@ -18,7 +18,7 @@ const MOST: (usize, usize) = (1 << 20, 1 << 30);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ExchangeError {
     /// The network, or the broker's end of it.
-    #[error("{0}")]
+    #[error("{}", words(.0))]
     Io(#[from] io::Error),
     /// Who answers there does not speak Kafka's protocol as we know it.
     #[error(transparent)]
@@ -118,4 +118,15 @@ fn connect(address: &Address) -> io::Result<TcpStream> {
         }
     }
     Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+}
+
+/// What an error of the network means here.
+fn words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => String::from("the broker closed the connection"),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            format!("no answer within {} s", SILENCE.as_secs())
+        }
+        _ => error.to_string(),
+    }
 }

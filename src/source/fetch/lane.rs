@@ -18,6 +18,9 @@ const WAIT_MS: i32 = 250;
 const ANSWER: (u64, u64) = (256 << 10, 4 << 20);
 /// Least bytes of one partition in an answer, so that many partitions take turns in it.
 const PARTITION: i32 = 1 << 20;
+/// Kafka's code for an offset that is not in the log. It is believed the second time, from whom the
+/// cluster then calls the leader: one that was it before may not have the newest records.
+const OUT_OF_RANGE: i16 = 1;
 /// How long a partition is left alone whose broker cannot serve it.
 const BACKOFF: Duration = Duration::from_millis(100);
 
@@ -281,7 +284,9 @@ impl Lane {
         for (_, partition) in ready {
             let Some(reading) = state.readings.get_mut(&partition) else { continue };
             reading.asked = number;
-            wanted.push(Wanted { partition, offset: reading.next, last_epoch: reading.epoch });
+            // A leader of before, which does not know that epoch, would call the offset out of range.
+            let last_epoch = if reading.error == OUT_OF_RANGE { -1 } else { reading.epoch };
+            wanted.push(Wanted { partition, offset: reading.next, last_epoch });
         }
         // One answer is being read by the shard, one waits for it, and each broker's thread has one.
         let bytes = self.queue_bytes / (2 + state.workers.len().max(1) as u64);
@@ -438,15 +443,25 @@ impl Lane {
             self.refused(reading, tp, fetched.error)?;
             return Ok(None);
         }
-        reading.error = 0;
         if fetched.end >= 0 {
             reading.end = Some(fetched.end);
         }
         let data = &buffer[fetched.records.clone()];
+        let failed = |detail: String| SourceError::Partition { partition: tp.clone(), detail };
+        if data.is_empty() && fetched.elsewhere {
+            // No rack is told, so this is a selector of the cluster's own.
+            let detail = "the broker wants it to be read from another replica, which only \
+                          KAFKA_FETCHER=librdkafka does";
+            return Err(failed(detail.to_owned()));
+        }
+        // The epoch of before is in doubt until there are records.
+        let in_doubt = reading.error == OUT_OF_RANGE;
+        if !data.is_empty() || !in_doubt {
+            reading.error = 0;
+        }
         if data.is_empty() {
             return Ok(None);
         }
-        let failed = |detail: String| SourceError::Partition { partition: tp.clone(), detail };
         let from = reading.next;
         let extent = batch::extent(data)
             .map_err(|error| failed(format!("at offset {from}: {error}")))?
@@ -455,6 +470,11 @@ impl Lane {
             })?;
         if extent.next <= from {
             return Err(failed(format!("at offset {from}: the broker sent older records only")));
+        }
+        if in_doubt && extent.epoch < reading.epoch {
+            return Err(failed(format!(
+                "at offset {from}: the broker has records of an older leader"
+            )));
         }
         (reading.next, reading.epoch, reading.served) = (extent.next, extent.epoch, answers);
         let part = Part { partition: tp.partition, from, aborted: fetched.aborted };
@@ -471,7 +491,8 @@ impl Lane {
         code: i16,
     ) -> Result<(), SourceError> {
         let known = match code {
-            1 => {
+            OUT_OF_RANGE if reading.error != OUT_OF_RANGE => "OFFSET_OUT_OF_RANGE",
+            OUT_OF_RANGE => {
                 return Err(SourceError::OutOfRange {
                     partition: tp.clone(),
                     offset: reading.next,

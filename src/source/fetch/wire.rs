@@ -56,6 +56,8 @@ pub(super) struct Fetched {
     pub(super) cut_off_at: Option<Offset>,
     /// Transactions that were aborted, of those that have records in the answer.
     pub(super) aborted: Vec<Aborted>,
+    /// The broker names another replica to read from, and sends no records.
+    pub(super) elsewhere: bool,
     /// Where in the answer its record batches are.
     pub(super) records: Range<usize>,
 }
@@ -182,12 +184,11 @@ fn fetched(at: &mut Decoder<'_>) -> Result<Fetched, Malformed> {
         aborted.push(Aborted { producer: at.i64()?, first: at.i64()? });
         at.tags()?;
     }
-    // A replica that would be nearer, for clients that name their rack.
-    at.i32()?;
+    let elsewhere = at.i32()? >= 0;
     let records = at.bytes()?;
     let cut_off_at = at.diverging_epoch()?;
     let end = if stable >= 0 { stable } else { high };
-    Ok(Fetched { partition, error, end, cut_off_at, aborted, records })
+    Ok(Fetched { partition, error, end, cut_off_at, aborted, elsewhere, records })
 }
 
 struct Encoder {

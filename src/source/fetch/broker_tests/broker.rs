@@ -16,7 +16,8 @@ use kafka_protocol::messages::fetch_response::{
     AbortedTransaction, EpochEndOffset, FetchableTopicResponse, PartitionData,
 };
 use kafka_protocol::messages::{
-    ApiVersionsResponse, FetchRequest, FetchResponse, ProducerId, ResponseHeader, TopicName,
+    ApiVersionsResponse, BrokerId, FetchRequest, FetchResponse, ProducerId, ResponseHeader,
+    TopicName,
 };
 use kafka_protocol::protocol::{
     Decodable, Encodable, HeaderVersion, StrBytes, decode_request_header_from_buffer,
@@ -74,6 +75,8 @@ pub(super) enum Refusal {
     Code(i16),
     /// The log ends here since another leader was elected.
     Truncated(Offset),
+    /// It is to be read from this replica.
+    Elsewhere(i32),
 }
 
 struct Stored {
@@ -241,6 +244,9 @@ fn one(
             assert_eq!(wanted.last_fetched_epoch, EPOCH, "the epoch of the record before");
             let epoch = EpochEndOffset::default().with_epoch(EPOCH - 1).with_end_offset(at);
             return answer.with_diverging_epoch(epoch);
+        }
+        Some((offset, Refusal::Elsewhere(replica))) if wanted.fetch_offset >= offset => {
+            return answer.with_preferred_read_replica(BrokerId(replica));
         }
         _ if wanted.fetch_offset > end => return answer.with_error_code(1),
         _ => {}

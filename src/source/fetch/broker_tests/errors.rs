@@ -57,6 +57,18 @@ fn an_offset_that_the_broker_does_not_have_is_out_of_range() {
 }
 
 #[test]
+fn an_offset_that_only_a_leader_of_before_does_not_have_is_asked_for_again() {
+    let mut rig = rig();
+    rig.world.refuse(0, &[1]);
+    rig.take_all();
+    rig.read([1]);
+    assert!(rig.fetcher.take_leaders_wanted());
+    rig.read_all();
+    rig.got.assert_all(0, 0..100);
+    assert!(rig.got.failed.is_empty());
+}
+
+#[test]
 fn an_offset_behind_the_end_of_the_log_is_out_of_range() {
     let mut rig = rig();
     rig.take(0, 101);
@@ -86,6 +98,12 @@ fn a_code_that_is_not_known_fails_its_partition() {
     let error = refused(Refusal::Code(87));
     assert!(matches!(error, SourceError::Partition { .. }), "{error}");
     assert!(error.to_string().contains("error 87"), "{error}");
+}
+
+#[test]
+fn a_broker_that_names_another_replica_to_read_from_is_refused() {
+    let error = refused(Refusal::Elsewhere(1));
+    assert!(error.to_string().contains("KAFKA_FETCHER=librdkafka"), "{error}");
 }
 
 #[test]

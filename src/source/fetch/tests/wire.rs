@@ -116,7 +116,7 @@ fn compare(decoded: &Answer, bytes: &[u8], answer: &FetchResponse) {
     let partitions: Vec<_> = answer.responses.iter().flat_map(|topic| &topic.partitions).collect();
     assert_eq!(decoded.partitions.len(), partitions.len());
     for (fetched, encoded) in decoded.partitions.iter().zip(partitions) {
-        let Fetched { partition, error, end, cut_off_at, aborted, records } = fetched;
+        let Fetched { partition, error, end, cut_off_at, aborted, elsewhere, records } = fetched;
         assert_eq!((*partition, *error), (encoded.partition_index, encoded.error_code));
         let stable = encoded.last_stable_offset;
         assert_eq!(*end, if stable < 0 { encoded.high_watermark } else { stable });
@@ -126,6 +126,7 @@ fn compare(decoded: &Answer, bytes: &[u8], answer: &FetchResponse) {
         let theirs =
             theirs.map(|each| Aborted { producer: each.producer_id.0, first: each.first_offset });
         assert_eq!(*aborted, theirs.collect::<Vec<_>>());
+        assert_eq!(*elsewhere, encoded.preferred_read_replica.0 >= 0);
         assert_eq!(&bytes[records.clone()], encoded.records.as_deref().unwrap_or_default());
     }
 }
