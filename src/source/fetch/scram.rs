@@ -155,7 +155,8 @@ fn text(message: &[u8]) -> Result<&str, ScramError> {
 fn value<'a>(part: Option<&'a str>, name: &str) -> Result<&'a str, ScramError> {
     let part = part.unwrap_or_default();
     if let Some(refusal) = part.strip_prefix("e=") {
-        return Err(ScramError::Refused(refusal.chars().take(100).collect()));
+        let told = refusal.chars().take(100).flat_map(char::escape_debug);
+        return Err(ScramError::Refused(told.collect()));
     }
     part.strip_prefix(name).ok_or(ScramError::Malformed("its parts are not those expected"))
 }

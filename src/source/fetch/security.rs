@@ -16,14 +16,14 @@ const MOST_TOLD: usize = 300;
 /// What every connection to a cluster needs. The default is neither encrypted nor logged in. Not
 /// `Debug`: it has the password.
 #[derive(Default)]
-pub(super) struct Security {
+pub(in crate::source) struct Security {
     tls: Option<Tls>,
     pub(super) login: Option<Login>,
 }
 
 impl Security {
     /// From librdkafka's properties. The error says what is wrong with which of them.
-    pub(super) fn new(properties: &BTreeMap<String, String>) -> Result<Self, String> {
+    pub(in crate::source) fn new(properties: &BTreeMap<String, String>) -> Result<Self, String> {
         let protocol = properties.get("security.protocol").map_or("plaintext", String::as_str);
         let (tls, login) = match protocol {
             "plaintext" => (false, false),
