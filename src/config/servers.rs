@@ -75,10 +75,11 @@ fn fetcher(values: &mut Values, properties: &Properties) -> Fetcher {
     if wish.as_deref() == Some("librdkafka") {
         return Fetcher::Librdkafka;
     }
-    let protocol = values.word("KAFKA_SECURITY_PROTOCOL").unwrap_or_default();
+    let tls = values.word("KAFKA_SECURITY_PROTOCOL").is_some_and(|word| word.ends_with("ssl"));
+    let key_password = tls && values.source("KAFKA_SSL_KEY_PASSWORD").is_some();
     let reason = match properties.iter().find(|(name, _)| !owned::beside_fetching(name)) {
-        _ if protocol != "plaintext" => format!("KAFKA_SECURITY_PROTOCOL is `{protocol}`"),
         Some((name, _)) => format!("[kafka.properties] sets `{name}`"),
+        None if key_password => String::from("KAFKA_SSL_KEY_PASSWORD is set"),
         None => return Fetcher::Icestream,
     };
     if wish.as_deref() == Some("icestream") {
@@ -364,7 +365,8 @@ mod tests {
 
     const BESIDE: &str = "statistics.interval.ms";
     const TUNED: &str = "fetch.wait.max.ms";
-    const SECURED: (&str, &str) = ("KAFKA_SECURITY_PROTOCOL", "ssl");
+    const TLS: (&str, &str) = ("KAFKA_SECURITY_PROTOCOL", "ssl");
+    const KEY: (&str, &str) = ("KAFKA_SSL_KEY_PASSWORD", "hunter2");
 
     #[test]
     fn librdkafka_fetches_where_icestream_cannot() {
@@ -375,8 +377,23 @@ mod tests {
         let wish = ("KAFKA_FETCHER", "librdkafka");
         assert_eq!(fetcher(BESIDE, &[]).unwrap(), Fetcher::Icestream);
         assert_eq!(fetcher(BESIDE, &[wish]).unwrap(), Fetcher::Librdkafka);
-        assert_eq!(fetcher(BESIDE, &[SECURED]).unwrap(), Fetcher::Librdkafka);
+        assert_eq!(fetcher(BESIDE, &[KEY]).unwrap(), Fetcher::Icestream);
+        assert_eq!(fetcher(BESIDE, &[TLS, KEY]).unwrap(), Fetcher::Librdkafka);
+        let name = "ssl.endpoint.identification.algorithm";
+        assert_eq!(fetcher(name, &[TLS]).unwrap(), Fetcher::Librdkafka);
         assert_eq!(fetcher(TUNED, &[]).unwrap(), Fetcher::Librdkafka);
+    }
+
+    #[test]
+    fn icestream_fetches_over_every_protocol() {
+        let login = ["MECHANISM", "USERNAME", "PASSWORD"].map(|name| format!("KAFKA_SASL_{name}"));
+        for protocol in ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] {
+            let mut set = vec![("KAFKA_SECURITY_PROTOCOL", protocol)];
+            if protocol.starts_with("sasl") {
+                set.extend(login.iter().map(|name| (name.as_str(), "PLAIN")));
+            }
+            assert_eq!(fetcher(BESIDE, &set).unwrap(), Fetcher::Icestream, "{protocol}");
+        }
     }
 
     #[test]
@@ -385,10 +402,10 @@ mod tests {
         let wrong = problems(fetcher(TUNED, &[wish]));
         assert_eq!(wrong.len(), 1, "{wrong:?}");
         assert!(wrong[0].contains("KAFKA_FETCHER: [kafka.properties] sets `fetch.wait.max.ms`"));
-        let more = [wish, SECURED, ("BATCH_SIZE", "many")];
-        let wrong = problems(fetcher(TUNED, &more));
+        let more = [wish, TLS, KEY, ("BATCH_SIZE", "many")];
+        let wrong = problems(fetcher(BESIDE, &more));
         assert_eq!(wrong.len(), 2, "along with what else is wrong: {wrong:?}");
-        let words = ["KAFKA_FETCHER", "KAFKA_SECURITY_PROTOCOL is `ssl`", "librdkafka", "`auto`"];
+        let words = ["KAFKA_FETCHER", "KAFKA_SSL_KEY_PASSWORD is set", "librdkafka", "`auto`"];
         assert!(wrong.iter().any(|problem| words.iter().all(|word| problem.contains(word))));
     }
 }

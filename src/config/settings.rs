@@ -124,8 +124,10 @@ pub const SETTINGS: &[SettingDoc] = &[
         "`auto`",
         Kind::OneOf(&["auto", "icestream", "librdkafka"]),
         "Who fetches records: `icestream` with code of its own, at about half of the CPU, or \
-         `librdkafka`. `auto` is `icestream` where the protocol is `plaintext` and \
-         `[kafka.properties]` sets nothing that fetching depends on.",
+         `librdkafka`. `auto` is `icestream`, unless `[kafka.properties]` sets something that \
+         fetching depends on or `KAFKA_SSL_KEY_PASSWORD` is set. `icestream` takes a broker's \
+         certificate only if that names the host as a subject alternative name, and is not the \
+         authority itself.",
     ),
     setting(
         "KAFKA_SECURITY_PROTOCOL",

@@ -15,6 +15,15 @@ pub enum SourceError {
         /// What librdkafka says.
         source: KafkaError,
     },
+    /// What is to protect the connections of icestream's own fetcher cannot be used.
+    #[error(
+        "cannot fetch as the security settings say: {detail}; check KAFKA_SSL_* and KAFKA_SASL_*, \
+         or set KAFKA_FETCHER=librdkafka"
+    )]
+    Security {
+        /// What is wrong with which file or setting.
+        detail: String,
+    },
     /// No broker answered.
     #[error("Kafka at {brokers} did not answer while trying to {what}: {source}")]
     Unreachable {
@@ -105,6 +114,7 @@ impl SourceError {
         match self {
             Self::Unreachable { .. } | Self::Partition { .. } | Self::Operation { .. } => true,
             Self::Settings { .. }
+            | Self::Security { .. }
             | Self::TopicAbsent { .. }
             | Self::Unauthorised { .. }
             | Self::MemberReplaced { .. }

@@ -28,7 +28,7 @@ pub use group::{Membership, SourceContext};
 pub use queue::{Polled, Record, ShardQueue};
 
 use client_queue::{ClientQueue, Forwarded, Target};
-use fetch::Fetcher;
+use fetch::{Fetcher, Security};
 
 /// A cluster that just told its metadata tells topic ids at once, or does not know them and lets
 /// the request time out (librdkafka's mock does).
@@ -76,8 +76,8 @@ pub struct SourceSettings {
 /// Who fetches records from the brokers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FetchBy {
-    /// icestream itself: at about half of the CPU, over connections that are neither encrypted nor
-    /// authenticated.
+    /// icestream itself: at about half of the CPU. Of the properties it follows those of security
+    /// that are settings of icestream's.
     Icestream,
     /// librdkafka, with all that it knows of security and tuning.
     Librdkafka,
@@ -162,8 +162,12 @@ impl Source {
         let consumer: BaseConsumer<SourceContext> = config
             .create_with_context(context)
             .map_err(|source| SourceError::Settings { source })?;
-        let fetcher = (settings.fetch_by == FetchBy::Icestream)
-            .then(|| Fetcher::new(&settings.topic, settings.queue_bytes));
+        let fetcher = (settings.fetch_by == FetchBy::Icestream).then(|| {
+            Security::new(&settings.properties)
+                .map(|security| Fetcher::new(&settings.topic, settings.queue_bytes, security))
+                .map_err(|detail| SourceError::Security { detail })
+        });
+        let fetcher = fetcher.transpose()?;
         Ok(Self {
             consumer: Arc::new(consumer),
             settings,

@@ -27,6 +27,7 @@ mod outages;
 mod proofs;
 mod refusals;
 mod replies;
+mod secure;
 mod soak;
 mod spark;
 #[allow(dead_code, reason = "the helpers are one vocabulary, of which each test uses a part")]

@@ -2,14 +2,20 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::sasl;
+use super::scram::ScramError;
+use super::security::{Login, Security};
+use super::tls::{self, Stream};
 use super::wire::{self, Answer, Limits, Malformed, Wanted};
 
 /// How long a broker may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long it may be silent in the middle of an exchange, beside the time that it is told to wait.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How much of a session's time is used. The broker ends a connection that asks later than that.
+const USE: f64 = 0.8;
 /// Most bytes of an answer that is believed, of the versions and of records. The first may come from
 /// anybody: a port that speaks TLS answers with what reads as a size of 352 MB. Kafka's are as large as asked for, and a batch more.
 const MOST: (usize, usize) = (1 << 20, 1 << 30);
@@ -19,7 +25,16 @@ const MOST: (usize, usize) = (1 << 20, 1 << 30);
 pub(super) enum ExchangeError {
     /// The network, or the broker's end of it.
     #[error("{}", words(.0))]
-    Io(#[from] io::Error),
+    Io(io::Error),
+    /// No trust in the broker, or its refusal.
+    #[error("TLS: {0}; {advice}", advice = tls::advice(.0))]
+    Tls(rustls::Error),
+    /// The broker does not let the user in.
+    #[error("the broker refused the login: {0}; check the KAFKA_SASL_* settings")]
+    Login(String),
+    /// The broker did not keep to the mechanism.
+    #[error("cannot log in: {0}; check the KAFKA_SASL_* settings, and who listens there")]
+    Scram(#[from] ScramError),
     /// Who answers there does not speak Kafka's protocol as we know it.
     #[error(transparent)]
     Malformed(#[from] Malformed),
@@ -34,6 +49,15 @@ pub(super) enum ExchangeError {
         wire::NEWEST_FETCH
     )]
     Version,
+}
+
+impl From<io::Error> for ExchangeError {
+    fn from(error: io::Error) -> Self {
+        match error.downcast::<rustls::Error>() {
+            Ok(error) => Self::Tls(error),
+            Err(error) => Self::Io(error),
+        }
+    }
 }
 
 /// Address of a broker.
@@ -51,25 +75,55 @@ impl std::fmt::Display for Address {
 
 /// An open connection.
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     correlation: i32,
     version: i16,
+    /// To be followed by another one from this time on.
+    until: Option<Instant>,
 }
 
 impl Connection {
-    /// Connects and agrees on a version.
-    pub(super) fn open(address: &Address) -> Result<Self, ExchangeError> {
+    /// Connects, agrees on a version and logs in.
+    pub(super) fn open(address: &Address, security: &Security) -> Result<Self, ExchangeError> {
         let stream = connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(SILENCE))?;
         stream.set_read_timeout(Some(SILENCE))?;
-        let mut connection = Self { stream, correlation: 0, version: 0 };
+        let stream = security.protect(&address.host, stream)?;
+        let mut connection = Self { stream, correlation: 0, version: 0, until: None };
         let request = wire::versions_request(connection.correlation);
         let mut answer = Vec::new();
         let length = connection.exchange(&request, &mut answer, MOST.0)?;
         let version = wire::fetch_version(&answer[..length], connection.correlation)?;
         connection.version = version.ok_or(ExchangeError::Version)?;
+        if let Some(login) = &security.login {
+            connection.log_in(login, &answer[..length])?;
+        }
         Ok(connection)
+    }
+
+    /// `versions` is the broker's answer about those that it speaks.
+    fn log_in(&mut self, login: &Login, versions: &[u8]) -> Result<(), ExchangeError> {
+        let (oldest, newest) = sasl::AUTHENTICATE_VERSIONS;
+        let version =
+            wire::version(versions, self.correlation, sasl::AUTHENTICATE, oldest..=newest)?;
+        let version = version.ok_or_else(|| {
+            ExchangeError::Login(String::from("it does not know the request for that"))
+        })?;
+        let start = Instant::now();
+        let lifetime = login.run(version, |request| {
+            let mut answer = Vec::new();
+            let length = self.exchange(request, &mut answer, MOST.0)?;
+            answer.truncate(length);
+            Ok(answer)
+        })?;
+        self.until = lifetime.and_then(|lifetime| start.checked_add(lifetime.mul_f64(USE)));
+        Ok(())
+    }
+
+    /// Is its session so near to its end that another connection should take its place?
+    pub(super) fn ends_soon(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
     }
 
     /// Asks for records. The answer's bytes are left in `buffer`.
@@ -95,6 +149,7 @@ impl Connection {
         most: usize,
     ) -> Result<usize, ExchangeError> {
         self.stream.write_all(request)?;
+        self.stream.flush()?;
         let mut length = [0; 4];
         self.stream.read_exact(&mut length)?;
         let told = u32::from_be_bytes(length);

@@ -15,8 +15,12 @@ mod connection;
 mod lane;
 mod queue;
 mod reader;
+mod sasl;
+mod scram;
+mod security;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod wire;
 mod worker;
 
@@ -37,11 +41,13 @@ use worker::Worker;
 use crate::protocol::{Offset, TopicPartition};
 
 pub use queue::FetchQueue;
+pub(super) use security::Security;
 
 /// What fetches for all shards of a run.
 pub(super) struct Fetcher {
     topic: String,
     queue_bytes: u64,
+    security: Arc<Security>,
     inner: Mutex<Inner>,
     leaders_wanted: Arc<AtomicBool>,
     /// Names assignments of a partition, so that answers to an earlier one are told apart. Not 0.
@@ -57,10 +63,11 @@ struct Inner {
 }
 
 impl Fetcher {
-    pub(super) fn new(topic: &str, queue_bytes: u64) -> Self {
+    pub(super) fn new(topic: &str, queue_bytes: u64, security: Security) -> Self {
         Self {
             topic: topic.to_owned(),
             queue_bytes,
+            security: Arc::new(security),
             inner: Mutex::default(),
             leaders_wanted: Arc::default(),
             tokens: AtomicU64::new(1),
@@ -90,7 +97,7 @@ impl Fetcher {
                 lane.release(tp.partition);
             }
         }
-        tell(&inner)
+        self.tell(&inner)
     }
 
     /// Reads nothing more from these.
@@ -124,7 +131,7 @@ impl Fetcher {
     fn set_cluster(&self, cluster: Cluster) -> io::Result<()> {
         let mut inner = self.lock();
         inner.cluster = Arc::new(cluster);
-        tell(&inner)
+        self.tell(&inner)
     }
 
     /// Are leaders not known, or not those that were told? True once for each time.
@@ -144,26 +151,27 @@ impl Fetcher {
         lane.log_end(partition)
     }
 
+    /// Tells all lanes who leads, and starts the threads that they lack.
+    fn tell(&self, inner: &Inner) -> io::Result<()> {
+        for (index, lane) in inner.lanes.iter().enumerate() {
+            let new = lane.set_cluster(&inner.cluster).into_iter();
+            // All are made before one is started: those that are not started are told to the lane.
+            let workers: Vec<(i32, Worker)> = new
+                .map(|broker| (broker, Worker::new(lane.clone(), broker, self.security.clone())))
+                .collect();
+            for (broker, worker) in workers {
+                // Not joined: it ends with its lane, at the latest when its broker answers or is given up.
+                std::thread::Builder::new()
+                    .name(format!("fetch-{index}-{broker}"))
+                    .spawn(move || worker.run())?;
+            }
+        }
+        Ok(())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Tells all lanes who leads, and starts the threads that they lack.
-fn tell(inner: &Inner) -> io::Result<()> {
-    for (index, lane) in inner.lanes.iter().enumerate() {
-        let new = lane.set_cluster(&inner.cluster).into_iter();
-        // All are made before one is started: those that are not started are told to the lane.
-        let workers: Vec<(i32, Worker)> =
-            new.map(|broker| (broker, Worker::new(lane.clone(), broker))).collect();
-        for (broker, worker) in workers {
-            // Not joined: it ends with its lane, at the latest when its broker answers or is given up.
-            std::thread::Builder::new()
-                .name(format!("fetch-{index}-{broker}"))
-                .spawn(move || worker.run())?;
-        }
-    }
-    Ok(())
 }
 
 impl Drop for Fetcher {

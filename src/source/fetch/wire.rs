@@ -4,7 +4,7 @@
 //! spoken in version 12, whose strings and lists are compact and which tells truncated logs, or in
 //! version 11. Both name the topic, not its id.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use crate::protocol::Offset;
 
@@ -86,6 +86,16 @@ pub(super) fn versions_request(correlation: i32) -> Vec<u8> {
 
 /// The newest version of Fetch that a broker and this client speak; `None` if there is none.
 pub(super) fn fetch_version(answer: &[u8], correlation: i32) -> Result<Option<i16>, Malformed> {
+    version(answer, correlation, FETCH, OLDEST_FETCH..=NEWEST_FETCH)
+}
+
+/// The newest of the versions `ours` of a request that a broker speaks too; `None` if there is none.
+pub(super) fn version(
+    answer: &[u8],
+    correlation: i32,
+    api: i16,
+    ours: RangeInclusive<i16>,
+) -> Result<Option<i16>, Malformed> {
     let mut at = Decoder::new(answer, false);
     at.correlation(correlation)?;
     let error = at.i16()?;
@@ -94,9 +104,9 @@ pub(super) fn fetch_version(answer: &[u8], correlation: i32) -> Result<Option<i1
     }
     for _ in 0..at.count()? {
         let (key, least, most) = (at.i16()?, at.i16()?, at.i16()?);
-        if key == FETCH {
-            let spoken = most.min(NEWEST_FETCH);
-            return Ok((spoken >= least.max(OLDEST_FETCH)).then_some(spoken));
+        if key == api {
+            let spoken = most.min(*ours.end());
+            return Ok((spoken >= least.max(*ours.start())).then_some(spoken));
         }
     }
     Ok(None)
@@ -191,14 +201,16 @@ fn fetched(at: &mut Decoder<'_>) -> Result<Fetched, Malformed> {
     Ok(Fetched { partition, error, end, cut_off_at, aborted, elsewhere, records })
 }
 
-struct Encoder {
+/// Writes requests.
+pub(super) struct Encoder {
     out: Vec<u8>,
-    flexible: bool,
+    /// Are strings and lists compact, and is there room for tagged fields?
+    pub(super) flexible: bool,
 }
 
 impl Encoder {
     /// A frame up to and with its header.
-    fn request(api: i16, version: i16, correlation: i32) -> Self {
+    pub(super) fn request(api: i16, version: i16, correlation: i32) -> Self {
         let mut out = Self { out: vec![0; 4], flexible: false };
         out.i16(api);
         out.i16(version);
@@ -207,7 +219,7 @@ impl Encoder {
         out
     }
 
-    fn finish(mut self) -> Vec<u8> {
+    pub(super) fn finish(mut self) -> Vec<u8> {
         let length = u32::try_from(self.out.len() - 4).unwrap_or(u32::MAX);
         self.out[..4].copy_from_slice(&length.to_be_bytes());
         self.out
@@ -230,7 +242,7 @@ impl Encoder {
     }
 
     /// No tagged fields, where there may be some.
-    fn tags(&mut self) {
+    pub(super) fn tags(&mut self) {
         if self.flexible {
             self.out.push(0);
         }
@@ -244,7 +256,12 @@ impl Encoder {
         }
     }
 
-    fn string(&mut self, text: &str) {
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        self.count(bytes.len());
+        self.out.extend(bytes);
+    }
+
+    pub(super) fn string(&mut self, text: &str) {
         let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
         match self.flexible {
             true => self.unsigned(u32::from(length) + 1),
@@ -265,14 +282,15 @@ impl Encoder {
     }
 }
 
-struct Decoder<'a> {
+/// Reads answers.
+pub(super) struct Decoder<'a> {
     all: &'a [u8],
     at: usize,
     flexible: bool,
 }
 
 impl<'a> Decoder<'a> {
-    fn new(all: &'a [u8], flexible: bool) -> Self {
+    pub(super) fn new(all: &'a [u8], flexible: bool) -> Self {
         Self { all, at: 0, flexible }
     }
 
@@ -288,7 +306,7 @@ impl<'a> Decoder<'a> {
         taken.try_into().map_err(|_| Malformed("it ends too early"))
     }
 
-    fn i16(&mut self) -> Result<i16, Malformed> {
+    pub(super) fn i16(&mut self) -> Result<i16, Malformed> {
         Ok(i16::from_be_bytes(self.fixed()?))
     }
 
@@ -296,11 +314,11 @@ impl<'a> Decoder<'a> {
         Ok(i32::from_be_bytes(self.fixed()?))
     }
 
-    fn i64(&mut self) -> Result<i64, Malformed> {
+    pub(super) fn i64(&mut self) -> Result<i64, Malformed> {
         Ok(i64::from_be_bytes(self.fixed()?))
     }
 
-    fn correlation(&mut self, expected: i32) -> Result<(), Malformed> {
+    pub(super) fn correlation(&mut self, expected: i32) -> Result<(), Malformed> {
         match self.i32()? == expected {
             true => Ok(()),
             false => Err(Malformed("it answers another request")),
@@ -320,14 +338,14 @@ impl<'a> Decoder<'a> {
     }
 
     /// Elements of a list; none for a null one. Memory is taken as they come, not by this number.
-    fn count(&mut self) -> Result<u32, Malformed> {
+    pub(super) fn count(&mut self) -> Result<u32, Malformed> {
         match self.flexible {
             true => Ok(self.unsigned()?.saturating_sub(1)),
             false => Ok(u32::try_from(self.i32()?).unwrap_or(0)),
         }
     }
 
-    fn string(&mut self) -> Result<&'a [u8], Malformed> {
+    pub(super) fn string(&mut self) -> Result<&'a [u8], Malformed> {
         let length = match self.flexible {
             true => self.unsigned()?.saturating_sub(1) as usize,
             false => usize::try_from(self.i16()?).unwrap_or(0),
@@ -335,14 +353,14 @@ impl<'a> Decoder<'a> {
         self.take(length)
     }
 
-    fn bytes(&mut self) -> Result<Range<usize>, Malformed> {
+    pub(super) fn bytes(&mut self) -> Result<Range<usize>, Malformed> {
         let length = self.count()? as usize;
         let start = self.at;
         self.take(length)?;
         Ok(start..self.at)
     }
 
-    fn tags(&mut self) -> Result<(), Malformed> {
+    pub(super) fn tags(&mut self) -> Result<(), Malformed> {
         self.diverging_epoch().map(|_| ())
     }
 

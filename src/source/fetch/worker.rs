@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::connection::{Address, Connection, ExchangeError};
 use super::lane::{Lane, Plan};
+use super::security::Security;
 use super::wire::Answer;
 
 /// Waits after failures in a row: from the first to the second, doubled each time.
@@ -15,10 +16,14 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const SMALL: usize = 64 << 10;
 const GATHER: Duration = Duration::from_millis(10);
 
+/// Of how many failures in a row one is reported: about one each minute.
+const REMINDER: u32 = 30;
+
 /// See the module. Runs until the lane is stopped, or its broker leads nothing of it.
 pub(super) struct Worker {
     lane: Arc<Lane>,
     broker: i32,
+    security: Arc<Security>,
     connection: Option<(Address, Connection)>,
     failures: u32,
     /// The lane knows that it ends.
@@ -26,8 +31,8 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(lane: Arc<Lane>, broker: i32) -> Self {
-        Self { lane, broker, connection: None, failures: 0, ended: false }
+    pub(super) fn new(lane: Arc<Lane>, broker: i32, security: Arc<Security>) -> Self {
+        Self { lane, broker, security, connection: None, failures: 0, ended: false }
     }
 
     pub(super) fn run(mut self) {
@@ -51,10 +56,13 @@ impl Worker {
     }
 
     fn exchange(&mut self, plan: &Plan, buffer: &mut Vec<u8>) -> Result<Answer, ExchangeError> {
-        let open = self.connection.take().filter(|(address, _)| *address == plan.address);
+        let open = self
+            .connection
+            .take()
+            .filter(|(address, connection)| *address == plan.address && !connection.ends_soon());
         let mut connection = match open {
             Some((_, connection)) => connection,
-            None => Connection::open(&plan.address)?,
+            None => Connection::open(&plan.address, &self.security)?,
         };
         let answer = connection.fetch(&self.lane.topic, &plan.wanted, plan.limits, buffer)?;
         self.connection = Some((plan.address.clone(), connection));
@@ -81,7 +89,7 @@ impl Worker {
 
     /// Waits after a failure, while leaders are asked for. False: it is over.
     fn failed(&mut self, address: &Address, error: &ExchangeError) -> bool {
-        if self.failures == 0 || matches!(error, ExchangeError::Version) {
+        if self.failures.is_multiple_of(REMINDER) {
             tracing::warn!(broker = self.broker, %address, %error, "cannot fetch; trying again");
         } else {
             tracing::debug!(broker = self.broker, %address, %error, "cannot fetch still");

@@ -47,7 +47,7 @@ impl Kafka {
         Self::with_config(&[])
     }
 
-    /// [`Kafka::own`] with broker settings on top of the ones made for tests.
+    /// [`Kafka::own`] with broker settings on top of the ones made for tests; listeners are added.
     pub fn with_config(settings: &[(&str, &str)]) -> Self {
         Self::cluster_with_config(1, settings).remove(0)
     }
@@ -434,8 +434,26 @@ fn server_properties(dir: &Path, port: u16, controller: u16, more: &[(&str, &str
         ("share.coordinator.state.topic.min.isr", "1".into()),
         ("share.coordinator.state.topic.num.partitions", "1".into()),
     ];
-    let own = own.iter().map(|(name, value)| (*name, value.as_str()));
-    own.chain(more.iter().copied()).map(|(name, value)| format!("{name}={value}\n")).collect()
+    let is_added = |name: &str| LISTS.contains(&name);
+    let own = own.iter().map(|(name, value)| {
+        let added = more.iter().filter(|(other, _)| is_added(name) && other == name);
+        let added: String = added.map(|(_, value)| format!(",{value}")).collect();
+        format!("{name}={value}{added}\n")
+    });
+    let more = more.iter().filter(|(name, _)| !is_added(name));
+    own.chain(more.map(|(name, value)| format!("{name}={value}\n"))).collect()
+}
+
+/// Settings that are added to those made for tests, where others take their place.
+const LISTS: [&str; 3] = ["listeners", "advertised.listeners", "listener.security.protocol.map"];
+
+/// Runs one of Kafka's own tools to its end, which must be a good one.
+pub fn run_tool(class: &str, arguments: &[&str]) {
+    let dir = new_dir("tool");
+    fs::write(dir.join("log4j2.properties"), LOG_SETTINGS).expect("cannot write log settings");
+    let mut command = java(&dir);
+    command.args(["-XX:TieredStopAtLevel=1", class]).args(arguments);
+    process::output(class, command);
 }
 
 /// Settings of log4j: warnings and worse to the standard output.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use broker::{Broker, World, payload};
 
 use super::lane::Cluster;
-use super::{FetchQueue, Fetcher};
+use super::{FetchQueue, Fetcher, Security};
 use crate::protocol::{Offset, TopicPartition};
 use crate::source::{Polled, SourceError};
 
@@ -51,7 +51,7 @@ impl Rig {
     fn new(brokers: i32, partitions: i32, queue_bytes: u64) -> Self {
         let world = Arc::new(World::new(partitions, |partition| partition % brokers));
         let brokers = (0..brokers).map(|id| (id, Broker::start(id, &world))).collect();
-        let fetcher = Fetcher::new(TOPIC, queue_bytes);
+        let fetcher = Fetcher::new(TOPIC, queue_bytes, Security::default());
         let queue = fetcher.queues(1).remove(0);
         let rig = Self { world, brokers, fetcher, queue, got: Got::default() };
         rig.tell();
