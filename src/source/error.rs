@@ -24,6 +24,14 @@ pub enum SourceError {
         /// What is wrong with which file or setting.
         detail: String,
     },
+    /// A broker does not let icestream's own fetcher in, or they do not understand each other.
+    #[error("cannot fetch from the broker at {broker}: {detail}")]
+    Broker {
+        /// Its address.
+        broker: String,
+        /// What is wrong, and what to do about it.
+        detail: String,
+    },
     /// No broker answered.
     #[error("Kafka at {brokers} did not answer while trying to {what}: {source}")]
     Unreachable {
@@ -115,6 +123,7 @@ impl SourceError {
             Self::Unreachable { .. } | Self::Partition { .. } | Self::Operation { .. } => true,
             Self::Settings { .. }
             | Self::Security { .. }
+            | Self::Broker { .. }
             | Self::TopicAbsent { .. }
             | Self::Unauthorised { .. }
             | Self::MemberReplaced { .. }

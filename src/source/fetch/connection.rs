@@ -51,6 +51,16 @@ pub(super) enum ExchangeError {
     Version,
 }
 
+impl ExchangeError {
+    /// Will waiting not help, as far as one can tell?
+    pub(super) fn is_lasting(&self) -> bool {
+        match self {
+            Self::Tls(_) | Self::Login(_) | Self::Scram(_) | Self::Version => true,
+            Self::Io(_) | Self::Malformed(_) | Self::Size(_) => false,
+        }
+    }
+}
+
 impl From<io::Error> for ExchangeError {
     fn from(error: io::Error) -> Self {
         match error.downcast::<rustls::Error>() {

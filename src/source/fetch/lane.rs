@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::batch;
 use super::connection::Address;
-use super::reader::Part;
+use super::reading::{BACKOFF, Content, Reading};
 use super::wire::{Answer, Fetched, Limits, Wanted};
 use crate::protocol::{Offset, TopicPartition};
 use crate::source::SourceError;
@@ -18,11 +17,6 @@ const WAIT_MS: i32 = 250;
 const ANSWER: (u64, u64) = (256 << 10, 4 << 20);
 /// Least bytes of one partition in an answer, so that many partitions take turns in it.
 const PARTITION: i32 = 1 << 20;
-/// Kafka's code for an offset that is not in the log. It is believed the second time, from whom the
-/// cluster then calls the leader: one that was it before may not have the newest records.
-const OUT_OF_RANGE: i16 = 1;
-/// How long a partition is left alone whose broker cannot serve it.
-const BACKOFF: Duration = Duration::from_millis(100);
 
 /// Who leads which partition, and where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,11 +39,6 @@ pub(super) struct Section {
     pub(super) content: Content,
 }
 
-pub(super) enum Content {
-    Records { part: Part, bytes: std::ops::Range<usize> },
-    Failed(SourceError),
-}
-
 /// What to ask a broker for.
 pub(super) struct Plan {
     pub(super) address: Address,
@@ -58,27 +47,6 @@ pub(super) struct Plan {
     broker: i32,
     /// Tells it from the lane's other plans. Not 0.
     number: u64,
-}
-
-/// A partition of the shard.
-struct Reading {
-    token: u64,
-    /// The offset to ask for next, and the leader epoch of the record before it.
-    next: Offset,
-    epoch: i32,
-    /// The plan that asks for it, 0 for none: answers to others are late, as when it was taken
-    /// again or another broker leads it meanwhile.
-    asked: u64,
-    /// Not asked for before this time.
-    not_before: Option<Instant>,
-    /// Nothing more is read from it: the shard has an error to report.
-    failed: bool,
-    /// End of the log as the last answer told it.
-    end: Option<Offset>,
-    /// When it had records in an answer, counted in answers: who waits longest goes first.
-    served: u64,
-    /// Last error code of its broker, so that a series of the same is logged once.
-    error: i16,
 }
 
 #[derive(Default)]
@@ -147,18 +115,7 @@ impl Lane {
 
     /// Begins to read a partition. What was fetched of it before is not of this assignment.
     pub(super) fn take(&self, partition: i32, start: Offset, token: u64) {
-        let reading = Reading {
-            token,
-            next: start,
-            epoch: -1,
-            asked: 0,
-            not_before: None,
-            failed: false,
-            end: None,
-            served: 0,
-            error: 0,
-        };
-        self.lock().readings.insert(partition, reading);
+        self.lock().readings.insert(partition, Reading::new(token, start));
         self.changed.notify_all();
     }
 
@@ -284,9 +241,7 @@ impl Lane {
         for (_, partition) in ready {
             let Some(reading) = state.readings.get_mut(&partition) else { continue };
             reading.asked = number;
-            // A leader of before, which does not know that epoch, would call the offset out of range.
-            let last_epoch = if reading.error == OUT_OF_RANGE { -1 } else { reading.epoch };
-            wanted.push(Wanted { partition, offset: reading.next, last_epoch });
+            wanted.push(reading.wanted(partition));
         }
         // One answer is being read by the shard, one waits for it, and each broker's thread has one.
         let bytes = self.queue_bytes / (2 + state.workers.len().max(1) as u64);
@@ -364,6 +319,26 @@ impl Lane {
         state
     }
 
+    /// Gives up what a broker leads: it cannot be read from there.
+    pub(super) fn refuse(&self, broker: i32, address: &str, detail: &str) {
+        let mut state = self.lock();
+        let led: Vec<i32> = state.readings.keys().copied().collect();
+        let led: Vec<i32> = led.into_iter().filter(|p| state.leader(*p) == Some(broker)).collect();
+        let mut sections = Vec::new();
+        for partition in led {
+            let Some(reading) = state.readings.get_mut(&partition) else { continue };
+            if std::mem::replace(&mut reading.failed, true) {
+                continue;
+            }
+            let error =
+                SourceError::Broker { broker: address.to_owned(), detail: detail.to_owned() };
+            let content = Content::Failed(error);
+            sections.push(Section { token: reading.token, partition, content });
+        }
+        state.chunks.push_back(Chunk { buffer: Vec::new(), sections: sections.into_iter() });
+        self.arrived.notify_one();
+    }
+
     /// The next answer for the shard; waits up to `time` for it.
     pub(super) fn next_chunk(&self, time: Duration) -> Option<Chunk> {
         let begun = Instant::now();
@@ -387,7 +362,7 @@ impl Lane {
     ) -> Vec<Section> {
         state.answers += 1;
         let answers = state.answers;
-        let mut sections = Vec::new();
+        let (mut sections, mut refused) = (Vec::new(), false);
         for fetched in answered {
             let partition = fetched.partition;
             let Some(reading) = state.readings.get_mut(&partition) else { continue };
@@ -396,8 +371,13 @@ impl Lane {
             }
             reading.asked = 0;
             let token = reading.token;
-            let content = self.section(reading, fetched, buffer, answers);
+            let tp = TopicPartition::new(self.topic.clone(), partition);
+            let content = reading.accept(&tp, fetched, buffer, answers);
+            refused |= reading.is_refused();
             sections.extend(content.map(|content| Section { token, partition, content }));
+        }
+        if refused {
+            self.ask_for_leaders();
         }
         // A broker that says nothing of a partition would say so again at once.
         let later = Instant::now() + BACKOFF;
@@ -406,131 +386,6 @@ impl Lane {
             reading.not_before = Some(later);
         }
         sections
-    }
-
-    fn section(
-        &self,
-        reading: &mut Reading,
-        fetched: Fetched,
-        buffer: &[u8],
-        answers: u64,
-    ) -> Option<Content> {
-        let tp = TopicPartition::new(self.topic.clone(), fetched.partition);
-        match self.content(reading, &tp, fetched, buffer, answers) {
-            Ok(content) => content,
-            Err(error) => {
-                reading.failed = true;
-                Some(Content::Failed(error))
-            }
-        }
-    }
-
-    fn content(
-        &self,
-        reading: &mut Reading,
-        tp: &TopicPartition,
-        fetched: Fetched,
-        buffer: &[u8],
-        answers: u64,
-    ) -> Result<Option<Content>, SourceError> {
-        if let Some(cut_off_at) = fetched.cut_off_at {
-            let next = reading.next;
-            let detail =
-                format!("offset {next} was the next to read, and it was cut off at {cut_off_at}");
-            return Err(SourceError::CutOff { partition: tp.clone(), detail });
-        }
-        if fetched.error != 0 {
-            self.refused(reading, tp, fetched.error)?;
-            return Ok(None);
-        }
-        if fetched.end >= 0 {
-            reading.end = Some(fetched.end);
-        }
-        let data = &buffer[fetched.records.clone()];
-        let failed = |detail: String| SourceError::Partition { partition: tp.clone(), detail };
-        if data.is_empty() && fetched.elsewhere {
-            // No rack is told, so this is a selector of the cluster's own.
-            let detail = "the broker wants it to be read from another replica, which only \
-                          KAFKA_FETCHER=librdkafka does";
-            return Err(failed(detail.to_owned()));
-        }
-        // The epoch of before is in doubt until there are records.
-        let in_doubt = reading.error == OUT_OF_RANGE;
-        if !data.is_empty() || !in_doubt {
-            reading.error = 0;
-        }
-        if data.is_empty() {
-            return Ok(None);
-        }
-        let from = reading.next;
-        let extent = batch::extent(data)
-            .map_err(|error| failed(format!("at offset {from}: {error}")))?
-            .ok_or_else(|| {
-                failed(format!("at offset {from}: the broker sent part of a batch only"))
-            })?;
-        if extent.next <= from {
-            return Err(failed(format!("at offset {from}: the broker sent older records only")));
-        }
-        if in_doubt && extent.epoch < reading.epoch {
-            return Err(failed(format!(
-                "at offset {from}: the broker has records of an older leader"
-            )));
-        }
-        (reading.next, reading.epoch, reading.served) = (extent.next, extent.epoch, answers);
-        let part = Part { partition: tp.partition, from, aborted: fetched.aborted };
-        let start = fetched.records.start;
-        Ok(Some(Content::Records { part, bytes: start..start + extent.bytes }))
-    }
-
-    /// An error of one partition: one to wait out, or one to report. Codes: Kafka's documentation,
-    /// "Error Codes".
-    fn refused(
-        &self,
-        reading: &mut Reading,
-        tp: &TopicPartition,
-        code: i16,
-    ) -> Result<(), SourceError> {
-        let known = match code {
-            OUT_OF_RANGE if reading.error != OUT_OF_RANGE => "OFFSET_OUT_OF_RANGE",
-            OUT_OF_RANGE => {
-                return Err(SourceError::OutOfRange {
-                    partition: tp.clone(),
-                    offset: reading.next,
-                    detail: String::from("the broker has no such offset (OFFSET_OUT_OF_RANGE)"),
-                });
-            }
-            29 => {
-                return Err(SourceError::Unauthorised {
-                    what: tp.to_string(),
-                    brokers: String::from("the cluster"),
-                    detail: String::from("TOPIC_AUTHORIZATION_FAILED"),
-                });
-            }
-            3 => "UNKNOWN_TOPIC_OR_PARTITION",
-            5 => "LEADER_NOT_AVAILABLE",
-            6 => "NOT_LEADER_OR_FOLLOWER",
-            7 => "REQUEST_TIMED_OUT",
-            8 => "BROKER_NOT_AVAILABLE",
-            9 => "REPLICA_NOT_AVAILABLE",
-            13 => "NETWORK_EXCEPTION",
-            56 => "KAFKA_STORAGE_ERROR",
-            74 => "FENCED_LEADER_EPOCH",
-            75 => "UNKNOWN_LEADER_EPOCH",
-            78 => "OFFSET_NOT_AVAILABLE",
-            100 => "UNKNOWN_TOPIC_ID",
-            103 => "INCONSISTENT_TOPIC_ID",
-            _ => {
-                let detail = format!("the broker answers with Kafka's error {code}");
-                return Err(SourceError::Partition { partition: tp.clone(), detail });
-            }
-        };
-        if reading.error != code {
-            tracing::info!(partition = %tp, error = known, "the broker cannot serve it; asking who leads");
-            reading.error = code;
-        }
-        reading.not_before = Some(Instant::now() + BACKOFF);
-        self.ask_for_leaders();
-        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -15,6 +15,7 @@ mod connection;
 mod lane;
 mod queue;
 mod reader;
+mod reading;
 mod sasl;
 mod scram;
 mod security;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::lane::{Chunk, Content, Lane, Section};
+use super::lane::{Chunk, Lane, Section};
 use super::reader::{Progress, Reader};
+use super::reading::Content;
 use crate::protocol::{Offset, TopicPartition};
 use crate::source::{Polled, Record, SourceError};
 

@@ -16,7 +16,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const SMALL: usize = 64 << 10;
 const GATHER: Duration = Duration::from_millis(10);
 
-/// Of how many failures in a row one is reported: about one each minute.
+/// Of how many failures in a row one is reported: about one each minute. Who does not let us in for
+/// that long, or speaks another language, is not waited for.
 const REMINDER: u32 = 30;
 
 /// See the module. Runs until the lane is stopped, or its broker leads nothing of it.
@@ -97,6 +98,10 @@ impl Worker {
         let wait = BACKOFF.0.saturating_mul(1 << self.failures.min(10)).min(BACKOFF.1);
         self.failures += 1;
         self.lane.ask_for_leaders();
+        if self.failures >= REMINDER && error.is_lasting() {
+            let broker = address.to_string();
+            self.lane.refuse(self.broker, &broker, &error.to_string());
+        }
         self.lane.pause(wait)
     }
 }

@@ -1,8 +1,13 @@
 //! Brokers that do not keep to the protocol, and others that listen at their address.
 
+use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::broker::Trick;
+use super::super::connection::ExchangeError;
+use super::super::lane::{Chunk, Cluster, Lane, Section};
+use super::super::reading::Content;
+use super::broker::{Trick, new_address};
 use super::{Rig, SMALL, until};
 
 const HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n";
@@ -151,4 +156,42 @@ fn an_error_of_the_whole_answer_is_waited_out() {
 fn a_broker_that_says_nothing_of_partitions_is_not_asked_again_at_once() {
     let paused = pause_after(Trick::Nothing, |_| ());
     assert!(paused >= Duration::from_millis(100), "{paused:?}");
+}
+
+#[test]
+fn a_broker_that_does_not_let_us_in_for_long_fails_what_it_leads_and_nothing_else() {
+    let cluster = Cluster {
+        brokers: [0, 1].map(|id| (id, new_address())).into(),
+        leaders: [(0, 0), (1, 1), (2, 0)].into(),
+    };
+    let lane = Lane::new("readings", SMALL, &Arc::default());
+    for partition in [0, 1, 2] {
+        lane.take(partition, 5, 7);
+    }
+    lane.set_cluster(&Arc::new(cluster));
+    lane.refuse(0, "kafka:9092", "no such user");
+    // It was said already.
+    lane.refuse(0, "kafka:9092", "no such user");
+    let failed = |chunk: Chunk| -> Vec<(i32, String)> {
+        let error = |section: Section| match section.content {
+            Content::Failed(error) => (section.partition, error.to_string()),
+            Content::Records { .. } => panic!("nothing was fetched"),
+        };
+        chunk.sections.map(error).collect()
+    };
+    let text = "cannot fetch from the broker at kafka:9092: no such user";
+    let first = failed(lane.next_chunk(Duration::ZERO).unwrap());
+    assert_eq!(first, [(0, text.to_owned()), (2, text.to_owned())]);
+    assert!(failed(lane.next_chunk(Duration::ZERO).unwrap()).is_empty());
+    // What the other one leads is still asked for.
+    assert!(lane.plan(0).is_none());
+    assert_eq!(lane.plan(1).unwrap().wanted.len(), 1);
+}
+
+#[test]
+fn what_waiting_does_not_help_against_is_told_from_what_it_does() {
+    let lasting = [ExchangeError::Version, ExchangeError::Login(String::from("no such user"))];
+    assert!(lasting.iter().all(ExchangeError::is_lasting));
+    let passing = [ExchangeError::Size(1), io::Error::from(io::ErrorKind::TimedOut).into()];
+    assert!(!passing.iter().any(ExchangeError::is_lasting));
 }
