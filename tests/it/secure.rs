@@ -232,11 +232,11 @@ fn every_record_lands_once_over_every_protocol_and_login_by_both_fetchers() {
             let exit = icestream.clone().set("KAFKA_FETCHER", fetcher).run_until_caught_up();
             assert!(!exit.log.contains("cannot fetch"), "{}", exit.log);
             assert!(!exit.log.contains(PASSWORD), "{}", exit.log);
-            let landed: Vec<_> = all.iter().collect();
-            let table = lake.table(&format!("db.{topic}"));
-            assert_eq!(assert_exactly_once(&table, &landed) as i64, from + 3000);
         }
     }
+    // A record that one run left out would stay out: the ledger is past it.
+    let landed: Vec<_> = all.iter().collect();
+    assert_exactly_once(&lake.table(&format!("db.{topic}")), &landed);
 }
 
 #[test]
