@@ -22,6 +22,8 @@ const NEVER: &[(&str, &str)] = &[
     ("CHECKPOINT_MAX_RECORDS", "1125899906842624"),
 ];
 const EACH_SECOND: &[(&str, &str)] = &[("CHECKPOINT_INTERVAL_MS", "1000")];
+/// Records come by the loop's way.
+const BY_LIBRDKAFKA: &[(&str, &str)] = &[("KAFKA_FETCHER", "librdkafka")];
 /// The encodings that the loop has.
 const PAGES_2: &[(&str, &str)] = &[("ICEBERG_TABLE_PROPERTIES", "write.parquet.page-version=2")];
 const EACH_10_SECONDS: &[(&str, &str)] = &[("CHECKPOINT_INTERVAL_MS", "10000")];
@@ -176,6 +178,7 @@ fn readings(topics: &mut Topics<'_>) -> Scenario {
     .icestream("MEMORY_LIMIT_MB=256", &input, &small)
     .by_hand(&input)
     .ratio(0, 4, Measure::PerCpu)
+    .ratio(0, 2, Measure::PerCpu)
     .ratio(1, 2, Measure::PerCpu)
     .ratio(1, 2, Measure::Rate)
     .ratio(3, 0, Measure::PerCpu)
@@ -187,14 +190,18 @@ fn one_partition(topics: &mut Topics<'_>) -> Scenario {
     Scenario::new(
         "300-byte JSON, 1 partition",
         "The same from one partition: one shard has all the work, as the loop has. The loop's files have DELTA encodings, which\n\
-         icestream writes only where the table asks for them (`write.parquet.page-version=2`): with these the files are alike.",
+         icestream writes only where the table asks for them (`write.parquet.page-version=2`): with these the files are alike. With\n\
+         `KAFKA_FETCHER=librdkafka` records come by the same library as the loop's.",
     )
     .icestream("checkpoint 10 s", &input, EACH_10_SECONDS)
     .icestream("pages of version 2", &input, &[EACH_10_SECONDS, PAGES_2].concat())
+    .icestream("KAFKA_FETCHER=librdkafka", &input, &[EACH_10_SECONDS, BY_LIBRDKAFKA].concat())
     .by_hand(&input)
+    .ratio(0, 3, Measure::PerCpu)
+    .ratio(1, 3, Measure::PerCpu)
+    .ratio(1, 3, Measure::Rate)
+    .ratio(2, 3, Measure::PerCpu)
     .ratio(0, 2, Measure::PerCpu)
-    .ratio(1, 2, Measure::PerCpu)
-    .ratio(1, 2, Measure::Rate)
 }
 
 fn uncompressed(topics: &mut Topics<'_>) -> Scenario {

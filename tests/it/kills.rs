@@ -16,13 +16,13 @@ use crate::support::producing::Produced;
 use crate::support::table::{Lake, Table};
 use crate::support::{PATIENCE, files, foreign, poll, wait_for};
 
-const RECORDS: i64 = 1_000_000;
+const RECORDS: i64 = 2_000_000;
 const PARTITIONS: i32 = 6;
 const KILLS: usize = 20;
 /// Restarts before which the checkpoint directory is deleted.
 const LOSSES: usize = 5;
-/// Records that are there before the first run. Each run meets an equal share of the others when it
-/// starts, so that there is work to interrupt to the end.
+/// Records that are there before the first run. Before each of the others comes an equal share of the
+/// rest, which takes some ten epochs, so that there is work to interrupt.
 const FIRST: i64 = 100_000;
 const SLICE: i64 = (RECORDS - FIRST) / KILLS as i64;
 
@@ -49,8 +49,7 @@ impl Moment {
     }
 
     /// Returns at the moment. The pause is the random moment itself: nothing relies on its length.
-    /// Where `no_more` work comes, the first epoch is as good as the n-th.
-    fn wait(&self, running: &Running, no_more: impl Fn() -> bool) {
+    fn wait(&self, running: &Running) {
         let (sign, n, pause) = match self {
             Self::Started(pause) => ("", 0, pause),
             Self::Sealed(n, pause) => (" sealed epoch=", *n, pause),
@@ -58,8 +57,7 @@ impl Moment {
         };
         const OFTEN: Duration = Duration::from_millis(1);
         poll(OFTEN, "work to interrupt", PATIENCE, || {
-            let seen = running.log().matches(sign).count();
-            (sign.is_empty() || seen >= n || (seen > 0 && no_more())).then_some(())
+            (sign.is_empty() || running.log().matches(sign).count() >= n).then_some(())
         });
         let then = Instant::now();
         poll(OFTEN, "the moment", PATIENCE, || (then.elapsed() >= *pause).then_some(()));
@@ -73,7 +71,7 @@ pub fn seed() -> u64 {
 }
 
 #[test]
-fn a_million_records_survive_twenty_kills_and_five_lost_checkpoints() {
+fn two_million_records_survive_twenty_kills_and_five_lost_checkpoints() {
     survive_kills("auto");
 }
 
@@ -99,16 +97,17 @@ pub fn survive_kills(fetcher: &str) {
         let producer = scope.spawn(|| produce(&topic, orders, &acknowledged));
         let mut losses: Vec<bool> = (0..KILLS).map(|kill| kill < LOSSES).collect();
         rng.shuffle(&mut losses);
-        order.send(FIRST).expect("the producer ended early");
-        wait_for("the first records", PATIENCE, || {
-            (acknowledged.load(Ordering::Relaxed) >= FIRST).then_some(())
-        });
+        let produce_up_to = |end: i64| {
+            order.send(end).expect("the producer ended early");
+            wait_for("records to be produced", PATIENCE, || {
+                (acknowledged.load(Ordering::Relaxed) >= end).then_some(())
+            });
+        };
+        produce_up_to(FIRST);
         let mut at_work = 0;
         for (kill, loss) in (1..).zip(losses) {
-            order.send(FIRST + SLICE * kill).expect("the producer ended early");
-            let killed = kill_once(&icestream, &mut rng, || {
-                acknowledged.load(Ordering::Relaxed) >= FIRST + SLICE * kill
-            });
+            produce_up_to(FIRST + SLICE * kill);
+            let killed = kill_once(&icestream, &mut rng);
             let missing =
                 acknowledged.load(Ordering::Relaxed) - files::head_total(&table, "total-records");
             at_work += usize::from(missing > 0);
@@ -139,10 +138,10 @@ pub fn survive_kills(fetcher: &str) {
 }
 
 /// One run up to its random end. Says what it was.
-fn kill_once(icestream: &Icestream, rng: &mut Rng, no_more: impl Fn() -> bool) -> String {
+fn kill_once(icestream: &Icestream, rng: &mut Rng) -> String {
     let moment = Moment::random(rng);
     let mut running = icestream.run();
-    moment.wait(&running, no_more);
+    moment.wait(&running);
     assert!(running.runs(), "it ended by itself: {}", running.log());
     let exit = running.kill();
     let recovered = exit.log.matches("recovered a pending commit").count();

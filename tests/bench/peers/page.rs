@@ -109,7 +109,8 @@ Medians, in brackets the least and the most; the lower table divides figures of 
 
 - CPU and peak resident memory are those of the whole system under test: all its JVMs, and nothing of broker and catalog.
 - The peers are measured warm: in the same JVM {warm} other records were carried into another table first, and neither
-  that nor the start of the JVM is counted. icestream is counted from the start of its process to its end.
+  that nor the start of the JVM is counted. icestream is counted from the start of its process to its end; another process
+  of it carried the same other records before, uncounted, so that broker and catalog are as warm for it.
 - A peer's time ends when the table has all rows, which the catalog is asked every 100 ms. That is up to {seconds} s
   after the last row was read, when its next commit is due: look at the CPU rather than at its records/s.
 - After each run DuckDB reads the table: each record once, nothing else.
