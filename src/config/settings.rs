@@ -123,7 +123,7 @@ pub const SETTINGS: &[SettingDoc] = &[
         "kafka.fetcher",
         "`auto`",
         Kind::OneOf(&["auto", "icestream", "librdkafka"]),
-        "Who fetches records: `icestream` with code of its own, at about half of the CPU, or \
+        "Who fetches records: `icestream` with code of its own, at about three quarters of the CPU, or \
          `librdkafka`. `auto` is `icestream`, unless `[kafka.properties]` sets something that \
          fetching depends on or `KAFKA_SSL_KEY_PASSWORD` is set. `icestream` takes a broker's \
          certificate only if that names the host as a subject alternative name, and is not the \

@@ -76,7 +76,7 @@ pub struct SourceSettings {
 /// Who fetches records from the brokers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FetchBy {
-    /// icestream itself: at about half of the CPU. Of the properties it follows those of security
+    /// icestream itself: at about three quarters of the CPU. Of the properties it follows those of security
     /// that are settings of icestream's.
     Icestream,
     /// librdkafka, with all that it knows of security and tuning.
