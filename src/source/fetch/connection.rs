@@ -189,9 +189,8 @@ fn connect(address: &Address) -> io::Result<TcpStream> {
 fn words(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => String::from("the broker closed the connection"),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            format!("no answer within {} s", SILENCE.as_secs())
-        }
+        // What a read tells that waited too long; a connection that is not accepted is another kind.
+        io::ErrorKind::WouldBlock => format!("no answer within {} s", SILENCE.as_secs()),
         _ => error.to_string(),
     }
 }
