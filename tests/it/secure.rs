@@ -296,7 +296,7 @@ fn a_broker_that_lets_nobody_in_or_is_not_to_be_trusted_is_the_same_error_by_bot
 }
 
 #[test]
-fn a_certificate_that_icestream_does_not_take_is_told_with_the_way_out_and_tried_again() {
+fn a_certificate_that_icestream_does_not_take_ends_the_process_with_the_way_out_told() {
     let secure = Secure::shared();
     let lake = Lake::sqlite();
     let Pipeline { icestream, topic } = secure.pipeline(&lake);
@@ -309,7 +309,8 @@ fn a_certificate_that_icestream_does_not_take_is_told_with_the_way_out_and_tried
     for said in ["localhost:", "invalid peer certificate", "KAFKA_FETCHER=librdkafka"] {
         assert!(line.contains(said), "{line}");
     }
-    running.stop(PATIENCE).success();
+    let exit = running.wait(RUN).with_code(3);
+    assert!(exit.log.contains("cannot fetch from the broker at localhost:"), "{}", exit.log);
     icestream.set("KAFKA_FETCHER", "librdkafka").run_until_caught_up();
     assert_exactly_once(&lake.table(&format!("db.{topic}")), &[&produced]);
 }
