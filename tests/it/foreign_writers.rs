@@ -10,6 +10,7 @@ use crate::support::icestream::Running;
 use crate::support::kafka::Kafka;
 use crate::support::oracle::assert_exactly_once;
 use crate::support::producing::Produced;
+use crate::support::proxy::Proxy;
 use crate::support::table::{Lake, Table};
 use crate::support::{PATIENCE, foreign, wait_for};
 
@@ -36,12 +37,11 @@ struct Tally {
 }
 
 impl Tally {
-    fn act(&mut self, table: &Table<'_>, action: &'static str) {
+    fn act(&mut self, table: &Table<'_>, proxy: &Proxy, action: &'static str) {
         let number: u64 = self.actions.values().sum();
         let number = if action == "append" { self.appended / 10 } else { number.cast_signed() };
-        let done = foreign::maintain(table, action, number);
-        self.conflicts += done["conflicts"].as_u64().expect("a number of conflicts");
-        let answer = done["answer"].as_i64().expect("a number");
+        let (answer, conflicts) = foreign::maintain_beside(table, proxy, action, number);
+        self.conflicts += conflicts;
         match action {
             "append" => self.appended += answer,
             "expire" => self.expired += answer,
@@ -55,6 +55,8 @@ impl Tally {
 fn expiry_compaction_appends_and_schema_changes_beside_commits_disturb_nothing() {
     let seconds: Option<u64> = std::env::var(SECONDS).ok().map(|text| text.parse().unwrap());
     let lake = Lake::rest();
+    let proxy = Proxy::before(&lake.rest_catalog().address());
+    let lake = lake.through(proxy.uri());
     let (icestream, topic) = pipeline(&lake, 2);
     let icestream = icestream.set("CHECKPOINT_INTERVAL_MS", "1000");
     let table = lake.table(&format!("db.{topic}"));
@@ -76,7 +78,7 @@ fn expiry_compaction_appends_and_schema_changes_beside_commits_disturb_nothing()
             if enough {
                 break;
             }
-            tally.act(&table, action);
+            tally.act(&table, &proxy, action);
             advances(&mut running);
         }
         steady.stop()

@@ -28,7 +28,7 @@ const fn catching(name: &'static str, inject: fn(&mut Fleet, &mut Rng)) -> Fault
 }
 
 /// All of them.
-pub const FAULTS: [Fault; 17] = [
+pub const FAULTS: [Fault; 18] = [
     fault("killed and started again, five times", kill),
     fault("killed, checkpoints lost", kill_and_lose),
     fault("killed, checkpoints from an old copy", kill_and_restore),
@@ -36,6 +36,7 @@ pub const FAULTS: [Fault; 17] = [
     fault("a process added, another removed", add_and_remove),
     catching("aborted within a checkpoint", abort),
     catching("aborted within a checkpoint, taken over, came back", abort_and_take_over),
+    catching("aborted before its commit, all others gone", abort_alone),
     catching("aborted after its commit landed, foreign rows on top", abort_under_foreign_rows),
     catching("reply to a commit dropped", drop_reply),
     fault("commit request delivered late", late_request),
@@ -157,6 +158,23 @@ fn abort_and_take_over(fleet: &mut Fleet, rng: &mut Rng) {
     fleet.wait_progress("a crash of another", PATIENCE);
     fleet.members.insert(who, gone);
     start_again(fleet, who);
+}
+
+/// What it left behind is its own to recover, however long it takes to come back.
+fn abort_alone(fleet: &mut Fleet, rng: &mut Rng) {
+    let who = any(fleet, rng);
+    let rest = others(fleet, who);
+    for other in rest.iter().rev() {
+        kill_one(fleet, *other);
+        fleet.members.remove(*other);
+    }
+    fleet.wait_owned(&[0]);
+    abort_at(fleet, 0, "commit.before-request");
+    start_again(fleet, 0);
+    fleet.wait_progress("a crash of the only process", PATIENCE);
+    for _ in rest {
+        fleet.add();
+    }
 }
 
 fn abort_under_foreign_rows(fleet: &mut Fleet, rng: &mut Rng) {

@@ -12,7 +12,7 @@ use crate::support::icestream::{Icestream, Running};
 use crate::support::kafka::Kafka;
 use crate::support::oracle::{self, Reader, Verdict};
 use crate::support::producing::{Produced, Steady};
-use crate::support::proxy::{Fault, Matching, Proxy};
+use crate::support::proxy::Proxy;
 use crate::support::table::{Lake, Table};
 use crate::support::{PATIENCE, foreign};
 
@@ -213,14 +213,12 @@ impl Fleet {
     /// An action of another engine, before the commits that are under way: it would lose against
     /// processes that commit all the time, and they must bear that it wins.
     pub fn maintain(&mut self, action: &str) {
-        let commits = Matching::commit_of("db", TOPIC).times(usize::MAX);
-        let held = self.proxy.on(commits, Fault::HoldRequest);
+        let table = self.table();
         let number = self.foreign_rows / 10;
-        let done = foreign::maintain(&self.table(), action, number);
+        let answer =
+            foreign::undisturbed(&table, &self.proxy, || foreign::maintain(&table, action, number));
         if action == "append" {
-            self.foreign_rows += done["answer"].as_i64().expect("a number of rows");
+            self.foreign_rows += answer;
         }
-        held.withdraw();
-        held.release();
     }
 }
