@@ -37,7 +37,7 @@ use support::kafka::Kafka;
 #[derive(Parser)]
 struct Args {
     /// Records of the made inputs of 300 bytes; of larger ones fewer.
-    #[arg(long, default_value_t = 4_000_000)]
+    #[arg(long, default_value_t = 12_000_000)]
     records: u64,
     /// Runs of each contestant.
     #[arg(long, default_value_t = 5)]
@@ -98,6 +98,7 @@ fn main() {
     for (name, make) in scenario::EACH.iter().filter(|(name, _)| name.contains(&args.only)) {
         let mut scenario = make(&mut topics);
         println!("\n{name}: {}", scenario.title);
+        scenario.warm_up(&kafka);
         (0..args.runs).for_each(|round| scenario.round(&kafka, round));
         scenarios.push(scenario);
     }

@@ -1,5 +1,6 @@
 //! What is in the topics.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -104,6 +105,8 @@ pub struct Preloaded {
     pub records: u64,
     /// Bytes of all payloads.
     pub bytes: u64,
+    /// Has the broker sent them once?
+    pub sent: Cell<bool>,
 }
 
 impl Preloaded {
@@ -126,7 +129,7 @@ enum Packing {
 pub struct Topics<'a> {
     kafka: &'a Kafka,
     readings: u64,
-    made: BTreeMap<(Kind, i32, Packing), Rc<Preloaded>>,
+    made: BTreeMap<(Kind, i32, Packing, u64), Rc<Preloaded>>,
 }
 
 impl<'a> Topics<'a> {
@@ -137,17 +140,28 @@ impl<'a> Topics<'a> {
 
     /// Records of a kind in a topic of so many partitions, packed by LZ4.
     pub fn get(&mut self, kind: Kind, partitions: i32) -> Rc<Preloaded> {
-        self.packed(kind, partitions, Packing::Lz4)
+        self.packed(kind, partitions, Packing::Lz4, 1)
     }
 
-    /// The same, not compressed.
+    /// So many times as many.
+    pub fn times(&mut self, times: u64, kind: Kind, partitions: i32) -> Rc<Preloaded> {
+        self.packed(kind, partitions, Packing::Lz4, times)
+    }
+
+    /// As many, not compressed.
     pub fn plain(&mut self, kind: Kind, partitions: i32) -> Rc<Preloaded> {
-        self.packed(kind, partitions, Packing::Plain)
+        self.packed(kind, partitions, Packing::Plain, 1)
     }
 
-    fn packed(&mut self, kind: Kind, partitions: i32, packing: Packing) -> Rc<Preloaded> {
-        let made = self.made.entry((kind, partitions, packing));
-        let fill = || Rc::new(fill(self.kafka, kind, self.readings, partitions, packing));
+    fn packed(
+        &mut self,
+        kind: Kind,
+        partitions: i32,
+        packing: Packing,
+        times: u64,
+    ) -> Rc<Preloaded> {
+        let made = self.made.entry((kind, partitions, packing, times));
+        let fill = || Rc::new(fill(self.kafka, kind, self.readings * times, partitions, packing));
         made.or_insert_with(fill).clone()
     }
 }
@@ -173,5 +187,5 @@ fn fill(kafka: &Kafka, kind: Kind, readings: u64, partitions: i32, packing: Pack
         let partition = i32::try_from(n % each).expect("a partition");
         produced = produced.without(partition, i64::try_from(n / each).expect("an offset"));
     }
-    Preloaded { kind, produced, records, bytes }
+    Preloaded { kind, produced, records, bytes, sent: Cell::new(false) }
 }

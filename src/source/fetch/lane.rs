@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::connection::Address;
 use super::reading::{BACKOFF, Content, Reading};
+use super::turns::Turns;
 use super::wire::{Answer, Fetched, Limits, Wanted};
 use crate::protocol::{Offset, TopicPartition};
 use crate::source::SourceError;
@@ -55,6 +56,7 @@ struct State {
     cluster: Arc<Cluster>,
     /// Brokers that have a thread.
     workers: BTreeSet<i32>,
+    turns: BTreeMap<i32, Turns>,
     plans: u64,
     answers: u64,
     stopped: bool,
@@ -237,6 +239,13 @@ impl Lane {
         state.plans += 1;
         let number = state.plans;
         ready.sort_unstable();
+        let has_more = |(_, partition): &(u64, i32)| state.readings[partition].has_more();
+        let more: Vec<_> = ready.iter().copied().filter(has_more).collect();
+        let few = state.turns.entry(broker).or_default().next(Instant::now(), more.len());
+        if let Some(few) = few {
+            ready = more;
+            ready.truncate(few);
+        }
         let mut wanted = Vec::with_capacity(ready.len());
         for (_, partition) in ready {
             let Some(reading) = state.readings.get_mut(&partition) else { continue };
@@ -248,13 +257,9 @@ impl Lane {
         let bytes = i32::try_from(bytes.clamp(ANSWER.0, ANSWER.1)).unwrap_or(i32::MAX);
         let share = bytes / i32::try_from(wanted.len()).unwrap_or(i32::MAX);
         let partition_bytes = share.max(PARTITION).min(bytes);
-        Plan {
-            address,
-            wanted,
-            limits: Limits { wait_ms: WAIT_MS, bytes, partition_bytes },
-            broker,
-            number,
-        }
+        // For others there may be records meanwhile.
+        let wait_ms = if few.is_some() { 0 } else { WAIT_MS };
+        Plan { address, wanted, limits: Limits { wait_ms, bytes, partition_bytes }, broker, number }
     }
 
     /// Waits for so long, or less if something changed. False: it is over.
@@ -362,6 +367,10 @@ impl Lane {
     ) -> Vec<Section> {
         state.answers += 1;
         let answers = state.answers;
+        let given = answered.iter().map(|each| each.records.len()).filter(|bytes| *bytes > 0);
+        let (count, bytes) = given.fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes));
+        let most = usize::try_from(plan.limits.bytes).unwrap_or(0);
+        state.turns.entry(plan.broker).or_default().answered(count, bytes, most);
         let (mut sections, mut refused) = (Vec::new(), false);
         for fetched in answered {
             let partition = fetched.partition;

@@ -22,6 +22,7 @@ mod security;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod turns;
 mod wire;
 mod worker;
 

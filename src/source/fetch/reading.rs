@@ -70,6 +70,11 @@ impl Reading {
         Wanted { partition, offset: self.next, last_epoch }
     }
 
+    /// Is the end of the log, as the last answer told it, further on?
+    pub(super) fn has_more(&self) -> bool {
+        self.end.is_some_and(|end| end > self.next)
+    }
+
     /// Does its broker not serve it at present?
     pub(super) fn is_refused(&self) -> bool {
         self.error != 0

@@ -38,6 +38,8 @@ enum Peer {
     Icestream,
     /// With `MEMORY_LIMIT_MB=256`.
     SmallIcestream,
+    /// With pages of version 2.
+    DeltaIcestream,
     Flink,
     Connect,
     /// With a heap of [`SMALL_HEAP_MIB`].
@@ -46,9 +48,10 @@ enum Peer {
 }
 
 impl Peer {
-    const EACH: [Self; 6] = [
+    const EACH: [Self; 7] = [
         Self::Icestream,
         Self::SmallIcestream,
+        Self::DeltaIcestream,
         Self::Flink,
         Self::Connect,
         Self::SmallFlink,
@@ -59,6 +62,7 @@ impl Peer {
         match self {
             Self::Icestream => "icestream",
             Self::SmallIcestream => "icestream, MEMORY_LIMIT_MB=256",
+            Self::DeltaIcestream => "icestream, pages of version 2",
             Self::Flink => "Flink",
             Self::Connect => "Kafka Connect",
             Self::SmallFlink => "Flink, 512 MiB of heap",
@@ -67,7 +71,7 @@ impl Peer {
     }
 
     fn is_icestream(self) -> bool {
-        matches!(self, Self::Icestream | Self::SmallIcestream)
+        matches!(self, Self::Icestream | Self::SmallIcestream | Self::DeltaIcestream)
     }
 }
 
@@ -110,10 +114,12 @@ pub fn measure(records: u64, runs: usize, only: &str, load: &str) -> (String, St
             let run = |heap_mib, run: fn(&Job<'_>) -> Figures| {
                 peer(kafka, &lake, (&warm_up, &input), heap_mib, run)
             };
+            let own = |more| icestream(kafka, &lake, (&warm_up, &input), more);
             let figures = match row.peer {
-                Peer::Icestream => icestream(kafka, &lake, (&warm_up, &input), &[]),
-                Peer::SmallIcestream => {
-                    icestream(kafka, &lake, (&warm_up, &input), &[("MEMORY_LIMIT_MB", "256")])
+                Peer::Icestream => own(&[]),
+                Peer::SmallIcestream => own(&[("MEMORY_LIMIT_MB", "256")]),
+                Peer::DeltaIcestream => {
+                    own(&[("ICEBERG_TABLE_PROPERTIES", "write.parquet.page-version=2")])
                 }
                 Peer::Flink => run(None, flink::run),
                 Peer::Connect => run(None, connect::run),

@@ -294,6 +294,8 @@ struct Shared {
     /// When connections and requests for records came.
     accepted: Mutex<Vec<Instant>>,
     asked: Mutex<Vec<Instant>>,
+    /// How many partitions each of these named.
+    named: Mutex<Vec<usize>>,
     /// Answers with records that were sent.
     served: AtomicUsize,
     /// Are answers held back, and how many are.
@@ -363,6 +365,11 @@ impl Broker {
     /// When requests for records came.
     pub(super) fn asked(&self) -> Vec<Instant> {
         self.shared.asked.lock().unwrap().clone()
+    }
+
+    /// How many partitions each request for records named.
+    pub(super) fn named(&self) -> Vec<usize> {
+        self.shared.named.lock().unwrap().clone()
     }
 
     /// Answers with records that were sent.
@@ -447,6 +454,7 @@ impl Shared {
             self.asked.lock().unwrap().push(Instant::now());
             let request = FetchRequest::decode(&mut request, version).unwrap();
             assert!(!request.topics.is_empty() && request.isolation_level == 1);
+            self.named.lock().unwrap().push(request.topics[0].partitions.len());
             id.encode(&mut answer, FetchResponse::header_version(version)).unwrap();
             self.fetch(world, trick, &request, records).encode(&mut answer, version).unwrap();
         }

@@ -1,6 +1,6 @@
 //! Everything arrives, once and in order.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::broker::Trick;
 use super::{ANSWER, Rig, SMALL};
@@ -96,6 +96,45 @@ fn many_full_partitions_move_together_though_answers_are_small() {
             assert_eq!(records, 2, "{turn:?}");
         }
     }
+}
+
+#[test]
+fn of_many_full_partitions_a_request_names_a_few() {
+    let mut rig = Rig::new(1, 100, SMALL);
+    for partition in rig.world.partitions() {
+        for _ in 0..10 {
+            rig.world.append(partition, 1, ANSWER / 4 - 1000);
+        }
+    }
+    rig.take_all();
+    rig.read_all();
+    let named = rig.broker().named();
+    assert_eq!(named[0], 100);
+    // An answer holds four such batches; all are asked for once a second.
+    let whole = named.iter().filter(|count| **count > 8).count();
+    assert!(named.len() >= 250 && whole * 10 < named.len(), "{named:?}");
+    for partition in rig.world.partitions() {
+        rig.got.assert_all(partition, 0..10);
+    }
+}
+
+#[test]
+fn a_partition_that_is_idle_among_full_ones_is_read_when_it_gets_a_record() {
+    let mut rig = Rig::new(1, 3, SMALL);
+    let fill = |rig: &Rig| rig.world.append(0, 1, ANSWER - 1000);
+    (0..10).for_each(|_| fill(&rig));
+    rig.take_all();
+    rig.read_until("full answers", |got| got.count() >= 5);
+    rig.world.append(2, 1, 10);
+    let begun = Instant::now();
+    // There is always more in the other one.
+    while rig.got.next(2).is_none() {
+        assert!(begun.elapsed() < super::PATIENCE, "{:?}", rig.broker().named());
+        fill(&rig);
+        rig.poll(Duration::from_millis(20));
+    }
+    assert!(rig.broker().named().contains(&1), "{:?}", rig.broker().named());
+    assert!(rig.world.end(0) > rig.got.next(0).unwrap());
 }
 
 #[test]
