@@ -37,7 +37,7 @@ use support::kafka::Kafka;
 #[derive(Parser)]
 struct Args {
     /// Records of the made inputs of 300 bytes; of larger ones fewer.
-    #[arg(long, default_value_t = 12_000_000)]
+    #[arg(long, default_value_t = 6_000_000)]
     records: u64,
     /// Runs of each contestant.
     #[arg(long, default_value_t = 5)]

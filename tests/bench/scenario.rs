@@ -128,7 +128,8 @@ impl Scenario {
     pub fn warm_up(&self, kafka: &Kafka) {
         for Entry { input, .. } in &self.entries {
             if !input.sent.replace(true) {
-                icestream(kafka, &Lake::sqlite(), input, EACH_10_SECONDS);
+                let settings = [EACH_10_SECONDS, &[("BAD_RECORDS", "skip")]].concat();
+                icestream(kafka, &Lake::sqlite(), input, &settings);
             }
         }
     }
