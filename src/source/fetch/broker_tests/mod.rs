@@ -89,6 +89,15 @@ impl Rig {
         self.queue.poll(wait, |polled| got.take(polled))
     }
 
+    /// One call of the shard that takes no more than one record.
+    fn poll_one(&mut self, wait: Duration) -> usize {
+        let got = &mut self.got;
+        self.queue.poll(wait, |polled| {
+            got.take(polled);
+            false
+        })
+    }
+
     fn read_until(&mut self, what: &str, done: impl Fn(&Got) -> bool) {
         let begun = Instant::now();
         while !done(&self.got) {
