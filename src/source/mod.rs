@@ -10,6 +10,7 @@ mod error;
 mod fetch;
 mod group;
 mod queue;
+mod ranges;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -243,16 +244,17 @@ impl Source {
         partitions: &[TopicPartition],
         timeout: Duration,
     ) -> Result<BTreeMap<TopicPartition, (Offset, Offset)>, SourceError> {
-        partitions
-            .iter()
-            .map(|tp| {
-                let range = self
-                    .consumer
-                    .fetch_watermarks(&tp.topic, tp.partition, timeout)
-                    .map_err(|source| self.failed("read the ends of the log", source))?;
-                Ok((tp.clone(), range))
-            })
-            .collect()
+        let failed = |source| self.failed("read the ends of the log", source);
+        let together = ranges::of_all(&self.consumer, partitions, timeout).map_err(failed)?;
+        let of_one = |tp: &TopicPartition| match together.get(&tp.partition) {
+            Some(range) => Ok((tp.clone(), *range)),
+            // Its leader may be moving, which this waits for.
+            None => {
+                let range = self.consumer.fetch_watermarks(&tp.topic, tp.partition, timeout);
+                Ok((tp.clone(), range.map_err(failed)?))
+            }
+        };
+        partitions.iter().map(of_one).collect()
     }
 
     /// A queue for each of `shards`. Nothing flows into them yet.

@@ -19,6 +19,8 @@ const USE: f64 = 0.8;
 /// Most bytes of an answer that is believed, of the versions and of records. The first may come from
 /// anybody: a port that speaks TLS answers with what reads as a size of 352 MB. Kafka's are as large as asked for, and a batch more.
 const MOST: (usize, usize) = (1 << 20, 1 << 30);
+/// By how much a buffer grows at once. Most answers take one step.
+const STEP: usize = 8 << 20;
 
 /// Why an exchange failed. A connection is not used after that.
 #[derive(Debug, thiserror::Error)]
@@ -165,12 +167,24 @@ impl Connection {
         let told = u32::from_be_bytes(length);
         let length = usize::try_from(told).ok().filter(|length| *length <= most);
         let length = length.ok_or(ExchangeError::Size(told))?;
-        if buffer.len() < length {
-            buffer.resize(length, 0);
-        }
-        self.stream.read_exact(&mut buffer[..length])?;
+        read_into(&mut self.stream, buffer, length)?;
         Ok(length)
     }
+}
+
+/// Reads so many bytes to the beginning of `buffer`, which grows as they come: memory is not given to
+/// a size that a broker only told.
+fn read_into(stream: &mut impl Read, buffer: &mut Vec<u8>, length: usize) -> io::Result<()> {
+    let mut filled = 0;
+    while filled < length {
+        let until = length.min(buffer.len().max(filled + STEP));
+        if buffer.len() < until {
+            buffer.resize(until, 0);
+        }
+        stream.read_exact(&mut buffer[filled..until])?;
+        filled = until;
+    }
+    Ok(())
 }
 
 /// Tries each address that the name has.
@@ -192,5 +206,28 @@ fn words(error: &io::Error) -> String {
         // What a read tells that waited too long; a connection that is not accepted is another kind.
         io::ErrorKind::WouldBlock => format!("no answer within {} s", SILENCE.as_secs()),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_grows_with_the_bytes_that_come() {
+        let mut buffer = Vec::new();
+        let told = read_into(&mut &[7_u8; 10][..], &mut buffer, MOST.1);
+        assert_eq!(told.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(buffer.len(), STEP);
+    }
+
+    #[test]
+    fn an_answer_of_many_steps_is_read_whole_and_one_into_a_used_buffer_leaves_its_length() {
+        let bytes: Vec<u8> = (0..=250).cycle().take(2 * STEP + 5).collect();
+        let mut buffer = Vec::new();
+        read_into(&mut &bytes[..], &mut buffer, bytes.len()).unwrap();
+        assert!(buffer == bytes);
+        read_into(&mut &[9_u8; 3][..], &mut buffer, 3).unwrap();
+        assert_eq!((buffer.len(), &buffer[..4]), (bytes.len(), &[9, 9, 9, 3][..]));
     }
 }

@@ -340,6 +340,9 @@ impl Lane {
             let content = Content::Failed(error);
             sections.push(Section { token: reading.token, partition, content });
         }
+        if sections.is_empty() {
+            return;
+        }
         state.chunks.push_back(Chunk { buffer: Vec::new(), sections: sections.into_iter() });
         self.arrived.notify_one();
     }
