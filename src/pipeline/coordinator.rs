@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
@@ -208,7 +208,8 @@ impl<W: World> Coordinator<W> {
                 });
             }
         }
-        self.progress.hold.store(run.commit.is_some(), Ordering::Relaxed);
+        let under_way = run.sealing.is_some() || run.commit.is_some();
+        self.progress.hold.store(under_way, Ordering::Relaxed);
         if run.finish.is_none() && self.caught_up() {
             self.finish(run, Finish::CaughtUp);
         }
@@ -282,9 +283,9 @@ impl<W: World> Coordinator<W> {
         let began = now;
         run.last_seal = now;
         tracing::debug!(epoch = %self.epoch, "barrier");
-        for shard in &self.commands {
+        for shard in 0..self.commands.len() {
             let (next, release) = (self.table.clone(), release.clone());
-            tell(shard, Command::Seal { epoch: self.epoch, next, release })?;
+            self.tell(run, shard, Command::Seal { epoch: self.epoch, next, release })?;
         }
         run.sealing = Some(Sealing {
             epoch: self.epoch,
@@ -323,6 +324,40 @@ impl<W: World> Coordinator<W> {
                 Ok(())
             }
         }
+    }
+
+    /// Tells a shard. There is room for a barrier and a change of partitions, and a shard takes each
+    /// before the next of its kind is sent.
+    pub(super) fn tell(
+        &mut self,
+        run: &mut Run<W>,
+        shard: usize,
+        command: Command<Loaded<W>>,
+    ) -> Result<(), Failure> {
+        let told = self.commands.get(shard).map(|shard| shard.try_send(command));
+        match told {
+            Some(Ok(())) => Ok(()),
+            Some(Err(TrySendError::Disconnected(_))) => Err(self.why_ended(run)),
+            Some(Err(TrySendError::Full(_))) | None => {
+                Err(Failure::Internal(format!("shard {shard} did not take the last command")))
+            }
+        }
+    }
+
+    /// A shard ended: what it reported before is not read yet.
+    fn why_ended(&mut self, run: &mut Run<W>) -> Failure {
+        while let Ok(report) = self.reports.try_recv() {
+            match (report, &mut run.sealing) {
+                (Report::Sealed(_, part), Some(sealing)) => sealing.parts.push(*part),
+                (failed @ Report::Failed(_), _) => {
+                    if let Err(failure) = self.reported(run, failed) {
+                        return failure;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Failure::Internal(String::from("a shard ended without saying why"))
     }
 
     fn bad(&self, run: &mut Run<W>, record: BadRecord) {
@@ -495,14 +530,6 @@ async fn leave<T>(mut commit: JoinHandle<Result<Done<T>, Failure>>, patience: Du
             }
         }
     }
-}
-
-/// Tells a shard. There is room for a barrier and a change of partitions, and a shard takes each
-/// before the next of its kind is sent.
-pub(super) fn tell<T>(shard: &SyncSender<Command<T>>, command: Command<T>) -> Result<(), Failure> {
-    shard
-        .try_send(command)
-        .map_err(|_| Failure::Internal(String::from("a shard did not take the last command")))
 }
 
 async fn finished<T>(

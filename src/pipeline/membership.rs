@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 use super::committer::Committer;
-use super::coordinator::{Coordinator, Owned, Run, show, tell};
+use super::coordinator::{Coordinator, Owned, Run, show};
 use super::seams::{Share, Source, World, now};
 use super::shard::{Begin, Command};
 use super::{RunEnd, RunSettings, join_error};
@@ -203,8 +203,8 @@ impl<W: World> Coordinator<W> {
         // All of them, also those without new ones: one that answers holds no record any more of
         // an earlier assignment.
         let waiting = self.commands.len();
-        for (shard, begins) in self.commands.iter().zip(begins) {
-            tell(shard, Command::Take(begins))?;
+        for (shard, begins) in begins.into_iter().enumerate() {
+            self.tell(run, shard, Command::Take(begins))?;
         }
         run.members.taking = Some(Taking { starts, shares, owned, waiting });
         Ok(())

@@ -32,6 +32,8 @@ use crate::telemetry::{Metrics, UpkeepCounts};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long an idle shard waits for a record before it looks for a barrier.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
+/// The same while files become durable.
+const ENDING_WAIT: Duration = Duration::from_millis(1);
 
 /// Connects a process to everything that its settings name.
 pub(super) async fn connect(pipeline: &Pipeline) -> Result<Connected<Real>, Failure> {
@@ -119,15 +121,16 @@ fn run_shard(mut task: ShardTask<Real>) {
         // Nobody listening means the run is over already.
         task.reports.send(Report::Failed(failure)).ok();
     }
-    task.shard.abandon();
+    task.shard.abandon(&task.reports);
 }
 
 fn turns(task: &mut ShardTask<Real>) -> Result<(), Failure> {
     loop {
         let hold = task.shard.must_hold();
+        let wait = if task.shard.is_ending() { ENDING_WAIT } else { IDLE_WAIT };
         let command = match hold {
             false => task.commands.try_recv(),
-            true => task.commands.recv_timeout(IDLE_WAIT).map_err(|error| match error {
+            true => task.commands.recv_timeout(wait).map_err(|error| match error {
                 RecvTimeoutError::Timeout => TryRecvError::Empty,
                 RecvTimeoutError::Disconnected => TryRecvError::Disconnected,
             }),
@@ -141,8 +144,11 @@ fn turns(task: &mut ShardTask<Real>) -> Result<(), Failure> {
             Err(TryRecvError::Disconnected) => return Ok(()),
             Err(TryRecvError::Empty) if hold => {}
             Err(TryRecvError::Empty) => {
-                task.shard.read(&mut task.queue, IDLE_WAIT, &task.reports)?;
+                task.shard.read(&mut task.queue, wait, &task.reports)?;
             }
+        }
+        if !task.shard.answer(&task.reports)? {
+            return Ok(());
         }
     }
 }

@@ -183,6 +183,8 @@ pub trait Checkpoints: Clone + Send + Sync + 'static {
 pub trait Sink: Send + 'static {
     /// What it writes for.
     type Table;
+    /// The files of an epoch that ended.
+    type Closing: Closing;
 
     /// Takes a record's payload as one row; on a [`RecordError`] nothing is taken.
     ///
@@ -202,13 +204,29 @@ pub trait Sink: Send + 'static {
     fn buffered_bytes(&self) -> u64;
     /// Fields of records that the table lacks, since the last call.
     fn take_unknown_fields(&mut self) -> u64;
-    /// Ends the epoch: closed and durable files. The next one is written for `next`.
+    /// Ends the epoch: nothing more is written to its files. The next one is written for `next`, and
+    /// may be while they become durable.
     ///
     /// # Errors
     /// If files cannot be written.
-    fn close(&mut self, next: &Arc<Self::Table>) -> Result<Vec<PendingFile>, Failure>;
+    fn close(&mut self, next: &Arc<Self::Table>) -> Result<Self::Closing, Failure>;
+    /// Would it hold more than it may with so many bytes beside its own?
+    fn is_full(&self, beside: u64) -> bool;
     /// Deletes what was written of the open epoch.
     fn abandon(&mut self);
+}
+
+/// Files that become durable.
+pub trait Closing: Send + 'static {
+    /// Would [`Self::wait`] not have to wait?
+    fn is_over(&self) -> bool;
+    /// Bytes of memory that they hold.
+    fn held_bytes(&self) -> u64;
+    /// Closed and durable files.
+    ///
+    /// # Errors
+    /// If files cannot be written: then none are left.
+    fn wait(self) -> Result<Vec<PendingFile>, Failure>;
 }
 
 /// The time, by the clock that tokio sleeps by: a simulation sets that one.

@@ -1,7 +1,8 @@
 //! A shard: it owns some partitions from poll to Parquet, on a thread of its own.
 //!
-//! It shares nothing with other shards but a few counters. At a barrier it closes its files and
-//! answers with what they hold; it never waits for a commit.
+//! It shares nothing with other shards but a few counters. At a barrier it ends its files, and reads on
+//! for the next epoch while they become durable; then it answers with what they hold. It never waits
+//! for a commit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,10 +14,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::partitions::{Partition, Partitions};
-use super::seams::{Loaded, Queue, Sink, Source, World, now};
+use super::seams::{Closing, Loaded, Queue, Sink, Source, World, now};
 use crate::config::BadRecords;
 use crate::decode::RecordError;
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 use crate::protocol::{Epoch, Offset, OffsetRange, PendingFile, Ranges, RowCounts, TopicPartition};
 use crate::source::{Polled, Record};
 use crate::telemetry::Metrics;
@@ -155,8 +156,18 @@ pub struct Shard<S: Sink> {
     records: u64,
     shown_buffered: i64,
     asked_positions: Instant,
+    /// The epoch that ended, while its files become durable.
+    ending: Option<Ending<S::Closing>>,
     progress: Arc<Progress>,
     metrics: Metrics,
+}
+
+/// An epoch whose files are not known to be durable yet.
+struct Ending<C> {
+    epoch: Epoch,
+    /// All but the files.
+    sealed: Sealed,
+    files: C,
 }
 
 impl<S: Sink> Shard<S> {
@@ -176,15 +187,23 @@ impl<S: Sink> Shard<S> {
             records: 0,
             shown_buffered: 0,
             asked_positions: now(),
+            ending: None,
             progress,
             metrics,
         }
     }
 
-    /// May the open epoch not grow any more? Its size is bounded while the last one is committed.
+    /// May the open epoch not grow any more? Its size is bounded while the last one is sealed and
+    /// committed, and so is the memory of both.
     pub fn must_hold(&self) -> bool {
-        self.progress.hold.load(Ordering::Relaxed)
-            && self.progress.epoch_bytes.load(Ordering::Relaxed) >= self.settings.max_epoch_bytes
+        let long = self.progress.hold.load(Ordering::Relaxed)
+            && self.progress.epoch_bytes.load(Ordering::Relaxed) >= self.settings.max_epoch_bytes;
+        long || self.ending.as_ref().is_some_and(|last| self.sink.is_full(last.files.held_bytes()))
+    }
+
+    /// Is there a barrier that is not answered yet?
+    pub fn is_ending(&self) -> bool {
+        self.ending.is_some()
     }
 
     /// Obeys a command. False: nobody listens any more, the run is over.
@@ -204,11 +223,28 @@ impl<S: Sink> Shard<S> {
                 Ok(out.send(Report::Ready).is_ok())
             }
             Command::Seal { epoch, next, release } => {
-                let sealed = self.seal(&next)?;
+                if self.ending.is_some() {
+                    return Err(Failure::Internal(String::from(
+                        "a barrier before the last was answered",
+                    )));
+                }
+                let (sealed, files) = self.seal(&next)?;
                 self.partitions.retain(|p| !release.contains(&p.tp));
-                crate::crash::point("seal.files-closed");
-                Ok(out.send(Report::Sealed(epoch, Box::new(sealed))).is_ok())
+                self.ending = Some(Ending { epoch, sealed, files });
+                self.answer(out)
             }
+        }
+    }
+
+    /// Answers the last barrier if the files of its epoch are durable. False: nobody listens any
+    /// more, the run is over.
+    ///
+    /// # Errors
+    /// If the files could not be written.
+    pub fn answer(&mut self, out: &UnboundedSender<Report>) -> Result<bool, Failure> {
+        match self.ending.take_if(|last| last.files.is_over()) {
+            Some(last) => last.report(out),
+            None => Ok(true),
         }
     }
 
@@ -252,8 +288,12 @@ impl<S: Sink> Shard<S> {
         Ok(polled)
     }
 
-    /// Deletes the files of the open epoch: they were never part of a checkpoint.
-    pub fn abandon(&mut self) {
+    /// Deletes the files of the open epoch: they were never part of a checkpoint. Those of an epoch
+    /// that ended are told, for somebody else to decide.
+    pub fn abandon(&mut self, out: &UnboundedSender<Report>) {
+        if let Some(Err(failure)) = self.ending.take().map(|last| last.report(out)) {
+            tracing::warn!(error = %chain(&failure), "the files of the last epoch were not written");
+        }
         self.metrics.buffered_bytes().sub(std::mem::take(&mut self.shown_buffered));
         self.sink.abandon();
     }
@@ -363,15 +403,16 @@ impl<S: Sink> Shard<S> {
 
     /// Adds what this shard holds in memory to the gauge, and takes back what it added before.
     fn show_buffered(&mut self) {
-        let held = i64::try_from(self.sink.buffered_bytes()).unwrap_or(i64::MAX);
+        let ending = self.ending.as_ref().map_or(0, |last| last.files.held_bytes());
+        let held = i64::try_from(self.sink.buffered_bytes() + ending).unwrap_or(i64::MAX);
         self.metrics.buffered_bytes().add(held - self.shown_buffered);
         self.shown_buffered = held;
     }
 
-    /// Ends the epoch: files closed and durable, visible to nobody.
-    fn seal(&mut self, next: &Arc<S::Table>) -> Result<Sealed, Failure> {
+    /// Ends the epoch: what it read, and its files, which nobody sees.
+    fn seal(&mut self, next: &Arc<S::Table>) -> Result<(Sealed, S::Closing), Failure> {
+        let files = self.sink.close(next)?;
         let mut sealed = Sealed {
-            files: self.sink.close(next)?,
             rows: std::mem::take(&mut self.counts),
             bytes: std::mem::take(&mut self.bytes),
             ..Sealed::default()
@@ -394,6 +435,19 @@ impl<S: Sink> Shard<S> {
             p.start = p.next;
         }
         self.show_buffered();
-        Ok(sealed)
+        Ok((sealed, files))
     }
 }
+
+impl<C: Closing> Ending<C> {
+    /// Waits for the files and tells that the epoch is sealed. False: nobody listens any more.
+    fn report(self, out: &UnboundedSender<Report>) -> Result<bool, Failure> {
+        let sealed = Sealed { files: self.files.wait()?, ..self.sealed };
+        crate::crash::point("seal.files-closed");
+        Ok(out.send(Report::Sealed(self.epoch, Box::new(sealed))).is_ok())
+    }
+}
+
+#[cfg(test)]
+#[path = "shard_tests.rs"]
+mod tests;

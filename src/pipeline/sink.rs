@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::rows::RowBuilder;
-use super::seams::Sink;
+use super::seams::{Closing, Sink};
 use crate::decode::{Reason, RecordError};
 use crate::failure::{Failure, chain};
 use crate::protocol::{DataFileNames, Offset, PendingFile};
 use crate::source::Record;
 use crate::table::LoadedTable;
-use crate::write::{TableWriter, WriteSettings};
+use crate::write::{ClosingFiles, TableWriter, WriteSettings};
 
 /// How a shard writes.
 #[derive(Clone)]
@@ -116,8 +116,26 @@ impl FileSink {
     }
 }
 
+/// The files of an epoch of a shard, if it has any.
+pub struct EpochFiles(Option<ClosingFiles>);
+
+impl Closing for EpochFiles {
+    fn is_over(&self) -> bool {
+        self.0.as_ref().is_none_or(ClosingFiles::is_over)
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.0.as_ref().map_or(0, ClosingFiles::held_bytes)
+    }
+
+    fn wait(self) -> Result<Vec<PendingFile>, Failure> {
+        Ok(self.0.map_or(Ok(Vec::new()), ClosingFiles::wait)?)
+    }
+}
+
 impl Sink for FileSink {
     type Table = LoadedTable;
+    type Closing = EpochFiles;
 
     fn push(
         &mut self,
@@ -153,18 +171,19 @@ impl Sink for FileSink {
         self.rows.take_unknown_fields()
     }
 
-    fn close(&mut self, next: &Arc<LoadedTable>) -> Result<Vec<PendingFile>, Failure> {
+    fn close(&mut self, next: &Arc<LoadedTable>) -> Result<EpochFiles, Failure> {
         self.flush()?;
-        let files = match self.writer.take() {
-            Some(writer) => writer.close()?,
-            None => Vec::new(),
-        };
+        let files = self.writer.take().map(TableWriter::close).transpose()?;
         self.first = None;
         if !same_shape(&self.table, next) {
             self.rows = rows(next, &self.settings.topic)?;
         }
         self.table = next.clone();
-        Ok(files)
+        Ok(EpochFiles(files))
+    }
+
+    fn is_full(&self, beside: u64) -> bool {
+        beside > 0 && self.buffered_bytes() + beside > self.settings.max_buffered_bytes
     }
 
     fn abandon(&mut self) {
@@ -240,7 +259,7 @@ mod tests {
             assert_eq!(pushed.is_ok(), payload.starts_with(b"{"));
         }
         let table = sink.table.clone();
-        let files = sink.close(&table).unwrap();
+        let files = sink.close(&table).unwrap().wait().unwrap();
         let origin = |file: &PendingFile| match Origin::of(file.path.rsplit('/').next().unwrap()) {
             Some(Origin::Data { generation, partition, offset, .. }) => {
                 (generation, partition, offset)

@@ -17,7 +17,7 @@ use crate::table::{
     self, Catalog, CatalogKind, CatalogSettings, CommitOutcome, LoadedTable, RestAuth, TableName,
     Upkeep,
 };
-use crate::write::{TableWriter, WriteSettings};
+use crate::write::{ClosingFiles, TableWriter, WriteSettings};
 
 const PIPELINE: &str = "p";
 const TOPIC: &str = "readings";
@@ -93,7 +93,7 @@ impl Fixture {
         let write = move || {
             let mut writer = TableWriter::new(metadata, io, settings, runtime).expect("a writer");
             writer.write(&batch).expect("written");
-            writer.close().expect("closed")
+            writer.close().and_then(ClosingFiles::wait).expect("closed")
         };
         tokio::task::spawn_blocking(write).await.expect("a thread")
     }

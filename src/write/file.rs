@@ -59,11 +59,22 @@ pub(super) struct OpenFile {
 pub(super) struct ClosingFile {
     file: DataFile,
     closing: Closing,
+    held: u64,
 }
 
 impl ClosingFile {
     pub(super) fn path(&self) -> &str {
         self.file.file_path()
+    }
+
+    /// Would [`Self::wait`] not have to wait?
+    pub(super) fn is_over(&self) -> bool {
+        self.closing.is_over()
+    }
+
+    /// Bytes of memory that are on their way to the store, or kept by its client: at most.
+    pub(super) fn held_bytes(&self) -> u64 {
+        if self.is_over() { 0 } else { self.held }
     }
 
     /// Waits until the file is durable at its path.
@@ -185,11 +196,12 @@ impl OpenFile {
     pub(super) fn close(mut self, spec_id: i32) -> Result<(ClosingFile, u64), WriteError> {
         let ended = self.encoder.finish();
         let footer = self.checked(ended)?;
+        let held = self.held_bytes();
         let outlet = self.encoder.inner_mut().take();
         let bytes = outlet.taken();
         let closing = outlet.close().map_err(|refusal| refusal.of(&self.path))?;
         let file = self.describe(&footer, spec_id, bytes)?;
-        Ok((ClosingFile { file, closing }, bytes))
+        Ok((ClosingFile { file, closing, held }, bytes))
     }
 
     /// Ends the file without a footer, so that it can be deleted.

@@ -28,4 +28,4 @@ mod transform;
 
 pub use error::WriteError;
 pub use location::data_root;
-pub use table_writer::{TableWriter, WriteSettings};
+pub use table_writer::{ClosingFiles, TableWriter, WriteSettings};

@@ -60,6 +60,11 @@ pub(super) struct Closing {
 }
 
 impl Closing {
+    /// Is it durable, or refused?
+    pub(super) fn is_over(&self) -> bool {
+        self.task.is_finished()
+    }
+
     /// Waits until it is durable.
     pub(super) fn wait(self) -> Result<(), Refusal> {
         let closed = self.runtime.block_on(self.task);

@@ -165,21 +165,23 @@ impl TableWriter {
         self.written
     }
 
-    /// Closes every file. When it returns they are durable at their final path; the order is that
-    /// of closing.
+    /// Ends every file: nothing more is written to them, and they become durable. Other writers may
+    /// write meanwhile.
     ///
     /// # Errors
     /// If it fails, all files of this writer are deleted again, as far as that is possible.
-    pub fn close(mut self) -> Result<Vec<PendingFile>, WriteError> {
-        match self.guarded(Self::finish) {
-            Ok(files) => Ok(files),
-            Err(error) => {
-                for left in self.abort() {
-                    tracing::warn!(error = %left, "a data file was not deleted");
-                }
-                Err(error)
-            }
+    pub fn close(mut self) -> Result<ClosingFiles, WriteError> {
+        match self.guarded(Self::end_files) {
+            Ok(()) => Ok(ClosingFiles(self)),
+            Err(error) => Err(self.undo(error)),
         }
+    }
+
+    fn undo(self, error: WriteError) -> WriteError {
+        for left in self.abort() {
+            tracing::warn!(error = %left, "a data file was not deleted");
+        }
+        error
     }
 
     /// Deletes every file that this writer made and returns what could not be done: those files
@@ -352,13 +354,14 @@ impl TableWriter {
         }
     }
 
-    fn finish(&mut self) -> Result<Vec<PendingFile>, WriteError> {
+    fn end_files(&mut self) -> Result<(), WriteError> {
         let mut keys: Vec<_> =
             self.open.iter().map(|(key, open)| (open.last_use, key.clone())).collect();
         keys.sort();
-        for (_, key) in keys {
-            self.close_file(&key)?;
-        }
+        keys.into_iter().try_for_each(|(_, key)| self.close_file(&key))
+    }
+
+    fn finish(&mut self) -> Result<Vec<PendingFile>, WriteError> {
         self.settle(0)?;
         self.sync_directories()?;
         self.done.iter().map(|file| self.pending(file)).collect()
@@ -394,6 +397,33 @@ impl TableWriter {
             records: file.record_count(),
             bytes: file.file_size_in_bytes(),
         })
+    }
+}
+
+/// All files of a writer, while they end.
+pub struct ClosingFiles(TableWriter);
+
+impl ClosingFiles {
+    /// Would [`Self::wait`] not have to wait for the store?
+    pub fn is_over(&self) -> bool {
+        self.0.closing.iter().all(ClosingFile::is_over)
+    }
+
+    /// Bytes of memory that are on their way to the store.
+    pub fn held_bytes(&self) -> u64 {
+        self.0.closing.iter().map(ClosingFile::held_bytes).sum()
+    }
+
+    /// Waits until they are durable at their final path. They come in the order in which they were ended.
+    ///
+    /// # Errors
+    /// If it fails, all of them are deleted again, as far as that is possible.
+    pub fn wait(self) -> Result<Vec<PendingFile>, WriteError> {
+        let Self(mut writer) = self;
+        match writer.guarded(TableWriter::finish) {
+            Ok(files) => Ok(files),
+            Err(error) => Err(writer.undo(error)),
+        }
     }
 }
 

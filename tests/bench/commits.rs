@@ -16,7 +16,7 @@ use icestream::table::{
     self, Catalog, CatalogKind, CatalogSettings, CommitOutcome, LoadedTable, RestAuth, TableName,
     Upkeep,
 };
-use icestream::write::{TableWriter, WriteSettings};
+use icestream::write::{ClosingFiles, TableWriter, WriteSettings};
 use serde_json::{Value, json};
 
 use crate::page;
@@ -214,7 +214,7 @@ async fn write_template(loaded: &LoadedTable) -> PendingFile {
         let settings = WriteSettings::new("template");
         let mut writer = TableWriter::new(metadata, io, settings, runtime).expect("a writer");
         writer.write(&batch).expect("written");
-        writer.close().expect("closed")
+        writer.close().and_then(ClosingFiles::wait).expect("closed")
     };
     let files = tokio::task::spawn_blocking(write).await.expect("a thread");
     files.into_iter().next().expect("a file")

@@ -233,7 +233,7 @@ impl World for Port {
             if let Err(failure) = ended {
                 task.reports.send(Report::Failed(failure)).ok();
             }
-            task.shard.abandon();
+            task.shard.abandon(&task.reports);
         });
         Ok(async move { shard.await.is_ok() }.boxed())
     }
@@ -249,6 +249,9 @@ impl Port {
             let until = self.sim.lock().frozen.get(&self.life.slot()).copied();
             if let Some(until) = until {
                 tokio::time::sleep_until(until).await;
+            }
+            if !task.shard.answer(&task.reports)? {
+                return Ok(());
             }
             let hold = task.shard.must_hold();
             let read = match task.commands.try_recv() {

@@ -1,18 +1,20 @@
 //! What a shard reads from and writes to.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::kafka::{Kind, index};
 use super::lake::Meta;
 use super::port::Port;
 use crate::decode::{Reason, RecordError};
 use crate::failure::Failure;
-use crate::pipeline::seams::{Queue, Sink};
+use crate::pipeline::seams::{Closing, Queue, Sink, now};
 use crate::protocol::{Offset, PendingFile};
 use crate::source::{Polled, Record, SourceError};
 use crate::table::TableError;
 
+/// How long files may take to be durable.
+const CLOSING: Duration = Duration::from_millis(60);
 const GOOD: &[u8] = b"good";
 const BAD: &[u8] = b"bad";
 
@@ -148,8 +150,33 @@ impl SimSink {
     }
 }
 
+/// Files that are durable after a while.
+pub(super) struct SimClosing {
+    port: Port,
+    files: Vec<PendingFile>,
+    over: Instant,
+}
+
+impl Closing for SimClosing {
+    fn is_over(&self) -> bool {
+        now() >= self.over
+    }
+
+    fn held_bytes(&self) -> u64 {
+        0
+    }
+
+    fn wait(self) -> Result<Vec<PendingFile>, Failure> {
+        match self.port.life.step(&self.port.sim, "closed files") {
+            true => Ok(self.files),
+            false => Err(Failure::Internal(String::from("dead"))),
+        }
+    }
+}
+
 impl Sink for SimSink {
     type Table = Arc<Meta>;
+    type Closing = SimClosing;
 
     fn push(
         &mut self,
@@ -180,14 +207,16 @@ impl Sink for SimSink {
         0
     }
 
-    fn close(&mut self, _next: &Arc<Arc<Meta>>) -> Result<Vec<PendingFile>, Failure> {
+    fn close(&mut self, _next: &Arc<Arc<Meta>>) -> Result<SimClosing, Failure> {
         if !self.rows.is_empty() {
             self.write()?;
         }
-        if !self.port.life.step(&self.port.sim, "closed files") {
-            return Err(Failure::Internal(String::from("dead")));
-        }
-        Ok(std::mem::take(&mut self.files))
+        let over = now() + self.port.sim.lock().up_to(CLOSING);
+        Ok(SimClosing { port: self.port.clone(), files: std::mem::take(&mut self.files), over })
+    }
+
+    fn is_full(&self, _beside: u64) -> bool {
+        false
     }
 
     fn abandon(&mut self) {

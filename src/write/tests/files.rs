@@ -30,7 +30,7 @@ fn a_writer_without_rows_makes_no_files() {
     let table = Table::of_ids(&[], &[]);
     let mut writer = table.writer(WriteSettings::new("i-1-0"));
     writer.write(&table.ids([])).unwrap();
-    assert!(writer.close().unwrap().is_empty());
+    assert!(writer.close().unwrap().wait().unwrap().is_empty());
     assert!(table.files_on_disk().is_empty());
 }
 
@@ -46,7 +46,7 @@ fn files_roll_at_the_target_size_and_hold_every_row_once() {
         let notes: StringArray = ids.iter().map(|id| Some(scrambled(*id))).collect();
         writer.write(&table.batch(vec![Arc::new(Int64Array::from(ids)), Arc::new(notes)])).unwrap();
     }
-    let files = writer.close().unwrap();
+    let files = writer.close().unwrap().wait().unwrap();
     assert!(files.len() > 3, "{} files", files.len());
     let (last, full) = files.split_last().unwrap();
     for file in full {
@@ -66,7 +66,7 @@ fn the_target_size_of_the_table_wins() {
     for id in 0..3 {
         writer.write(&table.ids([id])).unwrap();
     }
-    assert_eq!(writer.close().unwrap().len(), 3);
+    assert_eq!(writer.close().unwrap().wait().unwrap().len(), 3);
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn open_files_are_bounded_and_the_least_recently_written_goes_first() {
     for id in [1, 2, 2, 3, 2, 1] {
         writer.write(&table.ids([id])).unwrap();
     }
-    let files = writer.close().unwrap();
+    let files = writer.close().unwrap().wait().unwrap();
     let contents: Vec<_> = files.iter().map(|file| ids_in(&table, file)).collect();
     assert_eq!(contents, [vec![1], vec![3], vec![2, 2, 2], vec![1]]);
 }
@@ -91,7 +91,7 @@ fn more_partitions_than_open_files_lose_no_row() {
     for turn in 0..4 {
         writer.write(&table.ids((0..100).map(|id| (id * 37 + turn) % 100))).unwrap();
     }
-    let files = writer.close().unwrap();
+    let files = writer.close().unwrap().wait().unwrap();
     let wanted: Vec<i64> = (0..100).flat_map(|id| [id; 4]).collect();
     assert_eq!(all_ids(&table, &files), wanted);
     for file in &files {
@@ -112,7 +112,7 @@ fn buffered_memory_is_bounded_by_ending_row_groups() {
         assert!(writer.buffered_bytes() <= bound, "{}", writer.buffered_bytes());
     }
     assert!(writer.written_bytes() > 0);
-    let files = writer.close().unwrap();
+    let files = writer.close().unwrap().wait().unwrap();
     assert_eq!(files.len(), 4, "a file goes on after its row group was ended");
     assert!(files.iter().any(|file| table.data_file(file).split_offsets().unwrap().len() > 1));
     assert_eq!(all_ids(&table, &files), (0..40_000).collect::<Vec<_>>());
@@ -166,7 +166,7 @@ fn a_store_that_fails_leaves_the_writer_to_be_aborted() {
     let error = writer.write(&table.ids([1])).unwrap_err();
     assert!(matches!(&error, WriteError::Storage { path, .. } if path.contains("/data/")));
     assert!(!error.is_transient(), "{error:?}");
-    assert!(matches!(writer.close().unwrap_err(), WriteError::Failed));
+    assert!(matches!(writer.close().err().unwrap(), WriteError::Failed));
 }
 
 #[test]

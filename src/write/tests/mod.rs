@@ -92,7 +92,7 @@ impl Table {
     fn write(&self, batch: &RecordBatch) -> Vec<PendingFile> {
         let mut writer = self.writer(WriteSettings::new("i-1-0"));
         writer.write(batch).unwrap();
-        writer.close().unwrap()
+        writer.close().unwrap().wait().unwrap()
     }
 
     /// What a manifest would be made from.

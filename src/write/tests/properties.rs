@@ -58,7 +58,7 @@ proptest! {
                 vec![Arc::new(Int64Array::from(ids)), Arc::new(StringArray::from(notes))];
             writer.write(&table.batch(columns)).unwrap();
         }
-        let files = writer.close().unwrap();
+        let files = writer.close().unwrap().wait().unwrap();
         prop_assert_eq!(table.files_on_disk().len(), files.len());
 
         let mut counts: HashMap<(i64, Option<String>), i64> = HashMap::new();

@@ -233,7 +233,7 @@ fn bounds_cover_row_groups_whose_statistics_are_cut_short() {
         let notes = StringArray::from(vec![note]);
         writer.write(&table.batch(vec![Arc::new(ids), Arc::new(notes)])).unwrap();
     }
-    let files = writer.close().unwrap();
+    let files = writer.close().unwrap().wait().unwrap();
     let file = table.data_file(&files[0]);
     assert_eq!(file.split_offsets().unwrap().len(), 3);
     assert_eq!(file.lower_bounds()[&2], Datum::string("a"));

@@ -1,0 +1,227 @@
+//! A shard and a barrier.
+
+use std::sync::Mutex;
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::*;
+
+/// What the sink is told and tells.
+#[derive(Default)]
+struct Disk {
+    /// Rows of the open epoch.
+    rows: u64,
+    /// Are files durable as soon as they end?
+    durable: bool,
+    /// Does a file that ends fail?
+    fails: bool,
+    /// Bytes that a file holds until it is durable.
+    held: u64,
+    abandoned: u64,
+}
+
+struct Files {
+    disk: Arc<Mutex<Disk>>,
+    rows: u64,
+}
+
+impl Closing for Files {
+    fn is_over(&self) -> bool {
+        self.disk.lock().unwrap().durable
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.disk.lock().unwrap().held
+    }
+
+    fn wait(self) -> Result<Vec<PendingFile>, Failure> {
+        if self.disk.lock().unwrap().fails {
+            return Err(Failure::Internal(String::from("no more room")));
+        }
+        Ok(vec![PendingFile {
+            path: String::from("f"),
+            data_file: String::new(),
+            schema_id: 0,
+            spec_id: 0,
+            records: self.rows,
+            bytes: 1,
+        }])
+    }
+}
+
+struct Store(Arc<Mutex<Disk>>);
+
+impl Sink for Store {
+    type Table = ();
+    type Closing = Files;
+
+    fn push(&mut self, _: &Record<'_>, _: &[u8]) -> Result<Result<(), RecordError>, Failure> {
+        self.0.lock().unwrap().rows += 1;
+        Ok(Ok(()))
+    }
+
+    fn tick(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn buffered_bytes(&self) -> u64 {
+        0
+    }
+
+    fn take_unknown_fields(&mut self) -> u64 {
+        0
+    }
+
+    fn close(&mut self, _: &Arc<()>) -> Result<Files, Failure> {
+        let rows = std::mem::take(&mut self.0.lock().unwrap().rows);
+        Ok(Files { disk: self.0.clone(), rows })
+    }
+
+    fn is_full(&self, beside: u64) -> bool {
+        beside > 100
+    }
+
+    fn abandon(&mut self) {
+        let mut disk = self.0.lock().unwrap();
+        disk.abandoned = std::mem::take(&mut disk.rows);
+    }
+}
+
+/// Records of partition 0 from this offset on, so many a call.
+struct Log {
+    next: Offset,
+    count: Offset,
+}
+
+impl Queue for Log {
+    fn poll(&mut self, _: Duration, mut take: impl FnMut(Polled<'_>) -> bool) -> usize {
+        let from = self.next;
+        self.next += self.count;
+        for offset in from..self.next {
+            let payload = Some(&b"{}"[..]);
+            take(Polled::Record(Record { partition: 0, offset, timestamp_ms: None, payload }));
+        }
+        usize::try_from(self.count).unwrap()
+    }
+
+    fn positions(&self, _: impl Iterator<Item = i32>) -> Vec<(i32, Offset)> {
+        Vec::new()
+    }
+}
+
+struct Rig {
+    disk: Arc<Mutex<Disk>>,
+    shard: Shard<Store>,
+    log: Log,
+    out: UnboundedSender<Report>,
+    reports: UnboundedReceiver<Report>,
+}
+
+impl Rig {
+    /// A shard that reads partition 0 from offset 10 on.
+    fn new(disk: Disk) -> Self {
+        let disk = Arc::new(Mutex::new(disk));
+        let settings = ShardSettings { bad_records: BadRecords::Fail, max_epoch_bytes: u64::MAX };
+        let metrics = Metrics::new().unwrap();
+        let shard = Shard::new(settings, Store(disk.clone()), Arc::default(), metrics);
+        #[allow(clippy::disallowed_methods, reason = "the pipeline's own kind")]
+        let (out, reports) = unbounded_channel();
+        let mut rig = Self { disk, shard, log: Log { next: 10, count: 5 }, out, reports };
+        let tp = TopicPartition::new("t", 0);
+        let position = Arc::new(AtomicI64::new(10));
+        let begin = Begin { tp, ledger: Some(10), start: 10, position };
+        rig.shard.obey(Command::Take(vec![begin]), &rig.out).unwrap();
+        assert!(matches!(rig.reports.try_recv(), Ok(Report::Ready)));
+        rig
+    }
+
+    fn read(&mut self) {
+        self.shard.read(&mut self.log, Duration::ZERO, &self.out).unwrap();
+    }
+
+    fn seal(&mut self, epoch: u64) -> Result<bool, Failure> {
+        let seal =
+            Command::Seal { epoch: Epoch(epoch), next: Arc::new(()), release: Arc::default() };
+        self.shard.obey(seal, &self.out)
+    }
+
+    fn answer(&mut self) {
+        assert!(self.shard.answer(&self.out).unwrap());
+    }
+
+    /// Epoch, first and last offset and rows of the files of the next answer, if there is one.
+    fn sealed(&mut self) -> Option<(u64, Offset, Offset, u64)> {
+        match self.reports.try_recv().ok()? {
+            Report::Sealed(epoch, sealed) => {
+                let range = sealed.ranges.values().next().unwrap();
+                assert_eq!(sealed.from.values().next(), Some(&range.start));
+                let rows = sealed.files.iter().map(|file| file.records).sum();
+                assert_eq!(rows, sealed.rows.written);
+                Some((epoch.0, range.start, range.end, rows))
+            }
+            _ => panic!("another report"),
+        }
+    }
+}
+
+#[test]
+fn a_shard_reads_on_while_files_become_durable_and_answers_when_they_are() {
+    let mut rig = Rig::new(Disk::default());
+    rig.read();
+    assert!(rig.seal(1).unwrap());
+    assert!(rig.shard.is_ending() && !rig.shard.must_hold());
+    rig.read();
+    rig.answer();
+    assert_eq!(rig.sealed(), None);
+    rig.disk.lock().unwrap().durable = true;
+    rig.answer();
+    // Without what was read since.
+    assert_eq!(rig.sealed(), Some((1, 10, 15, 5)));
+    assert!(!rig.shard.is_ending());
+    assert!(rig.seal(2).unwrap());
+    assert_eq!(rig.sealed(), Some((2, 15, 20, 5)));
+    rig.answer();
+    assert_eq!(rig.sealed(), None);
+}
+
+#[test]
+fn what_files_hold_until_they_are_durable_counts() {
+    let mut rig = Rig::new(Disk { held: 101, ..Disk::default() });
+    rig.read();
+    assert!(rig.seal(1).unwrap());
+    assert!(rig.shard.must_hold());
+    rig.disk.lock().unwrap().held = 100;
+    assert!(!rig.shard.must_hold());
+}
+
+#[test]
+fn a_second_barrier_before_the_answer_is_a_defect() {
+    let mut rig = Rig::new(Disk::default());
+    rig.read();
+    assert!(rig.seal(1).unwrap());
+    assert!(matches!(rig.seal(2), Err(Failure::Internal(_))));
+}
+
+#[test]
+fn files_that_fail_end_the_shard_and_are_not_told() {
+    let mut rig = Rig::new(Disk { fails: true, ..Disk::default() });
+    rig.read();
+    assert!(rig.seal(1).unwrap());
+    rig.read();
+    rig.disk.lock().unwrap().durable = true;
+    assert!(rig.shard.answer(&rig.out).is_err());
+    rig.shard.abandon(&rig.out);
+    assert_eq!(rig.sealed(), None);
+    assert_eq!(rig.disk.lock().unwrap().abandoned, 5);
+}
+
+#[test]
+fn at_the_end_files_that_are_not_durable_yet_are_told_so_that_somebody_deletes_them() {
+    let mut rig = Rig::new(Disk::default());
+    rig.read();
+    assert!(rig.seal(1).unwrap());
+    rig.read();
+    rig.shard.abandon(&rig.out);
+    assert_eq!(rig.sealed(), Some((1, 10, 15, 5)));
+    assert_eq!(rig.disk.lock().unwrap().abandoned, 5);
+}
