@@ -243,7 +243,10 @@ impl<S: Sink> Shard<S> {
     /// If the files could not be written.
     pub fn answer(&mut self, out: &UnboundedSender<Report>) -> Result<bool, Failure> {
         match self.ending.take_if(|last| last.files.is_over()) {
-            Some(last) => last.report(out),
+            Some(last) => {
+                self.show_buffered();
+                last.report(out)
+            }
             None => Ok(true),
         }
     }
