@@ -283,10 +283,7 @@ impl<W: World> Coordinator<W> {
         let began = now;
         run.last_seal = now;
         tracing::debug!(epoch = %self.epoch, "barrier");
-        for shard in 0..self.commands.len() {
-            let (next, release) = (self.table.clone(), release.clone());
-            self.tell(run, shard, Command::Seal { epoch: self.epoch, next, release })?;
-        }
+        // Before the first shard is told: its answer may be there when the next one turns out to have ended.
         run.sealing = Some(Sealing {
             epoch: self.epoch,
             began,
@@ -294,6 +291,10 @@ impl<W: World> Coordinator<W> {
             parts: Vec::with_capacity(self.commands.len()),
             last: run.final_seal,
         });
+        for shard in 0..self.commands.len() {
+            let (next, release) = (self.table.clone(), release.clone());
+            self.tell(run, shard, Command::Seal { epoch: self.epoch, next, release })?;
+        }
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! The processes of a soak, the servers they depend on, and the account of what was produced.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use icestream::broken::Variant;
 use serde_json::Value;
@@ -14,12 +14,14 @@ use crate::support::oracle::{self, Reader, Verdict};
 use crate::support::producing::{Produced, Steady};
 use crate::support::proxy::Proxy;
 use crate::support::table::{Lake, Table};
-use crate::support::{PATIENCE, foreign};
+use crate::support::{PATIENCE, foreign, look};
 
 pub const PARTITIONS: i32 = 6;
 /// Records a second.
 const RATE: u64 = 2_000;
 const TOPIC: &str = "soak";
+/// How often something is looked at.
+const EVERY: Duration = Duration::from_millis(10);
 
 /// A process and its settings.
 pub struct Member {
@@ -128,19 +130,21 @@ impl Fleet {
     /// Polls until it is so. A process that ended by itself meanwhile, or the end of the time, is
     /// the unexpected.
     pub fn wait(&mut self, what: &str, within: Duration, so: impl Fn(&mut Self) -> bool) {
-        let began = Instant::now();
-        while self.unexpected.is_none() && !so(self) {
+        let over = look(EVERY, within, || {
+            if self.unexpected.is_some() || so(self) {
+                return Some(());
+            }
             let mut ended =
                 self.members.iter_mut().filter_map(|member| match member.running.runs() {
                     true => None,
                     false => member.running.log().lines().last().map(str::to_owned),
                 });
-            if let Some(line) = ended.next() {
-                self.unexpected = Some(format!("{what}: a process ended: {line}"));
-            } else if began.elapsed() > within {
-                self.unexpected = Some(format!("waited {within:?} for {what}, in vain"));
-            }
-            std::thread::sleep(Duration::from_millis(10));
+            let line = ended.next()?;
+            self.unexpected = Some(format!("{what}: a process ended: {line}"));
+            Some(())
+        });
+        if over.is_none() {
+            self.unexpected = Some(format!("waited {within:?} for {what}, in vain"));
         }
     }
 
@@ -153,15 +157,9 @@ impl Fleet {
 
     /// Waits until every process has ended, which is what is expected of them now.
     fn wait_ended(&mut self, what: &str, within: Duration) -> Result<(), String> {
-        let ended = |fleet: &mut Self| fleet.members.iter_mut().all(|m| !m.running.runs());
-        let began = Instant::now();
-        while !ended(self) && began.elapsed() < within {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        match ended(self) {
-            true => Ok(()),
-            false => Err(format!("waited {within:?} for {what}, in vain")),
-        }
+        let ended = || self.members.iter_mut().all(|m| !m.running.runs()).then_some(());
+        let ended = look(EVERY, within, ended);
+        ended.ok_or_else(|| format!("waited {within:?} for {what}, in vain"))
     }
 
     /// Waits until these processes own all partitions.

@@ -50,14 +50,24 @@ pub fn poll<T>(
     every: Duration,
     what: &str,
     within: Duration,
-    mut probe: impl FnMut() -> Option<T>,
+    probe: impl FnMut() -> Option<T>,
 ) -> T {
+    let value = look(every, within, probe);
+    value.unwrap_or_else(|| panic!("waited {within:?} for {what}, in vain"))
+}
+
+/// What all waits are made of: `None` when `within` is over.
+pub fn look<T>(
+    every: Duration,
+    within: Duration,
+    mut probe: impl FnMut() -> Option<T>,
+) -> Option<T> {
     let start = Instant::now();
     loop {
-        if let Some(value) = probe() {
+        let value = probe();
+        if value.is_some() || start.elapsed() >= within {
             return value;
         }
-        assert!(start.elapsed() < within, "waited {within:?} for {what}, in vain");
         std::thread::sleep(every);
     }
 }

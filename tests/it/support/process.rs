@@ -7,7 +7,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-use super::wait_for;
+use super::{look, wait_for};
 
 /// A child process. Dropping it kills it.
 pub struct Process {
@@ -78,19 +78,10 @@ impl Process {
     /// # Panics
     /// When `within` is over, with the end of the log.
     pub fn wait(&mut self, within: Duration) -> ExitStatus {
-        let start = std::time::Instant::now();
-        loop {
-            if let Some(status) = self.ended() {
-                return status;
-            }
-            assert!(
-                start.elapsed() < within,
-                "{} still runs after {within:?}:\n{}",
-                self.name,
-                self.log_end()
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let ended = look(Duration::from_millis(10), within, || self.ended());
+        ended.unwrap_or_else(|| {
+            panic!("{} still runs after {within:?}:\n{}", self.name, self.log_end())
+        })
     }
 
     /// SIGKILL, and waits until it is gone. Nothing happens if it has ended.
