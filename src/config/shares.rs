@@ -24,7 +24,8 @@ pub struct Shares {
     pub queue_messages: u64,
     /// Bytes of one shard's batch; decoded, taken and split there are up to four of them.
     pub batch: u64,
-    /// Bytes of one shard's open files: row groups being encoded and parts of uploads.
+    /// Bytes of one shard's open files: row groups being encoded, what the codec keeps for them, and
+    /// parts of uploads.
     pub files: u64,
     /// Bytes of the table's manifests and manifest lists that are kept between commits.
     pub metadata: u64,
@@ -40,7 +41,7 @@ impl Shares {
             queue: (shard / 16).clamp(MIB, 1 << 30),
             queue_messages: (shard / 16 / MESSAGE).clamp(1_000, 20_000),
             batch: (shard / 24).clamp(MIB / 2, 8 * MIB),
-            files: (shard * 3 / 10).max(4 * MIB),
+            files: (shard * 4 / 10).max(5 * MIB),
             metadata: (rest / 32).clamp(MIB, 16 * MIB),
         }
     }
@@ -66,9 +67,9 @@ mod tests {
             let limit = limit * MIB;
             let shards = shards.min(Shares::most_shards(limit));
             let shares = Shares::new(limit, shards);
-            // A batch four times, and half of the open files once more while it is encoded.
+            // A batch four times, and a row group once more while it is ended.
             let shard = shares.queue + shares.queue_messages * MESSAGE
-                + 4 * shares.batch + shares.files * 3 / 2;
+                + 4 * shares.batch + shares.files * 11 / 8;
             let total = BASE + shares.metadata + 12 * shares.fetch + shard * shards as u64;
             prop_assert!(total <= limit, "{total} of {limit}: {shares:?} for {shards}");
         }

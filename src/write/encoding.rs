@@ -20,10 +20,8 @@ pub(super) fn without_dictionary(
     schema: &SchemaDescriptor,
     limit: usize,
 ) -> Vec<ColumnPath> {
-    let mut leaves = Vec::with_capacity(schema.num_columns());
-    rows.columns().iter().for_each(|column| collect_leaves(column, &mut leaves));
     let paths = schema.columns().iter().map(|column| column.path());
-    leaves
+    leaves(rows)
         .iter()
         .zip(paths)
         .filter(|(leaf, _)| outgrows(leaf, limit))
@@ -31,7 +29,13 @@ pub(super) fn without_dictionary(
         .collect()
 }
 
-/// The arrays without children below `array`, in the order of the Parquet columns.
+/// The arrays without children of `rows`, in the order of the Parquet columns.
+pub(super) fn leaves(rows: &RecordBatch) -> Vec<ArrayRef> {
+    let mut leaves = Vec::with_capacity(rows.num_columns());
+    rows.columns().iter().for_each(|column| collect_leaves(column, &mut leaves));
+    leaves
+}
+
 fn collect_leaves(array: &ArrayRef, leaves: &mut Vec<ArrayRef>) {
     match array.data_type() {
         DataType::Struct(_) => {

@@ -15,6 +15,7 @@ use parquet::file::metadata::ParquetMetaData;
 use tokio::runtime::Handle;
 
 use super::WriteError;
+use super::codec_state::{CodecState, Sizes};
 use super::metrics::{FileMetrics, NanColumns};
 use super::outlet::{Closing, Outlet};
 use super::properties::FileProperties;
@@ -50,6 +51,7 @@ pub(super) struct OpenFile {
     path: String,
     partition: Struct,
     encoder: ArrowWriter<Outlet>,
+    codec: CodecState,
     /// None for local files, which take what they are given at once.
     upload: Option<Upload>,
     nan_counts: HashMap<i32, u64>,
@@ -126,8 +128,11 @@ impl OpenFile {
         rows: &RecordBatch,
         runtime: &Handle,
     ) -> Result<Self, WriteError> {
+        let properties = format.properties.encoder(rows, &format.schema.parquet);
+        let codec =
+            CodecState::new(format.properties.codec_bytes, &properties, &format.schema.parquet);
         let options = ArrowWriterOptions::new()
-            .with_properties(format.properties.encoder(rows, &format.schema.parquet))
+            .with_properties(properties)
             // Engines read the Parquet schema; the Arrow one would only add bytes to each footer.
             .with_skip_arrow_metadata(true)
             .with_parquet_schema(format.schema.parquet.clone());
@@ -145,16 +150,21 @@ impl OpenFile {
         let encoder = ArrowWriter::try_new_with_options(outlet, arrow_schema, options)
             .map_err(|source| WriteError::encode(&path, source))?;
         let nan_counts = HashMap::new();
-        Ok(Self { format, path, partition, encoder, upload, nan_counts })
+        Ok(Self { format, path, partition, encoder, codec, upload, nan_counts })
     }
 
     pub(super) fn path(&self) -> &str {
         &self.path
     }
 
-    /// Bytes of memory in the row group that is being encoded.
-    pub(super) fn buffered_bytes(&self) -> usize {
-        self.encoder.memory_size()
+    /// Bytes of memory in the row group that is being encoded, with what the codec keeps for it.
+    pub(super) fn row_group_bytes(&self) -> u64 {
+        as_u64(self.encoder.memory_size()) + self.codec.bytes()
+    }
+
+    /// What the codec keeps for the columns of that row group.
+    pub(super) fn codec(&self) -> &CodecState {
+        &self.codec
     }
 
     /// Bytes of memory that are on their way to the store, or kept by its client.
@@ -172,12 +182,13 @@ impl OpenFile {
         self.encoder.inner().taken().saturating_add(as_u64(self.encoder.in_progress_size()))
     }
 
-    /// Encodes `rows`, which have the columns of the schema.
-    pub(super) fn write(&mut self, rows: &RecordBatch) -> Result<(), WriteError> {
+    /// Encodes `rows`, which have the columns of the schema and these sizes.
+    pub(super) fn write(&mut self, rows: &RecordBatch, sizes: &Sizes) -> Result<(), WriteError> {
         self.format.nan_columns.count(rows, &mut self.nan_counts)?;
         let written = self.encoder.write(rows);
         self.checked(written)?;
-        if self.buffered_bytes() >= self.format.properties.row_group_bytes {
+        self.codec.add(sizes);
+        if self.encoder.memory_size() >= self.format.properties.row_group_bytes {
             self.end_row_group()?;
         }
         Ok(())
@@ -187,6 +198,7 @@ impl OpenFile {
     pub(super) fn end_row_group(&mut self) -> Result<(), WriteError> {
         let ended = self.encoder.flush();
         self.checked(ended)?;
+        self.codec.clear();
         let sent = self.encoder.inner_mut().send();
         self.checked(sent.map_err(ParquetError::from))
     }

@@ -10,6 +10,7 @@
 //! group, and writes `uuid` columns without their logical type. For the same reason the temporal and
 //! the truncate transforms are ours (see `transform`).
 
+mod codec_state;
 mod encoding;
 mod error;
 mod file;

@@ -16,6 +16,7 @@ use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder, Write
 use parquet::schema::types::SchemaDescriptor;
 
 use super::WriteError;
+use super::codec_state;
 use super::encoding::without_dictionary;
 use super::modes::Modes;
 use super::schema::FileSchema;
@@ -60,6 +61,8 @@ pub(super) struct FileProperties {
     pub(super) target_file_size: u64,
     /// A row group is ended when it holds this many bytes of memory.
     pub(super) row_group_bytes: usize,
+    /// What the codec keeps for each column of a row group that has packed a page.
+    pub(super) codec_bytes: u64,
 }
 
 impl FileProperties {
@@ -78,10 +81,13 @@ impl FileProperties {
             positive(table, ROW_GROUP_BYTES)?.unwrap_or(u64::MAX).min(MAX_ROW_GROUP_BYTES);
         let modes = Modes::new(&schema.iceberg, table)?;
         let dictionary_bytes = bytes(table, DICTIONARY_SIZE, DICTIONARY_BYTES)?;
+        let (codec, page_bytes) = (compression(table)?, bytes(table, PAGE_SIZE, PAGE_BYTES)?);
+        let codec_bytes = codec_state::of_column(codec, page_bytes)
+            .map_err(|reason| refused(LEVEL, &codec.to_string(), &reason))?;
         let parquet = WriterProperties::builder()
             .set_created_by(concat!("icestream version ", env!("CARGO_PKG_VERSION")).to_owned())
-            .set_compression(compression(table)?)
-            .set_data_page_size_limit(bytes(table, PAGE_SIZE, PAGE_BYTES)?)
+            .set_compression(codec)
+            .set_data_page_size_limit(page_bytes)
             .set_data_page_row_count_limit(bytes(table, PAGE_ROW_LIMIT, PAGE_ROWS)?)
             .set_dictionary_page_size_limit(dictionary_bytes)
             .set_statistics_truncate_length(modes.statistics_bytes())
@@ -93,6 +99,7 @@ impl FileProperties {
             modes,
             target_file_size: positive(table, TARGET_FILE_SIZE)?.unwrap_or(target_file_size),
             row_group_bytes: usize::try_from(row_group_bytes).unwrap_or(usize::MAX),
+            codec_bytes,
         })
     }
 

@@ -33,8 +33,9 @@ pub struct WriteSettings {
     pub file_prefix: String,
     /// Files open at once, at least 1. Beyond it the least recently written one is closed.
     pub max_open_files: usize,
-    /// Bytes of memory in all row groups being encoded and parts of uploads. Beyond it the largest
-    /// row group is ended early, and then the file with the largest part closed.
+    /// Bytes of memory in all row groups being encoded, what the codec keeps for them, and parts of
+    /// uploads. Beyond it the largest row group is ended early, and then the file with the largest
+    /// part closed.
     pub max_buffered_bytes: u64,
 }
 
@@ -102,9 +103,9 @@ impl TableWriter {
         let mut format =
             FileFormat::new(Arc::clone(&schema), metadata.properties(), settings.target_file_size)?;
         // While a row group ends it is there twice, as pages and as bytes of the file.
-        let half = usize::try_from(settings.max_buffered_bytes / 2).unwrap_or(usize::MAX);
+        let most = usize::try_from(settings.max_buffered_bytes / 8 * 3).unwrap_or(usize::MAX);
         let row_group_bytes = &mut format.properties.row_group_bytes;
-        *row_group_bytes = (*row_group_bytes).min(half.max(1));
+        *row_group_bytes = (*row_group_bytes).min(most.max(1));
         let partitioner = match spec.is_unpartitioned() {
             true => None,
             false => Some(Partitioner::new(Arc::clone(&spec), partition_type.clone(), &schema)?),
@@ -155,7 +156,8 @@ impl TableWriter {
         })
     }
 
-    /// Bytes of memory in rows not yet given to the store, and in parts of uploads.
+    /// Bytes of memory in rows not yet given to the store, with what the codec keeps for them, and in
+    /// parts of uploads.
     pub fn buffered_bytes(&self) -> u64 {
         self.buffered
     }
@@ -225,16 +227,22 @@ impl TableWriter {
         rows: &RecordBatch,
         group: Option<&Group>,
     ) -> Result<(), WriteError> {
-        if !self.open.contains_key(&key) {
-            self.make_room()?;
-            let file = self.create_file(rows, group)?;
-            self.open.insert(key.clone(), OpenPartition { file, last_use: 0, buffered: 0 });
+        let codec = self.open_file(&key, rows, group)?.file.codec();
+        let sizes = codec.sizes(rows);
+        let (alone, more) = (codec.bytes_of(&sizes), codec.bytes_with(&sizes) - codec.bytes());
+        if alone > self.settings.max_buffered_bytes / 2 && rows.num_rows() > 1 {
+            let half = rows.num_rows() / 2;
+            self.write_rows(key.clone(), &rows.slice(0, half), group)?;
+            return self.write_rows(key, &rows.slice(half, rows.num_rows() - half), group);
         }
+        self.shed_memory(more)?;
+        // That may have closed this very file.
+        self.open_file(&key, rows, group)?;
         self.clock += 1;
         let clock = self.clock;
         self.with_open(&key, |open| {
             open.last_use = clock;
-            open.file.write(rows)
+            open.file.write(rows, &sizes)
         })?;
         let full = self.open.get(&key).is_some_and(|open| {
             open.file.estimated_size() >= self.format.properties.target_file_size
@@ -242,7 +250,25 @@ impl TableWriter {
         if full {
             self.close_file(&key)?;
         }
-        self.shed_memory()
+        self.shed_memory(0)
+    }
+
+    /// The open file of a table partition; if there is none, one that begins with `rows`.
+    fn open_file(
+        &mut self,
+        key: &PartitionKey,
+        rows: &RecordBatch,
+        group: Option<&Group>,
+    ) -> Result<&OpenPartition, WriteError> {
+        let open = match self.open.remove(key) {
+            Some(open) => open,
+            None => {
+                self.make_room()?;
+                let file = self.create_file(rows, group)?;
+                OpenPartition { file, last_use: 0, buffered: 0 }
+            }
+        };
+        Ok(self.open.entry(key.clone()).or_insert(open))
     }
 
     /// Lets `step` work on an open file and keeps the byte counts right, also if it fails.
@@ -255,7 +281,7 @@ impl TableWriter {
         let sent = open.file.sent_bytes();
         let outcome = step(open);
         self.written += open.file.sent_bytes() - sent;
-        let buffered = as_u64(open.file.buffered_bytes()) + open.file.held_bytes();
+        let buffered = open.file.row_group_bytes() + open.file.held_bytes();
         self.buffered = self.buffered - open.buffered + buffered;
         open.buffered = buffered;
         outcome
@@ -272,13 +298,13 @@ impl TableWriter {
     }
 
     /// Ends the largest row groups, and closes the files with the largest parts of uploads, until
-    /// all together are within their bound.
-    fn shed_memory(&mut self) -> Result<(), WriteError> {
-        while self.buffered > self.settings.max_buffered_bytes {
+    /// all together, and `more`, are within their bound.
+    fn shed_memory(&mut self, more: u64) -> Result<(), WriteError> {
+        while self.buffered + more > self.settings.max_buffered_bytes {
             let largest = self.open.iter().max_by_key(|(_, open)| open.buffered);
-            let Some((key, open)) = largest else { break };
-            let (key, encodes) = (key.clone(), as_u64(open.file.buffered_bytes()));
-            if encodes >= open.file.held_bytes() {
+            let Some((key, open)) = largest.filter(|(_, open)| open.buffered > 0) else { break };
+            let key = key.clone();
+            if open.file.row_group_bytes() >= open.file.held_bytes() {
                 self.with_open(&key, |open| open.file.end_row_group())?;
             } else {
                 self.close_file(&key)?;
@@ -425,8 +451,4 @@ impl ClosingFiles {
             Err(error) => Err(writer.undo(error)),
         }
     }
-}
-
-fn as_u64(bytes: usize) -> u64 {
-    u64::try_from(bytes).unwrap_or(u64::MAX)
 }

@@ -1,6 +1,6 @@
 //! Resident memory stays below `MEMORY_LIMIT_MB`, whatever the records and the table look like.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::landing::schema;
 use crate::support::icestream::Icestream;
@@ -17,6 +17,7 @@ const MIB: u64 = 1 << 20;
 fn peak(
     lake: &Lake,
     partitions: i32,
+    schema: &Value,
     records: impl Iterator<Item = Record>,
     set: &[(&str, &str)],
 ) -> u64 {
@@ -24,7 +25,7 @@ fn peak(
     let topic = unique("memory");
     kafka.create_topic(&topic, partitions, &[("max.message.bytes", "20000000")]);
     let produced = kafka.produce(&topic, records);
-    let icestream = Icestream::new(kafka, &topic, lake, &format!("db.{topic}")).schema(&schema());
+    let icestream = Icestream::new(kafka, &topic, lake, &format!("db.{topic}")).schema(schema);
     let icestream =
         set.iter().fold(icestream, |icestream, (name, value)| icestream.set(name, *value));
     let mut running = icestream.run();
@@ -56,7 +57,7 @@ fn tiny_records_of_many_partitions_do_not_pass_the_limit() {
         .zip((0..12).cycle())
         .map(|(number, partition)| Record::new(partition, format!("{{\"id\":{number}}}")));
     let settings = [("MEMORY_LIMIT_MB", "192"), ("PARALLELISM", "2")];
-    let peak = peak(&Lake::sqlite(), 12, tiny, &settings);
+    let peak = peak(&Lake::sqlite(), 12, &schema(), tiny, &settings);
     assert!(peak < 192 * MIB, "{} MiB", peak / MIB);
 }
 
@@ -68,7 +69,7 @@ fn large_records_do_not_pass_the_limit() {
         Record::new(partition, json!({ "id": number, "text": text }).to_string())
     });
     let settings = [("MEMORY_LIMIT_MB", "256"), ("PARALLELISM", "2")];
-    let peak = peak(&Lake::sqlite(), 4, large, &settings);
+    let peak = peak(&Lake::sqlite(), 4, &schema(), large, &settings);
     assert!(peak < 256 * MIB, "{} MiB", peak / MIB);
 }
 
@@ -88,7 +89,7 @@ fn many_open_files_and_uploads_do_not_pass_the_limit() {
         ("ICEBERG_PARTITION_SPEC", "day(ts)"),
         ("CHECKPOINT_INTERVAL_MS", "10000"),
     ];
-    let peak = peak(&Lake::sqlite_on_s3(), 4, spread, &settings);
+    let peak = peak(&Lake::sqlite_on_s3(), 4, &schema(), spread, &settings);
     assert!(peak < 192 * MIB, "{} MiB", peak / MIB);
 }
 
@@ -100,6 +101,32 @@ fn more_shards_than_the_memory_has_room_for_do_not_pass_the_limit() {
         Record::new(partition, json!({ "id": number, "text": text }).to_string())
     });
     let settings = [("MEMORY_LIMIT_MB", "128"), ("PARALLELISM", "16")];
-    let peak = peak(&Lake::sqlite(), 16, records, &settings);
+    let peak = peak(&Lake::sqlite(), 16, &schema(), records, &settings);
     assert!(peak < 128 * MIB, "{} MiB", peak / MIB);
+}
+
+#[test]
+fn a_high_level_of_zstd_for_many_columns_does_not_pass_the_limit() {
+    // At level 9 zstd keeps 5 to 10 MiB for each column that has filled a page.
+    const COLUMNS: i64 = 60;
+    let number = |id: i64| json!({ "id": id, "name": format!("n{id}"), "required": id == 1, "type": "long" });
+    let mut fields: Vec<Value> = (1..=COLUMNS).map(number).collect();
+    fields[0]["name"] = json!("id");
+    let schema = json!({ "type": "struct", "fields": fields });
+    let mut random = fastrand::Rng::with_seed(11);
+    let wide = (0..120_000i64).zip((0..4).cycle()).map(move |(number, partition)| {
+        let others = (2..=COLUMNS).map(|id| (format!("n{id}"), json!(random.i64(0..1 << 40))));
+        let mut record: serde_json::Map<String, Value> = others.collect();
+        record.insert("id".into(), json!(number));
+        Record::new(partition, Value::Object(record).to_string())
+    });
+    // One epoch holds all: more than a page of each column in each shard.
+    let settings = [
+        ("MEMORY_LIMIT_MB", "512"),
+        ("PARALLELISM", "2"),
+        ("ICEBERG_TABLE_PROPERTIES", "write.parquet.compression-level=9"),
+        ("CHECKPOINT_INTERVAL_MS", "10000"),
+    ];
+    let peak = peak(&Lake::sqlite(), 4, &schema, wide, &settings);
+    assert!(peak < 512 * MIB, "{} MiB", peak / MIB);
 }

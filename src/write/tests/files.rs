@@ -182,7 +182,8 @@ fn a_full_disk_is_told_as_such() {
     let (there, runtime) = (Struct::empty(), table.runtime.handle());
     let mut file =
         OpenFile::create(format, &file_io, location.clone(), there, &rows, runtime).unwrap();
-    file.write(&rows).unwrap();
+    let sizes = file.codec().sizes(&rows);
+    file.write(&rows, &sizes).unwrap();
     let error = file.close(0).and_then(|(closing, _)| closing.wait()).unwrap_err();
     assert!(matches!(&error, WriteError::StorageFull { path, .. } if *path == location));
     assert!(error.is_transient());

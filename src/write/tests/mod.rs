@@ -1,5 +1,6 @@
 //! The writer on local files, read back by other code than its own.
 
+mod codec;
 mod files;
 mod partitions;
 mod properties;
