@@ -1,13 +1,14 @@
 //! What zstd keeps for the columns of an open row group, which the Parquet encoder does not count.
 //!
-//! Each column has a context of its own, made when its first page is packed and kept until the row
-//! group ends. At high levels it is many times what the rows take.
+//! Each column has a context of its own, made when the row group begins, grown when the first page is
+//! packed and kept until the row group ends. At high levels it is many times what the rows take, and
+//! so it is at level 1 where many row groups are open.
 
 use arrow::array::{Array, RecordBatch};
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::SchemaDescriptor;
-use zstd::zstd_safe::{CCtx, CParameter, compress_bound, get_error_name};
+use zstd::zstd_safe::{CCtx, CParameter, DCtx, compress_bound, get_error_name};
 
 use super::encoding::leaves;
 
@@ -16,28 +17,39 @@ const OVERLONG: usize = 4;
 /// Pages above this are seldom.
 const LARGEST_PAGE: usize = 4 << 20;
 
-/// Bytes that `codec` keeps for a column that has packed a page of about this size: asked of zstd
-/// itself, which sizes its tables by level and page.
-///
-/// # Errors
-/// What zstd says, if it cannot have the memory.
-pub(super) fn of_column(codec: Compression, page_bytes: usize) -> Result<u64, String> {
-    let Compression::ZSTD(level) = codec else { return Ok(0) };
-    let said = |code| get_error_name(code).to_owned();
-    let mut context = CCtx::try_create().ok_or("no memory for a context of zstd")?;
-    let level = CParameter::CompressionLevel(level.compression_level());
-    context.set_parameter(level).map_err(said)?;
-    let page = vec![0; page_bytes.saturating_mul(OVERLONG).clamp(1, LARGEST_PAGE)];
-    let mut packed = vec![0; compress_bound(page.len())];
-    context.compress2(packed.as_mut_slice(), &page).map_err(said)?;
-    Ok(context.sizeof() as u64)
+/// Bytes that a codec keeps for a column.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct CodecBytes {
+    /// From its first row on: the crate makes a decompressor, too.
+    pub(super) bare: u64,
+    /// Once it has packed a page.
+    packed: u64,
+}
+
+impl CodecBytes {
+    /// For pages of about this size: asked of zstd itself, which sizes its tables by level and page.
+    ///
+    /// # Errors
+    /// What zstd says, if it cannot have the memory.
+    pub(super) fn new(codec: Compression, page_bytes: usize) -> Result<Self, String> {
+        let Compression::ZSTD(level) = codec else { return Ok(Self::default()) };
+        let said = |code| get_error_name(code).to_owned();
+        let mut context = CCtx::try_create().ok_or("no memory for a context of zstd")?;
+        let other = DCtx::try_create().ok_or("no memory for a context of zstd")?;
+        let bare = (context.sizeof() + other.sizeof()) as u64;
+        let level = CParameter::CompressionLevel(level.compression_level());
+        context.set_parameter(level).map_err(said)?;
+        let page = vec![0; page_bytes.saturating_mul(OVERLONG).clamp(1, LARGEST_PAGE)];
+        let mut packed = vec![0; compress_bound(page.len())];
+        context.compress2(packed.as_mut_slice(), &page).map_err(said)?;
+        Ok(Self { bare, packed: (context.sizeof() + other.sizeof()) as u64 })
+    }
 }
 
 /// The contexts of the row group that is being written.
 #[derive(Debug)]
 pub(super) struct CodecState {
-    /// Bytes of one; 0 for a codec that keeps nothing.
-    context: u64,
+    codec: CodecBytes,
     page_rows: u64,
     rows: u64,
     columns: Vec<Column>,
@@ -58,8 +70,12 @@ pub(super) struct Sizes {
 }
 
 impl CodecState {
-    /// For a file with these properties, whose codec keeps `context` bytes for each column.
-    pub(super) fn new(context: u64, file: &WriterProperties, schema: &SchemaDescriptor) -> Self {
+    /// For a file with these properties.
+    pub(super) fn new(
+        codec: CodecBytes,
+        file: &WriterProperties,
+        schema: &SchemaDescriptor,
+    ) -> Self {
         let paths = schema.columns().iter().map(|column| column.path());
         let columns = paths.map(|path| {
             let page = file.column_data_page_size_limit(path) as u64;
@@ -68,7 +84,7 @@ impl CodecState {
             Column { bytes: 0, page_bytes }
         });
         let page_rows = file.data_page_row_count_limit() as u64;
-        Self { context, page_rows, rows: 0, columns: columns.collect() }
+        Self { codec, page_rows, rows: 0, columns: columns.collect() }
     }
 
     /// The sizes of rows that have the columns of the file.
@@ -77,7 +93,7 @@ impl CodecState {
         let bytes = |leaf: arrow::array::ArrayRef| {
             leaf.to_data().get_slice_memory_size().unwrap_or_default() as u64
         };
-        let columns = match self.context {
+        let columns = match self.codec.packed {
             0 => Vec::new(),
             _ => leaves(rows).into_iter().map(bytes).collect(),
         };
@@ -121,6 +137,10 @@ impl CodecState {
             true => self.columns.len(),
             false => self.columns.iter().zip(columns).filter(full).count(),
         };
-        self.context * contexts as u64
+        if rows == 0 {
+            return 0;
+        }
+        let (bare, packed) = ((self.columns.len() - contexts) as u64, contexts as u64);
+        self.codec.bare * bare + self.codec.packed * packed
     }
 }

@@ -42,6 +42,11 @@ impl FileFormat {
         let properties = FileProperties::new(&schema, table, target_file_size)?;
         Ok(Self { schema, properties, nan_columns })
     }
+
+    /// Bytes of memory that the encoder of a row group takes before it has rows, at least.
+    pub(super) fn encoder_bytes(&self) -> u64 {
+        self.properties.codec.bare * self.schema.parquet.num_columns() as u64
+    }
 }
 
 /// One Parquet data file that is being written. Row groups are encoded in memory and sent to the
@@ -129,8 +134,7 @@ impl OpenFile {
         runtime: &Handle,
     ) -> Result<Self, WriteError> {
         let properties = format.properties.encoder(rows, &format.schema.parquet);
-        let codec =
-            CodecState::new(format.properties.codec_bytes, &properties, &format.schema.parquet);
+        let codec = CodecState::new(format.properties.codec, &properties, &format.schema.parquet);
         let options = ArrowWriterOptions::new()
             .with_properties(properties)
             // Engines read the Parquet schema; the Arrow one would only add bytes to each footer.
@@ -170,6 +174,11 @@ impl OpenFile {
     /// Bytes of memory that are on their way to the store, or kept by its client.
     pub(super) fn held_bytes(&self) -> u64 {
         self.encoder.inner().waiting() + self.upload.as_ref().map_or(0, Upload::held)
+    }
+
+    /// Bytes of memory in all.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.row_group_bytes() + self.held_bytes()
     }
 
     /// Bytes already given to the store.

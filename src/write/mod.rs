@@ -18,6 +18,7 @@ mod human;
 mod location;
 mod metrics;
 mod modes;
+mod open_partition;
 mod outlet;
 mod partition;
 mod properties;

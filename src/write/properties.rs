@@ -16,7 +16,7 @@ use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder, Write
 use parquet::schema::types::SchemaDescriptor;
 
 use super::WriteError;
-use super::codec_state;
+use super::codec_state::CodecBytes;
 use super::encoding::without_dictionary;
 use super::modes::Modes;
 use super::schema::FileSchema;
@@ -61,8 +61,8 @@ pub(super) struct FileProperties {
     pub(super) target_file_size: u64,
     /// A row group is ended when it holds this many bytes of memory.
     pub(super) row_group_bytes: usize,
-    /// What the codec keeps for each column of a row group that has packed a page.
-    pub(super) codec_bytes: u64,
+    /// What the codec keeps for each column of a row group.
+    pub(super) codec: CodecBytes,
 }
 
 impl FileProperties {
@@ -82,7 +82,7 @@ impl FileProperties {
         let modes = Modes::new(&schema.iceberg, table)?;
         let dictionary_bytes = bytes(table, DICTIONARY_SIZE, DICTIONARY_BYTES)?;
         let (codec, page_bytes) = (compression(table)?, bytes(table, PAGE_SIZE, PAGE_BYTES)?);
-        let codec_bytes = codec_state::of_column(codec, page_bytes)
+        let codec_bytes = CodecBytes::new(codec, page_bytes)
             .map_err(|reason| refused(LEVEL, &codec.to_string(), &reason))?;
         let parquet = WriterProperties::builder()
             .set_created_by(concat!("icestream version ", env!("CARGO_PKG_VERSION")).to_owned())
@@ -99,7 +99,7 @@ impl FileProperties {
             modes,
             target_file_size: positive(table, TARGET_FILE_SIZE)?.unwrap_or(target_file_size),
             row_group_bytes: usize::try_from(row_group_bytes).unwrap_or(usize::MAX),
-            codec_bytes,
+            codec: codec_bytes,
         })
     }
 

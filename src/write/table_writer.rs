@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use super::WriteError;
 use super::file::{ClosingFile, FileFormat, OpenFile};
 use super::location::{Locations, partition_path};
+use super::open_partition::OpenPartition;
 use super::partition::{Group, PartitionKey, Partitioner};
 use crate::protocol::PendingFile;
 
@@ -33,20 +34,26 @@ pub struct WriteSettings {
     pub file_prefix: String,
     /// Files open at once, at least 1. Beyond it the least recently written one is closed.
     pub max_open_files: usize,
-    /// Bytes of memory in all row groups being encoded, what the codec keeps for them, and parts of
-    /// uploads. Beyond it the largest row group is ended early, and then the file with the largest
+    /// Bytes of memory in rows that wait, all row groups being encoded, what the codec keeps for them
+    /// (beside one encoder), and parts of uploads. Beyond it the largest row group is ended early, and then the file with the largest
     /// part closed.
     pub max_buffered_bytes: u64,
+    /// Bytes of memory that rows of a table partition take before they are encoded: more where an
+    /// encoder by itself takes more, less where `max_buffered_bytes` is below eight times as much. A
+    /// table that is not partitioned has its rows encoded at once.
+    pub gathered_bytes: u64,
 }
 
 impl WriteSettings {
-    /// The usual bounds, under a file prefix: files of 512 MiB, 64 files open, 256 MiB buffered.
+    /// The usual bounds, under a file prefix: files of 512 MiB, 64 files open, 256 MiB buffered, of
+    /// it 1 MiB of rows for each table partition.
     pub fn new(file_prefix: impl Into<String>) -> Self {
         Self {
             target_file_size: 512 << 20,
             file_prefix: file_prefix.into(),
             max_open_files: 64,
             max_buffered_bytes: 256 << 20,
+            gathered_bytes: 1 << 20,
         }
     }
 }
@@ -62,12 +69,17 @@ pub struct TableWriter {
     spec: PartitionSpecRef,
     partition_type: StructType,
     format: Arc<FileFormat>,
-    partitioner: Option<Partitioner>,
+    partitioner: Option<Arc<Partitioner>>,
     locations: Locations,
     file_io: FileIO,
     runtime: Handle,
     settings: WriteSettings,
-    open: HashMap<PartitionKey, OpenPartition>,
+    /// Bytes of memory that all may take.
+    most_buffered: u64,
+    /// Bytes of rows of a table partition that are worth an encoder.
+    gathered_bytes: u64,
+    /// All that had rows.
+    partitions: HashMap<PartitionKey, OpenPartition>,
     /// Files that end, oldest first.
     closing: VecDeque<ClosingFile>,
     done: Vec<DataFile>,
@@ -76,12 +88,6 @@ pub struct TableWriter {
     buffered: u64,
     written: u64,
     failed: bool,
-}
-
-struct OpenPartition {
-    file: OpenFile,
-    last_use: u64,
-    buffered: u64,
 }
 
 impl TableWriter {
@@ -108,8 +114,16 @@ impl TableWriter {
         *row_group_bytes = (*row_group_bytes).min(most.max(1));
         let partitioner = match spec.is_unpartitioned() {
             true => None,
-            false => Some(Partitioner::new(Arc::clone(&spec), partition_type.clone(), &schema)?),
+            false => {
+                let spec = Arc::clone(&spec);
+                Some(Arc::new(Partitioner::new(spec, partition_type.clone(), &schema)?))
+            }
         };
+        // One encoder is needed, whatever it takes.
+        let encoder = format.encoder_bytes();
+        let most_buffered = settings.max_buffered_bytes.saturating_add(encoder);
+        let gathered_bytes =
+            settings.gathered_bytes.max(encoder).min(settings.max_buffered_bytes / 8);
         let locations =
             Locations::new(metadata.location(), metadata.properties(), &settings.file_prefix);
         Ok(Self {
@@ -122,7 +136,9 @@ impl TableWriter {
             file_io,
             runtime,
             settings,
-            open: HashMap::new(),
+            most_buffered,
+            gathered_bytes,
+            partitions: HashMap::new(),
             closing: VecDeque::new(),
             done: Vec::new(),
             clock: 0,
@@ -143,16 +159,11 @@ impl TableWriter {
             if batch.num_rows() == 0 {
                 return Ok(());
             }
-            match &writer.partitioner {
-                None => writer.write_rows(PartitionKey::default(), &batch, None),
-                Some(partitioner) => {
-                    let groups = partitioner.split(&batch)?;
-                    let write = |group: &Group| {
-                        writer.write_rows(group.key.clone(), &group.rows, Some(group))
-                    };
-                    groups.iter().try_for_each(write)
-                }
-            }
+            let Some(partitioner) = writer.partitioner.clone() else {
+                return writer.write_all(&batch);
+            };
+            let groups = partitioner.split(&batch)?;
+            groups.into_iter().try_for_each(|group| writer.gather(&partitioner, group))
         })
     }
 
@@ -196,8 +207,8 @@ impl TableWriter {
             paths.push(file.path().to_owned());
             errors.extend(file.wait().err());
         }
-        for (_, open) in self.open.drain() {
-            let (path, ended) = open.file.abandon();
+        for file in self.partitions.drain().filter_map(|(_, open)| open.file) {
+            let (path, ended) = file.abandon();
             errors.extend(ended.err());
             paths.push(path);
         }
@@ -221,115 +232,165 @@ impl TableWriter {
         outcome
     }
 
-    fn write_rows(
-        &mut self,
-        key: PartitionKey,
-        rows: &RecordBatch,
-        group: Option<&Group>,
-    ) -> Result<(), WriteError> {
-        let codec = self.open_file(&key, rows, group)?.file.codec();
-        let sizes = codec.sizes(rows);
-        let (alone, more) = (codec.bytes_of(&sizes), codec.bytes_with(&sizes) - codec.bytes());
-        if alone > self.settings.max_buffered_bytes / 2 && rows.num_rows() > 1 {
-            let half = rows.num_rows() / 2;
-            self.write_rows(key.clone(), &rows.slice(0, half), group)?;
-            return self.write_rows(key, &rows.slice(half, rows.num_rows() - half), group);
+    /// Writes the rows of a table that is not partitioned.
+    fn write_all(&mut self, rows: &RecordBatch) -> Result<(), WriteError> {
+        let key = PartitionKey::default();
+        // Void fields alone leave a table unpartitioned, but each has its null.
+        let nulls = self.partition_type.fields().iter().map(|_| None).collect();
+        self.partitions
+            .entry(key.clone())
+            .or_insert_with(|| OpenPartition::new(nulls, String::new()));
+        self.encode(&key, rows)?;
+        self.shed_memory()
+    }
+
+    /// Keeps rows of a table partition until they are worth an encoder.
+    fn gather(&mut self, partitioner: &Partitioner, group: Group) -> Result<(), WriteError> {
+        let key = group.key.clone();
+        if !self.partitions.contains_key(&key) {
+            let values = partitioner.values(&group)?;
+            let below = partition_path(&self.spec, &self.partition_type, &values);
+            self.partitions.insert(key.clone(), OpenPartition::new(values, below));
         }
-        self.shed_memory(more)?;
-        // That may have closed this very file.
-        self.open_file(&key, rows, group)?;
         self.clock += 1;
         let clock = self.clock;
         self.with_open(&key, |open| {
             open.last_use = clock;
-            open.file.write(rows, &sizes)
+            open.keep(group.rows);
+            Ok(())
         })?;
-        let full = self.open.get(&key).is_some_and(|open| {
-            open.file.estimated_size() >= self.format.properties.target_file_size
-        });
-        if full {
-            self.close_file(&key)?;
+        if self.partitions.get(&key).is_some_and(|open| open.waiting_bytes() >= self.gathered_bytes)
+        {
+            self.encode_waiting(&key)?;
         }
-        self.shed_memory(0)
+        self.shed_memory()
     }
 
-    /// The open file of a table partition; if there is none, one that begins with `rows`.
-    fn open_file(
-        &mut self,
-        key: &PartitionKey,
-        rows: &RecordBatch,
-        group: Option<&Group>,
-    ) -> Result<&OpenPartition, WriteError> {
-        let open = match self.open.remove(key) {
-            Some(open) => open,
-            None => {
-                self.make_room()?;
-                let file = self.create_file(rows, group)?;
-                OpenPartition { file, last_use: 0, buffered: 0 }
-            }
-        };
-        Ok(self.open.entry(key.clone()).or_insert(open))
+    /// Encodes the rows of a table partition that waited, if there are any.
+    fn encode_waiting(&mut self, key: &PartitionKey) -> Result<(), WriteError> {
+        let mut rows = None;
+        self.with_open(key, |open| {
+            rows = open.take_waiting()?;
+            Ok(())
+        })?;
+        rows.map_or(Ok(()), |rows| self.encode(key, &rows))
     }
 
-    /// Lets `step` work on an open file and keeps the byte counts right, also if it fails.
+    /// Encodes rows of a table partition that is known, into a file that is opened if there is none.
+    fn encode(&mut self, key: &PartitionKey, rows: &RecordBatch) -> Result<(), WriteError> {
+        self.open_file(key, rows)?;
+        let Some(file) = self.file(key) else { return Err(WriteError::Failed) };
+        let sizes = file.codec().sizes(rows);
+        let alone = file.codec().bytes_of(&sizes).saturating_sub(self.format.encoder_bytes());
+        let more = file.codec().bytes_with(&sizes) - file.codec().bytes();
+        if alone > self.settings.max_buffered_bytes / 2 && rows.num_rows() > 1 {
+            let half = rows.num_rows() / 2;
+            self.encode(key, &rows.slice(0, half))?;
+            return self.encode(key, &rows.slice(half, rows.num_rows() - half));
+        }
+        self.free_encoders(more)?;
+        // That may have closed this very file.
+        self.open_file(key, rows)?;
+        self.with_open(key, |open| match &mut open.file {
+            Some(file) => file.write(rows, &sizes),
+            None => Err(WriteError::Failed),
+        })?;
+        let full = self
+            .file(key)
+            .is_some_and(|file| file.estimated_size() >= self.format.properties.target_file_size);
+        if full { self.close_file(key) } else { Ok(()) }
+    }
+
+    fn file(&self, key: &PartitionKey) -> Option<&OpenFile> {
+        self.partitions.get(key)?.file.as_ref()
+    }
+
+    /// Lets `step` work on a table partition and keeps the byte counts right, also if it fails.
     fn with_open(
         &mut self,
         key: &PartitionKey,
         step: impl FnOnce(&mut OpenPartition) -> Result<(), WriteError>,
     ) -> Result<(), WriteError> {
-        let Some(open) = self.open.get_mut(key) else { return Ok(()) };
-        let sent = open.file.sent_bytes();
+        let Some(open) = self.partitions.get_mut(key) else { return Err(WriteError::Failed) };
+        let sent = open.sent_bytes();
         let outcome = step(open);
-        self.written += open.file.sent_bytes() - sent;
-        let buffered = open.file.row_group_bytes() + open.file.held_bytes();
-        self.buffered = self.buffered - open.buffered + buffered;
-        open.buffered = buffered;
+        self.written += open.sent_bytes().saturating_sub(sent);
+        let bytes = open.bytes();
+        self.buffered = self.buffered - open.counted + bytes;
+        open.counted = bytes;
         outcome
     }
 
-    /// Closes the least recently written files until one more may be opened.
+    /// Ends the largest row groups, or encodes the rows that wait for one, and closes the files with
+    /// the largest parts of uploads, until all together are within their bound.
+    fn shed_memory(&mut self) -> Result<(), WriteError> {
+        while self.buffered > self.most_buffered {
+            let largest = self.partitions.iter().max_by_key(|(_, open)| open.counted);
+            let Some((key, _)) = largest.filter(|(_, open)| open.counted > 0) else { break };
+            let key = key.clone();
+            self.encode_waiting(&key)?;
+            self.free(&key)?;
+        }
+        Ok(())
+    }
+
+    /// Makes room for `more` bytes beside the encoders, but lets rows wait that do.
+    fn free_encoders(&mut self, more: u64) -> Result<(), WriteError> {
+        while self.buffered + more > self.most_buffered {
+            let bytes = |open: &OpenPartition| open.bytes() - open.waiting_bytes();
+            let largest = self.partitions.iter().max_by_key(|(_, open)| bytes(open));
+            let Some((key, _)) = largest.filter(|(_, open)| bytes(open) > 0) else { break };
+            let key = key.clone();
+            self.free(&key)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the row group of a file, or the file, if parts of its upload are more.
+    fn free(&mut self, key: &PartitionKey) -> Result<(), WriteError> {
+        let Some(file) = self.file(key) else { return Ok(()) };
+        if file.row_group_bytes() < file.held_bytes() {
+            self.close_file(key)?;
+            // Only when it is gone is its memory free.
+            return self.settle(0);
+        }
+        self.with_open(key, |open| open.file.as_mut().map_or(Ok(()), OpenFile::end_row_group))
+    }
+
+    /// Opens a file that begins with `rows`, if there is none for this table partition.
+    fn open_file(&mut self, key: &PartitionKey, rows: &RecordBatch) -> Result<(), WriteError> {
+        if self.file(key).is_some() {
+            return Ok(());
+        }
+        self.make_room()?;
+        let file = self.create_file(key, rows)?;
+        self.with_open(key, |open| {
+            open.file = Some(file);
+            Ok(())
+        })
+    }
+
+    /// Closes the least recently used files until one more may be opened.
     fn make_room(&mut self) -> Result<(), WriteError> {
-        while self.open.len() >= self.settings.max_open_files.max(1) {
-            let oldest = self.open.iter().min_by_key(|(_, open)| open.last_use);
+        let with_file = |open: &&OpenPartition| open.file.is_some();
+        while self.partitions.values().filter(with_file).count()
+            >= self.settings.max_open_files.max(1)
+        {
+            let files = self.partitions.iter().filter(|(_, open)| open.file.is_some());
+            let oldest = files.min_by_key(|(_, open)| open.last_use);
             let Some(key) = oldest.map(|(key, _)| key.clone()) else { break };
             self.close_file(&key)?;
         }
         Ok(())
     }
 
-    /// Ends the largest row groups, and closes the files with the largest parts of uploads, until
-    /// all together, and `more`, are within their bound.
-    fn shed_memory(&mut self, more: u64) -> Result<(), WriteError> {
-        while self.buffered + more > self.settings.max_buffered_bytes {
-            let largest = self.open.iter().max_by_key(|(_, open)| open.buffered);
-            let Some((key, open)) = largest.filter(|(_, open)| open.buffered > 0) else { break };
-            let key = key.clone();
-            if open.file.row_group_bytes() >= open.file.held_bytes() {
-                self.with_open(&key, |open| open.file.end_row_group())?;
-            } else {
-                self.close_file(&key)?;
-                // Only when it is gone is its memory free.
-                self.settle(0)?;
-            }
-        }
-        Ok(())
-    }
-
     fn create_file(
         &mut self,
+        key: &PartitionKey,
         rows: &RecordBatch,
-        group: Option<&Group>,
     ) -> Result<OpenFile, WriteError> {
-        let (values, below) = match (&self.partitioner, group) {
-            (Some(partitioner), Some(group)) => {
-                let values = partitioner.values(group)?;
-                let below = partition_path(&self.spec, &self.partition_type, &values);
-                (values, below)
-            }
-            // Void fields alone leave a table unpartitioned, but each has its null.
-            _ => (self.partition_type.fields().iter().map(|_| None).collect(), String::new()),
-        };
-        let path = self.locations.next(&below);
+        let Some(open) = self.partitions.get(key) else { return Err(WriteError::Failed) };
+        let (values, path) = (open.values.clone(), self.locations.next(&open.below));
         // I8: a file that is already there may be in a snapshot, and creating it would empty it.
         let exists = self.runtime.block_on(self.file_io.exists(&path));
         if exists.map_err(|source| WriteError::storage("look for", &path, source))? {
@@ -341,10 +402,14 @@ impl TableWriter {
 
     /// Begins to end a file. Others may be written meanwhile.
     fn close_file(&mut self, key: &PartitionKey) -> Result<(), WriteError> {
-        let Some(open) = self.open.remove(key) else { return Ok(()) };
-        self.buffered -= open.buffered;
-        let (path, sent) = (open.file.path().to_owned(), open.file.sent_bytes());
-        match open.file.close(self.spec.spec_id()) {
+        let mut taken = None;
+        self.with_open(key, |open| {
+            taken = open.file.take();
+            Ok(())
+        })?;
+        let Some(file) = taken else { return Ok(()) };
+        let (path, sent) = (file.path().to_owned(), file.sent_bytes());
+        match file.close(self.spec.spec_id()) {
             Ok((file, bytes)) => {
                 self.written += bytes - sent;
                 self.closing.push_back(file);
@@ -382,9 +447,12 @@ impl TableWriter {
 
     fn end_files(&mut self) -> Result<(), WriteError> {
         let mut keys: Vec<_> =
-            self.open.iter().map(|(key, open)| (open.last_use, key.clone())).collect();
+            self.partitions.iter().map(|(key, open)| (open.last_use, key.clone())).collect();
         keys.sort();
-        keys.into_iter().try_for_each(|(_, key)| self.close_file(&key))
+        keys.into_iter().try_for_each(|(_, key)| {
+            self.encode_waiting(&key)?;
+            self.close_file(&key)
+        })
     }
 
     fn finish(&mut self) -> Result<Vec<PendingFile>, WriteError> {

@@ -324,15 +324,18 @@ fn table_partitions(topics: &mut Topics<'_>) -> Scenario {
     let input = topics.get(Kind::Readings, PARTITIONS);
     let twenty = [EACH_10_SECONDS, &[("ICEBERG_PARTITION_SPEC", "bucket[20](user)")]].concat();
     let small = [&twenty[..], &[("MEMORY_LIMIT_MB", "256")]].concat();
+    let hundreds = [EACH_10_SECONDS, &[("ICEBERG_PARTITION_SPEC", "bucket[200](user)")]].concat();
     Scenario::new(
-        "20 table partitions at once",
-        "Every batch has rows of all 20 buckets of `user`.",
+        "Table partitions written at once",
+        "Every batch has rows of all 20, or 200, buckets of `user`.",
     )
     .icestream("not partitioned", &input, EACH_10_SECONDS)
     .icestream("20 table partitions", &input, &twenty)
     .icestream("20 table partitions, MEMORY_LIMIT_MB=256", &input, &small)
+    .icestream("200 table partitions", &input, &hundreds)
     .ratio(1, 0, Measure::PerCpu)
     .ratio(1, 0, Measure::Rate)
+    .ratio(3, 0, Measure::PerCpu)
 }
 
 fn shards(topics: &mut Topics<'_>) -> Scenario {

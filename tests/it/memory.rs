@@ -105,21 +105,26 @@ fn more_shards_than_the_memory_has_room_for_do_not_pass_the_limit() {
     assert!(peak < 128 * MIB, "{} MiB", peak / MIB);
 }
 
+/// A table of an id and so many numbers in all, and records of it over 4 partitions.
+fn numbers(columns: i64, count: i64) -> (Value, impl Iterator<Item = Record>) {
+    let name = |id: i64| if id == 1 { "id".to_owned() } else { format!("n{id}") };
+    let field =
+        move |id: i64| json!({ "id": id, "name": name(id), "required": id == 1, "type": "long" });
+    let fields: Vec<Value> = (1..=columns).map(field).collect();
+    let mut random = fastrand::Rng::with_seed(11);
+    let records = (0..count).zip((0..4).cycle()).map(move |(number, partition)| {
+        let others = (2..=columns).map(|id| (name(id), json!(random.i64(0..1 << 40))));
+        let mut record: serde_json::Map<String, Value> = others.collect();
+        record.insert(name(1), json!(number));
+        Record::new(partition, Value::Object(record).to_string())
+    });
+    (json!({ "type": "struct", "fields": fields }), records)
+}
+
 #[test]
 fn a_high_level_of_zstd_for_many_columns_does_not_pass_the_limit() {
     // At level 9 zstd keeps 5 to 10 MiB for each column that has filled a page.
-    const COLUMNS: i64 = 60;
-    let number = |id: i64| json!({ "id": id, "name": format!("n{id}"), "required": id == 1, "type": "long" });
-    let mut fields: Vec<Value> = (1..=COLUMNS).map(number).collect();
-    fields[0]["name"] = json!("id");
-    let schema = json!({ "type": "struct", "fields": fields });
-    let mut random = fastrand::Rng::with_seed(11);
-    let wide = (0..120_000i64).zip((0..4).cycle()).map(move |(number, partition)| {
-        let others = (2..=COLUMNS).map(|id| (format!("n{id}"), json!(random.i64(0..1 << 40))));
-        let mut record: serde_json::Map<String, Value> = others.collect();
-        record.insert("id".into(), json!(number));
-        Record::new(partition, Value::Object(record).to_string())
-    });
+    let (schema, records) = numbers(60, 120_000);
     // One epoch holds all: more than a page of each column in each shard.
     let settings = [
         ("MEMORY_LIMIT_MB", "512"),
@@ -127,6 +132,20 @@ fn a_high_level_of_zstd_for_many_columns_does_not_pass_the_limit() {
         ("ICEBERG_TABLE_PROPERTIES", "write.parquet.compression-level=9"),
         ("CHECKPOINT_INTERVAL_MS", "10000"),
     ];
-    let peak = peak(&Lake::sqlite(), 4, &schema, wide, &settings);
+    let peak = peak(&Lake::sqlite(), 4, &schema, records, &settings);
     assert!(peak < 512 * MIB, "{} MiB", peak / MIB);
+}
+
+#[test]
+fn many_table_partitions_of_many_columns_do_not_pass_the_limit() {
+    // The encoders of a row group of each would take 4 MiB before they have rows.
+    let (schema, records) = numbers(40, 120_000);
+    let settings = [
+        ("MEMORY_LIMIT_MB", "256"),
+        ("PARALLELISM", "2"),
+        ("ICEBERG_PARTITION_SPEC", "bucket[60](id)"),
+        ("CHECKPOINT_INTERVAL_MS", "10000"),
+    ];
+    let peak = peak(&Lake::sqlite(), 4, &schema, records, &settings);
+    assert!(peak < 256 * MIB, "{} MiB", peak / MIB);
 }

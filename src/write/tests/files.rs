@@ -14,6 +14,9 @@ fn ids_in(table: &Table, file: &PendingFile) -> Vec<i64> {
     table.read(file).column(0).as_primitive::<Int64Type>().values().to_vec()
 }
 
+/// A codec that keeps nothing, so that rows are encoded at once where nothing is to be gathered.
+const SNAPPY: [(&str, &str); 1] = [("write.parquet.compression-codec", "snappy")];
+
 fn scrambled(id: i64) -> String {
     let bits = id.unsigned_abs().wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     format!("{bits:016x}{:016x}", bits.wrapping_mul(bits | 1))
@@ -71,8 +74,9 @@ fn the_target_size_of_the_table_wins() {
 
 #[test]
 fn open_files_are_bounded_and_the_least_recently_written_goes_first() {
-    let table = Table::of_ids(&[(1, "id", Transform::Identity)], &[]);
-    let settings = WriteSettings { max_open_files: 2, ..WriteSettings::new("i-1-0") };
+    let table = Table::of_ids(&[(1, "id", Transform::Identity)], &SNAPPY);
+    let settings =
+        WriteSettings { gathered_bytes: 0, max_open_files: 2, ..WriteSettings::new("i-1-0") };
     let mut writer = table.writer(settings);
     // 1 is closed when 3 comes; 2 stays open because it was used after 1.
     for id in [1, 2, 2, 3, 2, 1] {
@@ -85,8 +89,9 @@ fn open_files_are_bounded_and_the_least_recently_written_goes_first() {
 
 #[test]
 fn more_partitions_than_open_files_lose_no_row() {
-    let table = Table::of_ids(&[(1, "tens", Transform::Truncate(10))], &[]);
-    let settings = WriteSettings { max_open_files: 3, ..WriteSettings::new("i-1-0") };
+    let table = Table::of_ids(&[(1, "tens", Transform::Truncate(10))], &SNAPPY);
+    let settings =
+        WriteSettings { gathered_bytes: 0, max_open_files: 3, ..WriteSettings::new("i-1-0") };
     let mut writer = table.writer(settings);
     for turn in 0..4 {
         writer.write(&table.ids((0..100).map(|id| (id * 37 + turn) % 100))).unwrap();
@@ -102,9 +107,13 @@ fn more_partitions_than_open_files_lose_no_row() {
 
 #[test]
 fn buffered_memory_is_bounded_by_ending_row_groups() {
-    let table = Table::of_ids(&[(1, "tens", Transform::Truncate(10_000))], &[]);
+    let table = Table::of_ids(&[(1, "tens", Transform::Truncate(10_000))], &SNAPPY);
     let bound = 200_000;
-    let settings = WriteSettings { max_buffered_bytes: bound, ..WriteSettings::new("i-1-0") };
+    let settings = WriteSettings {
+        max_buffered_bytes: bound,
+        gathered_bytes: 0,
+        ..WriteSettings::new("i-1-0")
+    };
     let mut writer = table.writer(settings);
     for turn in 0..40 {
         let ids = (0..1_000).map(|n| (n % 4) * 10_000 + turn * 250 + n / 4);
@@ -120,8 +129,9 @@ fn buffered_memory_is_bounded_by_ending_row_groups() {
 
 #[test]
 fn buffered_and_written_bytes_are_those_of_the_files() {
-    let table = Table::of_ids(&[(1, "id", Transform::Identity)], &[]);
-    let settings = WriteSettings { max_open_files: 1, ..WriteSettings::new("i-1-0") };
+    let table = Table::of_ids(&[(1, "id", Transform::Identity)], &SNAPPY);
+    let settings =
+        WriteSettings { gathered_bytes: 0, max_open_files: 1, ..WriteSettings::new("i-1-0") };
     let mut writer = table.writer(settings);
     writer.write(&table.ids([1])).unwrap();
     assert!(writer.buffered_bytes() > 0);
@@ -136,8 +146,9 @@ fn buffered_and_written_bytes_are_those_of_the_files() {
 
 #[test]
 fn abort_leaves_no_files_neither_open_nor_done() {
-    let table = Table::of_ids(&[(1, "id", Transform::Identity)], &[]);
-    let settings = WriteSettings { max_open_files: 2, ..WriteSettings::new("i-1-0") };
+    let table = Table::of_ids(&[(1, "id", Transform::Identity)], &SNAPPY);
+    let settings =
+        WriteSettings { gathered_bytes: 0, max_open_files: 2, ..WriteSettings::new("i-1-0") };
     let mut writer = table.writer(settings);
     writer.write(&table.ids([1, 2, 3, 4])).unwrap();
     assert_eq!(table.files_on_disk().len(), 4);

@@ -2,6 +2,7 @@
 
 mod codec;
 mod files;
+mod gathering;
 mod partitions;
 mod properties;
 mod round_trip;

@@ -27,12 +27,15 @@ fn batches() -> impl Strategy<Value = Vec<Vec<(i64, Option<String>)>>> {
 }
 
 fn settings() -> impl Strategy<Value = WriteSettings> {
-    (1u64..20_000, 1usize..5, 1u64..40_000).prop_map(|(target, open, buffered)| WriteSettings {
-        target_file_size: target,
-        max_open_files: open,
-        max_buffered_bytes: buffered,
-        ..WriteSettings::new("i-1-0")
-    })
+    (1u64..20_000, 1usize..5, 1u64..40_000, 0u64..10_000).prop_map(
+        |(target, open, buffered, gathered)| WriteSettings {
+            target_file_size: target,
+            max_open_files: open,
+            max_buffered_bytes: buffered,
+            gathered_bytes: gathered,
+            ..WriteSettings::new("i-1-0")
+        },
+    )
 }
 
 fn within(file: &DataFile, id: i32, value: &Datum) -> bool {
