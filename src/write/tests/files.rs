@@ -201,6 +201,20 @@ fn a_full_disk_is_told_as_such() {
 }
 
 #[test]
+fn files_that_are_gone_before_they_are_durable_are_an_error() {
+    let table = Table::of_ids(&[], &[]);
+    let mut writer = table.writer(WriteSettings::new("i-1-0"));
+    writer.write(&table.ids([1])).unwrap();
+    let closing = writer.close().unwrap();
+    let [file] = table.files_on_disk().try_into().unwrap();
+    let directory = file.parent().unwrap();
+    std::fs::remove_dir_all(directory).unwrap();
+    let error = closing.wait().unwrap_err();
+    let told = |path: &str| Path::new(path) == directory;
+    assert!(matches!(&error, WriteError::SyncDirectory { path, .. } if told(path)), "{error}");
+}
+
+#[test]
 fn the_schema_and_the_spec_of_the_table_are_named() {
     let table = Table::of_ids(&[(1, "bucket", Transform::Bucket(2))], &[]);
     let files = table.write(&table.ids([1]));

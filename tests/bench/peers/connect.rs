@@ -81,13 +81,13 @@ pub fn run(job: &Job<'_>) -> Figures {
     });
 
     let warm_up = create(job, &connectors, &job.warm_up);
-    wait_rows(&mut process, &job.warm_up.1, job.warm_up.0.records);
+    wait_rows(&mut [&mut process], &job.warm_up.1, job.warm_up.0.records);
     http::request(Method::DELETE, &format!("{connectors}/{warm_up}"), &[], "")
         .expect("Kafka Connect did not answer")
         .success();
-    let span = Span::start(job, &process);
+    let span = Span::start(job, &[&process]);
     create(job, &connectors, &job.measured);
-    span.end(&mut process, &job.measured)
+    span.end(&mut [&mut process], &job.measured)
 }
 
 /// Starts a connector from a topic into a table and gives its name.

@@ -40,21 +40,26 @@ enum Peer {
     SmallIcestream,
     /// With pages of version 2.
     DeltaIcestream,
+    /// As its scripts start it, with the memory that its documentation advises.
     Flink,
+    /// With the memory that it comes with.
+    DefaultFlink,
+    /// All of it in one JVM.
+    OneFlink,
     Connect,
     /// With a heap of [`SMALL_HEAP_MIB`].
-    SmallFlink,
     SmallConnect,
 }
 
 impl Peer {
-    const EACH: [Self; 7] = [
+    const EACH: [Self; 8] = [
         Self::Icestream,
         Self::SmallIcestream,
         Self::DeltaIcestream,
         Self::Flink,
+        Self::DefaultFlink,
+        Self::OneFlink,
         Self::Connect,
-        Self::SmallFlink,
         Self::SmallConnect,
     ];
 
@@ -64,8 +69,9 @@ impl Peer {
             Self::SmallIcestream => "icestream, MEMORY_LIMIT_MB=256",
             Self::DeltaIcestream => "icestream, pages of version 2",
             Self::Flink => "Flink",
+            Self::DefaultFlink => "Flink, default memory",
+            Self::OneFlink => "Flink in one JVM",
             Self::Connect => "Kafka Connect",
-            Self::SmallFlink => "Flink, 512 MiB of heap",
             Self::SmallConnect => "Kafka Connect, 512 MiB of heap",
         }
     }
@@ -121,9 +127,10 @@ pub fn measure(records: u64, runs: usize, only: &str, load: &str) -> (String, St
                 Peer::DeltaIcestream => {
                     own(&[("ICEBERG_TABLE_PROPERTIES", "write.parquet.page-version=2")])
                 }
-                Peer::Flink => run(None, flink::run),
+                Peer::Flink => run(None, flink::advised),
+                Peer::DefaultFlink => run(None, flink::with_default_memory),
+                Peer::OneFlink => run(None, flink::in_one_jvm),
                 Peer::Connect => run(None, connect::run),
-                Peer::SmallFlink => run(Some(SMALL_HEAP_MIB), flink::run),
                 Peer::SmallConnect => run(Some(SMALL_HEAP_MIB), connect::run),
             };
             println!("  {}: {figures}", row.peer.name());
@@ -199,27 +206,29 @@ fn peer(
     }
 }
 
-/// Measures a JVM that is warm, from now until the table has all records of its topic.
+/// Measures JVMs that are warm, from now until the table has all records of its topic.
 struct Span {
     around: Around,
+    processes: Vec<u32>,
     cpu: f64,
     began: Instant,
 }
 
 impl Span {
-    fn start(job: &Job<'_>, process: &Process) -> Self {
-        Self {
-            around: Around::start(job.kafka.pid()),
-            cpu: cpu_seconds(process.pid()),
-            began: Instant::now(),
-        }
+    fn start(job: &Job<'_>, processes: &[&Process]) -> Self {
+        let processes: Vec<u32> = processes.iter().map(|process| process.pid()).collect();
+        let around = Around::start(job.kafka.pid());
+        let cpu = processes.iter().copied().map(cpu_seconds).sum();
+        Self { around, processes, cpu, began: Instant::now() }
     }
 
-    fn end(self, process: &mut Process, (input, table): &(&Preloaded, Table<'_>)) -> Figures {
-        wait_rows(process, table, input.records);
+    /// `all` are the processes without which the work is not done.
+    fn end(self, all: &mut [&mut Process], (input, table): &(&Preloaded, Table<'_>)) -> Figures {
+        wait_rows(all, table, input.records);
         let wall = self.began.elapsed().as_secs_f64();
-        let cpu = cpu_seconds(process.pid()) - self.cpu;
-        let memory = peak_memory(process.pid()).expect("a running process");
+        let processes = || self.processes.iter().copied();
+        let cpu = processes().map(cpu_seconds).sum::<f64>() - self.cpu;
+        let memory = processes().map(|id| peak_memory(id).expect("a running process")).sum();
         let (broker, idle) = self.around.end();
         // Not told apart here.
         Figures { wall, user: cpu, memory, broker, idle, ..Figures::default() }
@@ -227,18 +236,20 @@ impl Span {
 }
 
 /// Waits until a table has so many rows.
-fn wait_rows(process: &mut Process, table: &Table<'_>, rows: u64) {
+fn wait_rows(processes: &mut [&mut Process], table: &Table<'_>, rows: u64) {
     poll(LOOK, "the table to have all rows", RUN, || {
         let snapshots = table.snapshots();
         let total = snapshots.last().and_then(|s| s["summary"]["total-records"].as_str());
         if total.and_then(|total| total.parse().ok()) == Some(rows) {
             return Some(());
         }
-        let ended = process.ended();
-        let end = process.log_end();
-        // A worker of Kafka Connect outlives its tasks.
-        let failed = ended.is_some() || process.log().contains("unrecoverable exception");
-        assert!(!failed, "failed ({ended:?}) with {total:?} rows of {rows}:\n{end}");
+        for process in processes.iter_mut() {
+            let ended = process.ended();
+            let end = process.log_end();
+            // A worker of Kafka Connect outlives its tasks.
+            let failed = ended.is_some() || process.log().contains("unrecoverable exception");
+            assert!(!failed, "failed ({ended:?}) with {total:?} rows of {rows}:\n{end}");
+        }
         None
     });
 }

@@ -111,7 +111,7 @@ Medians, in brackets the least and the most; the lower table divides figures of 
 ## How it is measured
 
 - CPU and peak resident memory are those of the whole system under test: all its JVMs, and nothing of broker and catalog.
-- The peers are measured warm: in the same JVM {warm} other records were carried into another table first, and neither
+- The peers are measured warm: in the same JVMs {warm} other records were carried into another table first, and neither
   that nor the start of the JVM is counted. icestream is counted from the start of its process to its end; another process
   of it carried the same other records before, uncounted, so that broker and catalog are as warm for it.
 - A peer's time ends when the table has all rows, which the catalog is asked every 100 ms. That is up to {seconds} s
@@ -127,8 +127,11 @@ of a group), in the second line `MEMORY_LIMIT_MB=256`, in the third `ICEBERG_TAB
 encodings, which Iceberg's readers know since 1.12 ([who reads them](table-properties.md#who-reads-pages-of-version-2)) and which the peers' sinks do not write by default.
 
 **Flink** 2.1.1, flink-connector-kafka 4.0.1-2.0, iceberg-flink-runtime-2.1 1.11.0. One SQL statement, `INSERT INTO ... SELECT`;
-JobManager and TaskManager in one JVM, which spares them the way between them. Heap {heap} MiB, which is what both have by
-default together; G1. {flink}. Exactly-once checkpoints to local files. Of the table: `write.distribution-mode=none`.
+a JobManager and a TaskManager, each a JVM with G1 and the memory that Flink's own scripts reckon from {memory},
+which are those of the configuration it comes with. *Flink* has `taskmanager.memory.managed.size=0` beside them, which Flink's documentation
+advises for jobs with their state on the heap and which doubles the heap of the TaskManager to 1 GiB; *default memory* has not. The client
+that hands over the job is not counted. *In one JVM* spares JobManager and TaskManager the way between them and is no way to run
+Flink; heap {heap} MiB, as both have by default together. {flink}. Exactly-once checkpoints to local files. Of the table: `write.distribution-mode=none`.
 Its consumer: {flink_consumer}. The job has no end: with `scan.bounded.mode` we saw the sink commit half of two million rows and the
 job end as finished, the other half in a file of a subtask that had ended before the other, which no snapshot has.
 
@@ -138,7 +141,7 @@ job end as finished, the other half in a file of a subtask that had ended before
 broker waits 3 s for further members of a new group, which is Kafka's default: tasks that join one after the other take
 partitions from each other, and the sink then stands still for the length of a session.
 
-The last two lines of the first table show how little memory the peers can do with: the same with a heap of {SMALL_HEAP_MIB} MiB.
+The last line of the first table shows how little memory Kafka Connect can do with: the same with a heap of {SMALL_HEAP_MIB} MiB.
 
 {PARALLELISM} slots and tasks for two cores: more tasks only take turns. The consumers' settings are the ones that the projects' pages
 on tuning name for throughput: answers of at least 1 MiB, polls of 10,000 records.
@@ -156,13 +159,14 @@ make bench-peers BENCH_ARGS=\"--dry --runs 1\" # only prints; --records N, --onl
 
 ## Not measured
 
-Larger clusters, other formats than JSON, S3, state in Flink, and the peers' own ways of running distributed.
+Larger clusters, other formats than JSON, S3, state in Flink, and Kafka Connect's way of running distributed.
 ",
         records = input.records,
         warm = warm_up.records,
         mean = input.mean(),
         seconds = INTERVAL_MS / 1000,
         heap = flink::HEAP_MIB,
+        memory = pairs(&mut flink::MEMORY.iter().map(own)),
         flink = pairs(&mut flink::settings().into_iter().map(|(n, v)| (n.to_owned(), v))),
         flink_consumer = pairs(&mut flink::CONSUMER.iter().map(own)),
         jvm = connect::JVM.map(|option| format!("`{option}`")).join(" "),
