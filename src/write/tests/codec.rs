@@ -42,7 +42,7 @@ fn row_groups(table: &Table, writer: TableWriter, wanted: i64) -> Vec<i64> {
 
 #[test]
 fn a_row_group_ends_before_its_columns_need_contexts_that_pass_the_bound() {
-    // 32,768 numbers are a page; then each column gets a context, of some 10 MiB at level 9.
+    // 24,576 numbers are a page; then each column gets a context, of some 10 MiB at level 9.
     let written = |level: &str| {
         let (table, bound) = (wide(level), 64 * MIB);
         let mut writer = writer(&table, bound);
@@ -54,7 +54,7 @@ fn a_row_group_ends_before_its_columns_need_contexts_that_pass_the_bound() {
         assert!(most <= bound, "{most}");
         (row_groups(&table, writer, 80_000), most)
     };
-    assert_eq!(written("9").0, [32_000, 32_000, 16_000]);
+    assert_eq!(written("9").0, [24_000, 24_000, 24_000, 8_000]);
     // At level 1 all together are some 11 MiB.
     let (groups, most) = written("1");
     assert_eq!(groups, [80_000]);

@@ -40,7 +40,7 @@ fn a_writer_without_rows_makes_no_files() {
 #[test]
 fn files_roll_at_the_target_size_and_hold_every_row_once() {
     let table = Table::of_ids(&[], &[]);
-    let target_file_size = 500_000;
+    let target_file_size = 400_000;
     let settings = WriteSettings { target_file_size, ..WriteSettings::new("i-1-0") };
     let mut writer = table.writer(settings);
     for batch in 0..50i64 {

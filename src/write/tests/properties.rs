@@ -52,7 +52,7 @@ proptest! {
         settings in settings(),
         partitioned in any::<bool>(),
         // Such pages are soon full, and a context of zstd then passes most of the bounds.
-        page_bytes in prop_oneof![Just("262144"), Just("20")],
+        page_bytes in prop_oneof![Just("196608"), Just("20")],
     ) {
         let spec = [(1, "tens", Transform::Truncate(10))];
         let properties = [("write.parquet.page-size-bytes", page_bytes)];
