@@ -194,8 +194,13 @@ impl OpenFile {
     /// Encodes `rows`, which have the columns of the schema and these sizes.
     pub(super) fn write(&mut self, rows: &RecordBatch, sizes: &Sizes) -> Result<(), WriteError> {
         self.format.nan_columns.count(rows, &mut self.nan_counts)?;
+        let rows_before = self.encoder.in_progress_rows();
         let written = self.encoder.write(rows);
         self.checked(written)?;
+        if self.encoder.in_progress_rows() < rows_before + rows.num_rows() {
+            // It ended the row group by itself: it had as many rows as one may have.
+            self.codec.clear();
+        }
         self.codec.add(sizes);
         if self.encoder.memory_size() >= self.format.properties.row_group_bytes {
             self.end_row_group()?;

@@ -35,8 +35,8 @@ pub struct WriteSettings {
     /// Files open at once, at least 1. Beyond it the least recently written one is closed.
     pub max_open_files: usize,
     /// Bytes of memory in rows that wait, all row groups being encoded, what the codec keeps for them
-    /// (beside one encoder), and parts of uploads. Beyond it the largest row group is ended early, and then the file with the largest
-    /// part closed.
+    /// (beside one encoder), and parts of uploads. Beyond it the largest row group is ended early,
+    /// and then the file with the largest part closed.
     pub max_buffered_bytes: u64,
     /// Bytes of memory that rows of a table partition take before they are encoded: more where an
     /// encoder by itself takes more, less where `max_buffered_bytes` is below eight times as much. A
