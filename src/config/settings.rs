@@ -391,7 +391,7 @@ pub const SETTINGS: &[SettingDoc] = &[
         "MiB of resident memory that the process stays below. Queues, batches and open files are \
          sized by it; an answer of a broker that takes more than twelve times its size when it is \
          unpacked (packed tightly, or of tiny records), records larger than a share, and a table \
-         with very large metadata or more than 200 columns come on top (0.1 MiB a column and shard).",
+         with very large metadata or many columns come on top (0.1 MiB a column and shard).",
     ),
     setting(
         "BAD_RECORDS",

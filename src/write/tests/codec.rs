@@ -84,3 +84,17 @@ fn columns_with_a_dictionary_get_theirs_by_rows() {
     assert!((200 * MIB..400 * MIB).contains(&contexts), "{contexts}");
     assert!(writer.abort().is_empty());
 }
+
+#[test]
+fn a_row_group_that_has_all_the_rows_it_may_have_keeps_no_contexts() {
+    let field = required(1, "n1", PrimitiveType::Long);
+    let table = Table::new(vec![field], &[], &[("write.parquet.compression-level", "9")]);
+    let column = |range| table.batch(vec![Arc::new(Int64Array::from_iter_values(range))]);
+    let mut writer = writer(&table, 1 << 30);
+    writer.write(&column(0..1_040_000)).unwrap();
+    assert!(writer.buffered_bytes() > 10 * MIB, "{}", writer.buffered_bytes());
+    // The encoder ends it by itself at 1,048,576 rows.
+    writer.write(&column(1_040_000..1_050_000)).unwrap();
+    assert!(writer.buffered_bytes() < MIB, "{}", writer.buffered_bytes());
+    assert_eq!(row_groups(&table, writer, 1_050_000), [1 << 20, 1_050_000 - (1 << 20)]);
+}
