@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use crate::config::ConfigError;
-use crate::decode::UnsupportedSchema;
-use crate::pipeline::BadRecord;
+use crate::decode::{BadRecord, UnsupportedSchema};
 use crate::protocol::{CommitId, EditError, Epoch, Refusal};
 use crate::source::SourceError;
 use crate::state::StateError;

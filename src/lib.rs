@@ -19,6 +19,7 @@
 //! | [`table`] | catalogs, and our own commit path |
 //! | [`state`] | checkpoints in RocksDB |
 //! | [`pipeline`] | shards, coordinator, committer: executes what `protocol` decides |
+//! | [`connect`] | from settings to the servers that they name |
 //! | [`service`] | one run after another, signals, exit |
 //! | [`restart`] | whether and when a run that failed is followed by another |
 //! | [`watch`] | do checkpoints complete while there is something to commit |
@@ -31,6 +32,7 @@ pub mod broken;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod connect;
 pub mod crash;
 pub mod decode;
 pub mod demo;

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::{existing_table, understood, write_json, written};
 use crate::config::Config;
+use crate::connect::source_settings;
 use crate::failure::{Failure, chain, exit};
-use crate::pipeline::source_settings;
 use crate::protocol::{Offset, TopicPartition, check_history};
 use crate::source::{Source, SourceError};
 use crate::table;

@@ -13,8 +13,8 @@ use serde::Serialize;
 
 use super::{understood, write_json, written};
 use crate::config::Config;
+use crate::connect::{connect_catalog, source_settings, table_name};
 use crate::failure::{Failure, chain, exit};
-use crate::pipeline::{connect_catalog, source_settings, table_name};
 use crate::protocol::{
     CommitId, Edit, EditError, Frontier, LedgerEdit, LogRange, Offset, OffsetRange, SourceView,
     TopicPartition, shows_commit, snapshot_of,

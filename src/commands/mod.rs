@@ -28,8 +28,8 @@ pub use orphans::orphans;
 pub use verify::verify;
 
 use crate::config::Config;
+use crate::connect::{connect_catalog, table_name};
 use crate::failure::Failure;
-use crate::pipeline::{connect_catalog, table_name};
 use crate::table::{LoadedTable, TableError};
 
 /// The configured table, which must exist.

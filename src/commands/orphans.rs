@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use super::{human_bytes, unreadable, write_json, written};
 use crate::config::Config;
+use crate::connect::{connect_catalog, table_name};
 use crate::failure::{Failure, chain, exit};
-use crate::pipeline::{connect_catalog, table_name};
 use crate::state::{StateError, StateStore};
 use crate::table::{
     Catalog, Judged, LoadedTable, OrphanSearch, OrphansError, OwnFile, TableError, delete_orphans,

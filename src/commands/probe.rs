@@ -14,8 +14,9 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::config::{CatalogType, Config};
+use crate::connect::{source_settings, table_plan};
 use crate::failure::{Failure, chain};
-use crate::pipeline::{RowBuilder, source_settings, table_plan};
+use crate::pipeline::RowBuilder;
 use crate::protocol::{Offset, TopicPartition};
 use crate::retry::Backoff;
 use crate::source::SourceSettings;

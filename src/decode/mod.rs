@@ -14,6 +14,7 @@
 //!
 //! `docs/json.md` has the table of conversions.
 
+mod bad_record;
 mod column;
 mod datetime;
 mod error;
@@ -30,6 +31,7 @@ use arrow::array::ArrayRef;
 use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
 
+pub use bad_record::BadRecord;
 pub use error::{Reason, RecordError, UnsupportedSchema};
 pub use json::JsonDecoder;
 

@@ -8,7 +8,7 @@ use super::error::DemoError;
 use super::signals::Stop;
 use super::tally::Tally;
 use super::workspace::{PIPELINE, TABLE, Workspace};
-use crate::pipeline::connect_catalog;
+use crate::connect::connect_catalog;
 use crate::protocol::{Frontier, Offset};
 use crate::table::{self, Catalog, KAFKA_OFFSET, KAFKA_PARTITION, LoadedTable, TableName};
 

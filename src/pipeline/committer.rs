@@ -6,9 +6,11 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::end::{now_ms, violated};
 use super::memory::Memory;
-use super::seams::{Checkpoints, Loaded, Source, Table, World, now};
-use super::{now_ms, unprepared, violated};
+use super::seams::{Checkpoints, Source, Table, now};
+use super::unprepared;
+use super::world::{Loaded, World};
 use crate::broken::{self, Variant};
 use crate::crash;
 use crate::failure::{Failure, chain};

@@ -12,12 +12,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::committer::{Committer, Done, Settled, Work};
+use super::end::{Finish, RunEnd, join_error, now_ms, violated};
 use super::membership::Members;
-use super::monitor::Event;
-use super::seams::{Loaded, Source, World, now};
-use super::shard::{BadRecord, Command, Progress, Report, Sealed};
+use super::messages::{Command, Event, Progress, Report, Sealed};
+use super::seams::{Source, now};
+use super::settings::RunSettings;
 use super::unprepared::Unprepared;
-use super::{Finish, RunEnd, RunSettings, join_error, now_ms, violated};
+use super::world::{Loaded, World};
+use crate::decode::BadRecord;
 use crate::failure::{Failure, chain};
 use crate::protocol::{
     Checkpoint, Epoch, Frontier, Offset, OpenEpoch, PendingCommit, RowCounts, TopicPartition,
@@ -441,7 +443,7 @@ impl<W: World> Coordinator<W> {
         run.last_finish = Some(now());
         if let Settled::Superseded { ledger } = &done.settled {
             tracing::warn!(
-                commit_id = %done.pending.commit_id, ledger = %show(ledger),
+                commit_id = %done.pending.commit_id, %ledger,
                 "fenced: another instance of this pipeline committed these offsets, or the ledger was edited; reading on from the ledger"
             );
             return Ok(Some(RunEnd::Fenced));
@@ -540,10 +542,4 @@ async fn finished<T>(
         Some(handle) => handle.await.map_err(join_error)?,
         None => std::future::pending().await,
     }
-}
-
-/// A frontier in one line of a log.
-pub(super) fn show(frontier: &Frontier) -> String {
-    let parts: Vec<String> = frontier.iter().map(|(tp, next)| format!("{tp}={next}")).collect();
-    parts.join(" ")
 }

@@ -10,23 +10,20 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::task::JoinHandle;
 
-use super::committer::Committer;
-use super::coordinator::{Coordinator, Owned, Run, show};
-use super::seams::{Share, Source, World, now};
-use super::shard::{Begin, Command};
-use super::{RunEnd, RunSettings, join_error};
+use super::coordinator::{Coordinator, Owned, Run};
+use super::end::{RunEnd, join_error};
+use super::messages::{Begin, Command};
+use super::seams::{Share, Source};
+use super::starts::starts;
+use super::world::World;
 use crate::failure::Failure;
-use crate::protocol::{Frontier, Refusal, SourceView, StartAt, TopicPartition, positions};
-use crate::source::{Membership, TopicInfo};
+use crate::protocol::{Frontier, StartAt, TopicPartition};
+use crate::source::Membership;
 use crate::telemetry::Rebalance;
-
-/// A new leader may show an older end of the log for a moment. Only one that stays is refused.
-const LOG_END_PATIENCE: Duration = Duration::from_secs(10);
-const LOG_END_AGAIN: Duration = Duration::from_millis(500);
 
 /// Changes of the assignment that are not done yet.
 #[derive(Default)]
@@ -224,7 +221,7 @@ impl<W: World> Coordinator<W> {
         let ledger: Frontier =
             ledger.filter_map(|(tp, at)| Some((tp.clone(), at.ledger?))).collect();
         tracing::info!(
-            partitions = taking.shares.len(), ledger = %show(&ledger), "assigned: reading from the ledger"
+            partitions = taking.shares.len(), %ledger, "assigned: reading from the ledger"
         );
         self.source.take(&taking.shares)?;
         for (tp, at) in taking.starts {
@@ -253,40 +250,6 @@ impl<W: World> Coordinator<W> {
         self.gauges();
         tracing::info!(partitions = %list(&gone), "released");
         Ok(())
-    }
-}
-
-/// Where to begin in partitions that were given to us: the ledger, read after they were.
-pub(super) async fn starts<W: World>(
-    committer: &Committer<W>,
-    settings: &RunSettings,
-    info: &TopicInfo,
-    partitions: &[TopicPartition],
-) -> Result<BTreeMap<TopicPartition, StartAt>, Failure> {
-    let until = now() + LOG_END_PATIENCE;
-    loop {
-        let (_, view) = committer.load_patiently().await?;
-        let seen = SourceView {
-            cluster_id: info.cluster_id.clone(),
-            topic_ids: settings.topic_ids(info),
-            log: committer.source.log_ranges(partitions.to_vec()).await?,
-        };
-        match positions(&settings.table, &view, &seen, settings.reset) {
-            Ok(starts) => return Ok(starts),
-            Err(Refusal::LedgerBeyondLogEnd { .. }) if now() < until => {
-                tokio::time::sleep(LOG_END_AGAIN).await;
-            }
-            Err(Refusal::RetentionPassedLedger { .. }) => {
-                // Between the two readings another instance may have committed, and retention
-                // followed it. Only a ledger that is behind a log start read before it is late.
-                let (_, after) = committer.load_patiently().await?;
-                let still = positions(&settings.table, &after, &seen, settings.reset);
-                if let Err(refusal @ Refusal::RetentionPassedLedger { .. }) = still {
-                    return Err(committer.refuse(refusal));
-                }
-            }
-            Err(refusal) => return Err(committer.refuse(refusal)),
-        }
     }
 }
 

@@ -10,151 +10,54 @@
 //! partitions, or an error that may pass.
 
 mod committer;
-mod connect;
 mod coordinator;
+mod end;
 mod membership;
 mod memory;
+mod messages;
 mod monitor;
 mod partitions;
 mod real;
 mod rows;
 pub mod seams;
+mod settings;
 mod shard;
 #[cfg(test)]
 mod sim;
 mod sink;
 mod start;
+mod starts;
 mod unprepared;
+mod world;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{OnceCell, mpsc, watch};
 
-use crate::config::{Assignment, BadRecords, Config, OffsetReset};
+use crate::config::Config;
 use crate::failure::{Failure, chain};
-use crate::protocol::{Offset, ResetPolicy, TopicPartition, Trigger, Violation};
-use crate::source::{SourceError, TopicInfo};
-use crate::telemetry::{Health, Invariant, Metrics, Server};
+use crate::protocol::{Offset, TopicPartition};
+use crate::source::SourceError;
+use crate::telemetry::{Health, Metrics, Server};
 
-pub use connect::{connect_catalog, open_table, source_settings, table_name, table_plan};
+pub use end::RunEnd;
 pub use rows::{KAFKA_COLUMNS, RowBuilder};
-pub use shard::BadRecord;
-pub use start::Connected;
 
 use coordinator::Coordinator;
-use seams::{Source, World};
-use shard::{Progress, Shard, ShardSettings, ShardTask};
+use messages::Progress;
+use seams::Source;
+use settings::RunSettings;
+use shard::{Shard, ShardSettings};
 use start::Started;
+use world::{Connected, ShardTask, World};
 
-/// Room for events of the monitor.
-const EVENTS: usize = 16;
 /// A membership that is taken from us twice within this time has another process.
 const REPLACED_AGAIN: Duration = Duration::from_secs(600);
 /// Room for commands to a shard: a barrier and a change of partitions.
 const COMMANDS: usize = 2;
-
-/// Why a run ended well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RunEnd {
-    /// Everything up to the ends of the log at start is in the table.
-    CaughtUp,
-    /// It was asked to stop.
-    Stopped,
-    /// Another instance committed; begin anew at the ledger.
-    Fenced,
-    /// Partitions went to another instance before their records were committed; begin anew.
-    Dropped,
-    /// The topic has new partitions; begin anew with them.
-    PartitionsAdded,
-}
-
-/// Why a run is to end.
-enum Finish {
-    Stopped,
-    CaughtUp,
-    PartitionsAdded,
-    Bad(BadRecord),
-}
-
-impl Finish {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Stopped => "stopped",
-            Self::CaughtUp => "caught_up",
-            Self::PartitionsAdded => "partitions_added",
-            Self::Bad(_) => "bad_record",
-        }
-    }
-}
-
-/// What a run is told by the settings.
-#[derive(Clone, Debug)]
-pub struct RunSettings {
-    /// The pipeline: its ledger's name, and its consumer group's.
-    pub pipeline: String,
-    /// The topic.
-    pub topic: String,
-    /// The table as `namespace.table`.
-    pub table: String,
-    /// Shards.
-    pub parallelism: usize,
-    /// Does the consumer group share the partitions out?
-    pub group: bool,
-    /// When to seal.
-    pub trigger: Trigger,
-    /// Longest that sealing may take.
-    pub checkpoint_timeout: Duration,
-    /// Checkpoints to keep for people to read.
-    pub retained: usize,
-    /// Longest that a stop waits for its last commit.
-    pub shutdown_timeout: Duration,
-    /// Longest that revoked partitions wait for theirs.
-    pub revocation_timeout: Duration,
-    /// How long a server that does not answer is tried.
-    pub retry_give_up: Duration,
-    /// Where to begin in a topic that the table has no ledger of.
-    pub reset: ResetPolicy,
-    /// What to do with bad records.
-    pub bad_records: BadRecords,
-}
-
-impl RunSettings {
-    /// From the settings of the process.
-    pub fn new(config: &Config) -> Self {
-        let checkpoint = &config.checkpoint;
-        Self {
-            pipeline: config.kafka.group_id.clone(),
-            topic: config.kafka.topic.clone(),
-            table: config.iceberg.table.clone(),
-            parallelism: config.parallelism.max(1),
-            group: config.kafka.assignment == Assignment::Group,
-            trigger: Trigger {
-                interval: checkpoint.interval,
-                min_pause: checkpoint.min_pause,
-                max_bytes: checkpoint.max_bytes,
-                max_records: checkpoint.max_records,
-            },
-            checkpoint_timeout: checkpoint.timeout,
-            retained: checkpoint.retained,
-            shutdown_timeout: config.shutdown_timeout,
-            revocation_timeout: config.kafka.revocation_timeout,
-            retry_give_up: config.retry_give_up,
-            reset: match config.kafka.auto_offset_reset {
-                OffsetReset::Earliest => ResetPolicy::Earliest,
-                OffsetReset::Latest => ResetPolicy::Latest,
-            },
-            bad_records: config.bad_records,
-        }
-    }
-
-    /// The id of the topic by its name, where the cluster tells it.
-    fn topic_ids(&self, info: &TopicInfo) -> BTreeMap<String, String> {
-        info.topic_id.iter().map(|id| (self.topic.clone(), id.clone())).collect()
-    }
-}
 
 /// What all runs of a process share.
 pub struct Pipeline {
@@ -225,7 +128,7 @@ impl Pipeline {
     /// until there is a reason to end.
     pub async fn run(&self, stop: &mut watch::Receiver<bool>) -> Result<RunEnd, Failure> {
         let connected = tokio::select! {
-            connected = real::connect(self) => connected?,
+            connected = real::connect(&self.config, &self.instance, &self.metrics) => connected?,
             // Nothing was read yet, so nothing is to be sealed.
             _ = stop.wait_for(|stop| *stop) => return Ok(RunEnd::Stopped),
         };
@@ -342,32 +245,4 @@ impl Pipeline {
         }
         ended
     }
-}
-
-fn join_error(error: tokio::task::JoinError) -> Failure {
-    Failure::Internal(format!("a task ended without a result: {error}"))
-}
-
-/// Counts a broken invariant and makes it the end of the process: nothing is built on it.
-fn violated(metrics: &Metrics, violation: &Violation) -> Failure {
-    metrics.add_violation(match violation.id {
-        "I1" => Invariant::I1,
-        "I2" => Invariant::I2,
-        "I3" => Invariant::I3,
-        "I4" => Invariant::I4,
-        "I5" => Invariant::I5,
-        "I6" => Invariant::I6,
-        "I7" => Invariant::I7,
-        "I8" => Invariant::I8,
-        "I9" => Invariant::I9,
-        _ => Invariant::I10,
-    });
-    Failure::Internal(violation.to_string())
-}
-
-/// Milliseconds since the Unix epoch; 0 for a clock before it. For people only: nothing is
-/// decided from it.
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

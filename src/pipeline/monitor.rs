@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::Sender;
 
+use super::messages::Event;
 use crate::failure::chain;
-use crate::source::{Membership, Source, SourceError};
+use crate::source::{Source, SourceError};
 
 /// How long one call into the client may serve.
 const SERVE: Duration = Duration::from_millis(100);
@@ -15,20 +16,6 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const EVERY: Duration = Duration::from_secs(10);
 /// How often one that did not answer is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
-
-/// What the monitor tells.
-pub enum Event {
-    /// The cluster answered.
-    Reachable,
-    /// It did not.
-    Unreachable(String),
-    /// The assignment changes.
-    Membership(Membership),
-    /// The topic has more partitions than this run reads.
-    PartitionsAdded(usize),
-    /// An error that waiting does not cure.
-    Failed(SourceError),
-}
 
 /// Runs until nobody listens. `known` is the number of partitions of which this process reads all;
 /// `None` if a group shares them out, and tells of new ones itself.

@@ -9,13 +9,14 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
-use super::connect::{connect_catalog, open_table, source_settings, table_name};
-use super::monitor::{self, Event};
-use super::seams::{self, Checkpoints, Share, World};
-use super::shard::{Report, ShardTask};
+use super::end::{join_error, now_ms};
+use super::messages::{Event, Report};
+use super::monitor;
+use super::seams::{self, Checkpoints, Share};
 use super::sink::{FileSink, SinkSettings};
-use super::{Connected, EVENTS, Pipeline, join_error, now_ms};
+use super::world::{Connected, ShardTask, World};
 use crate::config::{Assignment, Config};
+use crate::connect::{connect_catalog, open_table, source_settings, table_name};
 use crate::failure::Failure;
 use crate::protocol::{
     Checkpoint, DataFileNames, Epoch, Frontier, LocalState, LogRange, Offset, PendingCommit,
@@ -28,6 +29,8 @@ use crate::table::{
 };
 use crate::telemetry::{Metrics, UpkeepCounts};
 
+/// Room for events of the monitor.
+const EVENTS: usize = 16;
 /// How long Kafka may take to answer one question.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long an idle shard waits for a record before it looks for a barrier.
@@ -36,8 +39,11 @@ const IDLE_WAIT: Duration = Duration::from_millis(20);
 const ENDING_WAIT: Duration = Duration::from_millis(1);
 
 /// Connects a process to everything that its settings name.
-pub(super) async fn connect(pipeline: &Pipeline) -> Result<Connected<Real>, Failure> {
-    let config = &pipeline.config;
+pub(super) async fn connect(
+    config: &Arc<Config>,
+    instance: &str,
+    metrics: &Metrics,
+) -> Result<Connected<Real>, Failure> {
     let (dir, name) = (config.checkpoint.dir.clone(), config.kafka.group_id.clone());
     let state = blocking(move || Ok(StateStore::open(&dir, &name)?)).await?;
     let catalog = Arc::new(connect_catalog(config).await?);
@@ -53,7 +59,7 @@ pub(super) async fn connect(pipeline: &Pipeline) -> Result<Connected<Real>, Fail
     }
     let source = KafkaSource { source: Arc::new(Source::connect(settings)?) };
     Ok(Connected {
-        world: Real { config: config.clone(), instance: pipeline.instance.clone() },
+        world: Real { config: config.clone(), instance: instance.to_owned() },
         source,
         table: CatalogTable {
             catalog,
@@ -63,7 +69,7 @@ pub(super) async fn connect(pipeline: &Pipeline) -> Result<Connected<Real>, Fail
                 usize::try_from(config.shares().metadata).unwrap_or(usize::MAX),
                 config.expire_snapshots,
             ),
-            metrics: pipeline.metrics.clone(),
+            metrics: metrics.clone(),
             shown: Arc::default(),
         },
         state: Disk(Arc::new(state)),

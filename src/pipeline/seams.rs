@@ -13,8 +13,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
-use super::monitor::Event;
-use super::shard::ShardTask;
+use super::messages::Event;
 use crate::decode::RecordError;
 use crate::failure::Failure;
 use crate::protocol::{
@@ -24,38 +23,6 @@ use crate::protocol::{
 use crate::source::{Polled, Record, TopicInfo};
 use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StepSeconds};
 use crate::table::CommitOutcome;
-
-/// Everything outside of one pipeline process.
-pub trait World: Clone + Send + Sync + 'static {
-    /// Kafka.
-    type Source: Source;
-    /// The table and its catalog.
-    type Table: Table;
-    /// Local state.
-    type Checkpoints: Checkpoints;
-    /// What turns records into data files.
-    type Sink: Sink<Table = Loaded<Self>>;
-
-    /// A sink for the shard of this number, for commits that continue `generation` of the ledger.
-    ///
-    /// # Errors
-    /// If records cannot be decoded into the table's schema.
-    fn sink(
-        &self,
-        shard: usize,
-        table: &Arc<Loaded<Self>>,
-        generation: u64,
-    ) -> Result<Self::Sink, Failure>;
-
-    /// Sets a shard going, beside everything else. The future ends with it; false: it panicked.
-    ///
-    /// # Errors
-    /// If that is not possible.
-    fn spawn_shard(&self, task: ShardTask<Self>) -> Result<BoxFuture<'static, bool>, Failure>;
-}
-
-/// One reading of the table of a world.
-pub type Loaded<W> = <<W as World>::Table as Table>::Loaded;
 
 /// The topic, and the group that distributes its partitions.
 pub trait Source: Clone + Send + Sync + 'static {

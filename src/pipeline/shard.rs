@@ -4,117 +4,24 @@
 //! for the next epoch while they become durable; then it answers with what they hold. It never waits
 //! for a commit.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::messages::{Begin, Command, Progress, Report, Sealed};
 use super::partitions::{Partition, Partitions};
-use super::seams::{Closing, Loaded, Queue, Sink, Source, World, now};
+use super::seams::{Closing, Queue, Sink, now};
 use crate::config::BadRecords;
-use crate::decode::RecordError;
+use crate::decode::{BadRecord, RecordError};
 use crate::failure::{Failure, chain};
-use crate::protocol::{Epoch, Offset, OffsetRange, PendingFile, Ranges, RowCounts, TopicPartition};
+use crate::protocol::{Epoch, OffsetRange, RowCounts};
 use crate::source::{Polled, Record};
 use crate::telemetry::Metrics;
 
 /// How often a shard asks how far the client got where it has no records.
 const POSITIONS: Duration = Duration::from_millis(100);
-
-/// A record that could not be decoded, under `BAD_RECORDS=fail`.
-#[derive(Debug)]
-pub struct BadRecord {
-    /// Its partition.
-    pub partition: TopicPartition,
-    /// Its offset.
-    pub offset: Offset,
-    /// Why.
-    pub error: RecordError,
-}
-
-impl fmt::Display for BadRecord {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "bad record at topic {} partition {} offset {}: {}",
-            self.partition.topic, self.partition.partition, self.offset, self.error
-        )
-    }
-}
-
-/// Counters that the coordinator reads while shards run.
-#[derive(Default)]
-pub struct Progress {
-    /// Payload bytes read since the last barrier.
-    pub epoch_bytes: AtomicU64,
-    /// Records read since the last barrier.
-    pub epoch_records: AtomicU64,
-    /// Counts every change of a position, for ever.
-    pub moves: AtomicU64,
-    /// Set while the open epoch may not grow: the last one is still being committed.
-    pub hold: AtomicBool,
-}
-
-/// A partition that a shard is to read.
-pub struct Begin {
-    /// The partition.
-    pub tp: TopicPartition,
-    /// Its ledger: what the first range of the shard continues.
-    pub ledger: Option<Offset>,
-    /// The offset to read first.
-    pub start: Offset,
-    /// Next offset to read, for others to see.
-    pub position: Arc<AtomicI64>,
-}
-
-/// What a shard is told.
-pub enum Command<T> {
-    /// Read these partitions, too. Answered before they are assigned: a record that comes before
-    /// the shard knows its partition would be dropped as somebody else's.
-    Take(Vec<Begin>),
-    /// End the epoch.
-    Seal {
-        /// The epoch that ends.
-        epoch: Epoch,
-        /// The table for the epoch after it.
-        next: Arc<T>,
-        /// Partitions that belong to the epoch and are read no further.
-        release: Arc<BTreeSet<TopicPartition>>,
-    },
-}
-
-/// What a shard did in an epoch.
-#[derive(Debug, Default)]
-pub struct Sealed {
-    /// What was read, for each partition that moved.
-    pub ranges: Ranges,
-    /// Ledger value that each of them continues; absent where there is none.
-    pub from: BTreeMap<TopicPartition, Offset>,
-    /// Timestamp of the last record by partition, milliseconds since the Unix epoch.
-    pub last_timestamps: BTreeMap<TopicPartition, i64>,
-    /// Closed and durable files.
-    pub files: Vec<PendingFile>,
-    /// What became of the records.
-    pub rows: RowCounts,
-    /// Payload bytes read.
-    pub bytes: u64,
-}
-
-/// What a shard reports.
-pub enum Report {
-    /// The answer to [`Command::Take`].
-    Ready,
-    /// The answer to a barrier.
-    Sealed(Epoch, Box<Sealed>),
-    /// A bad record under `fail`: its partition goes no further; seal what precedes it.
-    Bad(BadRecord),
-    /// The shard ended.
-    Failed(Failure),
-}
 
 /// How shards work, the same for all of a run.
 #[derive(Clone, Copy, Debug)]
@@ -123,20 +30,6 @@ pub struct ShardSettings {
     pub bad_records: BadRecords,
     /// Most payload bytes of an epoch that waits for the last one's commit.
     pub max_epoch_bytes: u64,
-}
-
-/// A shard with all that connects it.
-pub struct ShardTask<W: World> {
-    /// Its number.
-    pub index: usize,
-    /// The shard.
-    pub shard: Shard<W::Sink>,
-    /// Its share of the topic.
-    pub queue: <W::Source as Source>::Queue,
-    /// What it is told. The shard ends with the channel.
-    pub commands: Receiver<Command<Loaded<W>>>,
-    /// Where it reports.
-    pub reports: UnboundedSender<Report>,
 }
 
 /// What became of one message.

@@ -1,10 +1,12 @@
 //! A shard and a barrier.
 
 use std::sync::Mutex;
+use std::sync::atomic::AtomicI64;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
+use crate::protocol::{Offset, PendingFile, TopicPartition};
 
 /// What the sink is told and tells.
 #[derive(Default)]

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use super::committer::{Committer, Work};
-use super::coordinator::show;
-use super::membership::starts;
-use super::seams::{Checkpoints, Loaded, Source, Table, World, now};
-use super::{RunSettings, now_ms};
+use super::end::now_ms;
+use super::seams::{Checkpoints, Source, Table, now};
+use super::settings::RunSettings;
+use super::starts::starts;
+use super::world::{Connected, Loaded, World};
 use crate::failure::Failure;
 use crate::protocol::{
     Checkpoint, Epoch, Frontier, LogRange, Offset, OffsetRange, PendingCommit, Ranges, Refusal,
@@ -16,18 +17,6 @@ use crate::protocol::{
 };
 use crate::source::TopicInfo;
 use crate::telemetry::{Health, Metrics};
-
-/// What a process of a pipeline is connected to.
-pub struct Connected<W: World> {
-    /// What makes sinks and sets shards going.
-    pub world: W,
-    /// Kafka.
-    pub source: W::Source,
-    /// The table.
-    pub table: W::Table,
-    /// Local state.
-    pub state: W::Checkpoints,
-}
 
 /// Everything a run begins with.
 pub(super) struct Started<W: World> {
@@ -79,7 +68,7 @@ impl<W: World> Started<W> {
         let ledger = view.ledger.map(|ledger| ledger.frontier).unwrap_or_default();
         tracing::info!(
             %instance, table = %settings.table, topic = %settings.topic,
-            partitions = info.partitions.len(), ledger = %show(&ledger), "ready to read"
+            partitions = info.partitions.len(), %ledger, "ready to read"
         );
         let table_uuid = view.table_uuid;
         let mut started = Self { committer, info, table, table_uuid, ledger, generation, epoch };

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::seams::{Loaded, Table, World};
-use super::shard::{Report, Sealed};
+use super::messages::{Report, Sealed};
+use super::seams::Table;
+use super::world::{Loaded, World};
 use crate::failure::chain;
 use crate::protocol::PendingFile;
 

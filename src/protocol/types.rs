@@ -75,6 +75,17 @@ impl Frontier {
     }
 }
 
+/// In one line of a log: `topic[0]=17 topic[1]=9`.
+impl fmt::Display for Frontier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (tp, next)) in self.iter().enumerate() {
+            let gap = if at == 0 { "" } else { " " };
+            write!(f, "{gap}{tp}={next}")?;
+        }
+        Ok(())
+    }
+}
+
 impl FromIterator<(TopicPartition, Offset)> for Frontier {
     fn from_iter<I: IntoIterator<Item = (TopicPartition, Offset)>>(iter: I) -> Self {
         Self(iter.into_iter().collect())

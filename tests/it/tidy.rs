@@ -33,20 +33,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry/logs.rs", &["config"]),
     // Positions of partitions.
     ("telemetry/metrics.rs", &["protocol"]),
-    // Every boundary's error with its exit code, a bad record of the pipeline's among them.
+    // Every boundary's error with its exit code.
     (
         "failure",
-        &[
-            "config",
-            "decode",
-            "pipeline",
-            "protocol",
-            "source",
-            "state",
-            "table",
-            "telemetry",
-            "write",
-        ],
+        &["config", "decode", "protocol", "source", "state", "table", "telemetry", "write"],
     ),
     (
         // Some of the measures that a test may take away are the committer's.
@@ -54,6 +44,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "broken",
             "config",
+            "connect",
             "crash",
             "decode",
             "failure",
@@ -66,6 +57,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "write",
         ],
     ),
+    ("connect", &["config", "failure", "source", "table"]),
     ("service", &["config", "failure", "pipeline", "restart", "telemetry", "watch"]),
     ("verify", &["protocol", "table"]),
     // Writes the tables that its tests read.
@@ -73,11 +65,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "commands",
         &[
-            "config", "failure", "pipeline", "protocol", "retry", "source", "state", "table",
-            "verify", "write",
+            "config", "connect", "failure", "pipeline", "protocol", "retry", "source", "state",
+            "table", "verify", "write",
         ],
     ),
-    ("demo", &["cli", "config", "failure", "pipeline", "protocol", "table", "verify"]),
+    ("demo", &["cli", "config", "connect", "failure", "protocol", "table", "verify"]),
     // Names all modules.
     ("lib", &[]),
     ("main", &[]),

@@ -7,7 +7,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::Instant;
 
 use super::state::{Life, State, tp};
-use crate::pipeline::monitor::Event;
+use crate::pipeline::messages::Event;
 use crate::pipeline::seams::Share;
 use crate::protocol::{Offset, TopicPartition};
 use crate::source::Membership;

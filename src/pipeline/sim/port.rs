@@ -19,9 +19,9 @@ use super::lake::{Meta, Request};
 use super::sink::{SimQueue, SimSink};
 use super::state::{Life, Sim, State};
 use crate::failure::Failure;
-use crate::pipeline::monitor::Event;
-use crate::pipeline::seams::{Checkpoints, Share, Source, Table, World};
-use crate::pipeline::shard::{Report, ShardTask};
+use crate::pipeline::messages::{Event, Report};
+use crate::pipeline::seams::{Checkpoints, Share, Source, Table};
+use crate::pipeline::world::{ShardTask, World};
 use crate::protocol::{
     Checkpoint, Epoch, Frontier, LastCheckpoint, LocalState, LogRange, Offset, PendingCommit,
     TableView, TopicPartition, one_epoch_is_open, request_is_prepared,

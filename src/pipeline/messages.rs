@@ -1,0 +1,94 @@
+//! What the coordinator, the shards and the monitor tell each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+
+use crate::decode::BadRecord;
+use crate::failure::Failure;
+use crate::protocol::{Epoch, Offset, PendingFile, Ranges, RowCounts, TopicPartition};
+use crate::source::{Membership, SourceError};
+
+/// Counters that the coordinator reads while shards run.
+#[derive(Default)]
+pub struct Progress {
+    /// Payload bytes read since the last barrier.
+    pub epoch_bytes: AtomicU64,
+    /// Records read since the last barrier.
+    pub epoch_records: AtomicU64,
+    /// Counts every change of a position, for ever.
+    pub moves: AtomicU64,
+    /// Set while the open epoch may not grow: the last one is still being committed.
+    pub hold: AtomicBool,
+}
+
+/// A partition that a shard is to read.
+pub struct Begin {
+    /// The partition.
+    pub tp: TopicPartition,
+    /// Its ledger: what the first range of the shard continues.
+    pub ledger: Option<Offset>,
+    /// The offset to read first.
+    pub start: Offset,
+    /// Next offset to read, for others to see.
+    pub position: Arc<AtomicI64>,
+}
+
+/// What a shard is told.
+pub enum Command<T> {
+    /// Read these partitions, too. Answered before they are assigned: a record that comes before
+    /// the shard knows its partition would be dropped as somebody else's.
+    Take(Vec<Begin>),
+    /// End the epoch.
+    Seal {
+        /// The epoch that ends.
+        epoch: Epoch,
+        /// The table for the epoch after it.
+        next: Arc<T>,
+        /// Partitions that belong to the epoch and are read no further.
+        release: Arc<BTreeSet<TopicPartition>>,
+    },
+}
+
+/// What a shard did in an epoch.
+#[derive(Debug, Default)]
+pub struct Sealed {
+    /// What was read, for each partition that moved.
+    pub ranges: Ranges,
+    /// Ledger value that each of them continues; absent where there is none.
+    pub from: BTreeMap<TopicPartition, Offset>,
+    /// Timestamp of the last record by partition, milliseconds since the Unix epoch.
+    pub last_timestamps: BTreeMap<TopicPartition, i64>,
+    /// Closed and durable files.
+    pub files: Vec<PendingFile>,
+    /// What became of the records.
+    pub rows: RowCounts,
+    /// Payload bytes read.
+    pub bytes: u64,
+}
+
+/// What a shard reports.
+pub enum Report {
+    /// The answer to [`Command::Take`].
+    Ready,
+    /// The answer to a barrier.
+    Sealed(Epoch, Box<Sealed>),
+    /// A bad record under `fail`: its partition goes no further; seal what precedes it.
+    Bad(BadRecord),
+    /// The shard ended.
+    Failed(Failure),
+}
+
+/// What the monitor tells.
+pub enum Event {
+    /// The cluster answered.
+    Reachable,
+    /// It did not.
+    Unreachable(String),
+    /// The assignment changes.
+    Membership(Membership),
+    /// The topic has more partitions than this run reads.
+    PartitionsAdded(usize),
+    /// An error that waiting does not cure.
+    Failed(SourceError),
+}

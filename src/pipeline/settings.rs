@@ -1,0 +1,74 @@
+//! What a run is told by the settings.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::config::{Assignment, BadRecords, Config, OffsetReset};
+use crate::protocol::{ResetPolicy, Trigger};
+use crate::source::TopicInfo;
+
+/// What a run is told by the settings.
+#[derive(Clone, Debug)]
+pub struct RunSettings {
+    /// The pipeline: its ledger's name, and its consumer group's.
+    pub pipeline: String,
+    /// The topic.
+    pub topic: String,
+    /// The table as `namespace.table`.
+    pub table: String,
+    /// Shards.
+    pub parallelism: usize,
+    /// Does the consumer group share the partitions out?
+    pub group: bool,
+    /// When to seal.
+    pub trigger: Trigger,
+    /// Longest that sealing may take.
+    pub checkpoint_timeout: Duration,
+    /// Checkpoints to keep for people to read.
+    pub retained: usize,
+    /// Longest that a stop waits for its last commit.
+    pub shutdown_timeout: Duration,
+    /// Longest that revoked partitions wait for theirs.
+    pub revocation_timeout: Duration,
+    /// How long a server that does not answer is tried.
+    pub retry_give_up: Duration,
+    /// Where to begin in a topic that the table has no ledger of.
+    pub reset: ResetPolicy,
+    /// What to do with bad records.
+    pub bad_records: BadRecords,
+}
+
+impl RunSettings {
+    /// From the settings of the process.
+    pub fn new(config: &Config) -> Self {
+        let checkpoint = &config.checkpoint;
+        Self {
+            pipeline: config.kafka.group_id.clone(),
+            topic: config.kafka.topic.clone(),
+            table: config.iceberg.table.clone(),
+            parallelism: config.parallelism.max(1),
+            group: config.kafka.assignment == Assignment::Group,
+            trigger: Trigger {
+                interval: checkpoint.interval,
+                min_pause: checkpoint.min_pause,
+                max_bytes: checkpoint.max_bytes,
+                max_records: checkpoint.max_records,
+            },
+            checkpoint_timeout: checkpoint.timeout,
+            retained: checkpoint.retained,
+            shutdown_timeout: config.shutdown_timeout,
+            revocation_timeout: config.kafka.revocation_timeout,
+            retry_give_up: config.retry_give_up,
+            reset: match config.kafka.auto_offset_reset {
+                OffsetReset::Earliest => ResetPolicy::Earliest,
+                OffsetReset::Latest => ResetPolicy::Latest,
+            },
+            bad_records: config.bad_records,
+        }
+    }
+
+    /// The id of the topic by its name, where the cluster tells it.
+    pub fn topic_ids(&self, info: &TopicInfo) -> BTreeMap<String, String> {
+        info.topic_id.iter().map(|id| (self.topic.clone(), id.clone())).collect()
+    }
+}

@@ -1,0 +1,70 @@
+//! Everything outside of one pipeline process, as one type: the real world or a simulated one.
+
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use futures::future::BoxFuture;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::messages::{Command, Report};
+use super::seams::{Checkpoints, Sink, Source, Table};
+use super::shard::Shard;
+use crate::failure::Failure;
+
+/// Everything outside of one pipeline process.
+pub trait World: Clone + Send + Sync + 'static {
+    /// Kafka.
+    type Source: Source;
+    /// The table and its catalog.
+    type Table: Table;
+    /// Local state.
+    type Checkpoints: Checkpoints;
+    /// What turns records into data files.
+    type Sink: Sink<Table = Loaded<Self>>;
+
+    /// A sink for the shard of this number, for commits that continue `generation` of the ledger.
+    ///
+    /// # Errors
+    /// If records cannot be decoded into the table's schema.
+    fn sink(
+        &self,
+        shard: usize,
+        table: &Arc<Loaded<Self>>,
+        generation: u64,
+    ) -> Result<Self::Sink, Failure>;
+
+    /// Sets a shard going, beside everything else. The future ends with it; false: it panicked.
+    ///
+    /// # Errors
+    /// If that is not possible.
+    fn spawn_shard(&self, task: ShardTask<Self>) -> Result<BoxFuture<'static, bool>, Failure>;
+}
+
+/// One reading of the table of a world.
+pub type Loaded<W> = <<W as World>::Table as Table>::Loaded;
+
+/// What a process of a pipeline is connected to.
+pub struct Connected<W: World> {
+    /// What makes sinks and sets shards going.
+    pub world: W,
+    /// Kafka.
+    pub source: W::Source,
+    /// The table.
+    pub table: W::Table,
+    /// Local state.
+    pub state: W::Checkpoints,
+}
+
+/// A shard with all that connects it.
+pub struct ShardTask<W: World> {
+    /// Its number.
+    pub index: usize,
+    /// The shard.
+    pub shard: Shard<W::Sink>,
+    /// Its share of the topic.
+    pub queue: <W::Source as Source>::Queue,
+    /// What it is told. The shard ends with the channel.
+    pub commands: Receiver<Command<Loaded<W>>>,
+    /// Where it reports.
+    pub reports: UnboundedSender<Report>,
+}
