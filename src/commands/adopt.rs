@@ -58,8 +58,10 @@ pub async fn adopt(
     json: bool,
     out: &mut dyn Write,
 ) -> Result<u8, Failure> {
-    let (dir, pipeline) = (config.checkpoint.dir.clone(), config.kafka.group_id.clone());
-    let give_up = tokio::task::spawn_blocking(move || give_up(&dir, &pipeline, apply));
+    let (dir, pipeline) = (config.checkpoint.dir.clone(), config.pipeline().to_owned());
+    let (flow, table) = (config.flow().to_owned(), config.iceberg.table.clone());
+    let give_up =
+        tokio::task::spawn_blocking(move || give_up(&dir, &pipeline, (&flow, &table), apply));
     let shown = give_up.await.map_err(|error| {
         Failure::Internal(format!("looking at the checkpoints ended early: {error}"))
     })??;
@@ -70,7 +72,12 @@ pub async fn adopt(
     Ok(exit::DONE)
 }
 
-fn give_up(dir: &Path, pipeline: &str, apply: bool) -> Result<Shown, StateError> {
+fn give_up(
+    dir: &Path,
+    pipeline: &str,
+    (flow, table): (&str, &str),
+    apply: bool,
+) -> Result<Shown, StateError> {
     let mut shown = Shown {
         pipeline: pipeline.to_owned(),
         checkpoint_dir: dir.to_owned(),
@@ -83,10 +90,10 @@ fn give_up(dir: &Path, pipeline: &str, apply: bool) -> Result<Shown, StateError>
     if !dir.exists() {
         return Ok(shown); // Not made just to be looked at.
     }
-    let held = StateStore::open(dir, pipeline).and_then(|store| {
-        let held = store.load()?;
+    let held = StateStore::open(dir, pipeline, (flow, table)).and_then(|store| {
+        let held = store.load(flow)?;
         if apply {
-            store.give_up(REASON)?;
+            store.give_up(flow, REASON)?;
         }
         Ok(held)
     });
@@ -130,13 +137,13 @@ impl Shown {
                 files: pending.files.len(),
             })
             .collect();
-        let last = held.last.map(|last| last.frontier).unwrap_or_default();
+        let last = held.last.values().flat_map(|last| last.frontier.iter());
         let next = |(tp, next): (&crate::protocol::TopicPartition, Offset)| Next {
             topic: tp.topic.clone(),
             partition: tp.partition,
             next,
         };
-        self.last = last.iter().map(next).collect();
+        self.last = last.map(next).collect();
     }
 }
 

@@ -40,7 +40,8 @@ struct Next {
 /// The checkpoint directory is not there or cannot be read.
 pub async fn checkpoints(config: &Config, json: bool, out: &mut dyn Write) -> Result<u8, Failure> {
     let dir = config.checkpoint.dir.clone();
-    let read = move || StateStore::open_read_only(&dir)?.checkpoints();
+    let flow = config.flow().to_owned();
+    let read = move || StateStore::open_read_only(&dir)?.checkpoints(&flow);
     let records = tokio::task::spawn_blocking(read).await.map_err(|error| {
         Failure::Internal(format!("reading checkpoints ended early: {error}"))
     })??;
@@ -53,11 +54,10 @@ pub async fn checkpoints(config: &Config, json: bool, out: &mut dyn Write) -> Re
 }
 
 fn shown(record: CheckpointRecord) -> Shown {
-    let offsets = record.frontier.iter().map(|(tp, next)| Next {
-        topic: tp.topic.clone(),
-        partition: tp.partition,
-        next,
-    });
+    let outcome = record.outcome();
+    let frontiers = record.commits.iter().flat_map(|commit| commit.frontier.iter());
+    let offsets =
+        frontiers.map(|(tp, next)| Next { topic: tp.topic.clone(), partition: tp.partition, next });
     Shown {
         id: format!("{}-{}", record.instance, record.epoch),
         started_at: rfc3339(record.started_ms),
@@ -69,7 +69,7 @@ fn shown(record: CheckpointRecord) -> Shown {
         records: record.records,
         files: record.files,
         bytes: record.bytes,
-        outcome: record.outcome,
+        outcome,
     }
 }
 
@@ -137,7 +137,8 @@ fn outcome(outcome: &Outcome) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Frontier, TopicPartition};
+    use crate::protocol::{CommitId, Frontier, TopicPartition};
+    use crate::state::CommitRecord;
 
     fn record() -> CheckpointRecord {
         let frontier: Frontier =
@@ -151,8 +152,12 @@ mod tests {
             bytes: 1536,
             records: 42,
             files: 2,
-            frontier,
-            outcome: Outcome::Failed { reason: "gone".into() },
+            commits: vec![CommitRecord {
+                table: "lake.readings".into(),
+                commit_id: CommitId("commit-7".into()),
+                frontier,
+                outcome: Outcome::Failed { reason: "gone".into() },
+            }],
         }
     }
 

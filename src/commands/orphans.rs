@@ -137,14 +137,14 @@ fn failure(error: OrphansError, table: &str) -> Failure {
     }
 }
 
-/// Names of the files of the pending commit in this directory. The proof does without them; a
+/// Names of the files of the pending commits in this directory. The proof does without them; a
 /// commit whose files are known is left alone all the same.
 fn held(dir: &Path) -> Result<HashSet<String>, StateError> {
     // What RocksDB makes first: without it nothing was ever kept there.
     if !dir.join("CURRENT").exists() {
         return Ok(HashSet::new());
     }
-    let open = StateStore::open_read_only(dir)?.open_checkpoint()?;
+    let open = StateStore::open_read_only(dir)?.open_checkpoints()?;
     let pending = open.into_iter().flat_map(|checkpoint| checkpoint.pending);
     let paths = pending.flat_map(|pending| pending.files).map(|file| file.path);
     Ok(paths.map(|path| path.rsplit('/').next().unwrap_or_default().to_owned()).collect())

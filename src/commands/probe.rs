@@ -42,8 +42,9 @@ pub(super) fn checkpoint_dir(config: &Config) -> Seen {
             )),
         };
     }
-    let store = StateStore::open(dir, &config.kafka.group_id).map_err(|e| chain(&e))?;
-    let retained = store.checkpoints().map_err(|e| chain(&e))?.len();
+    let store = StateStore::open(dir, config.pipeline(), (config.flow(), &config.iceberg.table))
+        .map_err(|e| chain(&e))?;
+    let retained = store.checkpoints(config.flow()).map_err(|e| chain(&e))?.len();
     Ok(format!("{} is writable, {retained} checkpoints retained", dir.display()))
 }
 

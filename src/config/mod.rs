@@ -67,6 +67,17 @@ pub struct Config {
 }
 
 impl Config {
+    /// The name of the pipeline, for ever: `KAFKA_GROUP_ID`.
+    pub fn pipeline(&self) -> &str {
+        &self.kafka.group_id
+    }
+
+    /// The name under which local state keeps the flow of these settings. It is their only one, and
+    /// has the pipeline's name.
+    pub fn flow(&self) -> &str {
+        self.pipeline()
+    }
+
     /// What each part of the process may take of the memory.
     pub fn shares(&self) -> Shares {
         Shares::new(self.memory_limit, self.parallelism)

@@ -453,7 +453,7 @@ impl<W: World> Committer<W> {
             },
             retained: self.retained,
         };
-        self.state.finalize(pending.epoch, outcome, end).await?;
+        self.state.finalize(pending.commit_id.clone(), outcome, end).await?;
         self.metrics.add_checkpoint(counted, SystemTime::now());
         match settled {
             Settled::Superseded { .. } => self.drop_files(pending, &view, table).await,

@@ -22,8 +22,8 @@ use super::world::{Loaded, World};
 use crate::decode::BadRecord;
 use crate::failure::{Failure, chain};
 use crate::protocol::{
-    Checkpoint, Epoch, Frontier, Offset, OpenEpoch, PendingCommit, RowCounts, TopicPartition,
-    Trigger, commit_id, pending_continues, pending_is_contiguous, written_rows_are_in_files,
+    Checkpoint, Epoch, Flow, FlowTable, Frontier, Offset, OpenEpoch, TableShare, TopicPartition,
+    Trigger, pending_continues, pending_is_contiguous, written_rows_are_in_files,
 };
 use crate::source::TopicInfo;
 use crate::telemetry::{CheckpointOutcome, Health, Metrics, Server};
@@ -36,15 +36,14 @@ const GAUGES: Duration = Duration::from_secs(1);
 /// The coordinator of one run.
 pub(super) struct Coordinator<W: World> {
     pub settings: Arc<RunSettings>,
-    pub instance: String,
     pub info: TopicInfo,
+    pub flow: Flow,
     pub table: Arc<Loaded<W>>,
-    pub table_uuid: String,
+    /// What that table is to the flow.
+    pub target: FlowTable,
     pub epoch: Epoch,
     /// The ledger as last seen.
     pub ledger: Frontier,
-    /// Its generation.
-    pub generation: u64,
     /// The partitions that this instance reads, by their positions and shards.
     pub owned: BTreeMap<TopicPartition, Owned>,
     /// Timestamp of the last record below the ledger by partition, where this run knows it.
@@ -372,7 +371,12 @@ impl<W: World> Coordinator<W> {
     fn sealed(&mut self, run: &mut Run<W>, sealing: Sealing) -> Result<(), Failure> {
         let now = now();
         run.last_finish = Some(now);
-        let pending = self.pending(sealing.epoch, sealing.parts, &mut run.timestamps);
+        let mut share = TableShare::default();
+        for part in sealing.parts {
+            run.timestamps.extend(part.last_timestamps);
+            share.merge(part.share);
+        }
+        let pending = self.flow.commit(&self.target, sealing.epoch, share);
         if pending.ranges.is_empty() {
             return Ok(());
         }
@@ -387,7 +391,11 @@ impl<W: World> Coordinator<W> {
             frontier.set(tp.clone(), next);
         }
         let work = Work {
-            checkpoint: Checkpoint { epoch: sealing.epoch, frontier, pending: vec![pending] },
+            checkpoint: Checkpoint {
+                epoch: sealing.epoch,
+                frontiers: BTreeMap::from([(pending.table.clone(), frontier)]),
+                pending: vec![pending],
+            },
             started_ms: sealing.started_ms,
             seal: now.duration_since(sealing.began),
             table: Loaded::<W>::clone(&self.table),
@@ -396,46 +404,6 @@ impl<W: World> Coordinator<W> {
         let committer = self.committer.clone();
         run.commit = Some(tokio::spawn(async move { committer.carry(work).await }));
         Ok(())
-    }
-
-    fn pending(
-        &self,
-        epoch: Epoch,
-        parts: Vec<Sealed>,
-        timestamps: &mut BTreeMap<TopicPartition, i64>,
-    ) -> PendingCommit {
-        let mut from = Frontier::default();
-        let mut ranges = BTreeMap::new();
-        let mut files = Vec::new();
-        let mut rows = RowCounts::default();
-        for part in parts {
-            from.0.extend(part.from);
-            ranges.extend(part.ranges);
-            files.extend(part.files);
-            timestamps.extend(part.last_timestamps);
-            rows.written += part.rows.written;
-            rows.skipped += part.rows.skipped;
-            rows.dead_lettered += part.rows.dead_lettered;
-            rows.tombstones += part.rows.tombstones;
-        }
-        let pipeline = self.settings.pipeline.clone();
-        let table_uuid = self.table_uuid.clone();
-        let topic = self.settings.topic.clone();
-        PendingCommit {
-            commit_id: commit_id(&pipeline, &self.instance, epoch, &table_uuid, &from, &ranges),
-            pipeline,
-            instance: self.instance.clone(),
-            epoch,
-            table: self.settings.table.clone(),
-            table_uuid,
-            cluster_id: self.info.cluster_id.clone(),
-            topic_ids: self.info.topic_id.iter().map(|id| (topic.clone(), id.clone())).collect(),
-            generation: self.generation,
-            from,
-            ranges,
-            files,
-            rows,
-        }
     }
 
     /// A commit is settled.

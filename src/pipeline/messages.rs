@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 
 use crate::decode::BadRecord;
 use crate::failure::Failure;
-use crate::protocol::{Epoch, Offset, PendingFile, Ranges, RowCounts, TopicPartition};
+use crate::protocol::{Epoch, Offset, TableShare, TopicPartition};
 use crate::source::{Membership, SourceError};
 
 /// Counters that the coordinator reads while shards run.
@@ -53,16 +53,10 @@ pub enum Command<T> {
 /// What a shard did in an epoch.
 #[derive(Debug, Default)]
 pub struct Sealed {
-    /// What was read, for each partition that moved.
-    pub ranges: Ranges,
-    /// Ledger value that each of them continues; absent where there is none.
-    pub from: BTreeMap<TopicPartition, Offset>,
+    /// What goes into the table.
+    pub share: TableShare,
     /// Timestamp of the last record by partition, milliseconds since the Unix epoch.
     pub last_timestamps: BTreeMap<TopicPartition, i64>,
-    /// Closed and durable files.
-    pub files: Vec<PendingFile>,
-    /// What became of the records.
-    pub rows: RowCounts,
     /// Payload bytes read.
     pub bytes: u64,
 }

@@ -196,7 +196,7 @@ impl Pipeline {
             false => self.settings.parallelism.min(started.info.partitions.len()).max(1),
         };
         for (index, queue) in connected.source.queues(shards).into_iter().enumerate() {
-            let sink = connected.world.sink(index, &table, started.generation)?;
+            let sink = connected.world.sink(index, &table, started.target.generation)?;
             let settings = ShardSettings {
                 bad_records: self.settings.bad_records,
                 max_epoch_bytes: self.settings.trigger.max_bytes,
@@ -214,13 +214,12 @@ impl Pipeline {
 
         let coordinator = Coordinator {
             settings: self.settings.clone(),
-            instance: self.instance.clone(),
             info: started.info,
+            flow: started.flow,
             table,
-            table_uuid: started.table_uuid,
+            target: started.target,
             epoch: started.epoch,
             ledger: started.ledger,
-            generation: started.generation,
             owned: BTreeMap::new(),
             timestamps: BTreeMap::new(),
             targets,

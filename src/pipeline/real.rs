@@ -19,7 +19,7 @@ use crate::config::{Assignment, Config};
 use crate::connect::{connect_catalog, open_table, source_settings, table_name};
 use crate::failure::Failure;
 use crate::protocol::{
-    Checkpoint, DataFileNames, Epoch, Frontier, LocalState, LogRange, Offset, PendingCommit,
+    Checkpoint, CommitId, DataFileNames, Frontier, LocalState, LogRange, Offset, PendingCommit,
     TableView, TopicPartition,
 };
 use crate::source::{GroupMember, Polled, ShardQueue, Source, TopicInfo};
@@ -44,8 +44,13 @@ pub(super) async fn connect(
     instance: &str,
     metrics: &Metrics,
 ) -> Result<Connected<Real>, Failure> {
-    let (dir, name) = (config.checkpoint.dir.clone(), config.kafka.group_id.clone());
-    let state = blocking(move || Ok(StateStore::open(&dir, &name)?)).await?;
+    let opened = config.clone();
+    let state = blocking(move || {
+        let config = opened;
+        let of = (config.flow(), config.iceberg.table.as_str());
+        Ok(StateStore::open(&config.checkpoint.dir, config.pipeline(), of)?)
+    })
+    .await?;
     let catalog = Arc::new(connect_catalog(config).await?);
     let mut settings = source_settings(config);
     if config.kafka.assignment == Assignment::Group {
@@ -72,7 +77,7 @@ pub(super) async fn connect(
             metrics: metrics.clone(),
             shown: Arc::default(),
         },
-        state: Disk(Arc::new(state)),
+        state: Disk { store: Arc::new(state), flow: config.flow().to_owned() },
     })
 }
 
@@ -339,25 +344,28 @@ impl seams::Table for CatalogTable {
     }
 }
 
-/// RocksDB. Its synced writes block: they get a thread of their own.
+/// What RocksDB keeps of one flow. Its synced writes block: they get a thread of their own.
 #[derive(Clone)]
-pub(super) struct Disk(Arc<StateStore>);
+pub(super) struct Disk {
+    store: Arc<StateStore>,
+    flow: String,
+}
 
 impl Disk {
     /// Waits until nobody uses the directory any more: the next run opens it anew, and a synced
     /// write whose caller was cut off still goes on to its end on its own thread.
     pub(super) async fn close(mut self) {
-        while Arc::get_mut(&mut self.0).is_none() {
+        while Arc::get_mut(&mut self.store).is_none() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
     async fn call<T: Send + 'static>(
         &self,
-        call: impl FnOnce(&StateStore) -> Result<T, StateError> + Send + 'static,
+        call: impl FnOnce(&StateStore, &str) -> Result<T, StateError> + Send + 'static,
     ) -> Result<T, Failure> {
-        let state = self.0.clone();
-        blocking(move || Ok(call(&state)?)).await
+        let disk = self.clone();
+        blocking(move || Ok(call(&disk.store, &disk.flow)?)).await
     }
 }
 
@@ -367,20 +375,20 @@ impl Checkpoints for Disk {
     }
 
     async fn prepare(&self, checkpoint: Checkpoint, start: CheckpointStart) -> Result<(), Failure> {
-        self.call(move |state| state.prepare(&checkpoint, &start)).await
+        self.call(move |store, flow| store.prepare(flow, &checkpoint, &start)).await
     }
 
     async fn finalize(
         &self,
-        epoch: Epoch,
+        commit: CommitId,
         outcome: Outcome,
         end: CheckpointEnd,
     ) -> Result<(), Failure> {
-        self.call(move |state| state.finalize(epoch, outcome, &end)).await
+        self.call(move |store, flow| store.finalize(flow, &commit, outcome, &end)).await
     }
 
     async fn add_seconds(&self, seconds: StepSeconds) -> Result<(), Failure> {
-        self.call(move |state| state.add_seconds(&seconds)).await
+        self.call(move |store, flow| store.add_seconds(flow, &seconds)).await
     }
 }
 

@@ -17,7 +17,7 @@ use super::messages::Event;
 use crate::decode::RecordError;
 use crate::failure::Failure;
 use crate::protocol::{
-    Checkpoint, Epoch, Frontier, LocalState, LogRange, Offset, PendingCommit, PendingFile,
+    Checkpoint, CommitId, Frontier, LocalState, LogRange, Offset, PendingCommit, PendingFile,
     TableView, TopicPartition,
 };
 use crate::source::{Polled, Record, TopicInfo};
@@ -134,10 +134,10 @@ pub trait Checkpoints: Clone + Send + Sync + 'static {
         checkpoint: Checkpoint,
         start: CheckpointStart,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
-    /// Step 4 of a commit.
+    /// Step 4, of one commit of the checkpoint.
     fn finalize(
         &self,
-        epoch: Epoch,
+        commit: CommitId,
         outcome: Outcome,
         end: CheckpointEnd,
     ) -> impl Future<Output = Result<(), Failure>> + Send;

@@ -4,6 +4,7 @@
 //! for the next epoch while they become durable; then it answers with what they hold. It never waits
 //! for a commit.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use super::seams::{Closing, Queue, Sink, now};
 use crate::config::BadRecords;
 use crate::decode::{BadRecord, RecordError};
 use crate::failure::{Failure, chain};
-use crate::protocol::{Epoch, OffsetRange, RowCounts};
+use crate::protocol::{Epoch, OffsetRange, RowCounts, TableShare};
 use crate::source::{Polled, Record};
 use crate::telemetry::Metrics;
 
@@ -309,9 +310,9 @@ impl<S: Sink> Shard<S> {
     fn seal(&mut self, next: &Arc<S::Table>) -> Result<(Sealed, S::Closing), Failure> {
         let files = self.sink.close(next)?;
         let mut sealed = Sealed {
-            rows: std::mem::take(&mut self.counts),
+            share: TableShare { rows: std::mem::take(&mut self.counts), ..TableShare::default() },
+            last_timestamps: BTreeMap::new(),
             bytes: std::mem::take(&mut self.bytes),
-            ..Sealed::default()
         };
         let records = std::mem::take(&mut self.records);
         self.progress.epoch_bytes.fetch_sub(sealed.bytes, Ordering::Relaxed);
@@ -321,9 +322,10 @@ impl<S: Sink> Shard<S> {
                 continue;
             }
             if let Some(ledger) = p.ledger {
-                sealed.from.insert(p.tp.clone(), ledger);
+                sealed.share.from.insert(p.tp.clone(), ledger);
             }
-            sealed.ranges.insert(p.tp.clone(), OffsetRange { start: p.start, end: p.next });
+            let range = OffsetRange { start: p.start, end: p.next };
+            sealed.share.ranges.insert(p.tp.clone(), range);
             if let Some(timestamp) = p.last_timestamp {
                 sealed.last_timestamps.insert(p.tp.clone(), timestamp);
             }
@@ -337,10 +339,10 @@ impl<S: Sink> Shard<S> {
 
 impl<C: Closing> Ending<C> {
     /// Waits for the files and tells that the epoch is sealed. False: nobody listens any more.
-    fn report(self, out: &UnboundedSender<Report>) -> Result<bool, Failure> {
-        let sealed = Sealed { files: self.files.wait()?, ..self.sealed };
+    fn report(mut self, out: &UnboundedSender<Report>) -> Result<bool, Failure> {
+        self.sealed.share.files = self.files.wait()?;
         crate::crash::point("seal.files-closed");
-        Ok(out.send(Report::Sealed(self.epoch, Box::new(sealed))).is_ok())
+        Ok(out.send(Report::Sealed(self.epoch, Box::new(self.sealed))).is_ok())
     }
 }
 

@@ -155,10 +155,10 @@ impl Rig {
     fn sealed(&mut self) -> Option<(u64, Offset, Offset, u64)> {
         match self.reports.try_recv().ok()? {
             Report::Sealed(epoch, sealed) => {
-                let range = sealed.ranges.values().next().unwrap();
-                assert_eq!(sealed.from.values().next(), Some(&range.start));
-                let rows = sealed.files.iter().map(|file| file.records).sum();
-                assert_eq!(rows, sealed.rows.written);
+                let range = sealed.share.ranges.values().next().unwrap();
+                assert_eq!(sealed.share.from.values().next(), Some(&range.start));
+                let rows = sealed.share.files.iter().map(|file| file.records).sum();
+                assert_eq!(rows, sealed.share.rows.written);
                 Some((epoch.0, range.start, range.end, rows))
             }
             _ => panic!("another report"),

@@ -11,9 +11,9 @@ use super::starts::starts;
 use super::world::{Connected, Loaded, World};
 use crate::failure::Failure;
 use crate::protocol::{
-    Checkpoint, Epoch, Frontier, LogRange, Offset, OffsetRange, PendingCommit, Ranges, Refusal,
-    ResetPolicy, RowCounts, TopicPartition, check_history, check_last, check_source, commit_id,
-    generation, recover,
+    Checkpoint, Epoch, Flow, FlowTable, Frontier, LogRange, Offset, OffsetRange, Ranges, Refusal,
+    ResetPolicy, TableShare, TopicPartition, check_history, check_last, check_source, generation,
+    recover,
 };
 use crate::source::TopicInfo;
 use crate::telemetry::{Health, Metrics};
@@ -22,11 +22,11 @@ use crate::telemetry::{Health, Metrics};
 pub(super) struct Started<W: World> {
     pub committer: Arc<Committer<W>>,
     pub info: TopicInfo,
+    pub flow: Flow,
     pub table: Loaded<W>,
-    pub table_uuid: String,
+    /// What that table is to the flow.
+    pub target: FlowTable,
     pub ledger: Frontier,
-    /// Generation of that ledger.
-    pub generation: u64,
     pub epoch: Epoch,
 }
 
@@ -70,10 +70,16 @@ impl<W: World> Started<W> {
             %instance, table = %settings.table, topic = %settings.topic,
             partitions = info.partitions.len(), %ledger, "ready to read"
         );
-        let table_uuid = view.table_uuid;
-        let mut started = Self { committer, info, table, table_uuid, ledger, generation, epoch };
+        let flow = Flow {
+            pipeline: settings.pipeline.clone(),
+            instance: instance.to_owned(),
+            cluster_id: info.cluster_id.clone(),
+            topic_ids: settings.topic_ids(&info),
+        };
+        let target = FlowTable { name: settings.table.clone(), uuid: view.table_uuid, generation };
+        let mut started = Self { committer, info, flow, table, target, ledger, epoch };
         if settings.reset == ResetPolicy::Latest && !begun {
-            started.record_ends(settings, instance).await?;
+            started.record_ends().await?;
         }
         Ok(started)
     }
@@ -81,37 +87,21 @@ impl<W: World> Started<W> {
     /// Under `latest` the ends of the log at the first start are progress, and those of all
     /// partitions are one decision: they are committed before anything is read. Otherwise a
     /// restart, or another instance, would begin at other ends and lose what came in between.
-    async fn record_ends(&mut self, settings: &RunSettings, instance: &str) -> Result<(), Failure> {
+    async fn record_ends(&mut self) -> Result<(), Failure> {
         let log = self.committer.source.log_ranges(self.info.partitions.clone()).await?;
         let at = |(tp, log): (TopicPartition, LogRange)| {
             (tp, OffsetRange { start: log.end, end: log.end })
         };
         let ranges: Ranges = log.into_iter().map(at).collect();
         let epoch = self.epoch.next();
-        let pending = PendingCommit {
-            commit_id: commit_id(
-                &settings.pipeline,
-                instance,
-                epoch,
-                &self.table_uuid,
-                &Frontier::default(),
-                &ranges,
-            ),
-            pipeline: settings.pipeline.clone(),
-            instance: instance.to_owned(),
-            epoch,
-            table: settings.table.clone(),
-            table_uuid: self.table_uuid.clone(),
-            cluster_id: self.info.cluster_id.clone(),
-            topic_ids: settings.topic_ids(&self.info),
-            generation: self.generation,
-            from: Frontier::default(),
-            ranges,
-            files: Vec::new(),
-            rows: RowCounts::default(),
-        };
+        let share = TableShare { ranges, ..TableShare::default() };
+        let pending = self.flow.commit(&self.target, epoch, share);
         let work = Work {
-            checkpoint: Checkpoint { epoch, frontier: pending.to(), pending: vec![pending] },
+            checkpoint: Checkpoint {
+                epoch,
+                frontiers: BTreeMap::from([(pending.table.clone(), pending.to())]),
+                pending: vec![pending],
+            },
             started_ms: now_ms(),
             seal: std::time::Duration::ZERO,
             table: self.table.clone(),
@@ -120,7 +110,7 @@ impl<W: World> Started<W> {
         let done = self.committer.carry(work).await?;
         let view = self.committer.view(&done.table)?;
         self.epoch = epoch;
-        self.generation = generation(view.ledger.as_ref());
+        self.target.generation = generation(view.ledger.as_ref());
         self.table = done.table;
         self.ledger = view.ledger.map(|ledger| ledger.frontier).unwrap_or_default();
         Ok(())

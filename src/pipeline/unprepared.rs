@@ -34,7 +34,7 @@ impl<W: World> Unprepared<W> {
                 sealed.push(*part);
             }
         }
-        delete::<W>(table, &self.table, sealed.iter().flat_map(|part| &part.files)).await;
+        delete::<W>(table, &self.table, sealed.iter().flat_map(|part| &part.share.files)).await;
     }
 }
 

@@ -60,8 +60,7 @@ fn i3_a_pending_commit_that_does_not_continue_is_found() {
 fn i4_a_request_that_was_not_prepared_is_found() {
     let commit = pending("x", &[], &[(0, 0, 1)]);
     let name = commit.commit_id.clone();
-    let synced =
-        Checkpoint { epoch: Epoch(4), frontier: frontier(&[(0, 1)]), pending: vec![commit] };
+    let synced = Checkpoint { epoch: Epoch(4), frontiers: BTreeMap::new(), pending: vec![commit] };
     assert_eq!(request_is_prepared(Some(&synced), &name), Ok(()));
     assert_eq!(id(request_is_prepared(Some(&synced), &CommitId("y".into()))), "I4");
     assert_eq!(id(request_is_prepared(None, &name)), "I4");

@@ -6,6 +6,7 @@
 mod admission;
 mod commit_id;
 mod edit;
+mod flow;
 mod invariants;
 mod journal;
 mod json;
@@ -19,6 +20,7 @@ mod types;
 pub use admission::*;
 pub use commit_id::*;
 pub use edit::*;
+pub use flow::*;
 pub use invariants::*;
 pub use journal::*;
 pub use ledger::*;

@@ -18,18 +18,18 @@ use super::{
 /// What the local checkpoint store knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalState {
-    /// Commits of the checkpoint that was prepared and not finalized, if there is one.
+    /// Commits of the checkpoint that was prepared, as far as they are not finalized.
     pub pending: Vec<PendingCommit>,
-    /// The newest checkpoint that was seen to be in the table.
-    pub last: Option<LastCheckpoint>,
+    /// By table: the newest checkpoint that was seen to be in it.
+    pub last: BTreeMap<String, LastCheckpoint>,
 }
 
-/// The newest checkpoint that was seen to be in the table.
+/// The newest checkpoint that was seen to be in a table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastCheckpoint {
     /// The epoch that it ended.
     pub epoch: Epoch,
-    /// Next offsets to read after it, of the partitions that its instance owned.
+    /// What the ledger of the table was known to be with it.
     pub frontier: Frontier,
     /// Generation of the ledger that it moved.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -45,7 +45,7 @@ pub struct RecoveryStep {
     pub admission: Admission,
 }
 
-/// How local state stands to the ledger; for the log. See [`check_last`] for what is decided.
+/// How local state stands to the ledgers; for the log. See [`check_last`] for what is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LocalStanding {
     /// There is none: a first start, or it was lost.
@@ -79,14 +79,15 @@ pub struct Recovery {
 /// not among them is refused.
 pub fn recover(local: Option<&LocalState>, views: &BTreeMap<String, TableView>) -> Recovery {
     let pending = local.map_or(&[][..], |local| &local.pending);
-    let last = local.and_then(|local| local.last.as_ref());
+    let lasts = || local.iter().flat_map(|local| &local.last);
     let resume = lowest(views);
     let steps = pending.iter().map(|pending| step(pending, views)).collect();
-    let known = pending.iter().map(|pending| pending.epoch).chain(last.map(|last| last.epoch));
+    let known =
+        pending.iter().map(|pending| pending.epoch).chain(lasts().map(|(_, last)| last.epoch));
     Recovery {
         steps,
         next_epoch: Epoch(known.max().map_or(1, |epoch| epoch.0.saturating_add(1))),
-        standing: last.map_or(LocalStanding::Absent, |last| stand(&last.frontier, &resume)),
+        standing: standing(lasts(), views),
         resume,
     }
 }
@@ -119,7 +120,8 @@ fn lowest(views: &BTreeMap<String, TableView>) -> Frontier {
 /// [`Refusal::LedgerBehind`] for the first partition that went back or is gone,
 /// [`Refusal::LedgerEditLost`] if the ledger is of an older generation.
 pub fn check_last(table: &str, local: &LocalState, view: &TableView) -> Result<(), Refusal> {
-    if let Some(other) = local.pending.iter().find(|p| p.table_uuid != view.table_uuid) {
+    let mut pending = local.pending.iter().filter(|pending| pending.table == table);
+    if let Some(other) = pending.find(|pending| pending.table_uuid != view.table_uuid) {
         return Err(Refusal::TableReplaced {
             table: table.to_owned(),
             expected: other.table_uuid.clone(),
@@ -127,7 +129,7 @@ pub fn check_last(table: &str, local: &LocalState, view: &TableView) -> Result<(
         });
     }
     let ledger = view.ledger.as_ref();
-    let Some(last) = &local.last else { return Ok(()) };
+    let Some(last) = local.last.get(table) else { return Ok(()) };
     match last.generation.cmp(&generation(ledger)) {
         Ordering::Less => return Ok(()),
         // A ledger that is gone lost more than an edit; its partitions say so better.
@@ -147,13 +149,23 @@ pub fn check_last(table: &str, local: &LocalState, view: &TableView) -> Result<(
     Ok(())
 }
 
-fn stand(local: &Frontier, ledger: &Frontier) -> LocalStanding {
-    let mut standing = LocalStanding::Same;
-    for (tp, offset) in local.iter() {
-        match Some(offset).cmp(&ledger.get(tp)) {
-            Ordering::Greater => return LocalStanding::Newer,
-            Ordering::Less => standing = LocalStanding::Older,
-            Ordering::Equal => {}
+/// A table that is ahead of local state or behind it says more than one that is the same.
+fn standing<'a>(
+    lasts: impl Iterator<Item = (&'a String, &'a LastCheckpoint)>,
+    views: &BTreeMap<String, TableView>,
+) -> LocalStanding {
+    let mut standing = LocalStanding::Absent;
+    for (table, last) in lasts {
+        if standing == LocalStanding::Absent {
+            standing = LocalStanding::Same;
+        }
+        let ledger = views.get(table).and_then(|view| view.ledger.as_ref());
+        for (tp, offset) in last.frontier.iter() {
+            match Some(offset).cmp(&ledger.and_then(|ledger| ledger.frontier.get(tp))) {
+                Ordering::Greater => return LocalStanding::Newer,
+                Ordering::Less => standing = LocalStanding::Older,
+                Ordering::Equal => {}
+            }
         }
     }
     standing

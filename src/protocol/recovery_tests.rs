@@ -14,7 +14,7 @@ fn at_ten() -> TableView {
 
 fn local(pending: Vec<PendingCommit>, last: &[(i32, Offset)]) -> LocalState {
     let last = LastCheckpoint { epoch: Epoch(3), frontier: frontier(last), generation: 0 };
-    LocalState { pending, last: Some(last) }
+    LocalState { pending, last: BTreeMap::from([(TABLE.to_owned(), last)]) }
 }
 
 fn admissions(recovery: &Recovery) -> Vec<&Admission> {
@@ -73,7 +73,7 @@ fn local_state_newer_than_the_table_resumes_at_the_ledger_all_the_same() {
 
 #[test]
 fn a_ledger_below_what_local_state_saw_is_refused_and_any_other_is_not() {
-    let table = "db.t";
+    let table = TABLE;
     let view = at_ten();
     assert_eq!(check_last(table, &local(vec![], &[(0, 10)]), &view), Ok(()));
     assert_eq!(check_last(table, &local(vec![], &[(0, 9)]), &view), Ok(()));
@@ -93,8 +93,8 @@ fn local_state_is_compared_only_with_a_ledger_of_its_own_generation() {
     let ledger = |generation| Ledger { generation, ..ledger("a", &[(0, 10)]) };
     let mut local = local(vec![], &[(0, 99)]);
     let mut check = |known, ledger: Option<Ledger>| {
-        local.last.as_mut().unwrap().generation = known;
-        check_last("db.t", &local, &view(ledger, vec![])).map_err(|refusal| refusal.name())
+        local.last.get_mut(TABLE).unwrap().generation = known;
+        check_last(TABLE, &local, &view(ledger, vec![])).map_err(|refusal| refusal.name())
     };
     assert_eq!(check(0, Some(ledger(1))), Ok(()));
     assert_eq!(check(1, Some(ledger(1))), Err("ledger-behind"));
@@ -138,10 +138,28 @@ fn a_partition_resumes_at_the_lowest_ledger_of_its_tables() {
 }
 
 #[test]
+fn each_table_is_compared_with_what_local_state_saw_in_it_and_with_nothing_else() {
+    let mut state = local(vec![], &[(0, 10)]);
+    let other = LastCheckpoint { epoch: Epoch(9), frontier: frontier(&[(0, 99)]), generation: 0 };
+    state.last.insert("lake.other".to_owned(), other);
+    state.pending.push(PendingCommit {
+        table: "lake.other".into(),
+        table_uuid: "table-2".into(),
+        ..pending("y", &[(0, 99)], &[(0, 99, 120)])
+    });
+    assert_eq!(check_last(TABLE, &state, &at_ten()), Ok(()));
+    let refused = check_last("lake.other", &state, &at_ten()).map_err(|refusal| refusal.name());
+    assert_eq!(refused, Err("table-replaced"));
+    let views = tables(at_ten());
+    assert_eq!(recover(Some(&state), &views).next_epoch, Epoch(10), "the newest of all tables");
+}
+
+#[test]
 fn an_epoch_number_at_the_very_end_does_not_panic() {
     let mut state = local(vec![], &[]);
     let (epoch, frontier) = (Epoch(u64::MAX), Frontier::default());
-    state.last = Some(LastCheckpoint { epoch, frontier, generation: 0 });
+    let last = LastCheckpoint { epoch, frontier, generation: 0 };
+    state.last.insert(TABLE.to_owned(), last);
     assert_eq!(recover(Some(&state), &tables(empty())).next_epoch, Epoch(u64::MAX));
 }
 

@@ -138,6 +138,22 @@ pub struct RowCounts {
     pub tombstones: u64,
 }
 
+impl RowCounts {
+    /// Adds what became of other records.
+    pub fn add(&mut self, other: &Self) {
+        self.written += other.written;
+        self.skipped += other.skipped;
+        self.dead_lettered += other.dead_lettered;
+        self.tombstones += other.tombstones;
+    }
+
+    /// All records that these are.
+    pub fn records(&self) -> u64 {
+        let all = [self.written, self.skipped, self.dead_lettered, self.tombstones];
+        all.into_iter().fold(0, u64::saturating_add)
+    }
+}
+
 /// A closed Parquet file, at its final path and visible to nobody until it is committed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingFile {
@@ -201,9 +217,9 @@ impl PendingCommit {
 pub struct Checkpoint {
     /// The epoch it ends.
     pub epoch: Epoch,
-    /// Next offsets to read after it, of every partition this instance owns.
-    pub frontier: Frontier,
-    /// One for each table; today exactly one, or none if nothing moved.
+    /// By table: what its ledger is known to be once its commit is in it.
+    pub frontiers: BTreeMap<String, Frontier>,
+    /// One for each table that moved and is not finalized yet.
     pub pending: Vec<PendingCommit>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::protocol::Epoch;
+use crate::protocol::{CommitId, Epoch};
 
 /// An error of the checkpoint store.
 #[derive(Debug, thiserror::Error)]
@@ -125,14 +125,14 @@ pub enum StateError {
         /// The epoch to be prepared.
         next: Epoch,
     },
-    /// An epoch was to be finalized that is not the prepared one.
-    #[error("epoch {epoch} cannot be finalized: {}", match open {
-        Some(open) => format!("epoch {open} is the prepared one"),
+    /// A commit was to be finalized that is not in the prepared checkpoint.
+    #[error("commit {commit} cannot be finalized: {}", match open {
+        Some(open) => format!("it is not in the checkpoint of epoch {open}, the prepared one"),
         None => "none is prepared".to_owned(),
     })]
     NotOpen {
-        /// The epoch to be finalized.
-        epoch: Epoch,
+        /// The commit to be finalized.
+        commit: CommitId,
         /// The epoch that is prepared, if any.
         open: Option<Epoch>,
     },

@@ -5,7 +5,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The version that this program writes, and the newest that it reads.
-pub(super) const FORMAT_VERSION: u16 = 1;
+pub(super) const FORMAT_VERSION: u16 = 2;
+/// The oldest that it reads. What changed since lies under other keys ([`super::format_1`]).
+pub(super) const OLDEST_VERSION: u16 = 1;
 
 const MAGIC: &[u8; 4] = b"ICES";
 const CRC_LENGTH: usize = 4;
@@ -32,6 +34,17 @@ pub(super) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, serde_json::Er
 /// The record in `bytes`. The version is looked at last but one, after the checksum: a damaged
 /// version is damage, not a newer program.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError> {
+    let (_, payload) = open(bytes)?;
+    serde_json::from_slice(payload).map_err(|error| FrameError::Damaged(error.to_string()))
+}
+
+/// The version of the value in `bytes`.
+pub(super) fn version(bytes: &[u8]) -> Result<u16, FrameError> {
+    open(bytes).map(|(version, _)| version)
+}
+
+/// Version and payload.
+fn open(bytes: &[u8]) -> Result<(u16, &[u8]), FrameError> {
     let damaged = |detail: &str| FrameError::Damaged(detail.to_owned());
     let (framed, crc) =
         bytes.split_last_chunk::<CRC_LENGTH>().ok_or_else(|| damaged("it is too short"))?;
@@ -42,11 +55,10 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError>
     let (version, payload) =
         rest.split_first_chunk().ok_or_else(|| damaged("it has no version"))?;
     match u16::from_be_bytes(*version) {
-        FORMAT_VERSION => {}
-        newer if newer > FORMAT_VERSION => return Err(FrameError::Newer(newer)),
-        older => return Err(FrameError::Damaged(format!("its version {older} never existed"))),
+        known @ OLDEST_VERSION..=FORMAT_VERSION => Ok((known, payload)),
+        newer if newer > FORMAT_VERSION => Err(FrameError::Newer(newer)),
+        older => Err(FrameError::Damaged(format!("its version {older} never existed"))),
     }
-    serde_json::from_slice(payload).map_err(|error| FrameError::Damaged(error.to_string()))
 }
 
 #[cfg(test)]
@@ -66,7 +78,8 @@ mod tests {
     #[test]
     fn a_newer_version_is_told_apart_from_damage() {
         assert_eq!(decode::<u8>(&with_version(1)), Ok(5));
-        assert_eq!(decode::<u8>(&with_version(2)), Err(FrameError::Newer(2)));
+        assert_eq!(decode::<u8>(&with_version(2)), Ok(5));
+        assert_eq!(decode::<u8>(&with_version(3)), Err(FrameError::Newer(3)));
         assert!(matches!(decode::<u8>(&with_version(0)), Err(FrameError::Damaged(_))));
     }
 

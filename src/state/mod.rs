@@ -3,13 +3,19 @@
 //! It carries what a table cannot: the pending commits whose files are written and not yet known
 //! to be in the table, and a record of the retained checkpoints for people to read. It is a cache:
 //! lost, or restored from last week, it must be harmless, so nothing here decides what a table
-//! holds. Both of its writes of an epoch, prepare and finalize, are one synced batch each.
+//! holds. An epoch is prepared by one synced batch, for all tables of its flow, and each of its
+//! pending commits is finalized by one.
+//!
+//! Each value is a frame (magic, format version, JSON, CRC-32C; see `frame.rs`) under a key that says
+//! what it is (see `keys.rs`). All flows of a process share the directory. Format 1 knew one flow and
+//! one table; opening such a store to write upgrades it in place, in one synced batch.
 //!
 //! After a failed write the store takes no more: what a failed sync left on disk is unknown, and
 //! asking the kernel again can get a yes for pages that it has dropped. Only opening it again
 //! tells.
 
 mod error;
+mod format_1;
 mod frame;
 mod keys;
 mod reader;
@@ -18,7 +24,9 @@ mod store;
 
 pub use error::StateError;
 pub use reader::StateReader;
-pub use record::{CheckpointEnd, CheckpointRecord, CheckpointStart, Outcome, StepSeconds};
+pub use record::{
+    CheckpointEnd, CheckpointRecord, CheckpointStart, CommitRecord, Outcome, StepSeconds,
+};
 pub use store::StateStore;
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Opening and reading the store.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rocksdb::{
@@ -8,10 +9,11 @@ use rocksdb::{
 use serde::de::DeserializeOwned;
 
 use super::StateError;
+use super::format_1;
 use super::frame::{self, FrameError};
 use super::keys;
 use super::record::{CheckpointRecord, Meta, Open};
-use crate::protocol::{Checkpoint, LocalState};
+use crate::protocol::{Checkpoint, LastCheckpoint, LocalState};
 
 const MIB: usize = 1024 * 1024;
 
@@ -54,57 +56,105 @@ impl StateReader {
         Ok(self.get::<Meta>(keys::META)?.map(|meta| meta.pipeline))
     }
 
-    /// What recovery needs.
+    /// What recovery of `flow` needs. `table`: the table of a store of format 1, which did not say.
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub fn load(&self) -> Result<LocalState, StateError> {
-        let open = self.open_checkpoint()?;
-        Ok(LocalState {
-            pending: open.map(|checkpoint| checkpoint.pending).unwrap_or_default(),
-            last: self.get(keys::LAST)?,
-        })
+    pub fn load(&self, flow: &str, table: &str) -> Result<LocalState, StateError> {
+        let open = self.open_checkpoint(flow)?;
+        let pending = open.map(|checkpoint| checkpoint.pending).unwrap_or_default();
+        let last = match self.is_format_1()? {
+            true => format_1::last(self, table)?,
+            false => self.last(flow)?,
+        };
+        Ok(LocalState { pending, last })
     }
 
-    /// The checkpoint that is prepared and not finalized, if there is one.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    pub fn open_checkpoint(&self) -> Result<Option<Checkpoint>, StateError> {
-        Ok(self.get::<Open>(keys::OPEN)?.map(|open| open.checkpoint))
+    pub(super) fn last(&self, flow: &str) -> Result<BTreeMap<String, LastCheckpoint>, StateError> {
+        Ok(self.get(&keys::last(flow))?.unwrap_or_default())
     }
 
-    /// The retained checkpoints, newest last.
+    /// The checkpoint of `flow` that is prepared and not finalized for all of its tables, if there
+    /// is one, with the pending commits that are left.
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub fn checkpoints(&self) -> Result<Vec<CheckpointRecord>, StateError> {
-        let mut records = Vec::new();
-        for number in self.record_numbers()? {
-            records.extend(self.get::<CheckpointRecord>(&keys::record(number))?);
+    pub fn open_checkpoint(&self, flow: &str) -> Result<Option<Checkpoint>, StateError> {
+        let open = match self.is_format_1()? {
+            true => format_1::open_checkpoint(self)?,
+            false => self.get::<Open>(&keys::open(flow))?,
+        };
+        Ok(open.map(|open| open.checkpoint))
+    }
+
+    /// The open checkpoints of all flows.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn open_checkpoints(&self) -> Result<Vec<Checkpoint>, StateError> {
+        if self.is_format_1()? {
+            let open = format_1::open_checkpoint(self)?;
+            return Ok(open.map(|open| open.checkpoint).into_iter().collect());
+        }
+        let mut open = Vec::new();
+        for key in self.keys(keys::opens())? {
+            open.extend(self.get::<Open>(&key)?.map(|open| open.checkpoint));
+        }
+        Ok(open)
+    }
+
+    /// The retained checkpoints of `flow`, newest last.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn checkpoints(&self, flow: &str) -> Result<Vec<CheckpointRecord>, StateError> {
+        if self.is_format_1()? {
+            return Ok(format_1::records(self)?.into_iter().map(|(_, record)| record).collect());
+        }
+        let (prefix, mut records) = (keys::records(flow), Vec::new());
+        for number in self.record_numbers(&prefix)? {
+            records.extend(self.get::<CheckpointRecord>(&keys::record(&prefix, number))?);
         }
         Ok(records)
     }
 
-    /// The numbers of the retained checkpoints, in order.
-    pub(super) fn record_numbers(&self) -> Result<Vec<u64>, StateError> {
-        let first = keys::record(0);
-        let mut numbers = Vec::new();
-        for item in self.db.iterator(IteratorMode::From(&first, Direction::Forward)) {
+    /// Is this a store that an older version of this program left, and that nobody upgraded yet?
+    pub(super) fn is_format_1(&self) -> Result<bool, StateError> {
+        Ok(self.value(keys::META, frame::version)?.is_some_and(|version| version == 1))
+    }
+
+    /// The numbers of the retained checkpoints whose keys begin with `records`, in order.
+    pub(super) fn record_numbers(&self, records: &[u8]) -> Result<Vec<u64>, StateError> {
+        let keys = self.keys(records)?;
+        Ok(keys.iter().filter_map(|key| keys::record_number(records, key)).collect())
+    }
+
+    /// The keys that begin with `prefix`, in order.
+    fn keys(&self, prefix: &[u8]) -> Result<Vec<Box<[u8]>>, StateError> {
+        let mut keys = Vec::new();
+        for item in self.db.iterator(IteratorMode::From(prefix, Direction::Forward)) {
             let (key, _) = item.map_err(|error| self.failed_read(error))?;
-            match keys::record_number(&key) {
-                Some(number) => numbers.push(number),
-                None => break,
+            if !key.starts_with(prefix) {
+                break;
             }
+            keys.push(key);
         }
-        Ok(numbers)
+        Ok(keys)
     }
 
     pub(super) fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StateError> {
+        self.value(key, frame::decode)
+    }
+
+    fn value<T>(
+        &self,
+        key: &[u8],
+        read: impl FnOnce(&[u8]) -> Result<T, FrameError>,
+    ) -> Result<Option<T>, StateError> {
         let bytes = self.db.get_pinned(key).map_err(|error| self.failed_read(error))?;
         let Some(bytes) = bytes else { return Ok(None) };
         let (key, dir) = (keys::show(key), self.dir.clone());
-        frame::decode(&bytes).map(Some).map_err(|error| match error {
+        read(&bytes).map(Some).map_err(|error| match error {
             FrameError::Newer(found) => StateError::NewerVersion { key, dir, found },
             FrameError::Damaged(detail) => StateError::Corrupt { key, dir, detail },
         })

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{Checkpoint, Epoch, Frontier, PendingCommit};
+use crate::protocol::{Checkpoint, CommitId, Epoch, Frontier};
 
 /// A retained checkpoint, for people to read. Its id is its instance and epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,7 +24,19 @@ pub struct CheckpointRecord {
     pub records: u64,
     /// Number of its files.
     pub files: u64,
-    /// Next offsets to read after it.
+    /// What it held for each table that moved.
+    pub commits: Vec<CommitRecord>,
+}
+
+/// What a retained checkpoint held for one table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CommitRecord {
+    /// The table as `namespace.table`; empty in a record that an older version of this program
+    /// made, which had one table.
+    pub table: String,
+    /// Names the commit; empty in a record of an older version.
+    pub commit_id: CommitId,
+    /// What the table's ledger was known to be with it.
     pub frontier: Frontier,
     /// What became of it.
     pub outcome: Outcome,
@@ -62,7 +74,7 @@ impl StepSeconds {
     }
 }
 
-/// What became of a checkpoint.
+/// What became of a commit of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -70,8 +82,7 @@ pub enum Outcome {
     Pending,
     /// Its records are in the table.
     Committed {
-        /// The snapshot that brought them in; `None` if the checkpoint moved nothing, or if that
-        /// snapshot had been expired before it was seen.
+        /// The snapshot that brought them in; `None` if it had been expired before it was seen.
         snapshot: Option<i64>,
     },
     /// Another instance committed its records; its own commit was dropped.
@@ -125,6 +136,27 @@ pub(super) struct Open {
 }
 
 impl CheckpointRecord {
+    /// What became of it as a whole: what is worst among its commits.
+    pub fn outcome(&self) -> Outcome {
+        let weight = |outcome: &Outcome| match outcome {
+            Outcome::Committed { .. } => 0,
+            Outcome::Superseded => 1,
+            Outcome::Failed { .. } => 2,
+            Outcome::Pending => 3,
+        };
+        let worst = self.commits.iter().map(|commit| &commit.outcome).max_by_key(|o| weight(o));
+        worst.cloned().unwrap_or(Outcome::Committed { snapshot: None })
+    }
+
+    /// Says what became of a commit. A record that format 1 left has one, without a name.
+    pub(super) fn settle(&mut self, commit_id: &CommitId, outcome: Outcome) {
+        let named = self.commits.iter().position(|commit| commit.commit_id == *commit_id);
+        let unnamed = || self.commits.iter().position(|commit| commit.commit_id.0.is_empty());
+        if let Some(commit) = named.or_else(unnamed).and_then(|at| self.commits.get_mut(at)) {
+            commit.outcome = outcome;
+        }
+    }
+
     /// The record of a checkpoint that is being prepared.
     pub(super) fn prepared(checkpoint: &Checkpoint, start: &CheckpointStart) -> Self {
         let files = || checkpoint.pending.iter().flat_map(|pending| &pending.files);
@@ -137,17 +169,22 @@ impl CheckpointRecord {
             ended_ms: None,
             seconds,
             bytes: files().map(|file| file.bytes).fold(0, u64::saturating_add),
-            records: checkpoint.pending.iter().map(covered).fold(0, u64::saturating_add),
+            records: checkpoint
+                .pending
+                .iter()
+                .map(|pending| pending.rows.records())
+                .fold(0, u64::saturating_add),
             files: files().fold(0, |count, _| count + 1),
-            frontier: checkpoint.frontier.clone(),
-            outcome: Outcome::Pending,
+            commits: checkpoint
+                .pending
+                .iter()
+                .map(|pending| CommitRecord {
+                    table: pending.table.clone(),
+                    commit_id: pending.commit_id.clone(),
+                    frontier: checkpoint.frontiers.get(&pending.table).cloned().unwrap_or_default(),
+                    outcome: Outcome::Pending,
+                })
+                .collect(),
         }
     }
-}
-
-fn covered(pending: &PendingCommit) -> u64 {
-    let rows = &pending.rows;
-    [rows.written, rows.skipped, rows.dead_lettered, rows.tombstones]
-        .into_iter()
-        .fold(0, u64::saturating_add)
 }

@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::record::{
     CheckpointEnd, CheckpointRecord, CheckpointStart, Member, Meta, Open, Outcome, StepSeconds,
 };
-use super::{StateError, StateReader, frame, keys};
-use crate::protocol::{Checkpoint, Epoch, LastCheckpoint, LocalState};
+use super::{StateError, StateReader, format_1, frame, keys};
+use crate::protocol::{Checkpoint, CommitId, Epoch, LastCheckpoint, LocalState};
 
 /// The checkpoint store of one process, held alone.
 #[derive(Debug)]
@@ -20,16 +20,26 @@ pub struct StateStore {
 }
 
 impl StateStore {
-    /// Opens the store of `pipeline` in `dir`, and makes both if they are absent.
+    /// Opens the store of `pipeline` in `dir`, and makes both if they are absent. A store of format
+    /// 1 is upgraded: its checkpoints become those of `flow`, and what it last saw was in `table`.
     ///
     /// # Errors
     /// [`StateError::InUse`] if another process holds it, [`StateError::OtherPipeline`] if it
     /// belongs to another pipeline; otherwise as its classes tell.
-    pub fn open(dir: &Path, pipeline: &str) -> Result<Self, StateError> {
+    pub fn open(
+        dir: &Path,
+        pipeline: &str,
+        (flow, table): (&str, &str),
+    ) -> Result<Self, StateError> {
         let reader = StateReader::open_for_writing(dir)?;
         let store = Self { reader, write_failed: AtomicBool::new(false) };
         match store.reader.pipeline()? {
-            Some(found) if found == pipeline => Ok(store),
+            Some(found) if found == pipeline => {
+                if store.reader.is_format_1()? {
+                    store.upgrade(pipeline, flow, table)?;
+                }
+                Ok(store)
+            }
             Some(found) => Err(StateError::OtherPipeline {
                 dir: dir.to_owned(),
                 found,
@@ -53,6 +63,34 @@ impl StateStore {
         StateReader::open(dir)
     }
 
+    /// Everything of format 1 under the keys and in the form of today, all at once: a process that
+    /// dies here leaves the one or the other.
+    fn upgrade(&self, pipeline: &str, flow: &str, table: &str) -> Result<(), StateError> {
+        let reader = &self.reader;
+        let mut batch = WriteBatch::default();
+        if let Some(open) = format_1::open_checkpoint(reader)? {
+            self.put(&mut batch, &keys::open(flow), &open)?;
+        }
+        let last = format_1::last(reader, table)?;
+        if !last.is_empty() {
+            self.put(&mut batch, &keys::last(flow), &last)?;
+        }
+        let records = keys::records(flow);
+        for (number, record) in format_1::records(reader)? {
+            self.put(&mut batch, &keys::record(&records, number), &record)?;
+            batch.delete(keys::record(keys::records_1(), number));
+        }
+        batch.delete(keys::OPEN_1);
+        batch.delete(keys::LAST_1);
+        if let Some(member) = reader.get::<Member>(keys::MEMBER)? {
+            self.put(&mut batch, keys::MEMBER, &member)?;
+        }
+        self.put(&mut batch, keys::META, &Meta { pipeline: pipeline.to_owned() })?;
+        self.write(batch, true)?;
+        tracing::info!(dir = %reader.dir.display(), "upgraded the checkpoint store to format 2");
+        Ok(())
+    }
+
     /// The name under which the process is a member of its consumer group, made at the first call
     /// and kept: a process that comes back to this directory is the same member.
     ///
@@ -69,125 +107,147 @@ impl StateStore {
         Ok(id)
     }
 
-    /// What recovery needs.
+    /// What recovery of `flow` needs.
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub fn load(&self) -> Result<LocalState, StateError> {
-        self.reader.load()
+    pub fn load(&self, flow: &str) -> Result<LocalState, StateError> {
+        let open = self.open_checkpoint(flow)?;
+        let pending = open.map(|checkpoint| checkpoint.pending).unwrap_or_default();
+        Ok(LocalState { pending, last: self.reader.last(flow)? })
     }
 
-    /// The checkpoint that is prepared and not finalized, if there is one.
+    /// As [`StateReader::open_checkpoint`].
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub fn open_checkpoint(&self) -> Result<Option<Checkpoint>, StateError> {
-        self.reader.open_checkpoint()
+    pub fn open_checkpoint(&self, flow: &str) -> Result<Option<Checkpoint>, StateError> {
+        self.reader.open_checkpoint(flow)
     }
 
-    /// The retained checkpoints, newest last.
+    /// As [`StateReader::checkpoints`].
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub fn checkpoints(&self) -> Result<Vec<CheckpointRecord>, StateError> {
-        self.reader.checkpoints()
+    pub fn checkpoints(&self, flow: &str) -> Result<Vec<CheckpointRecord>, StateError> {
+        self.reader.checkpoints(flow)
     }
 
     /// Step 2: when this returns, `checkpoint` is on disk, whatever happens to the process (I4).
     ///
     /// # Errors
-    /// [`StateError::StillOpen`] if another one is prepared and not finalized (I2). After a failed
-    /// write it is unknown whether it is on disk.
+    /// [`StateError::StillOpen`] if another one of `flow` is prepared and not finalized for all of
+    /// its tables (I2). After a failed write it is unknown whether it is on disk.
     pub fn prepare(
         &self,
+        flow: &str,
         checkpoint: &Checkpoint,
         start: &CheckpointStart,
     ) -> Result<(), StateError> {
-        if let Some(open) = self.open_checkpoint()? {
+        if let Some(open) = self.open_checkpoint(flow)? {
             return Err(StateError::StillOpen { open: open.epoch, next: checkpoint.epoch });
         }
-        let last = self.reader.record_numbers()?.last().copied();
+        let records = keys::records(flow);
+        let last = self.reader.record_numbers(&records)?.last().copied();
         let number = last.map_or(0, |number| number.saturating_add(1));
         let mut batch = WriteBatch::default();
-        self.put(&mut batch, keys::OPEN, &Open { number, checkpoint: checkpoint.clone() })?;
+        self.put(&mut batch, &keys::open(flow), &Open { number, checkpoint: checkpoint.clone() })?;
         let record = CheckpointRecord::prepared(checkpoint, start);
-        self.put(&mut batch, &keys::record(number), &record)?;
+        self.put(&mut batch, &keys::record(&records, number), &record)?;
         self.write(batch, true)
     }
 
-    /// Step 4: the prepared checkpoint of `epoch` is done. Its pending commits are removed, its
-    /// record is completed, and the oldest records are removed, all at once.
+    /// Step 4: one commit of the prepared checkpoint of `flow` is done. It is pending no more and
+    /// its record says what became of it; with the last of them the checkpoint is complete, and the
+    /// oldest records are removed; all at once.
     ///
-    /// With [`Outcome::Committed`] the table must have shown its commits (I5).
+    /// With [`Outcome::Committed`] the table must have shown it (I5).
     ///
     /// # Errors
-    /// [`StateError::NotOpen`] if another epoch, or none, is prepared. After a failed write it is
-    /// unknown whether the checkpoint is still open.
+    /// [`StateError::NotOpen`] if no prepared checkpoint holds it. After a failed write it is
+    /// unknown whether it is still pending.
     pub fn finalize(
         &self,
-        epoch: Epoch,
+        flow: &str,
+        commit_id: &CommitId,
         outcome: Outcome,
         end: &CheckpointEnd,
     ) -> Result<(), StateError> {
-        let open = self.reader.get::<Open>(keys::OPEN)?;
-        let Some(Open { number, checkpoint }) =
-            open.as_ref().filter(|open| open.checkpoint.epoch == epoch)
-        else {
-            let open = open.map(|open| open.checkpoint.epoch);
-            return Err(StateError::NotOpen { epoch, open });
+        let not_open =
+            |open: Option<Epoch>| StateError::NotOpen { commit: commit_id.clone(), open };
+        let open_key = keys::open(flow);
+        let Some(mut open) = self.reader.get::<Open>(&open_key)? else {
+            return Err(not_open(None));
         };
+        let Checkpoint { epoch, frontiers, pending } = &mut open.checkpoint;
+        let Some(at) = pending.iter().position(|pending| pending.commit_id == *commit_id) else {
+            return Err(not_open(Some(*epoch)));
+        };
+        let done = pending.remove(at);
         let mut batch = WriteBatch::default();
-        batch.delete(keys::OPEN);
         if matches!(outcome, Outcome::Committed { .. }) {
-            let generations = checkpoint.pending.iter().map(|pending| pending.generation);
-            let last = LastCheckpoint {
-                epoch,
-                frontier: checkpoint.frontier.clone(),
-                generation: generations.max().unwrap_or(0),
-            };
-            self.put(&mut batch, keys::LAST, &last)?;
+            let mut last = self.reader.last(flow)?;
+            let frontier = frontiers.get(&done.table).cloned().unwrap_or_default();
+            let seen = LastCheckpoint { epoch: *epoch, frontier, generation: done.generation };
+            last.insert(done.table, seen);
+            self.put(&mut batch, &keys::last(flow), &last)?;
         }
-        let key = keys::record(*number);
+        let is_complete = pending.is_empty();
+        let records = keys::records(flow);
+        let key = keys::record(&records, open.number);
         if let Some(mut record) = self.reader.get::<CheckpointRecord>(&key)? {
-            record.ended_ms = Some(end.ended_ms);
+            record.settle(commit_id, outcome);
             record.seconds.add(&end.seconds);
-            record.outcome = outcome;
+            if is_complete {
+                record.ended_ms = Some(end.ended_ms);
+            }
             self.put(&mut batch, &key, &record)?;
         }
-        let numbers = self.reader.record_numbers()?;
-        for old in &numbers[..numbers.len().saturating_sub(end.retained.max(1))] {
-            batch.delete(keys::record(*old));
+        if is_complete {
+            batch.delete(&open_key);
+            let numbers = self.reader.record_numbers(&records)?;
+            for old in &numbers[..numbers.len().saturating_sub(end.retained.max(1))] {
+                batch.delete(keys::record(&records, *old));
+            }
+        } else {
+            self.put(&mut batch, &open_key, &open)?;
         }
         self.write(batch, true)
     }
 
-    /// Gives up what is held: the prepared checkpoint, whose record says `reason` from then on, and
-    /// what was last seen in the table. Its records are read again from the ledger.
+    /// Gives up what is held of `flow`: the prepared checkpoint, whose record says `reason` from
+    /// then on, and what was last seen in the tables. Its records are read again from the ledgers.
     ///
     /// # Errors
     /// If the store cannot be read or written.
-    pub fn give_up(&self, reason: &str) -> Result<(), StateError> {
+    pub fn give_up(&self, flow: &str, reason: &str) -> Result<(), StateError> {
         let mut batch = WriteBatch::default();
-        if let Some(open) = self.reader.get::<Open>(keys::OPEN)? {
-            let key = keys::record(open.number);
+        if let Some(open) = self.reader.get::<Open>(&keys::open(flow))? {
+            let key = keys::record(&keys::records(flow), open.number);
             if let Some(mut record) = self.reader.get::<CheckpointRecord>(&key)? {
-                record.outcome = Outcome::Failed { reason: reason.to_owned() };
+                for pending in &open.checkpoint.pending {
+                    let outcome = Outcome::Failed { reason: reason.to_owned() };
+                    record.settle(&pending.commit_id, outcome);
+                }
                 self.put(&mut batch, &key, &record)?;
             }
         }
-        batch.delete(keys::OPEN);
-        batch.delete(keys::LAST);
+        batch.delete(keys::open(flow));
+        batch.delete(keys::last(flow));
         self.write(batch, true)
     }
 
-    /// Adds to the newest record how long steps took that ended after it was finalized. Not
-    /// synced: what a crash takes away here is only told to people.
+    /// Adds to the newest record of `flow` how long steps took that ended after it was finalized.
+    /// Not synced: what a crash takes away here is only told to people.
     ///
     /// # Errors
     /// If the store cannot be read or written.
-    pub fn add_seconds(&self, seconds: &StepSeconds) -> Result<(), StateError> {
-        let Some(number) = self.reader.record_numbers()?.last().copied() else { return Ok(()) };
-        let key = keys::record(number);
+    pub fn add_seconds(&self, flow: &str, seconds: &StepSeconds) -> Result<(), StateError> {
+        let records = keys::records(flow);
+        let Some(number) = self.reader.record_numbers(&records)?.last().copied() else {
+            return Ok(());
+        };
+        let key = keys::record(&records, number);
         let Some(mut record) = self.reader.get::<CheckpointRecord>(&key)? else { return Ok(()) };
         record.seconds.add(seconds);
         let mut batch = WriteBatch::default();

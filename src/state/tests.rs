@@ -12,6 +12,9 @@ use crate::protocol::{
     PendingFile, Ranges, RowCounts, TopicPartition,
 };
 
+const FLOW: &str = "flow";
+const TABLE: &str = "lake.readings";
+
 fn checkpoint(epoch: u64) -> Checkpoint {
     let tp = TopicPartition::new("readings", 0);
     let (start, end) = (10 * (epoch as i64 - 1), 10 * epoch as i64);
@@ -24,11 +27,11 @@ fn checkpoint(epoch: u64) -> Checkpoint {
         bytes: 4096,
     };
     let pending = PendingCommit {
-        commit_id: CommitId(format!("commit-{epoch}")),
+        commit_id: id(epoch),
         pipeline: "flow".into(),
         instance: "one".into(),
         epoch: Epoch(epoch),
-        table: "lake.readings".into(),
+        table: TABLE.into(),
         table_uuid: "table-1".into(),
         cluster_id: "cluster-1".into(),
         topic_ids: BTreeMap::from([("readings".into(), "topic-1".into())]),
@@ -38,8 +41,24 @@ fn checkpoint(epoch: u64) -> Checkpoint {
         files: vec![file],
         rows: RowCounts { written: 6, skipped: 1, dead_lettered: 0, tombstones: 2 },
     };
-    let frontier = Frontier::from_iter([(tp, end)]);
-    Checkpoint { epoch: Epoch(epoch), frontier, pending: vec![pending] }
+    let frontiers = BTreeMap::from([(TABLE.into(), Frontier::from_iter([(tp, end)]))]);
+    Checkpoint { epoch: Epoch(epoch), frontiers, pending: vec![pending] }
+}
+
+fn id(epoch: u64) -> CommitId {
+    CommitId(format!("commit-{epoch}"))
+}
+
+/// What a store says of a table of which it saw the checkpoint of `epoch` last.
+fn last(epoch: u64) -> BTreeMap<String, LastCheckpoint> {
+    let frontier = checkpoint(epoch).frontiers[TABLE].clone();
+    let last = LastCheckpoint { epoch: Epoch(epoch), frontier, generation: 0 };
+    BTreeMap::from([(TABLE.into(), last)])
+}
+
+/// The epoch of the last checkpoint seen in the table.
+fn last_epoch(state: &LocalState) -> Option<Epoch> {
+    state.last.get(TABLE).map(|last| last.epoch)
 }
 
 fn start() -> CheckpointStart {
@@ -56,16 +75,16 @@ fn committed(snapshot: i64) -> Outcome {
 }
 
 fn open(dir: &Path) -> StateStore {
-    StateStore::open(dir, "flow").unwrap()
+    StateStore::open(dir, "flow", (FLOW, TABLE)).unwrap()
 }
 
 /// A directory with one finalized checkpoint and one that is open.
 fn two_epochs() -> TempDir {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path());
-    store.prepare(&checkpoint(1), &start()).unwrap();
-    store.finalize(Epoch(1), committed(77), &end(10)).unwrap();
-    store.prepare(&checkpoint(2), &start()).unwrap();
+    store.prepare(FLOW, &checkpoint(1), &start()).unwrap();
+    store.finalize(FLOW, &id(1), committed(77), &end(10)).unwrap();
+    store.prepare(FLOW, &checkpoint(2), &start()).unwrap();
     dir
 }
 
@@ -80,21 +99,24 @@ fn change(dir: &Path, key: &[u8], change: impl Fn(Vec<u8>) -> Vec<u8>) {
 fn a_new_store_is_empty() {
     let dir = TempDir::new().unwrap();
     let store = open(&dir.path().join("made/with/parents"));
-    assert_eq!(store.load().unwrap(), LocalState::default());
-    assert_eq!(store.open_checkpoint().unwrap(), None);
-    assert_eq!(store.checkpoints().unwrap(), []);
+    assert_eq!(store.load(FLOW).unwrap(), LocalState::default());
+    assert_eq!(store.open_checkpoint(FLOW).unwrap(), None);
+    assert_eq!(store.checkpoints(FLOW).unwrap(), []);
 }
 
 #[test]
 fn what_was_prepared_is_there_after_opening_again() {
     let dir = TempDir::new().unwrap();
-    open(dir.path()).prepare(&checkpoint(1), &start()).unwrap();
+    open(dir.path()).prepare(FLOW, &checkpoint(1), &start()).unwrap();
     let store = open(dir.path());
-    assert_eq!(store.load().unwrap(), LocalState { pending: checkpoint(1).pending, last: None });
-    assert_eq!(store.open_checkpoint().unwrap(), Some(checkpoint(1)));
-    let records = store.checkpoints().unwrap();
+    assert_eq!(
+        store.load(FLOW).unwrap(),
+        LocalState { pending: checkpoint(1).pending, last: BTreeMap::new() }
+    );
+    assert_eq!(store.open_checkpoint(FLOW).unwrap(), Some(checkpoint(1)));
+    let records = store.checkpoints(FLOW).unwrap();
     assert_eq!(records.len(), 1);
-    assert_eq!(records[0].outcome, Outcome::Pending);
+    assert_eq!(records[0].outcome(), Outcome::Pending);
     assert_eq!((records[0].bytes, records[0].records, records[0].files), (4096, 9, 1));
 }
 
@@ -102,15 +124,14 @@ fn what_was_prepared_is_there_after_opening_again() {
 fn finalizing_removes_the_pending_commits_and_completes_the_record() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path());
-    store.prepare(&checkpoint(1), &start()).unwrap();
-    store.finalize(Epoch(1), committed(77), &end(10)).unwrap();
+    store.prepare(FLOW, &checkpoint(1), &start()).unwrap();
+    store.finalize(FLOW, &id(1), committed(77), &end(10)).unwrap();
     drop(store);
 
     let store = open(dir.path());
-    let last = LastCheckpoint { epoch: Epoch(1), frontier: checkpoint(1).frontier, generation: 0 };
-    assert_eq!(store.load().unwrap(), LocalState { pending: vec![], last: Some(last) });
-    let record = store.checkpoints().unwrap().remove(0);
-    assert_eq!(record.outcome, committed(77));
+    assert_eq!(store.load(FLOW).unwrap(), LocalState { pending: vec![], last: last(1) });
+    let record = store.checkpoints(FLOW).unwrap().remove(0);
+    assert_eq!(record.outcome(), committed(77));
     assert_eq!(record.ended_ms, Some(1_700_000_002_000));
     let seconds = StepSeconds {
         seal: Some(0.5),
@@ -125,15 +146,15 @@ fn finalizing_removes_the_pending_commits_and_completes_the_record() {
 fn a_checkpoint_that_did_not_reach_the_table_is_not_the_last_one() {
     let dir = two_epochs();
     let store = open(dir.path());
-    store.finalize(Epoch(2), Outcome::Superseded, &end(10)).unwrap();
-    store.prepare(&checkpoint(3), &start()).unwrap();
+    store.finalize(FLOW, &id(2), Outcome::Superseded, &end(10)).unwrap();
+    store.prepare(FLOW, &checkpoint(3), &start()).unwrap();
     let failed = Outcome::Failed { reason: "given up".into() };
-    store.finalize(Epoch(3), failed.clone(), &end(10)).unwrap();
-    let state = store.load().unwrap();
+    store.finalize(FLOW, &id(3), failed.clone(), &end(10)).unwrap();
+    let state = store.load(FLOW).unwrap();
     assert_eq!(state.pending, []);
-    assert_eq!(state.last.map(|last| last.epoch), Some(Epoch(1)));
+    assert_eq!(last_epoch(&state), Some(Epoch(1)));
     let outcomes: Vec<Outcome> =
-        store.checkpoints().unwrap().into_iter().map(|record| record.outcome).collect();
+        store.checkpoints(FLOW).unwrap().into_iter().map(|record| record.outcome()).collect();
     assert_eq!(outcomes, [committed(77), Outcome::Superseded, failed]);
 }
 
@@ -143,12 +164,12 @@ fn seconds_known_only_afterwards_are_added_to_the_newest_record() {
     let store = open(dir.path());
     let later =
         StepSeconds { finalize: Some(0.125), report: Some(f64::NAN), ..StepSeconds::default() };
-    store.add_seconds(&later).unwrap();
-    assert_eq!(store.checkpoints().unwrap(), []);
-    store.prepare(&checkpoint(1), &start()).unwrap();
-    store.finalize(Epoch(1), committed(77), &end(10)).unwrap();
-    store.add_seconds(&later).unwrap();
-    let seconds = store.checkpoints().unwrap()[0].seconds;
+    store.add_seconds(FLOW, &later).unwrap();
+    assert_eq!(store.checkpoints(FLOW).unwrap(), []);
+    store.prepare(FLOW, &checkpoint(1), &start()).unwrap();
+    store.finalize(FLOW, &id(1), committed(77), &end(10)).unwrap();
+    store.add_seconds(FLOW, &later).unwrap();
+    let seconds = store.checkpoints(FLOW).unwrap()[0].seconds;
     assert_eq!((seconds.seal, seconds.finalize, seconds.report), (Some(0.5), Some(0.125), None));
 }
 
@@ -156,25 +177,21 @@ fn seconds_known_only_afterwards_are_added_to_the_newest_record() {
 fn a_second_epoch_is_not_prepared_before_the_first_is_finalized() {
     let dir = two_epochs();
     let store = open(dir.path());
-    let error = store.prepare(&checkpoint(3), &start()).unwrap_err();
+    let error = store.prepare(FLOW, &checkpoint(3), &start()).unwrap_err();
     assert!(matches!(error, StateError::StillOpen { open: Epoch(2), next: Epoch(3) }), "{error}");
-    assert_eq!(store.load().unwrap().pending, checkpoint(2).pending);
+    assert_eq!(store.load(FLOW).unwrap().pending, checkpoint(2).pending);
 }
 
 #[test]
 fn only_the_prepared_epoch_is_finalized_and_only_once() {
     let dir = two_epochs();
     let store = open(dir.path());
-    let error = store.finalize(Epoch(1), Outcome::Superseded, &end(10)).unwrap_err();
-    let two = Some(Epoch(2));
-    assert!(
-        matches!(&error, StateError::NotOpen { epoch: Epoch(1), open } if *open == two),
-        "{error}"
-    );
-    assert_eq!(store.load().unwrap().pending, checkpoint(2).pending);
-    store.finalize(Epoch(2), Outcome::Superseded, &end(10)).unwrap();
-    let error = store.finalize(Epoch(2), Outcome::Superseded, &end(10)).unwrap_err();
-    assert!(matches!(error, StateError::NotOpen { epoch: Epoch(2), open: None }), "{error}");
+    let error = store.finalize(FLOW, &id(1), Outcome::Superseded, &end(10)).unwrap_err();
+    assert!(matches!(&error, StateError::NotOpen { open: Some(Epoch(2)), .. }), "{error}");
+    assert_eq!(store.load(FLOW).unwrap().pending, checkpoint(2).pending);
+    store.finalize(FLOW, &id(2), Outcome::Superseded, &end(10)).unwrap();
+    let error = store.finalize(FLOW, &id(2), Outcome::Superseded, &end(10)).unwrap_err();
+    assert!(matches!(error, StateError::NotOpen { open: None, .. }), "{error}");
 }
 
 #[test]
@@ -182,36 +199,95 @@ fn only_the_retained_checkpoints_are_kept_newest_last() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path());
     let epochs = || -> Vec<u64> {
-        store.checkpoints().unwrap().iter().map(|record| record.epoch.0).collect()
+        store.checkpoints(FLOW).unwrap().iter().map(|record| record.epoch.0).collect()
     };
     for epoch in 1..=7 {
-        store.prepare(&checkpoint(epoch), &start()).unwrap();
-        store.finalize(Epoch(epoch), committed(1), &end(3)).unwrap();
+        store.prepare(FLOW, &checkpoint(epoch), &start()).unwrap();
+        store.finalize(FLOW, &id(epoch), committed(1), &end(3)).unwrap();
     }
     assert_eq!(epochs(), [5, 6, 7]);
     // A new process counts its epochs from wherever it likes: the order is that of preparing.
-    store.prepare(&checkpoint(2), &start()).unwrap();
+    store.prepare(FLOW, &checkpoint(2), &start()).unwrap();
     assert_eq!(epochs(), [5, 6, 7, 2]);
-    store.finalize(Epoch(2), committed(1), &end(0)).unwrap();
+    store.finalize(FLOW, &id(2), committed(1), &end(0)).unwrap();
     assert_eq!(epochs(), [2]);
 }
 
+/// A checkpoint for two tables.
+fn for_two_tables(epoch: u64) -> Checkpoint {
+    let mut both = checkpoint(epoch);
+    let other = PendingCommit {
+        commit_id: CommitId(format!("other-{epoch}")),
+        table: "lake.other".into(),
+        ..both.pending[0].clone()
+    };
+    let frontier = Frontier::from_iter([(TopicPartition::new("readings", 0), 7)]);
+    both.frontiers.insert("lake.other".into(), frontier);
+    both.pending.push(other);
+    both
+}
+
 #[test]
-fn a_checkpoint_in_which_nothing_moved_is_prepared_and_finalized_too() {
+fn each_commit_of_a_checkpoint_is_finalized_by_itself_and_the_last_completes_it() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path());
-    let idle = Checkpoint { pending: vec![], ..checkpoint(1) };
-    store.prepare(&idle, &start()).unwrap();
-    assert_eq!(store.open_checkpoint().unwrap(), Some(idle.clone()));
-    store.finalize(Epoch(1), Outcome::Committed { snapshot: None }, &end(1)).unwrap();
-    assert_eq!(store.load().unwrap().last.map(|last| last.frontier), Some(idle.frontier));
+    store.prepare(FLOW, &for_two_tables(1), &start()).unwrap();
+    let other = CommitId("other-1".into());
+    store.finalize(FLOW, &other, committed(5), &end(10)).unwrap();
+    drop(store);
+
+    let store = open(dir.path());
+    let state = store.load(FLOW).unwrap();
+    assert_eq!(state.pending, checkpoint(1).pending, "the other table's commit is pending still");
+    assert_eq!(state.last.keys().collect::<Vec<_>>(), ["lake.other"]);
+    let record = store.checkpoints(FLOW).unwrap().remove(0);
+    assert_eq!((record.outcome(), record.ended_ms), (Outcome::Pending, None));
+    let again = store.finalize(FLOW, &other, committed(5), &end(10)).unwrap_err();
+    assert!(matches!(again, StateError::NotOpen { open: Some(Epoch(1)), .. }), "{again}");
+    let next = store.prepare(FLOW, &checkpoint(2), &start()).unwrap_err();
+    assert!(matches!(next, StateError::StillOpen { .. }), "I2: {next}");
+
+    store.finalize(FLOW, &id(1), Outcome::Superseded, &end(10)).unwrap();
+    let state = store.load(FLOW).unwrap();
+    assert_eq!(state.pending, []);
+    assert_eq!(state.last.keys().collect::<Vec<_>>(), ["lake.other"], "superseded: not seen");
+    let record = store.checkpoints(FLOW).unwrap().remove(0);
+    let outcomes: Vec<_> = record.commits.iter().map(|commit| commit.outcome.clone()).collect();
+    assert_eq!(outcomes, [Outcome::Superseded, committed(5)]);
+    assert_eq!((record.outcome(), record.ended_ms.is_some()), (Outcome::Superseded, true));
+}
+
+#[test]
+fn flows_of_one_process_do_not_see_each_other() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    store.prepare("one", &checkpoint(1), &start()).unwrap();
+    store.prepare("two", &for_two_tables(9), &start()).unwrap();
+    let held = store.open_checkpoint("two").unwrap();
+    store.finalize("one", &id(1), committed(1), &end(1)).unwrap();
+    store.prepare("one", &checkpoint(2), &start()).unwrap();
+    store.give_up("one", "a reason").unwrap();
+    assert_eq!(store.open_checkpoint("one").unwrap(), None);
+    assert_eq!(store.open_checkpoint("two").unwrap(), held);
+    let epochs = |flow| -> Vec<u64> {
+        store.checkpoints(flow).unwrap().iter().map(|record| record.epoch.0).collect()
+    };
+    assert_eq!((epochs("one"), epochs("two")), (vec![1, 2], vec![9]));
+    store.add_seconds("one", &StepSeconds { report: Some(1.0), ..StepSeconds::default() }).unwrap();
+    assert_eq!(store.checkpoints("two").unwrap()[0].seconds.report, None);
+    store.prepare("one", &checkpoint(3), &start()).unwrap();
+    drop(store);
+    let reader = StateStore::open_read_only(dir.path()).unwrap();
+    let open: Vec<u64> =
+        reader.open_checkpoints().unwrap().iter().map(|open| open.epoch.0).collect();
+    assert_eq!(open, [3, 9]);
 }
 
 #[test]
 fn a_directory_in_use_is_refused_and_named() {
     let dir = TempDir::new().unwrap();
     let _held = open(dir.path());
-    let error = StateStore::open(dir.path(), "flow").unwrap_err();
+    let error = StateStore::open(dir.path(), "flow", (FLOW, TABLE)).unwrap_err();
     assert!(matches!(error, StateError::InUse { .. }), "{error:?}");
     assert!(error.to_string().contains(&dir.path().display().to_string()), "{error}");
 }
@@ -219,13 +295,13 @@ fn a_directory_in_use_is_refused_and_named() {
 #[test]
 fn a_directory_of_another_pipeline_is_refused() {
     let dir = two_epochs();
-    let error = StateStore::open(dir.path(), "other").unwrap_err();
+    let error = StateStore::open(dir.path(), "other", (FLOW, TABLE)).unwrap_err();
     assert!(
         matches!(&error, StateError::OtherPipeline { found, expected, .. }
             if found == "flow" && expected == "other"),
         "{error:?}"
     );
-    assert_eq!(open(dir.path()).load().unwrap().pending, checkpoint(2).pending);
+    assert_eq!(open(dir.path()).load(FLOW).unwrap().pending, checkpoint(2).pending);
 }
 
 #[test]
@@ -234,11 +310,11 @@ fn a_reader_sees_the_store_beside_the_process_that_holds_it() {
     let store = open(dir.path());
     let reader = StateStore::open_read_only(dir.path()).unwrap();
     assert_eq!(reader.pipeline().unwrap().as_deref(), Some("flow"));
-    assert_eq!(reader.load().unwrap(), store.load().unwrap());
-    assert_eq!(reader.checkpoints().unwrap(), store.checkpoints().unwrap());
-    store.finalize(Epoch(2), committed(78), &end(10)).unwrap();
+    assert_eq!(reader.load(FLOW, TABLE).unwrap(), store.load(FLOW).unwrap());
+    assert_eq!(reader.checkpoints(FLOW).unwrap(), store.checkpoints(FLOW).unwrap());
+    store.finalize(FLOW, &id(2), committed(78), &end(10)).unwrap();
     let later = StateStore::open_read_only(dir.path()).unwrap();
-    assert_eq!(later.open_checkpoint().unwrap(), None);
+    assert_eq!(later.open_checkpoint(FLOW).unwrap(), None);
 }
 
 #[test]
@@ -256,7 +332,7 @@ fn a_path_that_is_a_file_is_refused_and_named() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, "x").unwrap();
-    let error = StateStore::open(&file, "flow").unwrap_err();
+    let error = StateStore::open(&file, "flow", (FLOW, TABLE)).unwrap_err();
     assert!(matches!(error, StateError::Directory { .. }), "{error:?}");
     assert!(error.to_string().contains(&file.display().to_string()), "{error}");
 }
@@ -269,16 +345,16 @@ fn a_damaged_record_is_found_and_named() {
     };
     let cases: [(Vec<u8>, &str); 4] = [
         (keys::META.to_vec(), "meta"),
-        (keys::OPEN.to_vec(), "open checkpoint"),
-        (keys::LAST.to_vec(), "last checkpoint"),
-        (keys::record(1).to_vec(), "checkpoint record 1"),
+        (keys::open(FLOW), "open checkpoint"),
+        (keys::last(FLOW), "last checkpoint"),
+        (keys::record(&keys::records(FLOW), 1), "checkpoint record 1"),
     ];
     for (raw, name) in cases {
         let dir = two_epochs();
         change(dir.path(), &raw, damage);
-        let read = StateStore::open(dir.path(), "flow").and_then(|store| {
-            store.load()?;
-            store.checkpoints()
+        let read = StateStore::open(dir.path(), "flow", (FLOW, TABLE)).and_then(|store| {
+            store.load(FLOW)?;
+            store.checkpoints(FLOW)
         });
         match read {
             Err(StateError::Corrupt { key, .. }) => assert_eq!(key, name),
@@ -290,14 +366,14 @@ fn a_damaged_record_is_found_and_named() {
 #[test]
 fn a_record_of_a_newer_version_is_refused_as_such() {
     let dir = two_epochs();
-    change(dir.path(), keys::OPEN, |mut bytes| {
+    change(dir.path(), &keys::open(FLOW), |mut bytes| {
         bytes.truncate(bytes.len() - 4);
-        bytes[4..6].copy_from_slice(&2u16.to_be_bytes());
+        bytes[4..6].copy_from_slice(&3u16.to_be_bytes());
         bytes.extend(crc32c::crc32c(&bytes).to_be_bytes());
         bytes
     });
-    let error = open(dir.path()).load().unwrap_err();
-    assert!(matches!(error, StateError::NewerVersion { found: 2, .. }), "{error:?}");
+    let error = open(dir.path()).load(FLOW).unwrap_err();
+    assert!(matches!(error, StateError::NewerVersion { found: 3, .. }), "{error:?}");
 }
 
 #[test]
@@ -308,37 +384,100 @@ fn a_store_whose_files_are_damaged_is_told_apart_from_a_new_one() {
         path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("MANIFEST"))
     };
     files.filter(is_manifest).for_each(|path| std::fs::write(path, "not a manifest").unwrap());
-    let error = StateStore::open(dir.path(), "flow").unwrap_err();
+    let error = StateStore::open(dir.path(), "flow", (FLOW, TABLE)).unwrap_err();
     assert!(matches!(error, StateError::Damaged { .. }), "{error:?}");
 }
 
-/// The values of format version 1, byte for byte. If this fails, the format has changed: give it
+/// The values of the format of today, byte for byte. If this fails, the format has changed: give it
 /// a new version, and a way up from this one.
 #[test]
-fn a_store_of_format_version_one_is_read_and_written_alike() {
-    let fixture = include_str!("../../tests/data/state_v1.txt");
-    let golden: BTreeMap<Vec<u8>, Vec<u8>> = fixture
-        .lines()
+fn a_store_of_format_version_two_is_read_and_written_alike() {
+    let golden = sample(include_str!("../../tests/data/state_v2.txt"));
+    assert_eq!(hex_lines(&stored(two_epochs().path())), hex_lines(&golden));
+    let dir = holding(&golden);
+    let state = open(dir.path()).load(FLOW).unwrap();
+    assert_eq!(state, LocalState { pending: checkpoint(2).pending, last: last(1) });
+}
+
+/// What the version before left: one checkpoint in the table, and one open.
+fn format_one() -> TempDir {
+    holding(&sample(include_str!("../../tests/data/state_v1.txt")))
+}
+
+#[test]
+fn a_store_of_format_version_one_is_upgraded_when_it_is_opened_and_goes_on() {
+    let dir = format_one();
+    let store = open(dir.path());
+    let state = store.load(FLOW).unwrap();
+    assert_eq!(state, LocalState { pending: checkpoint(2).pending, last: last(1) });
+    let records = store.checkpoints(FLOW).unwrap();
+    let outcomes: Vec<Outcome> = records.iter().map(|record| record.outcome()).collect();
+    assert_eq!(outcomes, [committed(77), Outcome::Pending]);
+    assert_eq!(records[0].commits[0].frontier, checkpoint(1).frontiers[TABLE]);
+    drop(store);
+
+    let raw = stored(dir.path());
+    assert!(raw.values().all(|value| value[4..6] == 2u16.to_be_bytes()), "all of it is format 2");
+    assert!(raw.keys().all(|key| ![2, 3, 4].contains(&key[0])), "nothing of format 1 is left");
+
+    let store = open(dir.path());
+    store.finalize(FLOW, &id(2), committed(78), &end(10)).unwrap();
+    store.prepare(FLOW, &checkpoint(3), &start()).unwrap();
+    assert_eq!(last_epoch(&store.load(FLOW).unwrap()), Some(Epoch(2)));
+    let records = store.checkpoints(FLOW).unwrap();
+    let outcomes: Vec<Outcome> = records.iter().map(|record| record.outcome()).collect();
+    assert_eq!(outcomes, [committed(77), committed(78), Outcome::Pending]);
+}
+
+#[test]
+fn a_store_of_format_version_one_is_read_without_being_changed() {
+    let dir = format_one();
+    let before = stored(dir.path());
+    let reader = StateStore::open_read_only(dir.path()).unwrap();
+    let state = reader.load(FLOW, TABLE).unwrap();
+    assert_eq!(state, LocalState { pending: checkpoint(2).pending, last: last(1) });
+    assert_eq!(reader.open_checkpoints().unwrap(), [checkpoint(2)]);
+    assert_eq!(reader.checkpoints(FLOW).unwrap().len(), 2);
+    drop(reader);
+    assert_eq!(hex_lines(&stored(dir.path())), hex_lines(&before));
+}
+
+#[test]
+fn a_damaged_store_of_format_version_one_is_left_as_it_is() {
+    for key in [keys::OPEN_1, keys::LAST_1, &keys::record(keys::records_1(), 1)] {
+        let dir = format_one();
+        change(dir.path(), key, |mut bytes| {
+            bytes[20] ^= 1;
+            bytes
+        });
+        let before = stored(dir.path());
+        let error = StateStore::open(dir.path(), "flow", (FLOW, TABLE)).unwrap_err();
+        assert!(matches!(error, StateError::Corrupt { .. }), "{error}");
+        assert_eq!(hex_lines(&stored(dir.path())), hex_lines(&before));
+    }
+}
+
+fn sample(text: &str) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    text.lines()
         .filter(|line| !line.starts_with('#'))
         .map(|line| line.split_once(' ').unwrap())
         .map(|(key, value)| (unhex(key), unhex(value)))
-        .collect();
-    let written = two_epochs();
-    let stored: BTreeMap<Vec<u8>, Vec<u8>> = DB::open_default(written.path())
+        .collect()
+}
+
+fn holding(records: &BTreeMap<Vec<u8>, Vec<u8>>) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    let db = DB::open_default(dir.path()).unwrap();
+    records.iter().for_each(|(key, value)| db.put(key, value).unwrap());
+    dir
+}
+
+fn stored(dir: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    DB::open_default(dir)
         .unwrap()
         .iterator(rocksdb::IteratorMode::Start)
         .map(|item| item.map(|(key, value)| (key.into_vec(), value.into_vec())).unwrap())
-        .collect();
-    assert_eq!(hex_lines(&stored), hex_lines(&golden));
-
-    let dir = TempDir::new().unwrap();
-    let db = DB::open_default(dir.path()).unwrap();
-    golden.iter().for_each(|(key, value)| db.put(key, value).unwrap());
-    drop(db);
-    let state = open(dir.path()).load().unwrap();
-    assert_eq!(state.pending, checkpoint(2).pending);
-    let last = LastCheckpoint { epoch: Epoch(1), frontier: checkpoint(1).frontier, generation: 0 };
-    assert_eq!(state.last, Some(last));
+        .collect()
 }
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -377,35 +516,35 @@ fn text(output: &Output) -> String {
 #[test]
 fn what_was_prepared_survives_the_death_of_its_process() {
     if let Some(dir) = child_dir() {
-        open(&dir).prepare(&checkpoint(1), &start()).unwrap();
+        open(&dir).prepare(FLOW, &checkpoint(1), &start()).unwrap();
         let held = open(&dir);
-        held.finalize(Epoch(1), committed(77), &end(10)).unwrap();
-        held.prepare(&checkpoint(2), &start()).unwrap();
+        held.finalize(FLOW, &id(1), committed(77), &end(10)).unwrap();
+        held.prepare(FLOW, &checkpoint(2), &start()).unwrap();
         std::process::abort();
     }
     let dir = TempDir::new().unwrap();
     let output = run_child("what_was_prepared_survives_the_death_of_its_process", dir.path(), "");
     assert!(output.status.signal().is_some(), "{}", text(&output));
-    let state = open(dir.path()).load().unwrap();
+    let state = open(dir.path()).load(FLOW).unwrap();
     assert_eq!(state.pending, checkpoint(2).pending);
-    assert_eq!(state.last.map(|last| last.epoch), Some(Epoch(1)));
+    assert_eq!(last_epoch(&state), Some(Epoch(1)));
 }
 
 #[test]
 fn a_directory_held_by_another_process_is_refused_and_left_alone() {
     let name = "a_directory_held_by_another_process_is_refused_and_left_alone";
     if let Some(dir) = child_dir() {
-        let error = StateStore::open(&dir, "flow").unwrap_err();
+        let error = StateStore::open(&dir, "flow", (FLOW, TABLE)).unwrap_err();
         assert!(matches!(error, StateError::InUse { .. }), "{error:?}");
         let reader = StateStore::open_read_only(&dir).unwrap();
-        assert_eq!(reader.load().unwrap().pending, checkpoint(2).pending);
+        assert_eq!(reader.load(FLOW, TABLE).unwrap().pending, checkpoint(2).pending);
         return;
     }
     let dir = two_epochs();
     let held = open(dir.path());
     let output = run_child(name, dir.path(), "");
     assert!(output.status.success(), "{}", text(&output));
-    held.finalize(Epoch(2), committed(78), &end(10)).unwrap();
+    held.finalize(FLOW, &id(2), committed(78), &end(10)).unwrap();
 }
 
 /// A limit on the size of files lets a real write of RocksDB fail half way.
@@ -424,17 +563,17 @@ fn a_store_takes_no_write_after_a_failed_one_and_opens_again_with_what_was_synce
     assert!(acknowledged > 0);
 
     let store = open(dir.path());
-    let state = store.load().unwrap();
-    let last = state.last.unwrap().epoch.0;
-    let open = store.open_checkpoint().unwrap().map_or(last, |open| open.epoch.0);
+    let state = store.load(FLOW).unwrap();
+    let last = last_epoch(&state).unwrap().0;
+    let open = store.open_checkpoint(FLOW).unwrap().map_or(last, |open| open.epoch.0);
     assert!(last >= acknowledged && open <= acknowledged + 1, "{last} {open} {acknowledged}");
     // And it takes writes again.
     let next = checkpoint(open + 1);
     if open > last {
-        store.finalize(Epoch(open), Outcome::Superseded, &end(10)).unwrap();
+        store.finalize(FLOW, &id(open), Outcome::Superseded, &end(10)).unwrap();
     }
-    store.prepare(&next, &start()).unwrap();
-    assert_eq!(store.load().unwrap().pending, next.pending);
+    store.prepare(FLOW, &next, &start()).unwrap();
+    assert_eq!(store.load(FLOW).unwrap().pending, next.pending);
 }
 
 fn fill_until_a_write_fails(dir: &Path) {
@@ -444,8 +583,8 @@ fn fill_until_a_write_fails(dir: &Path) {
         let mut next = checkpoint(acknowledged + 1);
         next.pending[0].files[0].data_file = "x".repeat(50_000);
         let written = store
-            .prepare(&next, &start())
-            .and_then(|()| store.finalize(next.epoch, committed(1), &end(2)));
+            .prepare(FLOW, &next, &start())
+            .and_then(|()| store.finalize(FLOW, &id(next.epoch.0), committed(1), &end(2)));
         match written {
             Ok(()) => acknowledged += 1,
             Err(error) => break error,
@@ -453,13 +592,13 @@ fn fill_until_a_write_fails(dir: &Path) {
         assert!(acknowledged < 1000, "no write ever failed");
     };
     assert!(matches!(error, StateError::RocksDb { operation: "write", .. }), "{error:?}");
-    let open = store.open_checkpoint().unwrap().map(|open| open.epoch);
+    let open = store.open_checkpoint(FLOW).unwrap().map(|open| open.epoch);
     let next = match open {
-        Some(epoch) => store.finalize(epoch, Outcome::Superseded, &end(2)),
-        None => store.prepare(&checkpoint(acknowledged + 1), &start()),
+        Some(epoch) => store.finalize(FLOW, &id(epoch.0), Outcome::Superseded, &end(2)),
+        None => store.prepare(FLOW, &checkpoint(acknowledged + 1), &start()),
     };
     assert!(matches!(next, Err(StateError::WriteFailedBefore { .. })), "{next:?}");
-    let later = store.add_seconds(&StepSeconds::default());
+    let later = store.add_seconds(FLOW, &StepSeconds::default());
     assert!(matches!(later, Err(StateError::WriteFailedBefore { .. })), "{later:?}");
     println!("\nacknowledged {acknowledged}");
 }

@@ -509,16 +509,18 @@ fn pending_malformed_is_adopted_and_its_records_are_read_again() {
 
 /// Has the pending commit begin one record after the place that it says it continues.
 fn damage_pending(dir: &Path, pipeline: &str) {
-    let store = StateStore::open(dir, pipeline).unwrap();
-    let Checkpoint { mut pending, frontier, .. } = store.open_checkpoint().unwrap().unwrap();
+    // The flow of a pipeline with one table has its name.
+    let store = StateStore::open(dir, pipeline, (pipeline, "")).unwrap();
+    let open = store.open_checkpoint(pipeline).unwrap();
+    let Checkpoint { mut pending, frontiers, .. } = open.unwrap();
     for range in pending[0].ranges.values_mut() {
         range.start += 1;
     }
-    store.give_up("to be damaged").unwrap();
+    store.give_up(pipeline, "to be damaged").unwrap();
     let start = CheckpointStart { instance: "test".into(), started_ms: 0, seal_seconds: 0.0 };
     let epoch = Epoch(99);
     pending[0].epoch = epoch;
-    store.prepare(&Checkpoint { epoch, frontier, pending }, &start).unwrap();
+    store.prepare(pipeline, &Checkpoint { epoch, frontiers, pending }, &start).unwrap();
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! The checkpoint directories.
 
+use std::collections::BTreeMap;
+
 use crate::protocol::{Checkpoint, LastCheckpoint};
 
 /// What is on disk in a checkpoint directory.
 #[derive(Clone, Default)]
 pub(super) struct Directory {
     pub open: Option<Checkpoint>,
-    pub last: Option<LastCheckpoint>,
+    /// By table.
+    pub last: BTreeMap<String, LastCheckpoint>,
     /// The name as a member of the group; 0 while there is none.
     pub member: u64,
 }

@@ -23,7 +23,7 @@ use crate::pipeline::messages::{Event, Report};
 use crate::pipeline::seams::{Checkpoints, Share, Source, Table};
 use crate::pipeline::world::{ShardTask, World};
 use crate::protocol::{
-    Checkpoint, Epoch, Frontier, LastCheckpoint, LocalState, LogRange, Offset, PendingCommit,
+    Checkpoint, CommitId, Frontier, LastCheckpoint, LocalState, LogRange, Offset, PendingCommit,
     TableView, TopicPartition, one_epoch_is_open, request_is_prepared,
 };
 use crate::source::{SourceError, TopicInfo};
@@ -504,32 +504,39 @@ impl Checkpoints for Port {
 
     async fn finalize(
         &self,
-        epoch: Epoch,
+        commit: CommitId,
         outcome: Outcome,
         _end: CheckpointEnd,
     ) -> Result<(), Failure> {
         let life = self.life.clone();
         self.write("finalize", move |state| {
-            let open = state.drives[life.slot()].now.open.take();
-            let Some(open) = open.filter(|open| open.epoch == epoch) else {
-                let text = format!("{} finalizes epoch {epoch}, which is not open", life.name());
+            let slot = life.slot();
+            let mut open = state.drives[slot].now.open.take();
+            let done = open.as_mut().and_then(|open| {
+                let at = open.pending.iter().position(|pending| pending.commit_id == commit)?;
+                Some((open.epoch, open.frontiers.clone(), open.pending.remove(at)))
+            });
+            let Some((epoch, frontiers, pending)) = done else {
+                let text = format!("{} finalizes {commit}, which is not open", life.name());
                 state.find(text);
-                return Err(Failure::State(StateError::NotOpen { epoch, open: None }));
+                return Err(Failure::State(StateError::NotOpen { commit, open: None }));
             };
-            state.note(format_args!("{} finalizes epoch {epoch}: {outcome:?}", life.name()));
+            state.drives[slot].now.open = open.filter(|open| !open.pending.is_empty());
+            state.note(format_args!(
+                "{} finalizes epoch {epoch} in {}: {outcome:?}",
+                life.name(),
+                pending.table
+            ));
             if matches!(outcome, Outcome::Committed { .. }) {
-                for pending in &open.pending {
-                    let id = &pending.commit_id;
-                    if !state.has_landed(id) {
-                        state.find(format!("I5: {id} is finalized and did not land"));
-                    }
+                if !state.has_landed(&commit) {
+                    state.find(format!("I5: {commit} is finalized and did not land"));
                 }
-                let generations = open.pending.iter().map(|pending| pending.generation);
-                let generation = generations.max().unwrap_or(0);
-                let last = LastCheckpoint { epoch, frontier: open.frontier, generation };
-                state.drives[life.slot()].now.last = Some(last);
+                let frontier = frontiers.get(&pending.table).cloned().unwrap_or_default();
+                let generation = pending.generation;
+                let last = LastCheckpoint { epoch, frontier, generation };
+                state.drives[slot].now.last.insert(pending.table, last);
             }
-            state.drives[life.slot()].copy();
+            state.drives[slot].copy();
             Ok(())
         })
         .await

@@ -194,7 +194,7 @@ impl Lake {
         }
         let (pending, view) = (self.facts.pending(commit), self.view(number));
         let admission = admit(pending, &view);
-        let local = LocalState { pending: vec![pending.clone()], last: None };
+        let local = LocalState { pending: vec![pending.clone()], last: BTreeMap::new() };
         let views = BTreeMap::from([(TABLE.to_owned(), view.clone())]);
         let recovery = recover(Some(&local), &views);
         if recovery.steps.len() != 1 || recovery.steps[0].admission != admission {

@@ -1,5 +1,7 @@
 //! What may happen in a state, and what it leads to.
 
+use std::collections::BTreeMap;
+
 use super::super::*;
 use super::facts::{CommitNo, Facts, Sealing, TABLE, bit, frontier, offsets};
 use super::lake::{Decision, Lake, TableNo};
@@ -238,11 +240,16 @@ impl World {
     fn local_state(&self, local: &Local) -> LocalState {
         LocalState {
             pending: local.open.iter().map(|o| self.lake.facts.pending(o.commit).clone()).collect(),
-            last: local.last.map(|last| LastCheckpoint {
-                epoch: Epoch(last.epoch.into()),
-                frontier: frontier(&last.frontier),
-                generation: last.generation.into(),
-            }),
+            last: local
+                .last
+                .map(|last| LastCheckpoint {
+                    epoch: Epoch(last.epoch.into()),
+                    frontier: frontier(&last.frontier),
+                    generation: last.generation.into(),
+                })
+                .map(|last| (TABLE.to_owned(), last))
+                .into_iter()
+                .collect(),
         }
     }
 
@@ -371,7 +378,7 @@ impl World {
             let prepared = self.lake.facts.pending(open.commit);
             Checkpoint {
                 epoch: prepared.epoch,
-                frontier: frontier(&open.frontier),
+                frontiers: BTreeMap::from([(TABLE.to_owned(), frontier(&open.frontier))]),
                 pending: vec![prepared.clone()],
             }
         });
