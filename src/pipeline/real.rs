@@ -103,7 +103,7 @@ impl World for Real {
         let (config, shares) = (&self.config, self.config.shares());
         let names = DataFileNames::new(
             &table.metadata.uuid().to_string(),
-            (&config.kafka.group_id, &config.kafka.topic),
+            config.pipeline(),
             generation,
             &self.instance,
             (now_ms(), shard),

@@ -78,7 +78,12 @@ impl FileSink {
                     return Err(Failure::Internal(String::from("rows that no record brought")));
                 };
                 self.writers_made += 1;
-                let prefix = self.settings.names.prefix(partition, offset, self.writers_made);
+                let prefix = self.settings.names.prefix(
+                    &self.settings.topic,
+                    partition,
+                    offset,
+                    self.writers_made,
+                );
                 let settings = WriteSettings {
                     target_file_size: self.settings.target_file_size,
                     max_buffered_bytes: self.settings.max_buffered_bytes,
@@ -234,7 +239,7 @@ mod tests {
             vended: false,
         };
         let instance = "0123456789abcdef".repeat(2);
-        let names = DataFileNames::new("uuid", ("flow", "t"), 3, &instance, (1_700_000_000_000, 0));
+        let names = DataFileNames::new("uuid", "flow", 3, &instance, (1_700_000_000_000, 0));
         let settings = SinkSettings {
             topic: "t".into(),
             names,

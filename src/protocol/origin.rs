@@ -9,14 +9,20 @@
 //!
 //! LINEAGE is a hash of table uuid, pipeline and topic, TABLE one of the table uuid: 16 hexadecimal
 //! digits. INSTANCE is 32 of them, as the journal has it, STAMP the milliseconds since 1970 at which
-//! the shard began. PARTITION and OFFSET are of the record that became the shard's first row in the
-//! epoch. No other engine's names have this form, and what is not exactly of it is not ours.
+//! the shard began. Topic, PARTITION and OFFSET are of the record that became the shard's first row
+//! in this table in the epoch. No other engine's names have this form, and what is not exactly of it
+//! is not ours.
+//!
+//! A file may hold rows of several topics. It is named for one record all the same: that one is
+//! enough for the proof below, since the commit moves its partition whatever else it brings, and one
+//! topic is all that a name has room for (a topic may have 249 characters, of which some may not
+//! stand in a path). So a flow of several topics writes the names that a flow of one does.
 //!
 //! # Why a file that was passed is dead
 //!
 //! **Data files.** A data file is of one epoch, and so of one pending commit P at most, also while it
-//! is still being written and P is not sealed. P brings that row, so it moves PARTITION, and its
-//! `from` there is at most OFFSET. The table has passed P if its ledger of the same pipeline, topic
+//! is still being written and P is not sealed. P brings that row, so it moves PARTITION of its
+//! topic, and its `from` there is at most OFFSET. The table has passed P if its ledger of the same pipeline, topic
 //! and generation is above OFFSET in PARTITION, or if its generation is a later one. From then on
 //! [`admit`](super::admit) never says `Commit` for P again: in one generation
 //! ledgers only grow (I6) and generations are only counted up. A request for P that is under way
@@ -50,29 +56,36 @@ const COUNTER_DIGITS: usize = 5;
 /// What one shard of a run writes its data files for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataFileNames {
-    fixed: String,
+    table_uuid: String,
+    pipeline: String,
+    /// What follows the lineage.
+    run: String,
 }
 
 impl DataFileNames {
     /// Names for the commits of `instance` that continue `generation` of the ledger of `pipeline`
-    /// for `topic`. `stamp_ms` are milliseconds since the Unix epoch; no two shards of an instance
+    /// in a table. `stamp_ms` are milliseconds since the Unix epoch; no two shards of an instance
     /// may have both it and `shard` in common.
     pub fn new(
         table_uuid: &str,
-        (pipeline, topic): (&str, &str),
+        pipeline: &str,
         generation: u64,
         instance: &str,
         (stamp_ms, shard): (i64, usize),
     ) -> Self {
-        let lineage = tag(&[table_uuid, pipeline, topic]);
         let stamp_ms = stamp_ms.max(0);
-        Self { fixed: format!("{lineage}-{generation}-{instance}-{stamp_ms:013}-{shard}") }
+        Self {
+            table_uuid: table_uuid.to_owned(),
+            pipeline: pipeline.to_owned(),
+            run: format!("{generation}-{instance}-{stamp_ms:013}-{shard}"),
+        }
     }
 
     /// The beginning of the names of one epoch's files, of which this is the `writer`-th. The
-    /// shard's first row in the epoch is of the record at `offset` of `partition`.
-    pub fn prefix(&self, partition: i32, offset: Offset, writer: u64) -> String {
-        format!("{}-{partition}-{offset}-{writer:05}", self.fixed)
+    /// shard's first row in the epoch is of the record at `offset` of `partition` of `topic`.
+    pub fn prefix(&self, topic: &str, partition: i32, offset: Offset, writer: u64) -> String {
+        let lineage = tag(&[&self.table_uuid, &self.pipeline, topic]);
+        format!("{lineage}-{}-{partition}-{offset}-{writer:05}", self.run)
     }
 }
 
@@ -106,13 +119,13 @@ fn tag(texts: &[&str]) -> String {
 pub enum Origin {
     /// A data file.
     Data {
-        /// Table, pipeline and topic.
+        /// Table, pipeline, and topic of that record.
         lineage: String,
         /// Generation of the ledger that its commit continues.
         generation: u64,
         /// When its shard began, milliseconds since the Unix epoch.
         stamp_ms: i64,
-        /// Partition of the record of its shard's first row in the epoch.
+        /// Partition of the record of its shard's first row in the table in the epoch.
         partition: i32,
         /// Offset of that record.
         offset: Offset,

@@ -2,18 +2,19 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::protocol::fixtures::{UUID, ledger, pending, view};
-use crate::protocol::{Admission, admit};
+use crate::protocol::{Admission, Frontier, TopicPartition, admit};
 
 const INSTANCE: &str = "0123456789abcdef0123456789abcdef";
 const UNIQUE: &str = "fedcba9876543210fedcba9876543210";
 const STAMP: i64 = 1_700_000_000_000;
 
 fn names(generation: u64) -> DataFileNames {
-    DataFileNames::new(UUID, ("flow", "readings"), generation, INSTANCE, (STAMP, 3))
+    DataFileNames::new(UUID, "flow", generation, INSTANCE, (STAMP, 3))
 }
 
 fn data_file(generation: u64, partition: i32, offset: Offset) -> Origin {
-    let name = format!("{}-00007.parquet", names(generation).prefix(partition, offset, 12));
+    let name =
+        format!("{}-00007.parquet", names(generation).prefix("readings", partition, offset, 12));
     Origin::of(&name).unwrap_or_else(|| panic!("{name} is not recognised"))
 }
 
@@ -33,7 +34,7 @@ fn a_data_file_tells_where_its_epoch_began() {
 #[test]
 fn names_of_other_engines_are_not_ours() {
     let uuid = "0c5a2f1e-7c0f-4c1f-9e57-1a3f6f0d9f11";
-    let ours = names(0).prefix(0, 17, 1);
+    let ours = names(0).prefix("readings", 0, 17, 1);
     let foreign = [
         // Spark, Flink, Kafka Connect, pyiceberg, Trino, Impala, iceberg-rust; our own of old.
         format!("00000-0-{uuid}-00001.parquet"),
@@ -87,12 +88,42 @@ fn files_of_other_tables_pipelines_and_topics_are_never_passed() {
     for (uuid, pipeline, topic) in
         [("table-2", "flow", "readings"), (UUID, "other", "readings"), (UUID, "flow", "other")]
     {
-        let names = DataFileNames::new(uuid, (pipeline, topic), 0, INSTANCE, (STAMP, 0));
-        let origin = Origin::of(&format!("{}-00000.parquet", names.prefix(0, 0, 0))).unwrap();
+        let names = DataFileNames::new(uuid, pipeline, 0, INSTANCE, (STAMP, 0));
+        let origin =
+            Origin::of(&format!("{}-00000.parquet", names.prefix(topic, 0, 0, 0))).unwrap();
         assert!(!all.rules_out(&origin), "{uuid} {pipeline} {topic}");
     }
     assert!(!all.rules_out(&Origin::of(&manifest_name("table-2", 1, UNIQUE)).unwrap()));
     assert!(!all.rules_out(&Origin::of(&manifest_list_name(4, "table-2", 1, UNIQUE)).unwrap()));
+}
+
+/// The name of a file that an earlier version wrote for a flow of one topic.
+#[test]
+fn the_name_of_a_known_file_never_changes() {
+    let known = "304c7af391fe6aea-2-0123456789abcdef0123456789abcdef-1700000000000-3-5-1200-00012";
+    assert_eq!(names(2).prefix("readings", 5, 1200, 12), known);
+}
+
+#[test]
+fn a_file_with_rows_of_several_topics_is_passed_by_the_topic_that_it_is_named_for() {
+    let tp = |topic: &str| TopicPartition::new(topic, 0);
+    let ledger = |one, other| Ledger {
+        frontier: Frontier::from_iter([(tp("one"), one), (tp("other"), other)]),
+        topic_ids: BTreeMap::new(),
+        ..ledger("a", &[])
+    };
+    let named_for = |topic: &str| {
+        Origin::of(&format!("{}-00000.parquet", names(0).prefix(topic, 0, 10, 1))).unwrap()
+    };
+    let rules_out = |one, other, topic: &str| {
+        let ledger = ledger(one, other);
+        Passed::new(UUID, Some(8), [("flow", &ledger)]).rules_out(&named_for(topic))
+    };
+    assert!(!rules_out(10, 99, "one"), "the other topic says nothing of it");
+    assert!(rules_out(11, 0, "one"));
+    assert!(!rules_out(99, 10, "other"));
+    assert!(rules_out(0, 11, "other"));
+    assert!(!rules_out(99, 99, "third"), "a topic that the table does not know");
 }
 
 #[test]
@@ -135,8 +166,8 @@ proptest! {
         offset in 0..=i64::MAX, (writer, file) in (0..=u64::from(u32::MAX), 0..=u64::from(u32::MAX)),
         (snapshot, sequence) in (1..=i64::MAX, 0..=i64::MAX),
     ) {
-        let names = DataFileNames::new(UUID, ("f", "t"), generation, INSTANCE, (stamp, shard));
-        let name = format!("{}-{file:05}.parquet", names.prefix(partition, offset, writer));
+        let names = DataFileNames::new(UUID, "f", generation, INSTANCE, (stamp, shard));
+        let name = format!("{}-{file:05}.parquet", names.prefix("t", partition, offset, writer));
         let Some(Origin::Data { generation: g, partition: p, offset: o, stamp_ms, .. }) =
             Origin::of(&name)
         else {

@@ -169,19 +169,14 @@ mod tests {
 
     #[test]
     fn every_location_ends_in_a_name_that_tells_its_origin() {
-        let names = DataFileNames::new(
-            "u",
-            ("flow", "readings"),
-            2,
-            &"0f".repeat(16),
-            (1_700_000_000_000, 1),
-        );
+        let names = DataFileNames::new("u", "flow", 2, &"0f".repeat(16), (1_700_000_000_000, 1));
         for properties in [
             properties(&[]),
             properties(&[(OBJECT_STORAGE, "true")]),
             properties(&[(DATA_PATH, "/d")]),
         ] {
-            let mut locations = Locations::new("s3://b/t", &properties, &names.prefix(3, 1200, 4));
+            let mut locations =
+                Locations::new("s3://b/t", &properties, &names.prefix("readings", 3, 1200, 4));
             for path in ["", "day=2024-01-01", "a=x%2Fy-z/b=1"] {
                 let location = locations.next(path);
                 let (_, name) = location.rsplit_once('/').unwrap();

@@ -15,9 +15,13 @@ const LATER: i64 = i64::MAX;
 
 /// The location of a data file of ours whose epoch began at `offset`.
 fn own_path(loaded: &LoadedTable, offset: i64) -> String {
-    let (uuid, flow) = (loaded.metadata.uuid().to_string(), (PIPELINE, "readings"));
-    let names = DataFileNames::new(&uuid, flow, 0, INSTANCE, (1_700_000_000_000, 0));
-    format!("{}/data/{}-00000.parquet", loaded.metadata.location(), names.prefix(0, offset, 1))
+    let uuid = loaded.metadata.uuid().to_string();
+    let names = DataFileNames::new(&uuid, PIPELINE, 0, INSTANCE, (1_700_000_000_000, 0));
+    format!(
+        "{}/data/{}-00000.parquet",
+        loaded.metadata.location(),
+        names.prefix("readings", 0, offset, 1)
+    )
 }
 
 fn candidates(loaded: &LoadedTable, before_ms: i64) -> OrphanSearch {
