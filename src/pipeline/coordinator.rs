@@ -11,19 +11,21 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::committer::{Committer, Done, Settled, Work};
+use super::committer::{Committer, Done, Work};
 use super::end::{Finish, RunEnd, join_error, now_ms, violated};
+use super::flow_tables::Tables;
 use super::membership::Members;
 use super::messages::{Command, Event, Progress, Report, Sealed};
 use super::seams::{Source, now};
 use super::settings::RunSettings;
+use super::table_committer::Settled;
 use super::unprepared::Unprepared;
 use super::world::{Loaded, World};
 use crate::decode::BadRecord;
 use crate::failure::{Failure, chain};
 use crate::protocol::{
-    Checkpoint, Epoch, Flow, FlowTable, Frontier, Offset, OpenEpoch, TableShare, TopicPartition,
-    Trigger, pending_continues, pending_is_contiguous, written_rows_are_in_files,
+    Checkpoint, Epoch, Flow, Frontier, Offset, OpenEpoch, PendingCommit, TableShare,
+    TopicPartition, Trigger, pending_continues, pending_is_contiguous, written_rows_are_in_files,
 };
 use crate::source::TopicInfo;
 use crate::telemetry::{CheckpointOutcome, Health, Metrics, Server};
@@ -38,18 +40,16 @@ pub(super) struct Coordinator<W: World> {
     pub settings: Arc<RunSettings>,
     pub info: TopicInfo,
     pub flow: Flow,
-    pub table: Arc<Loaded<W>>,
-    /// What that table is to the flow.
-    pub target: FlowTable,
+    pub tables: Tables<W>,
     pub epoch: Epoch,
-    /// The ledger as last seen.
-    pub ledger: Frontier,
     /// The partitions that this instance reads, by their positions and shards.
     pub owned: BTreeMap<TopicPartition, Owned>,
     /// Timestamp of the last record below the ledger by partition, where this run knows it.
     pub timestamps: BTreeMap<TopicPartition, i64>,
     /// Ends of the log to reach, with `--until-caught-up`.
     pub targets: Option<BTreeMap<TopicPartition, Offset>>,
+    /// Files of an epoch that came to nothing.
+    pub left: Vec<Sealed>,
     pub committer: Arc<Committer<W>>,
     pub source: W::Source,
     pub progress: Arc<Progress>,
@@ -87,7 +87,7 @@ pub(super) struct Sealing {
 pub(super) struct Run<W: World> {
     trigger: Trigger,
     pub sealing: Option<Sealing>,
-    pub commit: Option<JoinHandle<Result<Done<Loaded<W>>, Failure>>>,
+    pub commit: Option<JoinHandle<Result<Vec<Done<Loaded<W>>>, Failure>>>,
     /// Changes of the assignment, and where the one under way is.
     pub members: Members,
     /// Timestamps of the last records by partition of the epoch being committed.
@@ -139,8 +139,9 @@ impl<W: World> Coordinator<W> {
             };
             leave(commit, patience).await;
         }
-        let taken = run.sealing.map(|sealing| sealing.parts).unwrap_or_default();
-        (ended, Unprepared { taken, reports: self.reports, table: self.table })
+        let mut taken = run.sealing.map(|sealing| sealing.parts).unwrap_or_default();
+        taken.append(&mut self.left);
+        (ended, Unprepared { taken, reports: self.reports, tables: self.tables })
     }
 
     async fn turns(
@@ -244,7 +245,7 @@ impl<W: World> Coordinator<W> {
         self.targets.as_ref().is_some_and(|targets| {
             targets.iter().all(|(tp, end)| match self.owned.get(tp) {
                 Some(owned) => owned.position.load(Ordering::Acquire) >= *end,
-                None => self.ledger.get(tp).is_some_and(|next| next >= *end),
+                None => self.tables.ledger(tp).is_some_and(|next| next >= *end),
             })
         })
     }
@@ -293,7 +294,8 @@ impl<W: World> Coordinator<W> {
             last: run.final_seal,
         });
         for shard in 0..self.commands.len() {
-            let (next, release) = (self.table.clone(), release.clone());
+            let next = self.tables.iter().map(|table| table.loaded.clone()).collect();
+            let release = release.clone();
             self.tell(run, shard, Command::Seal { epoch: self.epoch, next, release })?;
         }
         Ok(())
@@ -310,6 +312,11 @@ impl<W: World> Coordinator<W> {
             }),
             Report::Bad(record) => {
                 self.bad(run, record);
+                Ok(())
+            }
+            // Why is told next; until then it is a part of the epoch that comes to nothing.
+            Report::Left(part) => {
+                self.left.push(*part);
                 Ok(())
             }
             Report::Ready => self.ready(run),
@@ -351,6 +358,7 @@ impl<W: World> Coordinator<W> {
         while let Ok(report) = self.reports.try_recv() {
             match (report, &mut run.sealing) {
                 (Report::Sealed(_, part), Some(sealing)) => sealing.parts.push(*part),
+                (Report::Left(part), _) => self.left.push(*part),
                 (failed @ Report::Failed(_), _) => {
                     if let Err(failure) = self.reported(run, failed) {
                         return failure;
@@ -371,34 +379,34 @@ impl<W: World> Coordinator<W> {
     fn sealed(&mut self, run: &mut Run<W>, sealing: Sealing) -> Result<(), Failure> {
         let now = now();
         run.last_finish = Some(now);
-        let mut share = TableShare::default();
+        let mut shares: Vec<TableShare> = Vec::new();
+        shares.resize_with(self.tables.0.len(), TableShare::default);
         for part in sealing.parts {
             run.timestamps.extend(part.last_timestamps);
-            share.merge(part.share);
+            for (whole, share) in shares.iter_mut().zip(part.shares) {
+                whole.merge(share);
+            }
         }
-        let pending = self.flow.commit(&self.target, sealing.epoch, share);
-        if pending.ranges.is_empty() {
+        let (mut frontiers, mut pending) = (BTreeMap::new(), Vec::new());
+        for (table, share) in self.tables.iter().zip(shares) {
+            if share.ranges.is_empty() {
+                continue;
+            }
+            let commit = self.flow.commit(&table.target, sealing.epoch, share);
+            self.check(&commit, &table.ledger)?;
+            let mut frontier = table.ledger.clone();
+            frontier.0.extend(commit.to().0);
+            frontiers.insert(commit.table.clone(), frontier);
+            pending.push(commit);
+        }
+        if pending.is_empty() {
             return Ok(());
         }
-        let checks = pending_is_contiguous(&pending)
-            .and_then(|()| pending_continues(&pending, &self.ledger))
-            .and_then(|()| written_rows_are_in_files(&pending));
-        if let Err(violation) = checks {
-            return Err(violated(&self.metrics, &violation));
-        }
-        let mut frontier = self.ledger.clone();
-        for (tp, next) in pending.to().iter() {
-            frontier.set(tp.clone(), next);
-        }
         let work = Work {
-            checkpoint: Checkpoint {
-                epoch: sealing.epoch,
-                frontiers: BTreeMap::from([(pending.table.clone(), frontier)]),
-                pending: vec![pending],
-            },
+            checkpoint: Checkpoint { epoch: sealing.epoch, frontiers, pending },
             started_ms: sealing.started_ms,
             seal: now.duration_since(sealing.began),
-            table: Loaded::<W>::clone(&self.table),
+            tables: self.tables.loaded(),
         };
         tracing::debug!(epoch = %sealing.epoch, last = sealing.last, "sealed");
         let committer = self.committer.clone();
@@ -406,36 +414,59 @@ impl<W: World> Coordinator<W> {
         Ok(())
     }
 
-    /// A commit is settled.
-    fn done(&mut self, run: &mut Run<W>, done: Done<Loaded<W>>) -> Result<Option<RunEnd>, Failure> {
+    /// I3 and I10 of what is about to be prepared.
+    fn check(&self, commit: &PendingCommit, ledger: &Frontier) -> Result<(), Failure> {
+        pending_is_contiguous(commit)
+            .and_then(|()| pending_continues(commit, ledger))
+            .and_then(|()| written_rows_are_in_files(commit))
+            .map_err(|violation| violated(&self.metrics, &violation))
+    }
+
+    /// The commits of an epoch are settled.
+    fn done(
+        &mut self,
+        run: &mut Run<W>,
+        all: Vec<Done<Loaded<W>>>,
+    ) -> Result<Option<RunEnd>, Failure> {
         run.last_finish = Some(now());
-        if let Settled::Superseded { ledger } = &done.settled {
-            tracing::warn!(
-                commit_id = %done.pending.commit_id, %ledger,
-                "fenced: another instance of this pipeline committed these offsets, or the ledger was edited; reading on from the ledger"
-            );
+        let mut fenced = false;
+        for done in all {
+            if let Settled::Superseded { ledger } = &done.settled {
+                tracing::warn!(
+                    commit_id = %done.pending.commit_id, %ledger,
+                    "fenced: another instance of this pipeline committed these offsets, or the ledger was edited; reading on from the ledger"
+                );
+                fenced = true;
+            } else {
+                self.settled(done)?;
+            }
+        }
+        if fenced {
             return Ok(Some(RunEnd::Fenced));
         }
         self.commits.fetch_add(1, Ordering::Relaxed);
-        for (tp, next) in done.pending.to().iter() {
-            self.ledger.set(tp.clone(), next);
-        }
-        let view = self.committer.view(&done.table)?;
-        self.others(view.ledger.map(|ledger| ledger.frontier).unwrap_or_default());
-        self.table = Arc::new(done.table);
         self.timestamps.append(&mut run.timestamps);
         self.gauges();
         Ok(None)
     }
 
+    /// A commit is in its table.
+    fn settled(&mut self, done: Done<Loaded<W>>) -> Result<(), Failure> {
+        let view = self.committer.table(&done.pending)?.view(&done.table)?;
+        let name = done.pending.table.clone();
+        let Some(table) = self.tables.get_mut(&name) else { return Ok(()) };
+        table.ledger.0.extend(done.pending.to().0);
+        table.loaded = Arc::new(done.table);
+        self.others(&name, view.ledger.map(|ledger| ledger.frontier).unwrap_or_default());
+        Ok(())
+    }
+
     /// What other instances committed; it counts for `--until-caught-up`. Of our own partitions we
     /// know it ourselves, and what differs there fences the next commit.
-    pub(super) fn others(&mut self, ledger: Frontier) {
-        for (tp, next) in ledger.0 {
-            if !self.owned.contains_key(&tp) {
-                self.ledger.set(tp, next);
-            }
-        }
+    pub(super) fn others(&mut self, table: &str, ledger: Frontier) {
+        let Some(table) = self.tables.get_mut(table) else { return };
+        let theirs = ledger.0.into_iter().filter(|(tp, _)| !self.owned.contains_key(tp));
+        table.ledger.0.extend(theirs);
     }
 
     fn event(&mut self, run: &mut Run<W>, event: Event) -> Result<(), Failure> {
@@ -471,7 +502,7 @@ impl<W: World> Coordinator<W> {
         for (tp, owned) in &self.owned {
             let read = owned.position.load(Ordering::Relaxed);
             let end = self.source.log_end(tp).map_or(read, |end| end.max(read));
-            let ledger = self.ledger.get(tp).unwrap_or(0);
+            let ledger = self.tables.ledger(tp).unwrap_or(0);
             // The oldest missing record came after the last one that the table has.
             let last = self.timestamps.get(tp).and_then(|millis| u64::try_from(*millis).ok());
             let behind = (ledger < end)
@@ -483,10 +514,12 @@ impl<W: World> Coordinator<W> {
 
 /// Lets a commit under way come to its end, within the time for leaving. Cut off, its pending
 /// commit stays in the checkpoint and the next start settles it.
-async fn leave<T>(mut commit: JoinHandle<Result<Done<T>, Failure>>, patience: Duration) {
+async fn leave<T>(mut commit: JoinHandle<Result<Vec<Done<T>>, Failure>>, patience: Duration) {
     match tokio::time::timeout(patience, &mut commit).await {
         Ok(Ok(Ok(done))) => {
-            tracing::info!(epoch = %done.pending.epoch, "the last commit is settled");
+            for Done { pending, .. } in done {
+                tracing::info!(epoch = %pending.epoch, "the last commit is settled");
+            }
         }
         Ok(Ok(Err(failure))) => {
             tracing::warn!(error = %chain(&failure), "the last commit is left to the next start");
@@ -504,8 +537,8 @@ async fn leave<T>(mut commit: JoinHandle<Result<Done<T>, Failure>>, patience: Du
 }
 
 async fn finished<T>(
-    commit: &mut Option<JoinHandle<Result<Done<T>, Failure>>>,
-) -> Result<Done<T>, Failure> {
+    commit: &mut Option<JoinHandle<Result<Vec<Done<T>>, Failure>>>,
+) -> Result<Vec<Done<T>>, Failure> {
     match commit {
         Some(handle) => handle.await.map_err(join_error)?,
         None => std::future::pending().await,

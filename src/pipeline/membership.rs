@@ -18,10 +18,10 @@ use super::coordinator::{Coordinator, Owned, Run};
 use super::end::{RunEnd, join_error};
 use super::messages::{Begin, Command};
 use super::seams::{Share, Source};
-use super::starts::starts;
+use super::starts::{Starts, starts};
 use super::world::World;
 use crate::failure::Failure;
-use crate::protocol::{Frontier, StartAt, TopicPartition};
+use crate::protocol::{Frontier, TableView, TopicPartition};
 use crate::source::Membership;
 use crate::telemetry::Rebalance;
 
@@ -37,14 +37,14 @@ pub(super) struct Members {
 /// What was read beside the loop.
 pub(super) enum Read {
     /// Where to begin in new partitions.
-    Starts(BTreeMap<TopicPartition, StartAt>),
-    /// The ledger.
-    Ledger(Frontier),
+    Starts(Starts),
+    /// The ledgers by table.
+    Ledgers(BTreeMap<String, Frontier>),
 }
 
 /// Shards are told of new partitions.
 struct Taking {
-    starts: BTreeMap<TopicPartition, StartAt>,
+    starts: Starts,
     shares: Vec<Share>,
     owned: BTreeMap<TopicPartition, Owned>,
     /// Shards that have not answered.
@@ -153,9 +153,10 @@ impl<W: World> Coordinator<W> {
             run.refreshed = now;
             let committer = self.committer.clone();
             run.members.reading = Some(tokio::spawn(async move {
-                let (_, view) = committer.load_patiently().await?;
-                let ledger = view.ledger.map(|ledger| ledger.frontier);
-                Ok(Read::Ledger(ledger.unwrap_or_default()))
+                let views = committer.views().await?.into_iter();
+                let ledger = |view: TableView| view.ledger.map(|ledger| ledger.frontier);
+                let ledgers = views.map(|(name, view)| (name, ledger(view).unwrap_or_default()));
+                Ok(Read::Ledgers(ledgers.collect()))
             }));
         }
     }
@@ -164,37 +165,36 @@ impl<W: World> Coordinator<W> {
     pub(super) fn was_read(&mut self, run: &mut Run<W>, read: Read) -> Result<(), Failure> {
         match read {
             Read::Starts(starts) => self.tell_shards(run, starts),
-            Read::Ledger(ledger) => {
-                self.others(ledger);
+            Read::Ledgers(ledgers) => {
+                for (table, ledger) in ledgers {
+                    self.others(&table, ledger);
+                }
                 Ok(())
             }
         }
     }
 
     /// Tells each shard of its new partitions, the least busy first.
-    fn tell_shards(
-        &mut self,
-        run: &mut Run<W>,
-        starts: BTreeMap<TopicPartition, StartAt>,
-    ) -> Result<(), Failure> {
+    fn tell_shards(&mut self, run: &mut Run<W>, starts: Starts) -> Result<(), Failure> {
         let mut load = vec![0_usize; self.commands.len()];
         for owned in self.owned.values() {
             load[owned.shard] += 1;
         }
         let mut begins: Vec<Vec<Begin>> = load.iter().map(|_| Vec::new()).collect();
         let (mut shares, mut owned) = (Vec::new(), BTreeMap::new());
-        for (tp, at) in &starts {
+        for (tp, tables) in &starts {
+            let start = tables.iter().map(|at| at.start).min().unwrap_or(0);
             let least = load.iter().enumerate().min_by_key(|(_, partitions)| **partitions);
             let shard = least.map_or(0, |(index, _)| index);
             load[shard] += 1;
-            let position = Arc::new(AtomicI64::new(at.start));
+            let position = Arc::new(AtomicI64::new(start));
             begins[shard].push(Begin {
                 tp: tp.clone(),
-                ledger: at.ledger,
-                start: at.start,
+                tables: tables.clone(),
+                start,
                 position: position.clone(),
             });
-            shares.push(Share { tp: tp.clone(), start: at.start, shard });
+            shares.push(Share { tp: tp.clone(), start, shard });
             owned.insert(tp.clone(), Owned { position, shard });
         }
         // All of them, also those without new ones: one that answers holds no record any more of
@@ -217,21 +217,22 @@ impl<W: World> Coordinator<W> {
             return Ok(());
         }
         let Some(taking) = run.members.taking.take() else { return Ok(()) };
-        let ledger = taking.starts.iter();
-        let ledger: Frontier =
-            ledger.filter_map(|(tp, at)| Some((tp.clone(), at.ledger?))).collect();
+        for (tp, tables) in taking.starts {
+            for (table, at) in self.tables.0.iter_mut().zip(tables) {
+                match at.ledger {
+                    Some(next) => table.ledger.set(tp.clone(), next),
+                    None => {
+                        table.ledger.0.remove(&tp);
+                    }
+                }
+            }
+        }
+        let assigned = |tp: &TopicPartition| Some((tp.clone(), self.tables.ledger(tp)?));
+        let ledger: Frontier = taking.owned.keys().filter_map(assigned).collect();
         tracing::info!(
             partitions = taking.shares.len(), %ledger, "assigned: reading from the ledger"
         );
         self.source.take(&taking.shares)?;
-        for (tp, at) in taking.starts {
-            match at.ledger {
-                Some(next) => self.ledger.set(tp, next),
-                None => {
-                    self.ledger.0.remove(&tp);
-                }
-            }
-        }
         self.owned.extend(taking.owned);
         self.metrics.add_rebalance(Rebalance::Assigned);
         self.gauges();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 
 use crate::decode::BadRecord;
 use crate::failure::Failure;
-use crate::protocol::{Epoch, Offset, TableShare, TopicPartition};
+use crate::protocol::{Epoch, Offset, StartAt, TableShare, TopicPartition};
 use crate::source::{Membership, SourceError};
 
 /// Counters that the coordinator reads while shards run.
@@ -26,9 +26,9 @@ pub struct Progress {
 pub struct Begin {
     /// The partition.
     pub tp: TopicPartition,
-    /// Its ledger: what the first range of the shard continues.
-    pub ledger: Option<Offset>,
-    /// The offset to read first.
+    /// Where it starts in each table of the flow, in their order.
+    pub tables: Vec<StartAt>,
+    /// The offset to read first: the lowest of these. A table that is ahead drops what it holds.
     pub start: Offset,
     /// Next offset to read, for others to see.
     pub position: Arc<AtomicI64>,
@@ -43,8 +43,8 @@ pub enum Command<T> {
     Seal {
         /// The epoch that ends.
         epoch: Epoch,
-        /// The table for the epoch after it.
-        next: Arc<T>,
+        /// The tables for the epoch after it.
+        next: Vec<Arc<T>>,
         /// Partitions that belong to the epoch and are read no further.
         release: Arc<BTreeSet<TopicPartition>>,
     },
@@ -53,8 +53,8 @@ pub enum Command<T> {
 /// What a shard did in an epoch.
 #[derive(Debug, Default)]
 pub struct Sealed {
-    /// What goes into the table.
-    pub share: TableShare,
+    /// What goes into each table of the flow, in their order.
+    pub shares: Vec<TableShare>,
     /// Timestamp of the last record by partition, milliseconds since the Unix epoch.
     pub last_timestamps: BTreeMap<TopicPartition, i64>,
     /// Payload bytes read.
@@ -67,6 +67,8 @@ pub enum Report {
     Ready,
     /// The answer to a barrier.
     Sealed(Epoch, Box<Sealed>),
+    /// Files of an epoch that came to nothing, since those of another table could not be written.
+    Left(Box<Sealed>),
     /// A bad record under `fail`: its partition goes no further; seal what precedes it.
     Bad(BadRecord),
     /// The shard ended.

@@ -1,17 +1,18 @@
-//! A pipeline: a topic into a table. This module starts a run; its parts carry it.
+//! A pipeline: topics into tables, as a flow. This module starts a run; its parts carry it.
 //!
 //! ```text
 //! shard threads ── reports ──> coordinator ── work ──> committer ──> table
 //!       ^───────── barriers ───────┘  ^── events ── monitor thread (Kafka)
 //! ```
 //!
-//! A run begins at the table's ledger and ends for a reason. Whatever the reason, beginning anew
+//! A run begins at the ledgers of its flow's tables and ends for a reason. Whatever the reason, beginning anew
 //! at the ledger is always right, so the service simply starts another run after fencing, new
 //! partitions, or an error that may pass.
 
 mod committer;
 mod coordinator;
 mod end;
+mod flow_tables;
 mod membership;
 mod memory;
 mod messages;
@@ -27,6 +28,7 @@ mod sim;
 mod sink;
 mod start;
 mod starts;
+mod table_committer;
 mod unprepared;
 mod world;
 
@@ -183,7 +185,6 @@ impl Pipeline {
         self.metrics.set_partitions(0, 0);
 
         let progress = Arc::new(Progress::default());
-        let table = Arc::new(started.table);
         #[allow(
             clippy::disallowed_methods,
             reason = "one report answers one command, of which there are few; else one a partition"
@@ -196,12 +197,14 @@ impl Pipeline {
             false => self.settings.parallelism.min(started.info.partitions.len()).max(1),
         };
         for (index, queue) in connected.source.queues(shards).into_iter().enumerate() {
-            let sink = connected.world.sink(index, &table, started.target.generation)?;
+            let tables = started.tables.iter();
+            let sinks = tables.map(|t| connected.world.sink(index, &t.target, &t.loaded));
+            let sinks = sinks.collect::<Result<Vec<_>, Failure>>()?;
             let settings = ShardSettings {
                 bad_records: self.settings.bad_records,
                 max_epoch_bytes: self.settings.trigger.max_bytes,
             };
-            let shard = Shard::new(settings, sink, progress.clone(), self.metrics.clone());
+            let shard = Shard::new(settings, sinks, progress.clone(), self.metrics.clone());
             let (send, receive) = std_mpsc::sync_channel(COMMANDS);
             let reports = reports_in.clone();
             let task = ShardTask { index, shard, queue, commands: receive, reports };
@@ -216,10 +219,9 @@ impl Pipeline {
             settings: self.settings.clone(),
             info: started.info,
             flow: started.flow,
-            table,
-            target: started.target,
+            tables: started.tables,
             epoch: started.epoch,
-            ledger: started.ledger,
+            left: Vec::new(),
             owned: BTreeMap::new(),
             timestamps: BTreeMap::new(),
             targets,
@@ -238,7 +240,7 @@ impl Pipeline {
         let (ended, unprepared) = coordinator.run(stop).await;
         // The coordinator is gone, and with it the channels that the others live by.
         let intact = futures::future::join_all(running).await.into_iter().all(|intact| intact);
-        unprepared.delete(&connected.table).await;
+        unprepared.delete(&connected.tables).await;
         if !intact && ended.is_ok() {
             return Err(Failure::Internal(String::from("a thread of the pipeline panicked")));
         }

@@ -3,17 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::protocol::{Offset, TopicPartition};
+use crate::protocol::{Offset, OffsetRange, StartAt, TopicPartition};
 use crate::source::Record;
 use crate::telemetry::PartitionMetrics;
 
 /// A partition that a shard reads.
 pub(super) struct Partition {
     pub(super) tp: TopicPartition,
-    /// What the next range continues.
-    pub(super) ledger: Option<Offset>,
-    /// Where the open epoch begins.
-    pub(super) start: Offset,
+    /// How far each table of the flow is, in their order.
+    pub(super) places: Vec<Place>,
     /// The next offset to read.
     pub(super) next: Offset,
     pub(super) last_timestamp: Option<i64>,
@@ -24,6 +22,44 @@ pub(super) struct Partition {
     /// `next`, for others to see.
     pub(super) position: Arc<AtomicI64>,
     pub(super) metrics: PartitionMetrics,
+}
+
+/// How far a table is in a partition.
+pub(super) struct Place {
+    /// What its next range continues.
+    ledger: Option<Offset>,
+    /// Where its next range begins. Records below are in the table already.
+    start: Offset,
+    /// It took the record at which the partition then stopped, for it was bad for another table.
+    ahead: bool,
+}
+
+impl Place {
+    pub(super) fn new(at: StartAt) -> Self {
+        Self { ledger: at.ledger, start: at.start, ahead: false }
+    }
+
+    /// Does the table lack the record at `offset`?
+    pub(super) fn wants(&self, offset: Offset) -> bool {
+        offset >= self.start
+    }
+
+    /// The table took the record that stops the partition.
+    pub(super) fn went_ahead(&mut self) {
+        self.ahead = true;
+    }
+
+    /// Ends the epoch at `next`, the partition's position: the ledger value that the range continues,
+    /// and the range; `None` if nothing moved for this table.
+    pub(super) fn seal(&mut self, next: Offset) -> Option<(Option<Offset>, OffsetRange)> {
+        let end = if std::mem::take(&mut self.ahead) { next + 1 } else { next };
+        if end <= self.start {
+            return None;
+        }
+        let range = OffsetRange { start: self.start, end };
+        self.start = end;
+        Some((self.ledger.replace(end), range))
+    }
 }
 
 /// The partitions of a shard.

@@ -19,8 +19,8 @@ use crate::config::{Assignment, Config};
 use crate::connect::{connect_catalog, open_table, source_settings, table_name};
 use crate::failure::Failure;
 use crate::protocol::{
-    Checkpoint, CommitId, DataFileNames, Frontier, LocalState, LogRange, Offset, PendingCommit,
-    TableView, TopicPartition,
+    Checkpoint, CommitId, DataFileNames, FlowTable, Frontier, LocalState, LogRange, Offset,
+    PendingCommit, TableView, TopicPartition,
 };
 use crate::source::{GroupMember, Polled, ShardQueue, Source, TopicInfo};
 use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StateError, StateStore, StepSeconds};
@@ -63,20 +63,21 @@ pub(super) async fn connect(
             Some(GroupMember { member, session_timeout: config.kafka.session_timeout });
     }
     let source = KafkaSource { source: Arc::new(Source::connect(settings)?) };
+    let table = CatalogTable {
+        catalog,
+        name: table_name(config)?,
+        config: config.clone(),
+        upkeep: Upkeep::new(
+            usize::try_from(config.shares().metadata).unwrap_or(usize::MAX),
+            config.expire_snapshots,
+        ),
+        metrics: metrics.clone(),
+        shown: Arc::default(),
+    };
     Ok(Connected {
         world: Real { config: config.clone(), instance: instance.to_owned() },
         source,
-        table: CatalogTable {
-            catalog,
-            name: table_name(config)?,
-            config: config.clone(),
-            upkeep: Upkeep::new(
-                usize::try_from(config.shares().metadata).unwrap_or(usize::MAX),
-                config.expire_snapshots,
-            ),
-            metrics: metrics.clone(),
-            shown: Arc::default(),
-        },
+        tables: BTreeMap::from([(config.iceberg.table.clone(), table)]),
         state: Disk { store: Arc::new(state), flow: config.flow().to_owned() },
     })
 }
@@ -97,14 +98,14 @@ impl World for Real {
     fn sink(
         &self,
         shard: usize,
-        table: &Arc<LoadedTable>,
-        generation: u64,
+        table: &FlowTable,
+        loaded: &Arc<LoadedTable>,
     ) -> Result<FileSink, Failure> {
         let (config, shares) = (&self.config, self.config.shares());
         let names = DataFileNames::new(
-            &table.metadata.uuid().to_string(),
+            &table.uuid,
             config.pipeline(),
-            generation,
+            table.generation,
             &self.instance,
             (now_ms(), shard),
         );
@@ -118,7 +119,7 @@ impl World for Real {
             max_buffered_bytes: shares.files,
             runtime: tokio::runtime::Handle::current(),
         };
-        FileSink::new(settings, table.clone())
+        FileSink::new(settings, loaded.clone())
     }
 
     fn spawn_shard(&self, task: ShardTask<Self>) -> Result<BoxFuture<'static, bool>, Failure> {
@@ -194,7 +195,7 @@ impl seams::Source for KafkaSource {
         self.call(|source| Ok(source.describe(PATIENCE)?)).await
     }
 
-    async fn topic_id(&self) -> Option<String> {
+    async fn topic_id(&self, _topic: &str) -> Option<String> {
         self.call(|source| Ok(source.topic_id(PATIENCE))).await.ok().flatten()
     }
 

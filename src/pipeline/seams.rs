@@ -31,8 +31,8 @@ pub trait Source: Clone + Send + Sync + 'static {
 
     /// Cluster, topic id and partitions now.
     fn describe(&self) -> impl Future<Output = Result<TopicInfo, Failure>> + Send;
-    /// The topic's id now, where the cluster tells it.
-    fn topic_id(&self) -> impl Future<Output = Option<String>> + Send;
+    /// The id of a topic now, where the cluster tells it.
+    fn topic_id(&self, topic: &str) -> impl Future<Output = Option<String>> + Send;
     /// First offset kept and end of what a committed reader may see.
     fn log_ranges(
         &self,

@@ -14,8 +14,6 @@ pub struct RunSettings {
     pub pipeline: String,
     /// The topic.
     pub topic: String,
-    /// The table as `namespace.table`.
-    pub table: String,
     /// Shards.
     pub parallelism: usize,
     /// Does the consumer group share the partitions out?
@@ -45,7 +43,6 @@ impl RunSettings {
         Self {
             pipeline: config.kafka.group_id.clone(),
             topic: config.kafka.topic.clone(),
-            table: config.iceberg.table.clone(),
             parallelism: config.parallelism.max(1),
             group: config.kafka.assignment == Assignment::Group,
             trigger: Trigger {

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::messages::{Begin, Command, Progress, Report, Sealed};
-use super::partitions::{Partition, Partitions};
+use super::partitions::{Partition, Partitions, Place};
 use super::seams::{Closing, Queue, Sink, now};
 use crate::config::BadRecords;
 use crate::decode::{BadRecord, RecordError};
 use crate::failure::{Failure, chain};
-use crate::protocol::{Epoch, OffsetRange, RowCounts, TableShare};
+use crate::protocol::{Epoch, RowCounts, TableShare};
 use crate::source::{Polled, Record};
 use crate::telemetry::Metrics;
 
@@ -43,9 +43,9 @@ enum Taken {
 /// The state of a shard.
 pub struct Shard<S: Sink> {
     settings: ShardSettings,
-    sink: S,
+    /// One for each table of the flow, in their order.
+    tables: Vec<ShardTable<S>>,
     partitions: Partitions,
-    counts: RowCounts,
     bytes: u64,
     records: u64,
     shown_buffered: i64,
@@ -56,27 +56,35 @@ pub struct Shard<S: Sink> {
     metrics: Metrics,
 }
 
+/// What a shard does for one table.
+struct ShardTable<S> {
+    sink: S,
+    /// What became of the records of the open epoch.
+    counts: RowCounts,
+}
+
 /// An epoch whose files are not known to be durable yet.
 struct Ending<C> {
     epoch: Epoch,
     /// All but the files.
     sealed: Sealed,
-    files: C,
+    /// Those of each table.
+    files: Vec<C>,
 }
 
 impl<S: Sink> Shard<S> {
-    /// A shard without partitions.
+    /// A shard without partitions; `sinks` are those of the tables of its flow, in their order.
     pub fn new(
         settings: ShardSettings,
-        sink: S,
+        sinks: Vec<S>,
         progress: Arc<Progress>,
         metrics: Metrics,
     ) -> Self {
+        let table = |sink| ShardTable { sink, counts: RowCounts::default() };
         Self {
             settings,
-            sink,
+            tables: sinks.into_iter().map(table).collect(),
             partitions: Partitions::default(),
-            counts: RowCounts::default(),
             bytes: 0,
             records: 0,
             shown_buffered: 0,
@@ -92,7 +100,10 @@ impl<S: Sink> Shard<S> {
     pub fn must_hold(&self) -> bool {
         let long = self.progress.hold.load(Ordering::Relaxed)
             && self.progress.epoch_bytes.load(Ordering::Relaxed) >= self.settings.max_epoch_bytes;
-        long || self.ending.as_ref().is_some_and(|last| self.sink.is_full(last.files.held_bytes()))
+        long || self.ending.as_ref().is_some_and(|last| {
+            let mut both = self.tables.iter().zip(&last.files);
+            both.any(|(table, files)| table.sink.is_full(files.held_bytes()))
+        })
     }
 
     /// Is there a barrier that is not answered yet?
@@ -122,9 +133,8 @@ impl<S: Sink> Shard<S> {
                         "a barrier before the last was answered",
                     )));
                 }
-                let (sealed, files) = self.seal(&next)?;
+                self.seal(epoch, &next)?;
                 self.partitions.retain(|p| !release.contains(&p.tp));
-                self.ending = Some(Ending { epoch, sealed, files });
                 self.answer(out)
             }
         }
@@ -136,7 +146,7 @@ impl<S: Sink> Shard<S> {
     /// # Errors
     /// If the files could not be written.
     pub fn answer(&mut self, out: &UnboundedSender<Report>) -> Result<bool, Failure> {
-        match self.ending.take_if(|last| last.files.is_over()) {
+        match self.ending.take_if(|last| last.files.iter().all(Closing::is_over)) {
             Some(last) => {
                 self.show_buffered();
                 last.report(out)
@@ -181,7 +191,9 @@ impl<S: Sink> Shard<S> {
             // Nobody listening means the run is over already.
             out.send(Report::Bad(record)).ok();
         }
-        self.sink.tick()?;
+        for table in &mut self.tables {
+            table.sink.tick()?;
+        }
         Ok(polled)
     }
 
@@ -192,7 +204,9 @@ impl<S: Sink> Shard<S> {
             tracing::warn!(error = %chain(&failure), "the files of the last epoch were not written");
         }
         self.metrics.buffered_bytes().sub(std::mem::take(&mut self.shown_buffered));
-        self.sink.abandon();
+        for table in &mut self.tables {
+            table.sink.abandon();
+        }
     }
 
     /// Moves positions past what no reader may see: transaction markers and aborted records.
@@ -211,8 +225,7 @@ impl<S: Sink> Shard<S> {
 
     fn begin(&mut self, begin: Begin) {
         let partition = Partition {
-            ledger: begin.ledger,
-            start: begin.start,
+            places: begin.tables.into_iter().map(Place::new).collect(),
             next: begin.start,
             last_timestamp: None,
             stopped: false,
@@ -245,17 +258,16 @@ impl<S: Sink> Shard<S> {
         }
         match record.payload {
             None => {
-                self.counts.tombstones += 1;
                 self.metrics.add_tombstones(1);
+                for (table, place) in self.tables.iter_mut().zip(&p.places) {
+                    table.counts.tombstones += u64::from(place.wants(record.offset));
+                }
             }
             Some(payload) => {
                 self.bytes += payload.len() as u64;
-                match self.sink.push(record, payload)? {
-                    Ok(()) => self.counts.written += 1,
-                    Err(error) => {
-                        if let Some(bad) = self.bad(record, error) {
-                            return Ok(Taken::Bad(bad));
-                        }
+                for at in 0..self.tables.len() {
+                    if let Some(bad) = self.push(at, record, payload)? {
+                        return Ok(Taken::Bad(bad));
                     }
                 }
             }
@@ -265,17 +277,43 @@ impl<S: Sink> Shard<S> {
         Ok(Taken::Moved)
     }
 
-    /// Counts a bad record as skipped, or stops its partition before it.
-    fn bad(&mut self, record: &Record<'_>, error: RecordError) -> Option<BadRecord> {
+    /// Gives a record to the table at `at`, unless that holds it already.
+    fn push(
+        &mut self,
+        at: usize,
+        record: &Record<'_>,
+        payload: &[u8],
+    ) -> Result<Option<BadRecord>, Failure> {
+        let Some(p) = self.partitions.get_mut(record.partition) else { return Ok(None) };
+        let Some(table) = self.tables.get_mut(at) else { return Ok(None) };
+        if !p.places.get(at).is_some_and(|place| place.wants(record.offset)) {
+            return Ok(None);
+        }
+        match table.sink.push(record, payload)? {
+            Ok(()) => {
+                table.counts.written += 1;
+                Ok(None)
+            }
+            Err(error) => Ok(self.bad(at, record, error)),
+        }
+    }
+
+    /// Counts a bad record as skipped for the table at `at`, or stops its partition before it.
+    fn bad(&mut self, at: usize, record: &Record<'_>, error: RecordError) -> Option<BadRecord> {
         self.metrics.add_bad_records(error.reason.label(), 1);
         let p = self.partitions.get_mut(record.partition)?;
         match self.settings.bad_records {
             BadRecords::Fail => {
                 p.stopped = true;
+                for before in p.places.iter_mut().take(at).filter(|p| p.wants(record.offset)) {
+                    before.went_ahead();
+                }
                 Some(BadRecord { partition: p.tp.clone(), offset: record.offset, error })
             }
             BadRecords::Skip => {
-                self.counts.skipped += 1;
+                if let Some(table) = self.tables.get_mut(at) {
+                    table.counts.skipped += 1;
+                }
                 tracing::debug!(partition = %p.tp, offset = record.offset, %error, "skipped");
                 None
             }
@@ -291,7 +329,7 @@ impl<S: Sink> Shard<S> {
         self.progress.epoch_records.fetch_add(records, Ordering::Relaxed);
         self.partitions.show();
         self.progress.moves.fetch_add(moved, Ordering::Release);
-        let unknown = self.sink.take_unknown_fields();
+        let unknown = self.tables.iter_mut().map(|table| table.sink.take_unknown_fields()).sum();
         if unknown > 0 {
             self.metrics.add_unknown_fields(unknown);
         }
@@ -300,47 +338,66 @@ impl<S: Sink> Shard<S> {
 
     /// Adds what this shard holds in memory to the gauge, and takes back what it added before.
     fn show_buffered(&mut self) {
-        let ending = self.ending.as_ref().map_or(0, |last| last.files.held_bytes());
-        let held = i64::try_from(self.sink.buffered_bytes() + ending).unwrap_or(i64::MAX);
+        let ending: u64 = self.ending.iter().flat_map(|e| &e.files).map(Closing::held_bytes).sum();
+        let open: u64 = self.tables.iter().map(|table| table.sink.buffered_bytes()).sum();
+        let held = i64::try_from(open + ending).unwrap_or(i64::MAX);
         self.metrics.buffered_bytes().add(held - self.shown_buffered);
         self.shown_buffered = held;
     }
 
     /// Ends the epoch: what it read, and its files, which nobody sees.
-    fn seal(&mut self, next: &Arc<S::Table>) -> Result<(Sealed, S::Closing), Failure> {
-        let files = self.sink.close(next)?;
-        let mut sealed = Sealed {
-            share: TableShare { rows: std::mem::take(&mut self.counts), ..TableShare::default() },
+    fn seal(&mut self, epoch: Epoch, next: &[Arc<S::Table>]) -> Result<(), Failure> {
+        let sealed = Sealed {
+            shares: Vec::with_capacity(self.tables.len()),
             last_timestamps: BTreeMap::new(),
             bytes: std::mem::take(&mut self.bytes),
         };
+        let files = Vec::with_capacity(self.tables.len());
+        // From here on, so that files that are closed are told also if those of another table fail.
+        let ending = self.ending.insert(Ending { epoch, sealed, files });
+        for (table, next) in self.tables.iter_mut().zip(next) {
+            ending.files.push(table.sink.close(next)?);
+            let rows = std::mem::take(&mut table.counts);
+            ending.sealed.shares.push(TableShare { rows, ..TableShare::default() });
+        }
         let records = std::mem::take(&mut self.records);
-        self.progress.epoch_bytes.fetch_sub(sealed.bytes, Ordering::Relaxed);
+        self.progress.epoch_bytes.fetch_sub(ending.sealed.bytes, Ordering::Relaxed);
         self.progress.epoch_records.fetch_sub(records, Ordering::Relaxed);
         for p in self.partitions.iter_mut() {
-            if p.next == p.start {
-                continue;
+            let mut moved = false;
+            for (place, share) in p.places.iter_mut().zip(&mut ending.sealed.shares) {
+                let Some((ledger, range)) = place.seal(p.next) else { continue };
+                share.from.extend(ledger.map(|ledger| (p.tp.clone(), ledger)));
+                share.ranges.insert(p.tp.clone(), range);
+                moved = true;
             }
-            if let Some(ledger) = p.ledger {
-                sealed.share.from.insert(p.tp.clone(), ledger);
+            if let Some(timestamp) = p.last_timestamp.filter(|_| moved) {
+                ending.sealed.last_timestamps.insert(p.tp.clone(), timestamp);
             }
-            let range = OffsetRange { start: p.start, end: p.next };
-            sealed.share.ranges.insert(p.tp.clone(), range);
-            if let Some(timestamp) = p.last_timestamp {
-                sealed.last_timestamps.insert(p.tp.clone(), timestamp);
-            }
-            p.ledger = Some(p.next);
-            p.start = p.next;
         }
         self.show_buffered();
-        Ok((sealed, files))
+        Ok(())
     }
 }
 
 impl<C: Closing> Ending<C> {
     /// Waits for the files and tells that the epoch is sealed. False: nobody listens any more.
     fn report(mut self, out: &UnboundedSender<Report>) -> Result<bool, Failure> {
-        self.sealed.share.files = self.files.wait()?;
+        let mut failed = None;
+        // All of them: what is durable while others are not has to be told.
+        for (files, share) in self.files.into_iter().zip(&mut self.sealed.shares) {
+            match files.wait() {
+                Ok(files) => share.files = files,
+                Err(failure) => failed = failed.or(Some(failure)),
+            }
+        }
+        if let Some(failure) = failed {
+            if self.sealed.shares.iter().any(|share| !share.files.is_empty()) {
+                // Nobody listening means the run is over already.
+                out.send(Report::Left(Box::new(self.sealed))).ok();
+            }
+            return Err(failure);
+        }
         crate::crash::point("seal.files-closed");
         Ok(out.send(Report::Sealed(self.epoch, Box::new(self.sealed))).is_ok())
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicI64;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
-use crate::protocol::{Offset, PendingFile, TopicPartition};
+use crate::protocol::{Offset, PendingFile, StartAt, TopicPartition};
 
 /// What the sink is told and tells.
 #[derive(Default)]
@@ -125,13 +125,18 @@ impl Rig {
         let disk = Arc::new(Mutex::new(disk));
         let settings = ShardSettings { bad_records: BadRecords::Fail, max_epoch_bytes: u64::MAX };
         let metrics = Metrics::new().unwrap();
-        let shard = Shard::new(settings, Store(disk.clone()), Arc::default(), metrics);
+        let shard = Shard::new(settings, vec![Store(disk.clone())], Arc::default(), metrics);
         #[allow(clippy::disallowed_methods, reason = "the pipeline's own kind")]
         let (out, reports) = unbounded_channel();
         let mut rig = Self { disk, shard, log: Log { next: 10, count: 5 }, out, reports };
         let tp = TopicPartition::new("t", 0);
         let position = Arc::new(AtomicI64::new(10));
-        let begin = Begin { tp, ledger: Some(10), start: 10, position };
+        let begin = Begin {
+            tp,
+            tables: vec![StartAt { ledger: Some(10), start: 10 }],
+            start: 10,
+            position,
+        };
         rig.shard.obey(Command::Take(vec![begin]), &rig.out).unwrap();
         assert!(matches!(rig.reports.try_recv(), Ok(Report::Ready)));
         rig
@@ -142,8 +147,11 @@ impl Rig {
     }
 
     fn seal(&mut self, epoch: u64) -> Result<bool, Failure> {
-        let seal =
-            Command::Seal { epoch: Epoch(epoch), next: Arc::new(()), release: Arc::default() };
+        let seal = Command::Seal {
+            epoch: Epoch(epoch),
+            next: vec![Arc::new(())],
+            release: Arc::default(),
+        };
         self.shard.obey(seal, &self.out)
     }
 
@@ -155,10 +163,10 @@ impl Rig {
     fn sealed(&mut self) -> Option<(u64, Offset, Offset, u64)> {
         match self.reports.try_recv().ok()? {
             Report::Sealed(epoch, sealed) => {
-                let range = sealed.share.ranges.values().next().unwrap();
-                assert_eq!(sealed.share.from.values().next(), Some(&range.start));
-                let rows = sealed.share.files.iter().map(|file| file.records).sum();
-                assert_eq!(rows, sealed.share.rows.written);
+                let range = sealed.shares[0].ranges.values().next().unwrap();
+                assert_eq!(sealed.shares[0].from.values().next(), Some(&range.start));
+                let rows = sealed.shares[0].files.iter().map(|file| file.records).sum();
+                assert_eq!(rows, sealed.shares[0].rows.written);
                 Some((epoch.0, range.start, range.end, rows))
             }
             _ => panic!("another report"),

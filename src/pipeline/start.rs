@@ -1,18 +1,22 @@
-//! The beginning of a run: finish what an earlier process left, look at the table and the topic.
+//! The beginning of a run: finish what an earlier process left, look at the tables and the topics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use super::committer::{Committer, Work};
+use futures::future::join_all;
+
+use super::committer::{Committer, Done, Work, worse};
 use super::end::now_ms;
+use super::flow_tables::{TableState, Tables};
 use super::seams::{Checkpoints, Source, Table, now};
 use super::settings::RunSettings;
 use super::starts::starts;
+use super::table_committer::TableCommitter;
 use super::world::{Connected, Loaded, World};
 use crate::failure::Failure;
 use crate::protocol::{
-    Checkpoint, Epoch, Flow, FlowTable, Frontier, LogRange, Offset, OffsetRange, Ranges, Refusal,
-    ResetPolicy, TableShare, TopicPartition, check_history, check_last, check_source, generation,
+    Checkpoint, Epoch, Flow, LocalState, LogRange, Offset, OffsetRange, PendingCommit, Ranges,
+    ResetPolicy, TableShare, TableView, TopicPartition, check_history, check_last, check_source,
     recover,
 };
 use crate::source::TopicInfo;
@@ -23,12 +27,12 @@ pub(super) struct Started<W: World> {
     pub committer: Arc<Committer<W>>,
     pub info: TopicInfo,
     pub flow: Flow,
-    pub table: Loaded<W>,
-    /// What that table is to the flow.
-    pub target: FlowTable,
-    pub ledger: Frontier,
+    pub tables: Tables<W>,
     pub epoch: Epoch,
 }
+
+/// Readings of the tables of a flow, by `namespace.table`.
+type Readings<T> = BTreeMap<String, (T, TableView)>;
 
 impl<W: World> Started<W> {
     pub async fn new(
@@ -38,48 +42,41 @@ impl<W: World> Started<W> {
         metrics: &Metrics,
         health: &Health,
     ) -> Result<Self, Failure> {
-        let committer: Arc<Committer<W>> = Arc::new(Committer {
-            table: connected.table.clone(),
-            name: settings.table.clone(),
-            instance: instance.to_owned(),
-            state: connected.state.clone(),
-            source: connected.source.clone(),
-            retained: settings.retained,
-            give_up: settings.retry_give_up,
-            metrics: metrics.clone(),
-            health: health.clone(),
-            memory: Mutex::default(),
-        });
-        let table = match committer.state.load().await?.pending.is_empty() {
-            // A new table in the place of the one that a commit is pending for would only be in
-            // the way of bringing that one back.
-            false => committer.load().await?.0,
-            true => committer.table.open().await?,
-        };
-        let (epoch, table) = settle_pending(&committer, table).await?;
-        let view = committer.view(&table)?;
-        let refuse = |refusal: Refusal| committer.refuse(refusal);
-        check_history(&settings.table, &view).map_err(refuse)?;
+        let committer = Arc::new(committer(connected, settings, instance, metrics, health));
+        let local = committer.state.load().await?;
+        let mut readings = read(&committer, &local).await?;
+        let epoch = settle_pending(&committer, &local, &mut readings).await?;
         let info = committer.source.describe().await?;
-        check_source(&settings.table, &view, &info.cluster_id, &settings.topic_ids(&info))
-            .map_err(refuse)?;
-        let generation = generation(view.ledger.as_ref());
-        let begun = view.ledger.as_ref().is_some_and(|ledger| ledger.knows(&settings.topic));
-        let ledger = view.ledger.map(|ledger| ledger.frontier).unwrap_or_default();
-        tracing::info!(
-            %instance, table = %settings.table, topic = %settings.topic,
-            partitions = info.partitions.len(), %ledger, "ready to read"
-        );
+        let topic_ids = settings.topic_ids(&info);
+        for (name, (_, view)) in &readings {
+            check_history(name, view)
+                .and_then(|()| check_source(name, view, &info.cluster_id, &topic_ids))
+                .map_err(|refusal| committer.refuse(refusal))?;
+        }
         let flow = Flow {
             pipeline: settings.pipeline.clone(),
             instance: instance.to_owned(),
             cluster_id: info.cluster_id.clone(),
-            topic_ids: settings.topic_ids(&info),
+            topic_ids,
         };
-        let target = FlowTable { name: settings.table.clone(), uuid: view.table_uuid, generation };
-        let mut started = Self { committer, info, flow, table, target, ledger, epoch };
-        if settings.reset == ResetPolicy::Latest && !begun {
-            started.record_ends().await?;
+        let knows = |view: &TableView| {
+            view.ledger.as_ref().is_some_and(|ledger| ledger.knows(&settings.topic))
+        };
+        let new: Vec<String> = readings
+            .iter()
+            .filter(|(_, (_, view))| !knows(view))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let states = readings.into_iter();
+        let states = states.map(|(name, (loaded, view))| TableState::new(&name, loaded, view));
+        let tables = Tables(states.collect());
+        tracing::info!(
+            %instance, table = %tables.names(), topic = %settings.topic,
+            partitions = info.partitions.len(), ledger = %tables.lowest(), "ready to read"
+        );
+        let mut started = Self { committer, info, flow, tables, epoch };
+        if settings.reset == ResetPolicy::Latest && !new.is_empty() {
+            started.record_ends(&new).await?;
         }
         Ok(started)
     }
@@ -87,32 +84,35 @@ impl<W: World> Started<W> {
     /// Under `latest` the ends of the log at the first start are progress, and those of all
     /// partitions are one decision: they are committed before anything is read. Otherwise a
     /// restart, or another instance, would begin at other ends and lose what came in between.
-    async fn record_ends(&mut self) -> Result<(), Failure> {
+    async fn record_ends(&mut self, new: &[String]) -> Result<(), Failure> {
         let log = self.committer.source.log_ranges(self.info.partitions.clone()).await?;
         let at = |(tp, log): (TopicPartition, LogRange)| {
             (tp, OffsetRange { start: log.end, end: log.end })
         };
         let ranges: Ranges = log.into_iter().map(at).collect();
         let epoch = self.epoch.next();
-        let share = TableShare { ranges, ..TableShare::default() };
-        let pending = self.flow.commit(&self.target, epoch, share);
+        let tables = self.tables.iter().filter(|table| new.contains(&table.target.name));
+        let pending: Vec<_> = tables
+            .map(|table| {
+                let share = TableShare { ranges: ranges.clone(), ..TableShare::default() };
+                self.flow.commit(&table.target, epoch, share)
+            })
+            .collect();
+        let frontiers = pending.iter().map(|pending| (pending.table.clone(), pending.to()));
         let work = Work {
-            checkpoint: Checkpoint {
-                epoch,
-                frontiers: BTreeMap::from([(pending.table.clone(), pending.to())]),
-                pending: vec![pending],
-            },
+            checkpoint: Checkpoint { epoch, frontiers: frontiers.collect(), pending },
             started_ms: now_ms(),
             seal: std::time::Duration::ZERO,
-            table: self.table.clone(),
+            tables: self.tables.loaded(),
         };
         // Superseded: another instance was first, and its ends count.
-        let done = self.committer.carry(work).await?;
-        let view = self.committer.view(&done.table)?;
+        for Done { table, pending, .. } in self.committer.carry(work).await? {
+            let view = self.committer.table(&pending)?.view(&table)?;
+            if let Some(state) = self.tables.get_mut(&pending.table) {
+                *state = TableState::new(&pending.table, table, view);
+            }
+        }
         self.epoch = epoch;
-        self.target.generation = generation(view.ledger.as_ref());
-        self.table = done.table;
-        self.ledger = view.ledger.map(|ledger| ledger.frontier).unwrap_or_default();
         Ok(())
     }
 
@@ -130,36 +130,118 @@ impl<W: World> Started<W> {
     }
 }
 
+fn committer<W: World>(
+    connected: &Connected<W>,
+    settings: &RunSettings,
+    instance: &str,
+    metrics: &Metrics,
+    health: &Health,
+) -> Committer<W> {
+    let table = |(name, table): (&String, &W::Table)| {
+        let committer = TableCommitter {
+            table: table.clone(),
+            name: name.clone(),
+            state: connected.state.clone(),
+            retained: settings.retained,
+            give_up: settings.retry_give_up,
+            metrics: metrics.clone(),
+            health: health.clone(),
+            memory: Mutex::default(),
+        };
+        (name.clone(), committer)
+    };
+    Committer {
+        tables: connected.tables.iter().map(table).collect(),
+        instance: instance.to_owned(),
+        state: connected.state.clone(),
+        source: connected.source.clone(),
+        metrics: metrics.clone(),
+    }
+}
+
+/// The first reading of each table; one that is absent is made, if it is known how.
+async fn read<W: World>(
+    committer: &Committer<W>,
+    local: &LocalState,
+) -> Result<Readings<Loaded<W>>, Failure> {
+    let mut readings = Readings::new();
+    for (name, table) in &committer.tables {
+        let is_for = |pending: &PendingCommit| {
+            pending.table == *name || !committer.tables.contains_key(&pending.table)
+        };
+        let awaited = local.pending.iter().any(is_for);
+        let reading = match awaited {
+            // A new table in the place of the one that a commit is pending for would only be in
+            // the way of bringing that one back.
+            true => table.load().await?,
+            false => {
+                let loaded = table.table.open().await?;
+                let view = table.view(&loaded)?;
+                (loaded, view)
+            }
+        };
+        readings.insert(name.clone(), reading);
+    }
+    Ok(readings)
+}
+
 /// Finishes every pending commit of an earlier process by the same admission as a fresh one.
-/// Files already written are committed without reading Kafka again.
+/// Files already written are committed without reading Kafka again. A table that is refused keeps
+/// its commit pending, and does not keep the commits of the others from theirs.
 async fn settle_pending<W: World>(
     committer: &Committer<W>,
-    mut table: Loaded<W>,
-) -> Result<(Epoch, Loaded<W>), Failure> {
-    let local = committer.state.load().await?;
-    let view = committer.view(&table)?;
-    // What became of the ledger is told better by the table's own history, where it tells.
-    check_history(&committer.name, &view)
-        .and_then(|()| check_last(&committer.name, &local, &view))
-        .map_err(|refusal| committer.refuse(refusal))?;
-    let views = BTreeMap::from([(committer.name.clone(), view)]);
-    let recovery = recover(Some(&local), &views);
+    local: &LocalState,
+    readings: &mut Readings<Loaded<W>>,
+) -> Result<Epoch, Failure> {
+    let (mut refused, mut failed) = (BTreeSet::new(), None);
+    for (name, (_, view)) in readings.iter() {
+        // What became of the ledger is told better by the table's own history, where it tells.
+        let checked = check_history(name, view).and_then(|()| check_last(name, local, view));
+        if let Err(refusal) = checked {
+            refused.insert(name.clone());
+            failed = Some(worse(failed, committer.refuse(refusal)));
+        }
+    }
+    let views = readings.iter().map(|(name, (_, view))| (name.clone(), view.clone())).collect();
+    let recovery = recover(Some(local), &views);
     tracing::info!(
         local = ?recovery.standing, pending = recovery.steps.len(), next_epoch = %recovery.next_epoch,
         "recovering"
     );
-    for step in &recovery.steps {
-        let pending = &step.pending;
-        let began = now();
-        // The decision is made again on a fresh reading: what was read above may be old by now.
-        let (settled, loaded) = committer.settle(pending).await?;
-        committer.finalize(pending, &settled, &loaded, now() - began).await?;
-        tracing::info!(
-            epoch = %pending.epoch, commit_id = %pending.commit_id, outcome = settled.name(),
-            "recovered a pending commit"
-        );
-        table = loaded;
+    let steps = recovery.steps.into_iter().map(|step| step.pending);
+    let steps = steps.filter(|pending| !refused.contains(&pending.table));
+    let mut all = Vec::new();
+    for end in join_all(steps.map(|pending| finish(committer, pending))).await {
+        match end {
+            Ok((name, done)) => {
+                let view = committer.table(&done.pending)?.view(&done.table)?;
+                readings.insert(name, (done.table.clone(), view));
+                all.push(done);
+            }
+            Err(failure) => failed = Some(worse(failed, failure)),
+        }
     }
-    let last = Epoch(recovery.next_epoch.0.saturating_sub(1));
-    Ok((last, table))
+    match failed {
+        Some(failure) => return Err(failure),
+        None if all.is_empty() => {}
+        None => committer.count_checkpoint(&all),
+    }
+    Ok(Epoch(recovery.next_epoch.0.saturating_sub(1)))
+}
+
+/// Brings a commit that an earlier process prepared to its end, and says for which table.
+async fn finish<W: World>(
+    committer: &Committer<W>,
+    pending: PendingCommit,
+) -> Result<(String, Done<Loaded<W>>), Failure> {
+    let to = committer.table(&pending)?;
+    let began = now();
+    // The decision is made again on a fresh reading: what was read above may be old by now.
+    let (settled, table) = to.settle(&pending).await?;
+    to.finalize(&pending, &settled, &table, now() - began).await?;
+    tracing::info!(
+        epoch = %pending.epoch, commit_id = %pending.commit_id, outcome = settled.name(),
+        "recovered a pending commit"
+    );
+    Ok((to.name.clone(), Done { settled, table, pending }))
 }

@@ -8,29 +8,34 @@ use super::seams::{Source, now};
 use super::settings::RunSettings;
 use super::world::World;
 use crate::failure::Failure;
-use crate::protocol::{Refusal, SourceView, StartAt, TopicPartition, positions};
+use crate::protocol::{
+    Refusal, ResetPolicy, SourceView, StartAt, TableView, TopicPartition, positions,
+};
 use crate::source::TopicInfo;
 
 /// A new leader may show an older end of the log for a moment. Only one that stays is refused.
 const LOG_END_PATIENCE: Duration = Duration::from_secs(10);
 const LOG_END_AGAIN: Duration = Duration::from_millis(500);
 
-/// Where to begin in partitions that were given to us: the ledger, read after they were.
+/// Where each partition starts in each table of a flow, in their order.
+pub(super) type Starts = BTreeMap<TopicPartition, Vec<StartAt>>;
+
+/// Where to begin in partitions that were given to us: the ledgers, read after they were.
 pub(super) async fn starts<W: World>(
     committer: &Committer<W>,
     settings: &RunSettings,
     info: &TopicInfo,
     partitions: &[TopicPartition],
-) -> Result<BTreeMap<TopicPartition, StartAt>, Failure> {
+) -> Result<Starts, Failure> {
     let until = now() + LOG_END_PATIENCE;
     loop {
-        let (_, view) = committer.load_patiently().await?;
+        let views = committer.views().await?;
         let seen = SourceView {
             cluster_id: info.cluster_id.clone(),
             topic_ids: settings.topic_ids(info),
             log: committer.source.log_ranges(partitions.to_vec()).await?,
         };
-        match positions(&settings.table, &view, &seen, settings.reset) {
+        match of_all(&views, &seen, settings.reset) {
             Ok(starts) => return Ok(starts),
             Err(Refusal::LedgerBeyondLogEnd { .. }) if now() < until => {
                 tokio::time::sleep(LOG_END_AGAIN).await;
@@ -38,8 +43,8 @@ pub(super) async fn starts<W: World>(
             Err(Refusal::RetentionPassedLedger { .. }) => {
                 // Between the two readings another instance may have committed, and retention
                 // followed it. Only a ledger that is behind a log start read before it is late.
-                let (_, after) = committer.load_patiently().await?;
-                let still = positions(&settings.table, &after, &seen, settings.reset);
+                let after = committer.views().await?;
+                let still = of_all(&after, &seen, settings.reset);
                 if let Err(refusal @ Refusal::RetentionPassedLedger { .. }) = still {
                     return Err(committer.refuse(refusal));
                 }
@@ -47,4 +52,18 @@ pub(super) async fn starts<W: World>(
             Err(refusal) => return Err(committer.refuse(refusal)),
         }
     }
+}
+
+fn of_all(
+    views: &BTreeMap<String, TableView>,
+    seen: &SourceView,
+    reset: ResetPolicy,
+) -> Result<Starts, Refusal> {
+    let mut all = Starts::new();
+    for (table, view) in views {
+        for (tp, at) in positions(table, view, seen, reset)? {
+            all.entry(tp).or_default().push(at);
+        }
+    }
+    Ok(all)
 }

@@ -1,11 +1,12 @@
 //! What an ended run leaves of an epoch that never became a checkpoint. Nothing names its files
 //! (I8), so they are deleted.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::flow_tables::Tables;
 use super::messages::{Report, Sealed};
 use super::seams::Table;
 use super::world::{Loaded, World};
@@ -21,20 +22,26 @@ pub(super) struct Unprepared<W: World> {
     pub taken: Vec<Sealed>,
     /// Those that came later.
     pub reports: UnboundedReceiver<Report>,
-    /// The table that they were written for.
-    pub table: Arc<Loaded<W>>,
+    /// The tables that they were written for.
+    pub tables: Tables<W>,
 }
 
 impl<W: World> Unprepared<W> {
     /// Deletes their files. To be called when every shard has ended, so that all have answered.
-    pub async fn delete(mut self, table: &W::Table) {
+    pub async fn delete(mut self, tables: &BTreeMap<String, W::Table>) {
         let mut sealed = self.taken;
         while let Ok(report) = self.reports.try_recv() {
-            if let Report::Sealed(_, part) = report {
+            if let Report::Sealed(_, part) | Report::Left(part) = report {
                 sealed.push(*part);
             }
         }
-        delete::<W>(table, &self.table, sealed.iter().flat_map(|part| &part.share.files)).await;
+        for (at, state) in self.tables.iter().enumerate() {
+            let shares = sealed.iter().filter_map(|part| part.shares.get(at));
+            if let Some(table) = tables.get(&state.target.name) {
+                let files = shares.flat_map(|share| &share.files);
+                delete::<W>(table, &state.loaded, files).await;
+            }
+        }
     }
 }
 

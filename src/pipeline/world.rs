@@ -1,5 +1,6 @@
 //! Everything outside of one pipeline process, as one type: the real world or a simulated one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
@@ -10,6 +11,7 @@ use super::messages::{Command, Report};
 use super::seams::{Checkpoints, Sink, Source, Table};
 use super::shard::Shard;
 use crate::failure::Failure;
+use crate::protocol::FlowTable;
 
 /// Everything outside of one pipeline process.
 pub trait World: Clone + Send + Sync + 'static {
@@ -22,15 +24,15 @@ pub trait World: Clone + Send + Sync + 'static {
     /// What turns records into data files.
     type Sink: Sink<Table = Loaded<Self>>;
 
-    /// A sink for the shard of this number, for commits that continue `generation` of the ledger.
+    /// A sink for the shard of this number, for commits to `table` as it was in `loaded`.
     ///
     /// # Errors
     /// If records cannot be decoded into the table's schema.
     fn sink(
         &self,
         shard: usize,
-        table: &Arc<Loaded<Self>>,
-        generation: u64,
+        table: &FlowTable,
+        loaded: &Arc<Loaded<Self>>,
     ) -> Result<Self::Sink, Failure>;
 
     /// Sets a shard going, beside everything else. The future ends with it; false: it panicked.
@@ -49,9 +51,9 @@ pub struct Connected<W: World> {
     pub world: W,
     /// Kafka.
     pub source: W::Source,
-    /// The table.
-    pub table: W::Table,
-    /// Local state.
+    /// The tables of the flow, by `namespace.table`.
+    pub tables: BTreeMap<String, W::Table>,
+    /// Local state of the flow.
     pub state: W::Checkpoints,
 }
 

@@ -370,7 +370,6 @@ fn draw_settings(state: &mut State) -> RunSettings {
     RunSettings {
         pipeline: PIPELINE.to_owned(),
         topic: TOPIC.to_owned(),
-        table: String::from("n.t"),
         parallelism: state.rng.usize(1..=2),
         group,
         trigger: Trigger {
@@ -416,7 +415,7 @@ async fn supervise(
         let connected = Connected {
             world: port.clone(),
             source: port.clone(),
-            table: port.clone(),
+            tables: BTreeMap::from([(String::from("n.t"), port.clone())]),
             state: port.clone(),
         };
         let ended = pipeline.run_connected(connected, &mut stop).await;

@@ -23,8 +23,8 @@ use crate::pipeline::messages::{Event, Report};
 use crate::pipeline::seams::{Checkpoints, Share, Source, Table};
 use crate::pipeline::world::{ShardTask, World};
 use crate::protocol::{
-    Checkpoint, CommitId, Frontier, LastCheckpoint, LocalState, LogRange, Offset, PendingCommit,
-    TableView, TopicPartition, one_epoch_is_open, request_is_prepared,
+    Checkpoint, CommitId, FlowTable, Frontier, LastCheckpoint, LocalState, LogRange, Offset,
+    PendingCommit, TableView, TopicPartition, one_epoch_is_open, request_is_prepared,
 };
 use crate::source::{SourceError, TopicInfo};
 use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StateError, StepSeconds};
@@ -217,8 +217,8 @@ impl World for Port {
     fn sink(
         &self,
         shard: usize,
-        _table: &Arc<Arc<Meta>>,
-        _generation: u64,
+        _table: &FlowTable,
+        _loaded: &Arc<Arc<Meta>>,
     ) -> Result<SimSink, Failure> {
         Ok(SimSink::new(self.clone(), shard))
     }
@@ -287,7 +287,7 @@ impl Source for Port {
         .await
     }
 
-    async fn topic_id(&self) -> Option<String> {
+    async fn topic_id(&self, _topic: &str) -> Option<String> {
         self.kafka("topic id", |_| String::from("i")).await.ok()
     }
 

@@ -1,0 +1,67 @@
+//! The tables of a flow, as a run knows them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::world::{Loaded, World};
+use crate::protocol::{FlowTable, Frontier, Offset, TableView, TopicPartition, generation};
+
+/// A table of a flow.
+pub(super) struct TableState<W: World> {
+    /// What it is to the flow.
+    pub target: FlowTable,
+    /// The newest reading of it; files of the next epoch are written for it.
+    pub loaded: Arc<Loaded<W>>,
+    /// Its ledger as last seen.
+    pub ledger: Frontier,
+}
+
+impl<W: World> TableState<W> {
+    /// From a reading.
+    pub fn new(name: &str, loaded: Loaded<W>, view: TableView) -> Self {
+        let generation = generation(view.ledger.as_ref());
+        Self {
+            target: FlowTable { name: name.to_owned(), uuid: view.table_uuid, generation },
+            loaded: Arc::new(loaded),
+            ledger: view.ledger.map(|ledger| ledger.frontier).unwrap_or_default(),
+        }
+    }
+}
+
+/// The tables of a flow, in the order in which its shards know them.
+pub(super) struct Tables<W: World>(pub Vec<TableState<W>>);
+
+impl<W: World> Tables<W> {
+    pub fn iter(&self) -> impl Iterator<Item = &TableState<W>> {
+        self.0.iter()
+    }
+
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut TableState<W>> {
+        self.0.iter_mut().find(|table| table.target.name == name)
+    }
+
+    /// Their names, for logs.
+    pub fn names(&self) -> String {
+        let names: Vec<&str> = self.iter().map(|table| table.target.name.as_str()).collect();
+        names.join(" ")
+    }
+
+    /// The readings that files are written for, by `namespace.table`.
+    pub fn loaded(&self) -> BTreeMap<String, Arc<Loaded<W>>> {
+        let named = self.iter().map(|table| (table.target.name.clone(), table.loaded.clone()));
+        named.collect()
+    }
+
+    /// How far all tables are in a partition; `None` while one of them never began it.
+    pub fn ledger(&self, tp: &TopicPartition) -> Option<Offset> {
+        let all: Option<Vec<Offset>> = self.iter().map(|table| table.ledger.get(tp)).collect();
+        all?.into_iter().min()
+    }
+
+    /// How far all tables are, of each partition that all began.
+    pub fn lowest(&self) -> Frontier {
+        let first = self.0.first().map(|table| table.ledger.clone()).unwrap_or_default();
+        let all = first.0.into_keys().filter_map(|tp| Some((tp.clone(), self.ledger(&tp)?)));
+        all.collect()
+    }
+}
