@@ -6,6 +6,8 @@ CARGO_TARGET_DIR ?= $(ICESTREAM_CACHE)/target
 RUST_TEST_THREADS ?= 4
 export ICESTREAM_CACHE CARGO_TARGET_DIR RUST_TEST_THREADS
 
+# cargo with the RocksDB of scripts/setup; the same for all, so that the dependencies compile once.
+CARGO := scripts/cargo
 # The release profile and no other, so that the dependencies compile once.
 CARGO_FLAGS := --release --locked
 BINARY := $(CARGO_TARGET_DIR)/release/icestream
@@ -21,7 +23,7 @@ setup: ## Get all that the build and the tests need and this machine lacks
 
 build: ## Build the binary
 	@scripts/setup build
-	cargo build $(CARGO_FLAGS) --bin icestream
+	$(CARGO) build $(CARGO_FLAGS) --bin icestream
 	@echo "$(BINARY)"
 
 demo: build ## Build, then show the main job on embedded parts (DEMO_ARGS="--records N --kills N")
@@ -29,20 +31,20 @@ demo: build ## Build, then show the main job on embedded parts (DEMO_ARGS="--rec
 
 test: ## Run every test on real components (TEST_ARGS=name picks some)
 	@scripts/setup test
-	cargo test $(CARGO_FLAGS) --features faults $(TEST_ARGS)
+	$(CARGO) test $(CARGO_FLAGS) --features faults $(TEST_ARGS)
 
 soak: ## Every fault at random, for MINUTES (20)
 	@scripts/setup test
-	ICESTREAM_SOAK_MINUTES=$(or $(MINUTES),20) cargo test $(CARGO_FLAGS) --features faults --test it -- \
+	ICESTREAM_SOAK_MINUTES=$(or $(MINUTES),20) $(CARGO) test $(CARGO_FLAGS) --features faults --test it -- \
 		--nocapture --exact soak::every_fault_at_random_is_survived
 
 bench: ## Measure on a real Kafka (BENCH_ARGS)
 	@scripts/setup test
-	cargo bench --locked --bench bench -- $(BENCH_ARGS)
+	$(CARGO) bench --locked --bench bench -- $(BENCH_ARGS)
 
 bench-peers: ## Measure Flink and Kafka Connect beside it (BENCH_ARGS)
 	@scripts/setup peers
-	cargo bench --locked --bench bench -- --peers $(BENCH_ARGS)
+	$(CARGO) bench --locked --bench bench -- --peers $(BENCH_ARGS)
 
 check: ## Formatting, lints and documentation links, all as errors
 	@scripts/setup build
@@ -53,10 +55,10 @@ fmt: ## Format the code
 
 lint: ## Formatting and clippy
 	cargo fmt --check
-	cargo clippy $(CARGO_FLAGS) --all-targets --features faults -- -D warnings
+	$(CARGO) clippy $(CARGO_FLAGS) --all-targets --features faults -- -D warnings
 
 docs: ## Build the documentation of the code
-	RUSTDOCFLAGS='-D warnings' cargo doc $(CARGO_FLAGS) --no-deps --lib
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(CARGO_FLAGS) --no-deps --lib
 
 clean: ## Remove what was built (not what was fetched)
 	cargo clean
