@@ -164,13 +164,6 @@ impl<W: World> Committer<W> {
         Ok(Done { settled, table, pending })
     }
 
-    async fn check_topics(&self, work: &Work<Loaded<W>>) -> Result<(), Failure> {
-        for pending in &work.checkpoint.pending {
-            self.check_topic(pending).await?;
-        }
-        Ok(())
-    }
-
     /// Deletes the files of an epoch that never became a checkpoint: nothing names them (I8).
     async fn drop_unprepared(&self, work: &Work<Loaded<W>>) {
         let files = work.checkpoint.pending.iter().flat_map(|pending| &pending.files);
@@ -180,16 +173,21 @@ impl<W: World> Committer<W> {
     /// The client reads on at its offsets in a topic that was made again meanwhile. Ids are never
     /// used twice: with the same one after the last record as before the first, all records are of
     /// that topic.
-    async fn check_topic(&self, pending: &PendingCommit) -> Result<(), Failure> {
-        for (topic, known) in &pending.topic_ids {
-            match self.source.topic_id().await {
-                Some(found) if found == *known => {}
+    async fn check_topics(&self, work: &Work<Loaded<W>>) -> Result<(), Failure> {
+        let known = || work.checkpoint.pending.iter().flat_map(|pending| &pending.topic_ids);
+        if known().next().is_none() {
+            return Ok(());
+        }
+        let told = self.source.topic_ids().await;
+        for (topic, known) in known() {
+            match told.get(topic) {
+                Some(found) if found == known => {}
                 Some(found) => {
                     return Err(self.refuse(Refusal::TopicRecreated {
                         table: self.name.clone(),
                         topic: topic.clone(),
                         ledger: known.clone(),
-                        found,
+                        found: found.clone(),
                     }));
                 }
                 None => return Err(self.source.silent()),

@@ -201,7 +201,13 @@ impl Pipeline {
                 bad_records: self.settings.bad_records,
                 max_epoch_bytes: self.settings.trigger.max_bytes,
             };
-            let shard = Shard::new(settings, sink, progress.clone(), self.metrics.clone());
+            let shard = Shard::new(
+                settings,
+                connected.source.topics(),
+                sink,
+                progress.clone(),
+                self.metrics.clone(),
+            );
             let (send, receive) = std_mpsc::sync_channel(COMMANDS);
             let reports = reports_in.clone();
             let task = ShardTask { index, shard, queue, commands: receive, reports };

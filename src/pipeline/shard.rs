@@ -18,7 +18,7 @@ use crate::config::BadRecords;
 use crate::decode::{BadRecord, RecordError};
 use crate::failure::{Failure, chain};
 use crate::protocol::{Epoch, OffsetRange, RowCounts, TableShare};
-use crate::source::{Polled, Record};
+use crate::source::{Polled, Record, Topics};
 use crate::telemetry::Metrics;
 
 /// How often a shard asks how far the client got where it has no records.
@@ -43,6 +43,7 @@ enum Taken {
 /// The state of a shard.
 pub struct Shard<S: Sink> {
     settings: ShardSettings,
+    topics: Topics,
     sink: S,
     partitions: Partitions,
     counts: RowCounts,
@@ -68,12 +69,14 @@ impl<S: Sink> Shard<S> {
     /// A shard without partitions.
     pub fn new(
         settings: ShardSettings,
+        topics: Topics,
         sink: S,
         progress: Arc<Progress>,
         metrics: Metrics,
     ) -> Self {
         Self {
             settings,
+            topics,
             sink,
             partitions: Partitions::default(),
             counts: RowCounts::default(),
@@ -112,7 +115,7 @@ impl<S: Sink> Shard<S> {
         match command {
             Command::Take(begins) => {
                 for begin in begins {
-                    self.begin(begin);
+                    self.begin(begin)?;
                 }
                 Ok(out.send(Report::Ready).is_ok())
             }
@@ -203,14 +206,17 @@ impl<S: Sink> Shard<S> {
             return 0;
         }
         self.asked_positions = now;
-        let numbers = self.partitions.iter().map(|p| p.tp.partition);
-        let positions = queue.positions(numbers);
-        let moved = positions.into_iter().filter(|(number, at)| self.partitions.pass(*number, *at));
+        let positions = queue.positions(self.partitions.iter().map(|p| p.id));
+        let moved = positions.into_iter().filter(|(id, at)| self.partitions.pass(*id, *at));
         moved.count() as u64
     }
 
-    fn begin(&mut self, begin: Begin) {
+    fn begin(&mut self, begin: Begin) -> Result<(), Failure> {
+        let id = self.topics.id(&begin.tp).ok_or_else(|| {
+            Failure::Internal(format!("{} is of no topic that is read", begin.tp))
+        })?;
         let partition = Partition {
+            id,
             ledger: begin.ledger,
             start: begin.start,
             next: begin.start,
@@ -222,6 +228,7 @@ impl<S: Sink> Shard<S> {
             tp: begin.tp,
         };
         self.partitions.insert(partition);
+        Ok(())
     }
 
     /// Takes one message. I7: whatever becomes of a record, its partition moves on, except at a
@@ -238,7 +245,7 @@ impl<S: Sink> Shard<S> {
     }
 
     fn record(&mut self, record: &Record<'_>) -> Result<Taken, Failure> {
-        let Some(p) = self.partitions.get_mut(record.partition) else { return Ok(Taken::Still) };
+        let Some(p) = self.partitions.get_mut(record.id()) else { return Ok(Taken::Still) };
         // Below the position: cannot happen after a start at the ledger, and would be a repeat.
         if p.stopped || record.offset < p.next {
             return Ok(Taken::Still);
@@ -268,7 +275,7 @@ impl<S: Sink> Shard<S> {
     /// Counts a bad record as skipped, or stops its partition before it.
     fn bad(&mut self, record: &Record<'_>, error: RecordError) -> Option<BadRecord> {
         self.metrics.add_bad_records(error.reason.label(), 1);
-        let p = self.partitions.get_mut(record.partition)?;
+        let p = self.partitions.get_mut(record.id())?;
         match self.settings.bad_records {
             BadRecords::Fail => {
                 p.stopped = true;

@@ -7,6 +7,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
 use crate::protocol::{Offset, PendingFile, TopicPartition};
+use crate::source::{PartitionId, TopicIndex};
 
 /// What the sink is told and tells.
 #[derive(Default)]
@@ -89,8 +90,9 @@ impl Sink for Store {
     }
 }
 
-/// Records of partition 0 from this offset on, so many a call.
+/// Records of partition 0 of a topic from this offset on, so many a call.
 struct Log {
+    topic: TopicIndex,
     next: Offset,
     count: Offset,
 }
@@ -101,12 +103,14 @@ impl Queue for Log {
         self.next += self.count;
         for offset in from..self.next {
             let payload = Some(&b"{}"[..]);
-            take(Polled::Record(Record { partition: 0, offset, timestamp_ms: None, payload }));
+            let topic = self.topic;
+            let record = Record { topic, partition: 0, offset, timestamp_ms: None, payload };
+            take(Polled::Record(record));
         }
         usize::try_from(self.count).unwrap()
     }
 
-    fn positions(&self, _: impl Iterator<Item = i32>) -> Vec<(i32, Offset)> {
+    fn positions(&self, _: impl Iterator<Item = PartitionId>) -> Vec<(PartitionId, Offset)> {
         Vec::new()
     }
 }
@@ -125,16 +129,33 @@ impl Rig {
         let disk = Arc::new(Mutex::new(disk));
         let settings = ShardSettings { bad_records: BadRecords::Fail, max_epoch_bytes: u64::MAX };
         let metrics = Metrics::new().unwrap();
-        let shard = Shard::new(settings, Store(disk.clone()), Arc::default(), metrics);
+        let shard = Shard::new(
+            settings,
+            Topics::new(["t", "u"]),
+            Store(disk.clone()),
+            Arc::default(),
+            metrics,
+        );
         #[allow(clippy::disallowed_methods, reason = "the pipeline's own kind")]
         let (out, reports) = unbounded_channel();
-        let mut rig = Self { disk, shard, log: Log { next: 10, count: 5 }, out, reports };
-        let tp = TopicPartition::new("t", 0);
-        let position = Arc::new(AtomicI64::new(10));
-        let begin = Begin { tp, ledger: Some(10), start: 10, position };
-        rig.shard.obey(Command::Take(vec![begin]), &rig.out).unwrap();
+        let mut rig = Self {
+            disk,
+            shard,
+            log: Log { topic: TopicIndex::default(), next: 10, count: 5 },
+            out,
+            reports,
+        };
+        rig.begin("t", 10).unwrap();
         assert!(matches!(rig.reports.try_recv(), Ok(Report::Ready)));
         rig
+    }
+
+    /// Begins to read partition 0 of a topic; its position for others to see.
+    fn begin(&mut self, topic: &str, start: Offset) -> Result<Arc<AtomicI64>, Failure> {
+        let (tp, position) = (TopicPartition::new(topic, 0), Arc::new(AtomicI64::new(start)));
+        let begin = Begin { tp, ledger: Some(start), start, position: position.clone() };
+        self.shard.obey(Command::Take(vec![begin]), &self.out)?;
+        Ok(position)
     }
 
     fn read(&mut self) {
@@ -226,4 +247,39 @@ fn at_the_end_files_that_are_not_durable_yet_are_told_so_that_somebody_deletes_t
     rig.shard.abandon(&rig.out);
     assert_eq!(rig.sealed(), Some((1, 10, 15, 5)));
     assert_eq!(rig.disk.lock().unwrap().abandoned, 5);
+}
+
+#[test]
+fn partitions_of_the_same_number_of_two_topics_move_each_by_itself() {
+    let mut rig = Rig::new(Disk { durable: true, ..Disk::default() });
+    let position = rig.begin("u", 70).unwrap();
+    assert!(matches!(rig.reports.try_recv(), Ok(Report::Ready)));
+    rig.read();
+    assert_eq!(position.load(Ordering::Relaxed), 70);
+    let topics = Topics::new(["t", "u"]);
+    rig.log = Log { topic: topics.index("u").unwrap(), next: 70, count: 3 };
+    rig.read();
+    assert_eq!(position.load(Ordering::Relaxed), 73);
+    assert!(rig.seal(1).unwrap());
+    let Ok(Report::Sealed(_, sealed)) = rig.reports.try_recv() else { panic!("another report") };
+    let range = |topic, start, end| (TopicPartition::new(topic, 0), OffsetRange { start, end });
+    assert_eq!(sealed.share.ranges, [range("t", 10, 15), range("u", 70, 73)].into());
+    assert_eq!(sealed.share.rows.written, 8);
+    // One is let go, the other is not.
+    let release = Arc::new([TopicPartition::new("u", 0)].into());
+    let seal = Command::Seal { epoch: Epoch(2), next: Arc::new(()), release };
+    rig.shard.obey(seal, &rig.out).unwrap();
+    assert!(matches!(rig.reports.try_recv(), Ok(Report::Sealed(..))));
+    rig.read();
+    rig.log = Log { topic: TopicIndex::default(), next: 15, count: 2 };
+    rig.read();
+    assert!(rig.seal(3).unwrap());
+    assert_eq!(rig.sealed(), Some((3, 15, 17, 2)));
+}
+
+#[test]
+fn a_partition_of_a_topic_that_is_not_read_is_a_defect() {
+    let mut rig = Rig::new(Disk::default());
+    let failure = rig.begin("v", 0).unwrap_err();
+    assert!(failure.to_string().contains("v[0]"), "{failure}");
 }

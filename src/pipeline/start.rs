@@ -61,8 +61,7 @@ impl<W: World> Started<W> {
         let refuse = |refusal: Refusal| committer.refuse(refusal);
         check_history(&settings.table, &view).map_err(refuse)?;
         let info = committer.source.describe().await?;
-        check_source(&settings.table, &view, &info.cluster_id, &settings.topic_ids(&info))
-            .map_err(refuse)?;
+        check_source(&settings.table, &view, &info.cluster_id, &info.topic_ids).map_err(refuse)?;
         let generation = generation(view.ledger.as_ref());
         let begun = view.ledger.as_ref().is_some_and(|ledger| ledger.knows(&settings.topic));
         let ledger = view.ledger.map(|ledger| ledger.frontier).unwrap_or_default();
@@ -74,7 +73,7 @@ impl<W: World> Started<W> {
             pipeline: settings.pipeline.clone(),
             instance: instance.to_owned(),
             cluster_id: info.cluster_id.clone(),
-            topic_ids: settings.topic_ids(&info),
+            topic_ids: info.topic_ids.clone(),
         };
         let target = FlowTable { name: settings.table.clone(), uuid: view.table_uuid, generation };
         let mut started = Self { committer, info, flow, table, target, ledger, epoch };

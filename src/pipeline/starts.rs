@@ -27,7 +27,7 @@ pub(super) async fn starts<W: World>(
         let (_, view) = committer.load_patiently().await?;
         let seen = SourceView {
             cluster_id: info.cluster_id.clone(),
-            topic_ids: settings.topic_ids(info),
+            topic_ids: info.topic_ids.clone(),
             log: committer.source.log_ranges(partitions.to_vec()).await?,
         };
         match positions(&settings.table, &view, &seen, settings.reset) {

@@ -4,7 +4,7 @@
 //! crate does not offer it: this file and `admin.rs` hold all the calls into C.
 #![allow(unsafe_code, reason = "librdkafka's batch consume has no safe binding")]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::RDKafkaRespErr;
 
-use super::{Polled, Record, SourceContext, SourceError, admin};
+use super::{PartitionId, Polled, Record, SourceContext, SourceError, TopicIndex, Topics, admin};
 use crate::protocol::{Offset, TopicPartition};
 
 /// Messages taken from the client at once: enough to spread the cost of a call, few enough that a
@@ -87,21 +87,25 @@ impl Drop for Forwarded {
 /// The queue of one shard. Owned by its thread.
 pub struct ClientQueue {
     target: Arc<Target>,
-    topic: String,
+    topics: Topics,
     batch: Vec<*mut rdsys::rd_kafka_message_t>,
+    /// The client's objects of the topics of a batch.
+    seen: Vec<(*const rdsys::rd_kafka_topic_t, TopicIndex)>,
 }
 
-// SAFETY: `batch` holds no message between calls of `poll`, and the queue may change threads.
+// SAFETY: `batch` holds no message between calls of `poll`, `seen` is only compared with, and the
+// queue may change threads.
 unsafe impl Send for ClientQueue {}
 
 impl ClientQueue {
-    pub(super) fn new(consumer: &Arc<BaseConsumer<SourceContext>>, topic: &str) -> Self {
+    pub(super) fn new(consumer: &Arc<BaseConsumer<SourceContext>>, topics: &Topics) -> Self {
         // SAFETY: the client pointer is valid while `consumer` lives; the queue is destroyed in drop.
         let queue = unsafe { rdsys::rd_kafka_queue_new(consumer.client().native_ptr()) };
         Self {
             target: Arc::new(Target { queue, consumer: consumer.clone() }),
-            topic: topic.to_owned(),
+            topics: topics.clone(),
             batch: vec![ptr::null_mut(); BATCH],
+            seen: Vec::new(),
         }
     }
 
@@ -117,12 +121,20 @@ impl ClientQueue {
             let millis = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
             count = self.fill(1, millis);
         }
+        // Only of the messages of one batch, which are there together, is it certain that two topics
+        // are not at one address, one after the other.
+        self.seen.clear();
         let mut go_on = true;
         for index in 0..count {
             let message = self.batch[index];
             if go_on {
                 // SAFETY: the message is ours until it is destroyed below, after its last use.
-                go_on = take(unsafe { polled(&self.topic, message) });
+                let topic = unsafe { self.topic(message) };
+                go_on = match topic {
+                    // SAFETY: as above.
+                    Some(topic) => take(unsafe { polled(&self.topics, topic, message) }),
+                    None => true,
+                };
             }
             // SAFETY: each message returned by the client is destroyed exactly once.
             unsafe { rdsys::rd_kafka_message_destroy(message) };
@@ -131,8 +143,42 @@ impl ClientQueue {
     }
 
     /// See [`super::ShardQueue::positions`].
-    pub fn positions(&self, partitions: impl Iterator<Item = i32>) -> Vec<(i32, Offset)> {
-        admin::positions(self.target.consumer.client(), &self.topic, partitions)
+    pub fn positions(
+        &self,
+        partitions: impl Iterator<Item = PartitionId>,
+    ) -> Vec<(PartitionId, Offset)> {
+        admin::positions(self.target.consumer.client(), &self.topics, partitions)
+    }
+
+    /// The topic of a message, by the client's object of it and only once in a batch by its name;
+    /// `None` for one that we do not read, of which nothing is forwarded to us.
+    ///
+    /// # Safety
+    /// `message` must be a live message of the batch.
+    #[inline]
+    unsafe fn topic(&mut self, message: *mut rdsys::rd_kafka_message_t) -> Option<TopicIndex> {
+        // SAFETY: by contract of this function.
+        let topic = unsafe { (*message).rkt }.cast_const();
+        if let Some((_, index)) = self.seen.iter().rev().find(|(seen, _)| *seen == topic) {
+            return Some(*index);
+        }
+        // SAFETY: a live message keeps its topic.
+        unsafe { self.look_up(topic) }
+    }
+
+    /// # Safety
+    /// `topic` must be null or live.
+    #[cold]
+    unsafe fn look_up(&mut self, topic: *const rdsys::rd_kafka_topic_t) -> Option<TopicIndex> {
+        // SAFETY: the name is the topic's own, and is not kept.
+        let name = (!topic.is_null())
+            .then(|| unsafe { CStr::from_ptr(rdsys::rd_kafka_topic_name(topic)) });
+        let found = name.and_then(|name| self.topics.index(name.to_str().ok()?));
+        match found {
+            Some(index) => self.seen.push((topic, index)),
+            None => tracing::warn!(topic = ?name, "the client hands over what nobody asked for"),
+        }
+        found
     }
 
     fn fill(&mut self, most: usize, timeout_ms: i32) -> usize {
@@ -150,8 +196,12 @@ impl ClientQueue {
 }
 
 /// # Safety
-/// `message` must be a live message of a consumer; the result must not outlive it.
-unsafe fn polled<'a>(topic: &str, message: *mut rdsys::rd_kafka_message_t) -> Polled<'a> {
+/// `message` must be a live message of a consumer and of `topic`; the result must not outlive it.
+unsafe fn polled<'a>(
+    topics: &Topics,
+    topic: TopicIndex,
+    message: *mut rdsys::rd_kafka_message_t,
+) -> Polled<'a> {
     // SAFETY: by contract of this function.
     let m = unsafe { &*message };
     if m.err == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
@@ -164,6 +214,7 @@ unsafe fn polled<'a>(topic: &str, message: *mut rdsys::rd_kafka_message_t) -> Po
         // SAFETY: a null type pointer is allowed.
         let timestamp = unsafe { rdsys::rd_kafka_message_timestamp(message, ptr::null_mut()) };
         return Polled::Record(Record {
+            topic,
             partition: m.partition,
             offset: m.offset,
             timestamp_ms: (timestamp >= 0).then_some(timestamp),
@@ -176,10 +227,11 @@ unsafe fn polled<'a>(topic: &str, message: *mut rdsys::rd_kafka_message_t) -> Po
         if text.is_null() {
             String::from("no detail")
         } else {
-            std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned()
+            CStr::from_ptr(text).to_string_lossy().into_owned()
         }
     };
-    let partition = TopicPartition::new(topic, m.partition);
+    let id = PartitionId { topic, partition: m.partition };
+    let partition = topics.tp(id);
     let code = RDKafkaErrorCode::from(m.err);
     let error = match code {
         // There is no code of its own for it where a reset is an error.
@@ -196,5 +248,5 @@ unsafe fn polled<'a>(topic: &str, message: *mut rdsys::rd_kafka_message_t) -> Po
         },
         _ => SourceError::Partition { partition, detail: format!("{code}: {detail}") },
     };
-    Polled::Failed { partition: m.partition, error }
+    Polled::Failed { partition: id, error }
 }

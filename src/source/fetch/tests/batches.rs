@@ -14,7 +14,7 @@ use crate::source::fetch::batch;
 use crate::source::fetch::reader::Part;
 
 fn part(from: i64) -> Part {
-    Part { partition: 3, from, aborted: Vec::new() }
+    Part { partition: partition(), from, aborted: Vec::new() }
 }
 
 fn wanted(log: &[Written], from: i64) -> Vec<Got> {

@@ -16,7 +16,12 @@ use proptest::prelude::*;
 
 use super::batch::BatchError;
 use super::reader::{Progress, Reader};
-use crate::source::Record;
+use crate::source::{PartitionId, Record, TopicIndex};
+
+/// Of which all parts are that are read.
+fn partition() -> PartitionId {
+    PartitionId { topic: TopicIndex::default(), partition: 3 }
+}
 
 /// Bits of a batch's attributes.
 const APPEND_TIME: i16 = 0x08;
