@@ -87,7 +87,7 @@ impl Partitions {
         p.last_timestamp = record.timestamp_ms.or(p.last_timestamp);
         let first = p.uncounted.0 == 0;
         p.uncounted.0 += 1;
-        p.uncounted.1 += record.payload.map_or(0, |payload| payload.len() as u64);
+        p.uncounted.1 += record.value.map_or(0, |value| value.len() as u64);
         if first {
             self.moved.push(record.id());
         }

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Int32Builder, Int64Builder, RecordBatch, StringArray, TimestampMicrosecondBuilder,
+    ArrayRef, Int32Builder, Int64Builder, RecordBatch, StringArray, StringBuilder,
+    TimestampMicrosecondBuilder,
 };
 use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
 use iceberg::spec::TableMetadata;
@@ -128,12 +129,7 @@ impl RowBuilder {
             .columns
             .iter()
             .map(|column| match column {
-                Column::Topic => {
-                    let names = runs.iter().flat_map(|(topic, rows)| {
-                        std::iter::repeat_n(self.topics.name(*topic), *rows)
-                    });
-                    Arc::new(StringArray::from_iter_values(names)) as ArrayRef
-                }
+                Column::Topic => Arc::new(self.topics_of(&runs)) as ArrayRef,
                 Column::Partition => partitions.clone(),
                 Column::Offset => offsets.clone(),
                 Column::Timestamp => timestamps.clone(),
@@ -142,6 +138,18 @@ impl RowBuilder {
             .collect();
         RecordBatch::try_new(self.schema.clone(), arrays)
             .map_err(|e| Failure::Internal(format!("decoded columns do not fit the schema: {e}")))
+    }
+
+    /// The names of topics, each so many times.
+    fn topics_of(&self, runs: &[(TopicIndex, usize)]) -> StringArray {
+        let named = || runs.iter().map(|(topic, rows)| (self.topics.name(*topic), *rows));
+        let all = named().map(|(_, rows)| rows).sum();
+        let bytes = named().map(|(name, rows)| name.len() * rows).sum();
+        let mut names = StringBuilder::with_capacity(all, bytes);
+        for (name, rows) in named() {
+            std::iter::repeat_n(name, rows).for_each(|name| names.append_value(name));
+        }
+        names.finish()
     }
 }
 
@@ -167,6 +175,7 @@ mod tests {
     use iceberg::spec::{FormatVersion, SortOrder, TableMetadataBuilder, UnboundPartitionSpec};
 
     use super::*;
+    use crate::source::Headers;
 
     fn builder(topics: &Topics) -> RowBuilder {
         let schema = crate::table::parse_schema(
@@ -199,7 +208,9 @@ mod tests {
                     partition: 0,
                     offset,
                     timestamp_ms: None,
-                    payload: Some(payload),
+                    key: None,
+                    value: Some(payload),
+                    headers: Headers::NONE,
                 };
                 // One that is no row has no part in it.
                 assert!(rows.push(&record(b"bad"), b"bad").is_err());

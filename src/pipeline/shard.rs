@@ -250,14 +250,14 @@ impl<S: Sink> Shard<S> {
         if p.stopped || record.offset < p.next {
             return Ok(Taken::Still);
         }
-        match record.payload {
+        match record.value {
             None => {
                 self.counts.tombstones += 1;
                 self.metrics.add_tombstones(1);
             }
-            Some(payload) => {
-                self.bytes += payload.len() as u64;
-                match self.sink.push(record, payload)? {
+            Some(value) => {
+                self.bytes += value.len() as u64;
+                match self.sink.push(record, value)? {
                     Ok(()) => self.counts.written += 1,
                     Err(error) => {
                         if let Some(bad) = self.bad(record, error) {

@@ -7,7 +7,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
 use crate::protocol::{Offset, PendingFile, TopicPartition};
-use crate::source::{PartitionId, TopicIndex};
+use crate::source::{Headers, PartitionId, TopicIndex};
 
 /// What the sink is told and tells.
 #[derive(Default)]
@@ -102,9 +102,10 @@ impl Queue for Log {
         let from = self.next;
         self.next += self.count;
         for offset in from..self.next {
-            let payload = Some(&b"{}"[..]);
+            let value = Some(&b"{}"[..]);
             let topic = self.topic;
-            let record = Record { topic, partition: 0, offset, timestamp_ms: None, payload };
+            let (timestamp_ms, key, headers) = (None, None, Headers::NONE);
+            let record = Record { topic, partition: 0, offset, timestamp_ms, key, value, headers };
             take(Polled::Record(record));
         }
         usize::try_from(self.count).unwrap()

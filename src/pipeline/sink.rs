@@ -218,7 +218,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::Origin;
-    use crate::source::TopicIndex;
+    use crate::source::{Headers, TopicIndex};
 
     fn sink(dir: &tempfile::TempDir, runtime: &tokio::runtime::Runtime) -> FileSink {
         let schema = crate::table::parse_schema(
@@ -261,8 +261,15 @@ mod tests {
             let payload = payload.as_bytes();
             let (partition, offset) = (*partition, *offset);
             let topic = TopicIndex::default();
-            let record =
-                Record { topic, partition, offset, timestamp_ms: None, payload: Some(payload) };
+            let record = Record {
+                topic,
+                partition,
+                offset,
+                timestamp_ms: None,
+                key: None,
+                value: Some(payload),
+                headers: Headers::NONE,
+            };
             let pushed = sink.push(&record, payload).unwrap();
             assert_eq!(pushed.is_ok(), payload.starts_with(b"{"));
         }

@@ -4,8 +4,9 @@
 //! crate does not offer it: this file and `admin.rs` hold all the calls into C.
 #![allow(unsafe_code, reason = "librdkafka's batch consume has no safe binding")]
 
-use std::ffi::{CStr, CString};
-use std::ptr;
+use std::ffi::{CStr, CString, c_void};
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::RDKafkaRespErr;
 
-use super::{PartitionId, Polled, Record, SourceContext, SourceError, TopicIndex, Topics, admin};
+use super::{
+    Header, Headers, HeadersError, PartitionId, Polled, Record, SourceContext, SourceError,
+    TopicIndex, Topics, admin,
+};
 use crate::protocol::{Offset, TopicPartition};
 
 /// Messages taken from the client at once: enough to spread the cost of a call, few enough that a
@@ -195,6 +199,54 @@ impl ClientQueue {
     }
 }
 
+/// The headers of a message, which librdkafka reads, and copies, when it is first asked for them.
+#[derive(Clone, Copy)]
+pub(super) struct MessageHeaders<'a> {
+    message: NonNull<rdsys::rd_kafka_message_t>,
+    /// Lives as long as the message.
+    of: PhantomData<&'a rdsys::rd_kafka_message_t>,
+}
+
+impl<'a> MessageHeaders<'a> {
+    /// The headers. A name is cut off at a zero byte, for librdkafka does not tell its length.
+    pub(super) fn iter(self) -> impl Iterator<Item = Result<Header<'a>, HeadersError>> {
+        let mut headers = ptr::null_mut();
+        // SAFETY: the message lives, and nobody else uses it; what it gives is its own.
+        let code = unsafe { rdsys::rd_kafka_message_headers(self.message.as_ptr(), &mut headers) };
+        let (count, error) = match code {
+            // SAFETY: the list was given just now.
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {
+                (unsafe { rdsys::rd_kafka_header_cnt(headers) }, None)
+            }
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__NOENT => (0, None),
+            error => (0, Some(HeadersError(RDKafkaErrorCode::from(error).to_string()))),
+        };
+        // SAFETY: the list has as many, and is not changed while the message lives.
+        let header = move |at| Ok(unsafe { header(headers, at) });
+        (0..count).map(header).chain(error.map(Err))
+    }
+}
+
+/// # Safety
+/// `headers` must be a list of a message that lives for `'a`, and have a header at `at`.
+unsafe fn header<'a>(headers: *const rdsys::rd_kafka_headers_t, at: usize) -> Header<'a> {
+    let (mut name, mut value, mut length) = (ptr::null(), ptr::null(), 0);
+    // SAFETY: by contract of this function; the out-pointers are valid for the call, and what they
+    // are set to belongs to the list. Without a header there, they are left as they are.
+    unsafe {
+        rdsys::rd_kafka_header_get_all(headers, at, &mut name, &mut value, &mut length);
+        let name = if name.is_null() { c"" } else { CStr::from_ptr(name) };
+        (name.to_bytes(), slice(value, length))
+    }
+}
+
+/// # Safety
+/// `bytes` must be null or have `length` bytes that live for `'a`.
+unsafe fn slice<'a>(bytes: *const c_void, length: usize) -> Option<&'a [u8]> {
+    // SAFETY: by contract of this function.
+    (!bytes.is_null()).then(|| unsafe { std::slice::from_raw_parts(bytes.cast::<u8>(), length) })
+}
+
 /// # Safety
 /// `message` must be a live message of a consumer and of `topic`; the result must not outlive it.
 unsafe fn polled<'a>(
@@ -205,12 +257,9 @@ unsafe fn polled<'a>(
     // SAFETY: by contract of this function.
     let m = unsafe { &*message };
     if m.err == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-        let payload = if m.payload.is_null() {
-            None
-        } else {
-            // SAFETY: payload and len describe one buffer of the live message.
-            Some(unsafe { std::slice::from_raw_parts(m.payload.cast::<u8>(), m.len) })
-        };
+        // SAFETY: each pair describes one buffer of the live message.
+        let [key, value] = [(m.key, m.key_len), (m.payload, m.len)]
+            .map(|(bytes, length)| unsafe { slice(bytes, length) });
         // SAFETY: a null type pointer is allowed.
         let timestamp = unsafe { rdsys::rd_kafka_message_timestamp(message, ptr::null_mut()) };
         return Polled::Record(Record {
@@ -218,7 +267,11 @@ unsafe fn polled<'a>(
             partition: m.partition,
             offset: m.offset,
             timestamp_ms: (timestamp >= 0).then_some(timestamp),
-            payload,
+            key,
+            value,
+            headers: NonNull::new(message).map_or(Headers::NONE, |message| {
+                Headers::of_message(MessageHeaders { message, of: PhantomData })
+            }),
         });
     }
     // SAFETY: the returned string is valid while the message lives; it is copied here.

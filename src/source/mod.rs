@@ -9,6 +9,7 @@ mod client_queue;
 mod error;
 mod fetch;
 mod group;
+mod headers;
 mod queue;
 mod ranges;
 mod topics;
@@ -29,6 +30,7 @@ use crate::protocol::{Frontier, LogRange, Offset, TopicPartition};
 
 pub use error::SourceError;
 pub use group::{Membership, SourceContext};
+pub use headers::{Header, Headers, HeadersError};
 pub use queue::{Polled, Record, ShardQueue};
 pub use topics::{PartitionId, TopicIndex, Topics};
 

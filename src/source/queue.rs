@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::client_queue::ClientQueue;
 use super::fetch::FetchQueue;
-use super::{PartitionId, SourceError, TopicIndex};
+use super::{Headers, PartitionId, SourceError, TopicIndex};
 use crate::protocol::Offset;
 
-/// A record, borrowed until the call returns.
+/// A record, borrowed from where it lies until the call returns.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
     /// Its topic.
@@ -18,8 +18,12 @@ pub struct Record<'a> {
     pub offset: Offset,
     /// Milliseconds since the Unix epoch, if the record has a timestamp.
     pub timestamp_ms: Option<i64>,
+    /// The key; an empty one is a key, too.
+    pub key: Option<&'a [u8]>,
     /// The value; `None` is a tombstone.
-    pub payload: Option<&'a [u8]>,
+    pub value: Option<&'a [u8]>,
+    /// Its headers, not read yet.
+    pub headers: Headers<'a>,
 }
 
 impl Record<'_> {
@@ -76,3 +80,6 @@ impl ShardQueue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

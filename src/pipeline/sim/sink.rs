@@ -10,7 +10,7 @@ use crate::decode::{Reason, RecordError};
 use crate::failure::Failure;
 use crate::pipeline::seams::{Closing, Queue, Sink, now};
 use crate::protocol::{Offset, PendingFile};
-use crate::source::{PartitionId, Polled, Record, SourceError, TopicIndex};
+use crate::source::{Headers, PartitionId, Polled, Record, SourceError, TopicIndex};
 use crate::table::TableError;
 
 /// How long files may take to be durable.
@@ -80,7 +80,9 @@ impl Queue for SimQueue {
                     partition,
                     offset,
                     timestamp_ms: Some(offset),
-                    payload: match kind {
+                    key: None,
+                    headers: Headers::NONE,
+                    value: match kind {
                         Kind::Good => Some(GOOD),
                         Kind::Bad => Some(BAD),
                         Kind::Tombstone => None,

@@ -20,7 +20,7 @@ mod sasl;
 mod scram;
 mod security;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod tls;
 mod turns;
 mod wire;
@@ -40,6 +40,7 @@ use worker::Worker;
 use super::{PartitionId, Share, Topics};
 use crate::protocol::{Offset, TopicPartition};
 
+pub(super) use batch::BatchHeaders;
 pub(super) use lane::Cluster;
 pub use queue::FetchQueue;
 pub(super) use security::Security;

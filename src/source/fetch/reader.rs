@@ -4,7 +4,7 @@ use super::batch::{self, Batch, BatchError, Codec};
 use super::codec::{Unpacked, Unpacker};
 use super::wire::Aborted;
 use crate::protocol::Offset;
-use crate::source::{PartitionId, Record};
+use crate::source::{Headers, PartitionId, Record};
 
 /// What is read: one partition's part of an answer.
 #[derive(Debug)]
@@ -178,7 +178,9 @@ impl Reader {
                 partition: part.partition.partition,
                 offset,
                 timestamp_ms: (time >= 0).then_some(time),
-                payload: raw.value,
+                key: raw.key,
+                value: raw.value,
+                headers: Headers::of_batch(raw.headers),
             };
             *count += 1;
             if !take(record) {

@@ -183,8 +183,8 @@ impl Got {
                 assert!(last < Some(record.offset), "{} after {last:?}", record.offset);
                 offsets.push(record.offset);
                 self.order.push(id);
-                let expected = payload(id, record.offset, record.payload.unwrap().len());
-                assert!(record.payload == Some(&expected[..]), "another record's value");
+                let expected = payload(id, record.offset, record.value.unwrap().len());
+                assert!(record.value == Some(&expected[..]), "another record's value");
             }
         }
         true
