@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::{CatalogType, Config, Fetcher};
 use crate::failure::Failure;
-use crate::source::{FetchBy, SourceSettings};
+use crate::source::{FetchBy, SourceSettings, Topics};
 use crate::table::{self, Catalog, CatalogKind, CatalogSettings, LoadedTable, RestAuth, TableName};
 
 /// How long a catalog may take to answer one request.
@@ -91,12 +91,17 @@ pub fn table_plan(
     Ok((schema, spec))
 }
 
-/// How to reach the topic, as one who is no member of the group.
+/// The topics to read.
+pub fn topics(config: &Config) -> Topics {
+    Topics::new([config.kafka.topic.as_str()])
+}
+
+/// How to reach the topics, as one who is no member of the group.
 pub fn source_settings(config: &Config) -> SourceSettings {
     let shares = config.shares();
     SourceSettings {
         brokers: config.kafka.brokers.clone(),
-        topic: config.kafka.topic.clone(),
+        topics: topics(config),
         group_id: config.kafka.group_id.clone(),
         group: None,
         properties: config

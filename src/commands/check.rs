@@ -109,12 +109,12 @@ async fn run(config: Arc<Config>, lines: &mut Lines<'_>) -> io::Result<()> {
 /// What the cluster says about the topic.
 struct Topic {
     info: TopicInfo,
-    log: BTreeMap<TopicPartition, (Offset, Offset)>,
+    log: BTreeMap<TopicPartition, LogRange>,
 }
 
 async fn kafka(config: &Arc<Config>, lines: &mut Lines<'_>) -> io::Result<Option<Topic>> {
     let settings = source_settings(config);
-    let name = settings.topic.clone();
+    let names = settings.topics.clone();
     let began = Instant::now();
     let described = ask(move || {
         let source = Source::connect(settings)?;
@@ -147,8 +147,8 @@ async fn kafka(config: &Arc<Config>, lines: &mut Lines<'_>) -> io::Result<Option
         let info = info.map_err(|error| chain(&error))?;
         let partitions = info.partitions.clone();
         let log = ask(move || source.log_ranges(&partitions, PATIENCE)).await?;
-        let offsets: Offset = log.values().map(|(start, end)| end - start).sum();
-        let words = format!("{name}: {} partitions, {offsets} offsets", log.len());
+        let offsets: Offset = log.values().map(|log| log.end - log.start).sum();
+        let words = format!("{names}: {} partitions, {offsets} offsets", log.len());
         Ok((Topic { info, log }, words))
     };
     let Some(topic) = lines.probe("topic", log).await? else {
@@ -258,11 +258,8 @@ fn ledger(config: &Config, loaded: &LoadedTable, topic: Option<Topic>) -> Seen {
     let begun = view.ledger.as_ref().map_or(0, |ledger| ledger.frontier.len());
     let mut source = SourceView::default();
     if let Some(Topic { info, log }) = topic {
-        source.cluster_id = info.cluster_id;
-        let id = info.topic_id.map(|id| (config.kafka.topic.clone(), id));
-        source.topic_ids = id.into_iter().collect();
-        let log = log.into_iter().map(|(tp, (start, end))| (tp, LogRange { start, end }));
-        source.log = log.collect();
+        (source.cluster_id, source.topic_ids) = (info.cluster_id, info.topic_ids);
+        source.log = log;
     }
     let known = !source.log.is_empty();
     positions(&config.iceberg.table, &view, &source, ResetPolicy::Earliest)

@@ -11,7 +11,7 @@ use super::{existing_table, understood, write_json, written};
 use crate::config::Config;
 use crate::connect::source_settings;
 use crate::failure::{Failure, chain, exit};
-use crate::protocol::{Offset, TopicPartition, check_history};
+use crate::protocol::{LogRange, Offset, TopicPartition, check_history};
 use crate::source::{Source, SourceError};
 use crate::table;
 
@@ -67,12 +67,12 @@ pub async fn ledger_show(config: &Config, json: bool, out: &mut dyn Write) -> Re
     let row = |tp: TopicPartition| {
         let next = frontier.get(&tp);
         let range = log.get(&tp).copied();
-        let from = next.or(range.map(|(start, _)| start));
+        let from = next.or(range.map(|log| log.start));
         Row {
             next,
-            log_start: range.map(|(start, _)| start),
-            log_end: range.map(|(_, end)| end),
-            lag: range.zip(from).map(|((_, end), from)| (end - from).max(0)),
+            log_start: range.map(|log| log.start),
+            log_end: range.map(|log| log.end),
+            lag: range.zip(from).map(|(log, from)| (log.end - from).max(0)),
             topic: tp.topic,
             partition: tp.partition,
         }
@@ -96,7 +96,7 @@ pub async fn ledger_show(config: &Config, json: bool, out: &mut dyn Write) -> Re
     Ok(exit::DONE)
 }
 
-type LogRanges = BTreeMap<TopicPartition, (Offset, Offset)>;
+type LogRanges = BTreeMap<TopicPartition, LogRange>;
 
 async fn log_ranges(config: &Config) -> Result<Result<LogRanges, SourceError>, Failure> {
     let settings = source_settings(config);

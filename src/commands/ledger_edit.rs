@@ -16,11 +16,11 @@ use crate::config::Config;
 use crate::connect::{connect_catalog, source_settings, table_name};
 use crate::failure::{Failure, chain, exit};
 use crate::protocol::{
-    CommitId, Edit, EditError, Frontier, LedgerEdit, LogRange, Offset, OffsetRange, SourceView,
+    CommitId, Edit, EditError, Frontier, LedgerEdit, Offset, OffsetRange, SourceView,
     TopicPartition, shows_commit, snapshot_of,
 };
 use crate::retry::Backoff;
-use crate::source::Source;
+use crate::source::{Source, Topics};
 use crate::table::{self, Catalog, CommitOutcome, LoadedTable, TableError};
 
 /// How long Kafka may take to answer one question.
@@ -157,7 +157,7 @@ impl Editor<'_> {
 
     async fn source(&self, topic: &str) -> Result<SourceView, Failure> {
         let mut settings = source_settings(self.config);
-        settings.topic = topic.to_owned();
+        settings.topics = Topics::new([topic]);
         let asked = tokio::task::spawn_blocking(move || {
             let source = Source::connect(settings)?;
             let info = source.describe(PATIENCE)?;
@@ -167,11 +167,7 @@ impl Editor<'_> {
         let (info, log) = asked
             .await
             .map_err(|error| Failure::Internal(format!("asking Kafka ended early: {error}")))??;
-        Ok(SourceView {
-            cluster_id: info.cluster_id,
-            topic_ids: info.topic_id.into_iter().map(|id| (topic.to_owned(), id)).collect(),
-            log: log.into_iter().map(|(tp, (start, end))| (tp, LogRange { start, end })).collect(),
-        })
+        Ok(SourceView { cluster_id: info.cluster_id, topic_ids: info.topic_ids, log })
     }
 
     /// Reads, decides and commits until the edit is in the table. Conflict and unknown both come

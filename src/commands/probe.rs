@@ -14,10 +14,10 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::config::{CatalogType, Config};
-use crate::connect::{source_settings, table_plan};
+use crate::connect::{source_settings, table_plan, topics};
 use crate::failure::{Failure, chain};
 use crate::pipeline::RowBuilder;
-use crate::protocol::{Offset, TopicPartition};
+use crate::protocol::{LogRange, Offset, TopicPartition};
 use crate::retry::Backoff;
 use crate::source::SourceSettings;
 use crate::state::StateStore;
@@ -86,26 +86,26 @@ pub(super) async fn http(config: &Config) -> Seen {
 /// Does the cluster let us read the topic and use the group? Reads one record, commits nothing.
 pub(super) fn access(
     config: &Config,
-    starts: &[(TopicPartition, (Offset, Offset))],
+    logs: &[(TopicPartition, LogRange)],
     patience: Duration,
 ) -> Seen {
     let settings = source_settings(config);
     let consumer = consumer(&settings).map_err(|error| refused(&settings, &error))?;
     let mut list = TopicPartitionList::new();
-    for (tp, _) in starts {
+    for (tp, _) in logs {
         list.add_partition(&tp.topic, tp.partition);
     }
     let group =
         group_offsets(&consumer, &list, patience).map_err(|error| refused(&settings, &error))?;
     let reported = group.elements().iter().filter(|e| e.offset().to_raw() >= Some(0)).count();
-    let Some((tp, (start, _))) = starts.iter().find(|(_, (start, end))| start < end) else {
+    let Some((tp, log)) = logs.iter().find(|(_, log)| log.start < log.end) else {
         return Ok(format!(
             "group {} has offsets of {reported} partitions; the topic is empty, reading was not \
              tried",
             settings.group_id
         ));
     };
-    first_record(&consumer, tp, *start, patience).map_err(|error| refused(&settings, &error))?;
+    first_record(&consumer, tp, log.start, patience).map_err(|error| refused(&settings, &error))?;
     Ok(format!(
         "{tp} can be read; group {} has offsets of {reported} partitions",
         settings.group_id
@@ -190,7 +190,7 @@ fn first_record(
 }
 
 fn refused(settings: &SourceSettings, error: &KafkaError) -> String {
-    let (topic, group) = (&settings.topic, &settings.group_id);
+    let (topic, group) = (&settings.topics, &settings.group_id);
     match error.rdkafka_error_code() {
         Some(
             RDKafkaErrorCode::TopicAuthorizationFailed
@@ -258,7 +258,7 @@ pub(super) fn planned(
 /// Can records be decoded into the table's columns, and its files be written?
 pub(super) fn fits(config: &Config, metadata: &TableMetadata, io: FileIO) -> Seen {
     let table = &config.iceberg.table;
-    RowBuilder::new(metadata, table, &config.kafka.topic).map_err(|error| chain(&error))?;
+    RowBuilder::new(metadata, table, &topics(config)).map_err(|error| chain(&error))?;
     let runtime = tokio::runtime::Handle::current();
     // Opens no file before the first row.
     let writer =

@@ -223,15 +223,19 @@ impl<W: World> Committer<W> {
         for pending in &work.checkpoint.pending {
             known.extend(pending.topic_ids.iter().map(|(topic, id)| (topic, (id, &pending.table))));
         }
+        if known.is_empty() {
+            return Ok(());
+        }
+        let told = self.source.topic_ids().await;
         for (topic, (known, table)) in known {
-            match self.source.topic_id(topic).await {
-                Some(found) if found == *known => {}
+            match told.get(topic) {
+                Some(found) if found == known => {}
                 Some(found) => {
                     return Err(self.refuse(Refusal::TopicRecreated {
                         table: table.clone(),
                         topic: topic.clone(),
                         ledger: known.clone(),
-                        found,
+                        found: found.clone(),
                     }));
                 }
                 None => return Err(self.source.silent()),

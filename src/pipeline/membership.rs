@@ -17,12 +17,12 @@ use tokio::task::JoinHandle;
 use super::coordinator::{Coordinator, Owned, Run};
 use super::end::{RunEnd, join_error};
 use super::messages::{Begin, Command};
-use super::seams::{Share, Source};
+use super::seams::Source;
 use super::starts::{Starts, starts};
 use super::world::World;
 use crate::failure::Failure;
 use crate::protocol::{Frontier, TableView, TopicPartition};
-use crate::source::Membership;
+use crate::source::{Membership, Share};
 use crate::telemetry::Rebalance;
 
 /// Changes of the assignment that are not done yet.

@@ -83,7 +83,7 @@ pub enum Event {
     Unreachable(String),
     /// The assignment changes.
     Membership(Membership),
-    /// The topic has more partitions than this run reads.
+    /// The topics have more partitions than this run reads.
     PartitionsAdded(usize),
     /// An error that waiting does not cure.
     Failed(SourceError),

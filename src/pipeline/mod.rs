@@ -204,7 +204,13 @@ impl Pipeline {
                 bad_records: self.settings.bad_records,
                 max_epoch_bytes: self.settings.trigger.max_bytes,
             };
-            let shard = Shard::new(settings, sinks, progress.clone(), self.metrics.clone());
+            let shard = Shard::new(
+                settings,
+                connected.source.topics(),
+                sinks,
+                progress.clone(),
+                self.metrics.clone(),
+            );
             let (send, receive) = std_mpsc::sync_channel(COMMANDS);
             let reports = reports_in.clone();
             let task = ShardTask { index, shard, queue, commands: receive, reports };

@@ -1,14 +1,15 @@
-//! The partitions of a shard, by number: found for every record, so without a search.
+//! The partitions of a shard, by topic and number: found for every record, so without a search.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::protocol::{Offset, OffsetRange, StartAt, TopicPartition};
-use crate::source::Record;
+use crate::source::{PartitionId, Record};
 use crate::telemetry::PartitionMetrics;
 
 /// A partition that a shard reads.
 pub(super) struct Partition {
+    pub(super) id: PartitionId,
     pub(super) tp: TopicPartition,
     /// How far each table of the flow is, in their order.
     pub(super) places: Vec<Place>,
@@ -65,42 +66,49 @@ impl Place {
 /// The partitions of a shard.
 #[derive(Default)]
 pub(super) struct Partitions {
-    /// By number.
-    slots: Vec<Option<Partition>>,
-    /// Numbers of those that moved since it was last shown, some more than once.
-    moved: Vec<usize>,
+    /// By the index of the topic and by number.
+    topics: Vec<Vec<Option<Partition>>>,
+    /// Those that moved since it was last shown, some more than once.
+    moved: Vec<PartitionId>,
 }
 
 impl Partitions {
     pub(super) fn insert(&mut self, partition: Partition) {
-        let Some(at) = index(partition.tp.partition) else { return };
-        if self.slots.len() <= at {
-            self.slots.resize_with(at + 1, || None);
+        let topic = partition.id.topic.at();
+        let Some(at) = index(partition.id) else { return };
+        if self.topics.len() <= topic {
+            self.topics.resize_with(topic + 1, Vec::new);
         }
-        if let Some(slot) = self.slots.get_mut(at) {
+        let Some(slots) = self.topics.get_mut(topic) else { return };
+        if slots.len() <= at {
+            slots.resize_with(at + 1, || None);
+        }
+        if let Some(slot) = slots.get_mut(at) {
             *slot = Some(partition);
         }
     }
 
-    pub(super) fn get_mut(&mut self, number: i32) -> Option<&mut Partition> {
-        self.slots.get_mut(index(number)?)?.as_mut()
+    #[inline]
+    pub(super) fn get_mut(&mut self, id: PartitionId) -> Option<&mut Partition> {
+        self.topics.get_mut(id.topic.at())?.get_mut(index(id)?)?.as_mut()
     }
 
-    pub(super) fn contains(&self, number: i32) -> bool {
-        index(number).and_then(|at| self.slots.get(at)).is_some_and(Option::is_some)
+    pub(super) fn contains(&self, id: PartitionId) -> bool {
+        let slots = self.topics.get(id.topic.at());
+        index(id).and_then(|at| slots?.get(at)).is_some_and(Option::is_some)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Partition> {
-        self.slots.iter().flatten()
+        self.topics.iter().flatten().flatten()
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Partition> {
-        self.slots.iter_mut().flatten()
+        self.topics.iter_mut().flatten().flatten()
     }
 
     /// Forgets those of which `keep` says no.
     pub(super) fn retain(&mut self, keep: impl Fn(&Partition) -> bool) {
-        for slot in &mut self.slots {
+        for slot in self.topics.iter_mut().flatten() {
             if slot.as_ref().is_some_and(|partition| !keep(partition)) {
                 *slot = None;
             }
@@ -108,25 +116,25 @@ impl Partitions {
     }
 
     /// I7: the record is dealt with, its partition moves on.
+    #[inline]
     pub(super) fn advance(&mut self, record: &Record<'_>) {
-        let Some(at) = index(record.partition) else { return };
-        let Some(Some(p)) = self.slots.get_mut(at) else { return };
+        let Some(p) = self.get_mut(record.id()) else { return };
         p.next = record.offset + 1;
         p.last_timestamp = record.timestamp_ms.or(p.last_timestamp);
-        if p.uncounted.0 == 0 {
-            self.moved.push(at);
-        }
+        let first = p.uncounted.0 == 0;
         p.uncounted.0 += 1;
-        p.uncounted.1 += record.payload.map_or(0, |payload| payload.len() as u64);
+        p.uncounted.1 += record.value.map_or(0, |value| value.len() as u64);
+        if first {
+            self.moved.push(record.id());
+        }
     }
 
     /// Moves a partition past what no reader may see. False if it is there already, or stopped.
-    pub(super) fn pass(&mut self, number: i32, position: Offset) -> bool {
-        let Some(at) = index(number) else { return false };
-        match self.slots.get_mut(at) {
-            Some(Some(p)) if !p.stopped && position > p.next => {
+    pub(super) fn pass(&mut self, id: PartitionId, position: Offset) -> bool {
+        match self.get_mut(id) {
+            Some(p) if !p.stopped && position > p.next => {
                 p.next = position;
-                self.moved.push(at);
+                self.moved.push(id);
                 true
             }
             _ => false,
@@ -135,17 +143,19 @@ impl Partitions {
 
     /// Shows others how far those got that moved, and counts what they read.
     pub(super) fn show(&mut self) {
-        for at in self.moved.drain(..) {
-            let Some(Some(p)) = self.slots.get_mut(at) else { continue };
+        let mut moved = std::mem::take(&mut self.moved);
+        for id in moved.drain(..) {
+            let Some(p) = self.get_mut(id) else { continue };
             if p.uncounted.0 > 0 {
                 let (records, bytes) = std::mem::take(&mut p.uncounted);
                 p.metrics.add_consumed(records, bytes);
             }
             p.position.store(p.next, Ordering::Release);
         }
+        self.moved = moved;
     }
 }
 
-fn index(number: i32) -> Option<usize> {
-    usize::try_from(number).ok()
+fn index(id: PartitionId) -> Option<usize> {
+    usize::try_from(id.partition).ok()
 }

@@ -12,17 +12,19 @@ use tokio::sync::mpsc;
 use super::end::{join_error, now_ms};
 use super::messages::{Event, Report};
 use super::monitor;
-use super::seams::{self, Checkpoints, Share};
+use super::seams::{self, Checkpoints};
 use super::sink::{FileSink, SinkSettings};
 use super::world::{Connected, ShardTask, World};
 use crate::config::{Assignment, Config};
-use crate::connect::{connect_catalog, open_table, source_settings, table_name};
+use crate::connect::{connect_catalog, open_table, source_settings, table_name, topics};
 use crate::failure::Failure;
 use crate::protocol::{
     Checkpoint, CommitId, DataFileNames, FlowTable, Frontier, LocalState, LogRange, Offset,
     PendingCommit, TableView, TopicPartition,
 };
-use crate::source::{GroupMember, Polled, ShardQueue, Source, TopicInfo};
+use crate::source::{
+    GroupMember, PartitionId, Polled, ShardQueue, Share, Source, TopicInfo, Topics,
+};
 use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StateError, StateStore, StepSeconds};
 use crate::table::{
     self, Catalog, CommitOutcome, Freed, LoadedTable, TableError, TableName, Upkeep, UpkeepTotals,
@@ -110,7 +112,7 @@ impl World for Real {
             (now_ms(), shard),
         );
         let settings = SinkSettings {
-            topic: config.kafka.topic.clone(),
+            topics: topics(config),
             names,
             batch_rows: config.write.batch_size,
             batch_bytes: usize::try_from(shares.batch).unwrap_or(usize::MAX),
@@ -191,23 +193,23 @@ impl KafkaSource {
 impl seams::Source for KafkaSource {
     type Queue = ShardQueue;
 
+    fn topics(&self) -> Topics {
+        self.source.topics().clone()
+    }
+
     async fn describe(&self) -> Result<TopicInfo, Failure> {
         self.call(|source| Ok(source.describe(PATIENCE)?)).await
     }
 
-    async fn topic_id(&self, _topic: &str) -> Option<String> {
-        self.call(|source| Ok(source.topic_id(PATIENCE))).await.ok().flatten()
+    async fn topic_ids(&self) -> BTreeMap<String, String> {
+        self.call(|source| Ok(source.topic_ids(PATIENCE))).await.unwrap_or_default()
     }
 
     async fn log_ranges(
         &self,
         partitions: Vec<TopicPartition>,
     ) -> Result<BTreeMap<TopicPartition, LogRange>, Failure> {
-        self.call(move |source| {
-            let ranges = source.log_ranges(&partitions, PATIENCE)?.into_iter();
-            Ok(ranges.map(|(tp, (start, end))| (tp, LogRange { start, end })).collect())
-        })
-        .await
+        self.call(move |source| Ok(source.log_ranges(&partitions, PATIENCE)?)).await
     }
 
     fn queues(&self, shards: usize) -> Vec<ShardQueue> {
@@ -228,8 +230,7 @@ impl seams::Source for KafkaSource {
     }
 
     fn take(&self, starts: &[Share]) -> Result<(), Failure> {
-        let shares = starts.iter().map(|share| (share.tp.clone(), share.start, share.shard));
-        Ok(self.source.take(&shares.collect::<Vec<_>>())?)
+        Ok(self.source.take(starts)?)
     }
 
     fn release(&self, partitions: &[TopicPartition]) -> Result<(), Failure> {
@@ -258,7 +259,10 @@ impl seams::Queue for ShardQueue {
         Self::poll(self, wait, take)
     }
 
-    fn positions(&self, partitions: impl Iterator<Item = i32>) -> Vec<(i32, Offset)> {
+    fn positions(
+        &self,
+        partitions: impl Iterator<Item = PartitionId>,
+    ) -> Vec<(PartitionId, Offset)> {
         Self::positions(self, partitions)
     }
 }

@@ -4,14 +4,15 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Int32Builder, Int64Builder, RecordBatch, StringArray, TimestampMicrosecondBuilder,
+    ArrayRef, Int32Builder, Int64Builder, RecordBatch, StringArray, StringBuilder,
+    TimestampMicrosecondBuilder,
 };
 use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
 use iceberg::spec::TableMetadata;
 
 use crate::decode::{Decoder, RecordError};
 use crate::failure::Failure;
-use crate::source::Record;
+use crate::source::{Record, TopicIndex, Topics};
 
 /// The columns that icestream fills where the table has them.
 pub const KAFKA_COLUMNS: [&str; 4] =
@@ -32,7 +33,9 @@ pub struct RowBuilder {
     schema: SchemaRef,
     columns: Vec<Column>,
     decoder: Decoder,
-    topic: String,
+    topics: Topics,
+    /// Topics of the rows, and how many in a row have them.
+    topic_runs: Vec<(TopicIndex, usize)>,
     partitions: Int32Builder,
     offsets: Int64Builder,
     timestamps: TimestampMicrosecondBuilder,
@@ -40,7 +43,7 @@ pub struct RowBuilder {
 
 impl RowBuilder {
     /// For the table's current schema.
-    pub fn new(metadata: &TableMetadata, table: &str, topic: &str) -> Result<Self, Failure> {
+    pub fn new(metadata: &TableMetadata, table: &str, topics: &Topics) -> Result<Self, Failure> {
         let unfit = |detail: String| Failure::Unfit { table: table.to_owned(), detail };
         let schema = iceberg::arrow::schema_to_arrow_schema(metadata.current_schema())
             .map_err(|e| unfit(format!("its schema cannot be written: {e}")))?;
@@ -70,7 +73,8 @@ impl RowBuilder {
             schema: Arc::new(schema),
             columns,
             decoder,
-            topic: topic.to_owned(),
+            topics: topics.clone(),
+            topic_runs: Vec::new(),
             partitions: Int32Builder::new(),
             offsets: Int64Builder::new(),
             timestamps: TimestampMicrosecondBuilder::new().with_timezone("+00:00"),
@@ -80,6 +84,10 @@ impl RowBuilder {
     /// Appends a record as one row; on an error nothing is appended.
     pub fn push(&mut self, record: &Record<'_>, payload: &[u8]) -> Result<(), RecordError> {
         self.decoder.push(payload)?;
+        match self.topic_runs.last_mut() {
+            Some((topic, rows)) if *topic == record.topic => *rows += 1,
+            _ => self.topic_runs.push((record.topic, 1)),
+        }
         self.partitions.append_value(record.partition);
         self.offsets.append_value(record.offset);
         self.timestamps
@@ -109,7 +117,7 @@ impl RowBuilder {
 
     /// Takes the rows as one batch.
     pub fn take(&mut self) -> Result<RecordBatch, Failure> {
-        let rows = self.decoder.rows();
+        let runs = std::mem::take(&mut self.topic_runs);
         let payload = self
             .decoder
             .finish()
@@ -121,10 +129,7 @@ impl RowBuilder {
             .columns
             .iter()
             .map(|column| match column {
-                Column::Topic => {
-                    Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&self.topic, rows)))
-                        as ArrayRef
-                }
+                Column::Topic => Arc::new(self.topics_of(&runs)) as ArrayRef,
                 Column::Partition => partitions.clone(),
                 Column::Offset => offsets.clone(),
                 Column::Timestamp => timestamps.clone(),
@@ -133,6 +138,18 @@ impl RowBuilder {
             .collect();
         RecordBatch::try_new(self.schema.clone(), arrays)
             .map_err(|e| Failure::Internal(format!("decoded columns do not fit the schema: {e}")))
+    }
+
+    /// The names of topics, each so many times.
+    fn topics_of(&self, runs: &[(TopicIndex, usize)]) -> StringArray {
+        let named = || runs.iter().map(|(topic, rows)| (self.topics.name(*topic), *rows));
+        let all = named().map(|(_, rows)| rows).sum();
+        let bytes = named().map(|(name, rows)| name.len() * rows).sum();
+        let mut names = StringBuilder::with_capacity(all, bytes);
+        for (name, rows) in named() {
+            std::iter::repeat_n(name, rows).for_each(|name| names.append_value(name));
+        }
+        names.finish()
     }
 }
 
@@ -146,5 +163,65 @@ fn kafka_column(name: &str) -> Option<(Column, DataType)> {
             DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into())),
         )),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use arrow::array::AsArray;
+    use arrow::datatypes::Int64Type;
+    use iceberg::spec::{FormatVersion, SortOrder, TableMetadataBuilder, UnboundPartitionSpec};
+
+    use super::*;
+    use crate::source::Headers;
+
+    fn builder(topics: &Topics) -> RowBuilder {
+        let schema = crate::table::parse_schema(
+            r#"{"type": "struct", "fields": [
+                {"id": 1, "name": "id", "required": true, "type": "long"},
+                {"id": 2, "name": "_kafka_topic", "required": true, "type": "string"},
+                {"id": 3, "name": "_kafka_offset", "required": true, "type": "long"}]}"#,
+        );
+        let metadata = TableMetadataBuilder::new(
+            schema.unwrap(),
+            UnboundPartitionSpec::builder().build(),
+            SortOrder::unsorted_order(),
+            String::from("file:///t"),
+            FormatVersion::V2,
+            HashMap::new(),
+        );
+        let metadata = metadata.unwrap().build().unwrap().metadata;
+        RowBuilder::new(&metadata, "db.t", topics).unwrap()
+    }
+
+    #[test]
+    fn each_row_has_the_topic_of_its_record() {
+        let topics = Topics::new(["orders", "payments"]);
+        let mut rows = builder(&topics);
+        for batch in [["orders", "payments", "payments", "orders"], ["payments"; 4]] {
+            for (offset, topic) in (7..).zip(batch) {
+                let (topic, payload) = (topics.index(topic).unwrap(), &b"{\"id\": 1}"[..]);
+                let record = |payload| Record {
+                    topic,
+                    partition: 0,
+                    offset,
+                    timestamp_ms: None,
+                    key: None,
+                    value: Some(payload),
+                    headers: Headers::NONE,
+                };
+                // One that is no row has no part in it.
+                assert!(rows.push(&record(b"bad"), b"bad").is_err());
+                rows.push(&record(payload), payload).unwrap();
+            }
+            let taken = rows.take().unwrap();
+            let names: Vec<&str> =
+                taken["_kafka_topic"].as_string::<i32>().iter().flatten().collect();
+            assert_eq!(names, batch);
+            let offsets = taken["_kafka_offset"].as_primitive::<Int64Type>();
+            assert_eq!(offsets.values()[..], [7, 8, 9, 10]);
+        }
     }
 }

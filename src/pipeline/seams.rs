@@ -20,19 +20,21 @@ use crate::protocol::{
     Checkpoint, CommitId, Frontier, LocalState, LogRange, Offset, PendingCommit, PendingFile,
     TableView, TopicPartition,
 };
-use crate::source::{Polled, Record, TopicInfo};
+use crate::source::{PartitionId, Polled, Record, Share, TopicInfo, Topics};
 use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StepSeconds};
 use crate::table::CommitOutcome;
 
-/// The topic, and the group that distributes its partitions.
+/// The topics, and the group that distributes their partitions.
 pub trait Source: Clone + Send + Sync + 'static {
-    /// A shard's share of the topic.
+    /// A shard's share of the topics.
     type Queue: Queue;
 
-    /// Cluster, topic id and partitions now.
+    /// The topics that are read.
+    fn topics(&self) -> Topics;
+    /// Cluster, topic ids and partitions now.
     fn describe(&self) -> impl Future<Output = Result<TopicInfo, Failure>> + Send;
-    /// The id of a topic now, where the cluster tells it.
-    fn topic_id(&self, topic: &str) -> impl Future<Output = Option<String>> + Send;
+    /// The id of each topic now, where the cluster tells it.
+    fn topic_ids(&self) -> impl Future<Output = BTreeMap<String, String>> + Send;
     /// First offset kept and end of what a committed reader may see.
     fn log_ranges(
         &self,
@@ -66,19 +68,8 @@ pub trait Source: Clone + Send + Sync + 'static {
     fn log_end(&self, tp: &TopicPartition) -> Option<Offset>;
     /// The error of a cluster that stays away.
     fn unreachable(&self) -> Failure;
-    /// The error of a cluster that told the topic's id before and does not tell it now.
+    /// The error of a cluster that told a topic's id before and does not tell it now.
     fn silent(&self) -> Failure;
-}
-
-/// A partition of an assignment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Share {
-    /// The partition.
-    pub tp: TopicPartition,
-    /// The offset to read first.
-    pub start: Offset,
-    /// Index of the shard that reads it.
-    pub shard: usize,
 }
 
 /// The records of one shard's partitions.
@@ -89,7 +80,10 @@ pub trait Queue: Send + 'static {
     fn poll(&mut self, wait: Duration, take: impl FnMut(Polled<'_>) -> bool) -> usize;
     /// The next offset to read of each of these partitions, where anything came since it was
     /// assigned: everything below was handed over, or is nothing that a reader may see.
-    fn positions(&self, partitions: impl Iterator<Item = i32>) -> Vec<(i32, Offset)>;
+    fn positions(
+        &self,
+        partitions: impl Iterator<Item = PartitionId>,
+    ) -> Vec<(PartitionId, Offset)>;
 }
 
 /// The table, as a pipeline sees it.

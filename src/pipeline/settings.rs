@@ -1,11 +1,9 @@
 //! What a run is told by the settings.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::{Assignment, BadRecords, Config, OffsetReset};
 use crate::protocol::{ResetPolicy, Trigger};
-use crate::source::TopicInfo;
 
 /// What a run is told by the settings.
 #[derive(Clone, Debug)]
@@ -62,10 +60,5 @@ impl RunSettings {
             },
             bad_records: config.bad_records,
         }
-    }
-
-    /// The id of the topic by its name, where the cluster tells it.
-    pub fn topic_ids(&self, info: &TopicInfo) -> BTreeMap<String, String> {
-        info.topic_id.iter().map(|id| (self.topic.clone(), id.clone())).collect()
     }
 }

@@ -18,7 +18,7 @@ use crate::config::BadRecords;
 use crate::decode::{BadRecord, RecordError};
 use crate::failure::{Failure, chain};
 use crate::protocol::{Epoch, RowCounts, TableShare};
-use crate::source::{Polled, Record};
+use crate::source::{Polled, Record, Topics};
 use crate::telemetry::Metrics;
 
 /// How often a shard asks how far the client got where it has no records.
@@ -43,6 +43,7 @@ enum Taken {
 /// The state of a shard.
 pub struct Shard<S: Sink> {
     settings: ShardSettings,
+    topics: Topics,
     /// One for each table of the flow, in their order.
     tables: Vec<ShardTable<S>>,
     partitions: Partitions,
@@ -76,6 +77,7 @@ impl<S: Sink> Shard<S> {
     /// A shard without partitions; `sinks` are those of the tables of its flow, in their order.
     pub fn new(
         settings: ShardSettings,
+        topics: Topics,
         sinks: Vec<S>,
         progress: Arc<Progress>,
         metrics: Metrics,
@@ -83,6 +85,7 @@ impl<S: Sink> Shard<S> {
         let table = |sink| ShardTable { sink, counts: RowCounts::default() };
         Self {
             settings,
+            topics,
             tables: sinks.into_iter().map(table).collect(),
             partitions: Partitions::default(),
             bytes: 0,
@@ -123,7 +126,7 @@ impl<S: Sink> Shard<S> {
         match command {
             Command::Take(begins) => {
                 for begin in begins {
-                    self.begin(begin);
+                    self.begin(begin)?;
                 }
                 Ok(out.send(Report::Ready).is_ok())
             }
@@ -217,14 +220,17 @@ impl<S: Sink> Shard<S> {
             return 0;
         }
         self.asked_positions = now;
-        let numbers = self.partitions.iter().map(|p| p.tp.partition);
-        let positions = queue.positions(numbers);
-        let moved = positions.into_iter().filter(|(number, at)| self.partitions.pass(*number, *at));
+        let positions = queue.positions(self.partitions.iter().map(|p| p.id));
+        let moved = positions.into_iter().filter(|(id, at)| self.partitions.pass(*id, *at));
         moved.count() as u64
     }
 
-    fn begin(&mut self, begin: Begin) {
+    fn begin(&mut self, begin: Begin) -> Result<(), Failure> {
+        let id = self.topics.id(&begin.tp).ok_or_else(|| {
+            Failure::Internal(format!("{} is of no topic that is read", begin.tp))
+        })?;
         let partition = Partition {
+            id,
             places: begin.tables.into_iter().map(Place::new).collect(),
             next: begin.start,
             last_timestamp: None,
@@ -235,6 +241,7 @@ impl<S: Sink> Shard<S> {
             tp: begin.tp,
         };
         self.partitions.insert(partition);
+        Ok(())
     }
 
     /// Takes one message. I7: whatever becomes of a record, its partition moves on, except at a
@@ -251,22 +258,22 @@ impl<S: Sink> Shard<S> {
     }
 
     fn record(&mut self, record: &Record<'_>) -> Result<Taken, Failure> {
-        let Some(p) = self.partitions.get_mut(record.partition) else { return Ok(Taken::Still) };
+        let Some(p) = self.partitions.get_mut(record.id()) else { return Ok(Taken::Still) };
         // Below the position: cannot happen after a start at the ledger, and would be a repeat.
         if p.stopped || record.offset < p.next {
             return Ok(Taken::Still);
         }
-        match record.payload {
+        match record.value {
             None => {
                 self.metrics.add_tombstones(1);
                 for (table, place) in self.tables.iter_mut().zip(&p.places) {
                     table.counts.tombstones += u64::from(place.wants(record.offset));
                 }
             }
-            Some(payload) => {
-                self.bytes += payload.len() as u64;
+            Some(value) => {
+                self.bytes += value.len() as u64;
                 for at in 0..self.tables.len() {
-                    if let Some(bad) = self.push(at, record, payload)? {
+                    if let Some(bad) = self.push(at, record, value)? {
                         return Ok(Taken::Bad(bad));
                     }
                 }
@@ -282,14 +289,14 @@ impl<S: Sink> Shard<S> {
         &mut self,
         at: usize,
         record: &Record<'_>,
-        payload: &[u8],
+        value: &[u8],
     ) -> Result<Option<BadRecord>, Failure> {
-        let Some(p) = self.partitions.get_mut(record.partition) else { return Ok(None) };
+        let Some(p) = self.partitions.get_mut(record.id()) else { return Ok(None) };
         let Some(table) = self.tables.get_mut(at) else { return Ok(None) };
         if !p.places.get(at).is_some_and(|place| place.wants(record.offset)) {
             return Ok(None);
         }
-        match table.sink.push(record, payload)? {
+        match table.sink.push(record, value)? {
             Ok(()) => {
                 table.counts.written += 1;
                 Ok(None)
@@ -301,7 +308,7 @@ impl<S: Sink> Shard<S> {
     /// Counts a bad record as skipped for the table at `at`, or stops its partition before it.
     fn bad(&mut self, at: usize, record: &Record<'_>, error: RecordError) -> Option<BadRecord> {
         self.metrics.add_bad_records(error.reason.label(), 1);
-        let p = self.partitions.get_mut(record.partition)?;
+        let p = self.partitions.get_mut(record.id())?;
         match self.settings.bad_records {
             BadRecords::Fail => {
                 p.stopped = true;

@@ -6,7 +6,9 @@ use std::sync::atomic::AtomicI64;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
-use crate::protocol::{Offset, PendingFile, StartAt, TopicPartition};
+use crate::decode::Reason;
+use crate::protocol::{Offset, OffsetRange, PendingFile, StartAt, TopicPartition};
+use crate::source::{Headers, PartitionId, TopicIndex};
 
 /// What the sink is told and tells.
 #[derive(Default)]
@@ -17,6 +19,8 @@ struct Disk {
     durable: bool,
     /// Does a file that ends fail?
     fails: bool,
+    /// The record that it cannot take.
+    bad: Option<Offset>,
     /// Bytes that a file holds until it is durable.
     held: u64,
     abandoned: u64,
@@ -57,8 +61,13 @@ impl Sink for Store {
     type Table = ();
     type Closing = Files;
 
-    fn push(&mut self, _: &Record<'_>, _: &[u8]) -> Result<Result<(), RecordError>, Failure> {
-        self.0.lock().unwrap().rows += 1;
+    fn push(&mut self, record: &Record<'_>, _: &[u8]) -> Result<Result<(), RecordError>, Failure> {
+        let mut disk = self.0.lock().unwrap();
+        if disk.bad == Some(record.offset) {
+            let (path, detail) = (String::new(), String::from("for this table"));
+            return Ok(Err(RecordError { reason: Reason::NotJson, path, detail }));
+        }
+        disk.rows += 1;
         Ok(Ok(()))
     }
 
@@ -89,8 +98,9 @@ impl Sink for Store {
     }
 }
 
-/// Records of partition 0 from this offset on, so many a call.
+/// Records of partition 0 of a topic from this offset on, so many a call.
 struct Log {
+    topic: TopicIndex,
     next: Offset,
     count: Offset,
 }
@@ -100,19 +110,24 @@ impl Queue for Log {
         let from = self.next;
         self.next += self.count;
         for offset in from..self.next {
-            let payload = Some(&b"{}"[..]);
-            take(Polled::Record(Record { partition: 0, offset, timestamp_ms: None, payload }));
+            let value = Some(&b"{}"[..]);
+            let topic = self.topic;
+            let (timestamp_ms, key, headers) = (None, None, Headers::NONE);
+            let record = Record { topic, partition: 0, offset, timestamp_ms, key, value, headers };
+            take(Polled::Record(record));
         }
         usize::try_from(self.count).unwrap()
     }
 
-    fn positions(&self, _: impl Iterator<Item = i32>) -> Vec<(i32, Offset)> {
+    fn positions(&self, _: impl Iterator<Item = PartitionId>) -> Vec<(PartitionId, Offset)> {
         Vec::new()
     }
 }
 
 struct Rig {
+    /// Of the first table.
     disk: Arc<Mutex<Disk>>,
+    tables: usize,
     shard: Shard<Store>,
     log: Log,
     out: UnboundedSender<Report>,
@@ -122,24 +137,66 @@ struct Rig {
 impl Rig {
     /// A shard that reads partition 0 from offset 10 on.
     fn new(disk: Disk) -> Self {
-        let disk = Arc::new(Mutex::new(disk));
-        let settings = ShardSettings { bad_records: BadRecords::Fail, max_epoch_bytes: u64::MAX };
-        let metrics = Metrics::new().unwrap();
-        let shard = Shard::new(settings, vec![Store(disk.clone())], Arc::default(), metrics);
-        #[allow(clippy::disallowed_methods, reason = "the pipeline's own kind")]
-        let (out, reports) = unbounded_channel();
-        let mut rig = Self { disk, shard, log: Log { next: 10, count: 5 }, out, reports };
-        let tp = TopicPartition::new("t", 0);
-        let position = Arc::new(AtomicI64::new(10));
-        let begin = Begin {
-            tp,
-            tables: vec![StartAt { ledger: Some(10), start: 10 }],
-            start: 10,
-            position,
-        };
-        rig.shard.obey(Command::Take(vec![begin]), &rig.out).unwrap();
+        let mut rig = Self::of_tables(vec![disk]);
+        rig.begin("t", 10).unwrap();
         assert!(matches!(rig.reports.try_recv(), Ok(Report::Ready)));
         rig
+    }
+
+    /// A shard that reads nothing yet.
+    fn of_tables(disks: Vec<Disk>) -> Self {
+        let disks: Vec<_> = disks.into_iter().map(|disk| Arc::new(Mutex::new(disk))).collect();
+        let settings = ShardSettings { bad_records: BadRecords::Fail, max_epoch_bytes: u64::MAX };
+        let metrics = Metrics::new().unwrap();
+        let shard = Shard::new(
+            settings,
+            Topics::new(["t", "u"]),
+            disks.iter().cloned().map(Store).collect(),
+            Arc::default(),
+            metrics,
+        );
+        #[allow(clippy::disallowed_methods, reason = "the pipeline's own kind")]
+        let (out, reports) = unbounded_channel();
+        Self {
+            disk: disks[0].clone(),
+            tables: disks.len(),
+            shard,
+            log: Log { topic: TopicIndex::default(), next: 10, count: 5 },
+            out,
+            reports,
+        }
+    }
+
+    /// Begins to read partition 0 of a topic; its position for others to see.
+    fn begin(&mut self, topic: &str, start: Offset) -> Result<Arc<AtomicI64>, Failure> {
+        let (tp, position) = (TopicPartition::new(topic, 0), Arc::new(AtomicI64::new(start)));
+        let tables = vec![StartAt { ledger: Some(start), start }; self.tables];
+        let begin = Begin { tp, tables, start, position: position.clone() };
+        self.shard.obey(Command::Take(vec![begin]), &self.out)?;
+        Ok(position)
+    }
+
+    /// Begins to read partition 0 of `t` for two tables whose ledgers are `one` and `other`.
+    fn begin_at(&mut self, one: Offset, other: Offset) {
+        let at = |offset| StartAt { ledger: Some(offset), start: offset };
+        let (tables, start) = (vec![at(one), at(other)], one.min(other));
+        let position = Arc::new(AtomicI64::new(start));
+        let begin = Begin { tp: TopicPartition::new("t", 0), tables, start, position };
+        self.shard.obey(Command::Take(vec![begin]), &self.out).unwrap();
+        assert!(matches!(self.reports.try_recv(), Ok(Report::Ready)));
+        self.log.next = start;
+    }
+
+    /// Range and rows of each table in the next report of these, which is an answer to a barrier.
+    fn shares(&mut self) -> Vec<Option<(Offset, Offset, u64)>> {
+        let Ok(Report::Sealed(_, sealed)) = self.reports.try_recv() else { panic!("no answer") };
+        let share = |share: &TableShare| {
+            let (tp, range) = share.ranges.first_key_value()?;
+            assert_eq!(share.from.get(tp), Some(&range.start));
+            assert_eq!(share.files.iter().map(|f| f.records).sum::<u64>(), share.rows.written);
+            Some((range.start, range.end, share.rows.written))
+        };
+        sealed.shares.iter().map(share).collect()
     }
 
     fn read(&mut self) {
@@ -149,7 +206,7 @@ impl Rig {
     fn seal(&mut self, epoch: u64) -> Result<bool, Failure> {
         let seal = Command::Seal {
             epoch: Epoch(epoch),
-            next: vec![Arc::new(())],
+            next: vec![Arc::new(()); self.tables],
             release: Arc::default(),
         };
         self.shard.obey(seal, &self.out)
@@ -234,4 +291,93 @@ fn at_the_end_files_that_are_not_durable_yet_are_told_so_that_somebody_deletes_t
     rig.shard.abandon(&rig.out);
     assert_eq!(rig.sealed(), Some((1, 10, 15, 5)));
     assert_eq!(rig.disk.lock().unwrap().abandoned, 5);
+}
+
+#[test]
+fn partitions_of_the_same_number_of_two_topics_move_each_by_itself() {
+    let mut rig = Rig::new(Disk { durable: true, ..Disk::default() });
+    let position = rig.begin("u", 70).unwrap();
+    assert!(matches!(rig.reports.try_recv(), Ok(Report::Ready)));
+    rig.read();
+    assert_eq!(position.load(Ordering::Relaxed), 70);
+    let topics = Topics::new(["t", "u"]);
+    rig.log = Log { topic: topics.index("u").unwrap(), next: 70, count: 3 };
+    rig.read();
+    assert_eq!(position.load(Ordering::Relaxed), 73);
+    assert!(rig.seal(1).unwrap());
+    let Ok(Report::Sealed(_, sealed)) = rig.reports.try_recv() else { panic!("another report") };
+    let range = |topic, start, end| (TopicPartition::new(topic, 0), OffsetRange { start, end });
+    assert_eq!(sealed.shares[0].ranges, [range("t", 10, 15), range("u", 70, 73)].into());
+    assert_eq!(sealed.shares[0].rows.written, 8);
+    // One is let go, the other is not.
+    let release = Arc::new([TopicPartition::new("u", 0)].into());
+    let seal = Command::Seal { epoch: Epoch(2), next: vec![Arc::new(())], release };
+    rig.shard.obey(seal, &rig.out).unwrap();
+    assert!(matches!(rig.reports.try_recv(), Ok(Report::Sealed(..))));
+    rig.read();
+    rig.log = Log { topic: TopicIndex::default(), next: 15, count: 2 };
+    rig.read();
+    assert!(rig.seal(3).unwrap());
+    assert_eq!(rig.sealed(), Some((3, 15, 17, 2)));
+}
+
+#[test]
+fn a_partition_of_a_topic_that_is_not_read_is_a_defect() {
+    let mut rig = Rig::new(Disk::default());
+    let failure = rig.begin("v", 0).unwrap_err();
+    assert!(failure.to_string().contains("v[0]"), "{failure}");
+}
+
+#[test]
+fn a_table_that_is_ahead_drops_what_it_holds_and_the_other_takes_it() {
+    let mut rig = Rig::of_tables(vec![
+        Disk { durable: true, ..Disk::default() },
+        Disk { durable: true, ..Disk::default() },
+    ]);
+    rig.begin_at(10, 17);
+    rig.read(); // 10 to 14
+    assert!(rig.seal(1).unwrap());
+    assert_eq!(rig.shares(), [Some((10, 15, 5)), None], "nothing moved for the one that is ahead");
+    rig.read(); // 15 to 19
+    assert!(rig.seal(2).unwrap());
+    assert_eq!(rig.shares(), [Some((15, 20, 5)), Some((17, 20, 3))]);
+    rig.read();
+    assert!(rig.seal(3).unwrap());
+    assert_eq!(rig.shares(), [Some((20, 25, 5)), Some((20, 25, 5))]);
+}
+
+/// The partition stops before the record for all. The table that had taken it already says so, or
+/// it would be read, and written, again.
+#[test]
+fn a_record_that_is_bad_for_one_table_only_is_in_the_others_range_or_not_in_its_files() {
+    let good = || Disk { durable: true, ..Disk::default() };
+    let bad = || Disk { bad: Some(12), ..good() };
+    for (disks, expected) in [
+        (vec![good(), bad()], [Some((10, 13, 3)), Some((10, 12, 2))]),
+        (vec![bad(), good()], [Some((10, 12, 2)), Some((10, 12, 2))]),
+    ] {
+        let mut rig = Rig::of_tables(disks);
+        rig.begin_at(10, 10);
+        rig.read();
+        let Ok(Report::Bad(record)) = rig.reports.try_recv() else { panic!("not told") };
+        assert_eq!(record.offset, 12);
+        rig.read();
+        assert!(rig.seal(1).unwrap());
+        assert_eq!(rig.shares(), expected);
+    }
+}
+
+#[test]
+fn files_that_are_durable_while_those_of_another_table_fail_are_told() {
+    let mut rig = Rig::of_tables(vec![
+        Disk { durable: true, ..Disk::default() },
+        Disk { durable: true, fails: true, ..Disk::default() },
+    ]);
+    rig.begin_at(10, 10);
+    rig.read();
+    assert!(rig.seal(1).is_err());
+    let Ok(Report::Left(left)) = rig.reports.try_recv() else { panic!("not told") };
+    assert_eq!(left.shares.iter().map(|share| share.files.len()).collect::<Vec<_>>(), [1, 0]);
+    rig.shard.abandon(&rig.out);
+    assert!(rig.reports.try_recv().is_err(), "told once");
 }

@@ -8,15 +8,15 @@ use super::seams::{Closing, Sink};
 use crate::decode::{Reason, RecordError};
 use crate::failure::{Failure, chain};
 use crate::protocol::{DataFileNames, Offset, PendingFile};
-use crate::source::Record;
+use crate::source::{PartitionId, Record, Topics};
 use crate::table::LoadedTable;
 use crate::write::{ClosingFiles, TableWriter, WriteSettings};
 
 /// How a shard writes.
 #[derive(Clone)]
 pub struct SinkSettings {
-    /// The topic, for its column.
-    pub topic: String,
+    /// The topics, for their column.
+    pub topics: Topics,
     /// Names of its files.
     pub names: DataFileNames,
     /// Rows of a batch.
@@ -42,7 +42,7 @@ pub struct FileSink {
     writers_made: u64,
     /// Where the first row of this epoch comes from: the names of its files say so. Not a record
     /// that is no row: one that stops its partition is not part of the epoch's commit.
-    first: Option<(i32, Offset)>,
+    first: Option<(PartitionId, Offset)>,
     batch_since: Option<Instant>,
 }
 
@@ -52,7 +52,7 @@ impl FileSink {
     /// # Errors
     /// If records cannot be decoded into its schema.
     pub fn new(settings: SinkSettings, table: Arc<LoadedTable>) -> Result<Self, Failure> {
-        let rows = rows(&table, &settings.topic)?;
+        let rows = rows(&table, &settings.topics)?;
         Ok(Self {
             settings,
             table,
@@ -79,8 +79,8 @@ impl FileSink {
                 };
                 self.writers_made += 1;
                 let prefix = self.settings.names.prefix(
-                    &self.settings.topic,
-                    partition,
+                    self.settings.topics.name(partition.topic),
+                    partition.partition,
                     offset,
                     self.writers_made,
                 );
@@ -149,7 +149,7 @@ impl Sink for FileSink {
     ) -> Result<Result<(), RecordError>, Failure> {
         let pushed = self.append(record, payload)?;
         if pushed.is_ok() {
-            self.first.get_or_insert((record.partition, record.offset));
+            self.first.get_or_insert((record.id(), record.offset));
             self.batch_since.get_or_insert_with(Instant::now);
             if self.rows.rows() >= self.settings.batch_rows
                 || self.rows.buffered_bytes() >= self.settings.batch_bytes
@@ -181,7 +181,7 @@ impl Sink for FileSink {
         let files = self.writer.take().map(TableWriter::close).transpose()?;
         self.first = None;
         if !same_shape(&self.table, next) {
-            self.rows = rows(next, &self.settings.topic)?;
+            self.rows = rows(next, &self.settings.topics)?;
         }
         self.table = next.clone();
         Ok(EpochFiles(files))
@@ -200,8 +200,8 @@ impl Sink for FileSink {
     }
 }
 
-fn rows(table: &LoadedTable, topic: &str) -> Result<RowBuilder, Failure> {
-    RowBuilder::new(&table.metadata, &table.name.to_string(), topic)
+fn rows(table: &LoadedTable, topics: &Topics) -> Result<RowBuilder, Failure> {
+    RowBuilder::new(&table.metadata, &table.name.to_string(), topics)
 }
 
 fn same_shape(one: &LoadedTable, other: &LoadedTable) -> bool {
@@ -218,6 +218,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::Origin;
+    use crate::source::{Headers, TopicIndex};
 
     fn sink(dir: &tempfile::TempDir, runtime: &tokio::runtime::Runtime) -> FileSink {
         let schema = crate::table::parse_schema(
@@ -241,7 +242,7 @@ mod tests {
         let instance = "0123456789abcdef".repeat(2);
         let names = DataFileNames::new("uuid", "flow", 3, &instance, (1_700_000_000_000, 0));
         let settings = SinkSettings {
-            topic: "t".into(),
+            topics: Topics::new(["t"]),
             names,
             batch_rows: 100,
             batch_bytes: 1 << 20,
@@ -259,7 +260,16 @@ mod tests {
         for (partition, offset, payload) in records {
             let payload = payload.as_bytes();
             let (partition, offset) = (*partition, *offset);
-            let record = Record { partition, offset, timestamp_ms: None, payload: Some(payload) };
+            let topic = TopicIndex::default();
+            let record = Record {
+                topic,
+                partition,
+                offset,
+                timestamp_ms: None,
+                key: None,
+                value: Some(payload),
+                headers: Headers::NONE,
+            };
             let pushed = sink.push(&record, payload).unwrap();
             assert_eq!(pushed.is_ok(), payload.starts_with(b"{"));
         }

@@ -47,7 +47,7 @@ impl<W: World> Started<W> {
         let mut readings = read(&committer, &local).await?;
         let epoch = settle_pending(&committer, &local, &mut readings).await?;
         let info = committer.source.describe().await?;
-        let topic_ids = settings.topic_ids(&info);
+        let topic_ids = info.topic_ids.clone();
         for (name, (_, view)) in &readings {
             check_history(name, view)
                 .and_then(|()| check_source(name, view, &info.cluster_id, &topic_ids))

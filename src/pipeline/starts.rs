@@ -32,7 +32,7 @@ pub(super) async fn starts<W: World>(
         let views = committer.views().await?;
         let seen = SourceView {
             cluster_id: info.cluster_id.clone(),
-            topic_ids: settings.topic_ids(info),
+            topic_ids: info.topic_ids.clone(),
             log: committer.source.log_ranges(partitions.to_vec()).await?,
         };
         match of_all(&views, &seen, settings.reset) {

@@ -63,7 +63,7 @@ pub struct ShardTask<W: World> {
     pub index: usize,
     /// The shard.
     pub shard: Shard<W::Sink>,
-    /// Its share of the topic.
+    /// Its share of the topics.
     pub queue: <W::Source as Source>::Queue,
     /// What it is told. The shard ends with the channel.
     pub commands: Receiver<Command<Loaded<W>>>,

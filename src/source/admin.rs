@@ -1,34 +1,38 @@
-//! What the crate's metadata does not tell: the topic's id, and the log's end without a request.
+//! What the crate's metadata does not tell: the topics' ids, and the log's end without a request.
 #![allow(unsafe_code, reason = "librdkafka's DescribeTopics has no safe binding")]
 
-use std::ffi::{CStr, CString};
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, c_char};
 use std::time::Duration;
 
 use rdkafka::bindings as rdsys;
 use rdkafka::client::Client;
 use rdkafka::types::RDKafkaRespErr;
 
-use super::SourceContext;
+use super::{PartitionId, SourceContext, Topics};
 use crate::protocol::{Offset, TopicPartition};
 
 /// Kafka's own "no id": brokers too old to have topic ids answer with it.
 const ZERO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 
-/// The topic's id in base64 as `broker` (or the controller) tells it, or `None` where the cluster does not tell (old brokers, no right to
-/// describe). A missing id only switches off one check, so its cause is logged and not an error.
-pub(super) fn topic_id(
+/// The ids of these topics in base64, as `broker` (or the controller) tells them. Those are left out of
+/// which the cluster does not tell (old brokers, no right to describe): a missing id only switches off
+/// one check, so its cause is logged and not an error.
+pub(super) fn topic_ids<'a>(
     client: &Client<SourceContext>,
-    topic: &str,
+    topics: impl Iterator<Item = &'a str>,
     broker: Option<i32>,
     timeout: Duration,
-) -> Option<String> {
-    let name = CString::new(topic).ok()?;
-    let mut names = [name.as_ptr()];
+) -> BTreeMap<String, String> {
+    // A name with a zero byte is no topic's.
+    let asked: Vec<CString> = topics.filter_map(|topic| CString::new(topic).ok()).collect();
+    let mut names: Vec<*const c_char> = asked.iter().map(|name| name.as_ptr()).collect();
     let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: every pointer made here is destroyed here; results are read before their event is
-    // destroyed; the client outlives the call.
-    unsafe {
-        let topics = rdsys::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), 1);
+    // SAFETY: every pointer made here is destroyed here; the names live in `asked` and are copied;
+    // results are read before their event is destroyed; the client outlives the call.
+    let ids = unsafe {
+        let topics =
+            rdsys::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
         let queue = rdsys::rd_kafka_queue_new(client.native_ptr());
         let options = rdsys::rd_kafka_AdminOptions_new(
             client.native_ptr(),
@@ -46,47 +50,54 @@ pub(super) fn topic_id(
         }
         rdsys::rd_kafka_DescribeTopics(client.native_ptr(), topics, options, queue);
         let event = rdsys::rd_kafka_queue_poll(queue, millis.saturating_add(1000));
-        let id = if event.is_null() { None } else { read_id(event) };
+        let ids = if event.is_null() { BTreeMap::new() } else { read_ids(event) };
         if !event.is_null() {
             rdsys::rd_kafka_event_destroy(event);
         }
         rdsys::rd_kafka_AdminOptions_destroy(options);
         rdsys::rd_kafka_queue_destroy(queue);
         rdsys::rd_kafka_TopicCollection_destroy(topics);
-        if id.is_none() {
-            tracing::debug!(topic, "the cluster tells no topic id");
-        }
-        id
+        ids
+    };
+    if ids.len() < asked.len() {
+        tracing::debug!(topics = ?asked, told = ?ids, "the cluster does not tell all topic ids");
     }
+    ids
 }
 
 /// # Safety
 /// `event` must be a live event.
-unsafe fn read_id(event: *mut rdsys::rd_kafka_event_t) -> Option<String> {
-    // SAFETY: the results belong to the live event; strings are copied.
+unsafe fn read_ids(event: *mut rdsys::rd_kafka_event_t) -> BTreeMap<String, String> {
+    // SAFETY: the results belong to the live event, and the array has `count` elements; strings are
+    // copied.
     unsafe {
         if rdsys::rd_kafka_event_error(event) != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-            return None;
+            return BTreeMap::new();
         }
         let result = rdsys::rd_kafka_event_DescribeTopics_result(event);
         if result.is_null() {
-            return None;
+            return BTreeMap::new();
         }
         let mut count = 0;
         let topics = rdsys::rd_kafka_DescribeTopics_result_topics(result, &mut count);
-        if topics.is_null() || count == 0 {
-            return None;
+        if topics.is_null() {
+            return BTreeMap::new();
         }
-        let id = rdsys::rd_kafka_TopicDescription_topic_id(*topics);
-        if id.is_null() {
-            return None;
-        }
-        let text = rdsys::rd_kafka_Uuid_base64str(id);
-        if text.is_null() {
-            return None;
-        }
-        let text = CStr::from_ptr(text).to_string_lossy().into_owned();
-        (!text.is_empty() && text != ZERO_ID).then_some(text)
+        let read = |at| {
+            let topic = *topics.add(at);
+            let name = rdsys::rd_kafka_TopicDescription_name(topic);
+            let id = rdsys::rd_kafka_TopicDescription_topic_id(topic);
+            if name.is_null() || id.is_null() {
+                return None;
+            }
+            let text = rdsys::rd_kafka_Uuid_base64str(id);
+            if text.is_null() {
+                return None;
+            }
+            let [name, id] = [name, text].map(|text| CStr::from_ptr(text).to_string_lossy());
+            (!id.is_empty() && id != ZERO_ID).then(|| (name.into_owned(), id.into_owned()))
+        };
+        (0..count).filter_map(read).collect()
     }
 }
 
@@ -115,24 +126,31 @@ pub(super) fn cached_log_end(
 /// they were assigned are left out. No I/O.
 pub(super) fn positions(
     client: &Client<SourceContext>,
-    topic: &str,
-    partitions: impl Iterator<Item = i32>,
-) -> Vec<(i32, Offset)> {
-    let Ok(topic) = CString::new(topic) else { return Vec::new() };
-    let (least, _) = partitions.size_hint();
-    // SAFETY: the list is made and destroyed here, and the client is live; the elements are read
-    // before that, within their count.
+    topics: &Topics,
+    partitions: impl Iterator<Item = PartitionId>,
+) -> Vec<(PartitionId, Offset)> {
+    let ids: Vec<PartitionId> = partitions.collect();
+    // A name with a zero byte is no topic's, and nothing is read from it.
+    let names: Vec<Option<CString>> =
+        topics.iter().map(|(_, name)| CString::new(name).ok()).collect();
+    let named = |id: &PartitionId| names.get(id.topic.at()).and_then(Option::as_ref);
+    let ids: Vec<PartitionId> = ids.into_iter().filter(|id| named(id).is_some()).collect();
+    // SAFETY: the list is made and destroyed here, and the client is live; names are copied; the
+    // elements are read before that, within their count.
     unsafe {
-        let list = rdsys::rd_kafka_topic_partition_list_new(i32::try_from(least).unwrap_or(0));
-        for partition in partitions {
-            rdsys::rd_kafka_topic_partition_list_add(list, topic.as_ptr(), partition);
+        let list = rdsys::rd_kafka_topic_partition_list_new(i32::try_from(ids.len()).unwrap_or(0));
+        for id in &ids {
+            if let Some(name) = named(id) {
+                rdsys::rd_kafka_topic_partition_list_add(list, name.as_ptr(), id.partition);
+            }
         }
         rdsys::rd_kafka_position(client.native_ptr(), list);
         let count = usize::try_from((*list).cnt).unwrap_or(0);
         let elements =
             if count == 0 { &[][..] } else { std::slice::from_raw_parts((*list).elems, count) };
-        let known = elements.iter().filter(|element| element.offset >= 0);
-        let known = known.map(|element| (element.partition, element.offset)).collect();
+        // In the order in which they were added.
+        let known = ids.into_iter().zip(elements).filter(|(_, element)| element.offset >= 0);
+        let known = known.map(|(id, element)| (id, element.offset)).collect();
         rdsys::rd_kafka_topic_partition_list_destroy(list);
         known
     }

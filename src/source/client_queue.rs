@@ -4,8 +4,9 @@
 //! crate does not offer it: this file and `admin.rs` hold all the calls into C.
 #![allow(unsafe_code, reason = "librdkafka's batch consume has no safe binding")]
 
-use std::ffi::CString;
-use std::ptr;
+use std::ffi::{CStr, CString, c_void};
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::RDKafkaRespErr;
 
-use super::{Polled, Record, SourceContext, SourceError, admin};
+use super::{
+    Header, Headers, HeadersError, PartitionId, Polled, Record, SourceContext, SourceError,
+    TopicIndex, Topics, admin,
+};
 use crate::protocol::{Offset, TopicPartition};
 
 /// Messages taken from the client at once: enough to spread the cost of a call, few enough that a
@@ -87,21 +91,25 @@ impl Drop for Forwarded {
 /// The queue of one shard. Owned by its thread.
 pub struct ClientQueue {
     target: Arc<Target>,
-    topic: String,
+    topics: Topics,
     batch: Vec<*mut rdsys::rd_kafka_message_t>,
+    /// The client's objects of the topics of a batch.
+    seen: Vec<(*const rdsys::rd_kafka_topic_t, TopicIndex)>,
 }
 
-// SAFETY: `batch` holds no message between calls of `poll`, and the queue may change threads.
+// SAFETY: `batch` holds no message between calls of `poll`, `seen` is only compared with, and the
+// queue may change threads.
 unsafe impl Send for ClientQueue {}
 
 impl ClientQueue {
-    pub(super) fn new(consumer: &Arc<BaseConsumer<SourceContext>>, topic: &str) -> Self {
+    pub(super) fn new(consumer: &Arc<BaseConsumer<SourceContext>>, topics: &Topics) -> Self {
         // SAFETY: the client pointer is valid while `consumer` lives; the queue is destroyed in drop.
         let queue = unsafe { rdsys::rd_kafka_queue_new(consumer.client().native_ptr()) };
         Self {
             target: Arc::new(Target { queue, consumer: consumer.clone() }),
-            topic: topic.to_owned(),
+            topics: topics.clone(),
             batch: vec![ptr::null_mut(); BATCH],
+            seen: Vec::new(),
         }
     }
 
@@ -117,12 +125,20 @@ impl ClientQueue {
             let millis = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
             count = self.fill(1, millis);
         }
+        // Only of the messages of one batch, which are there together, is it certain that two topics
+        // are not at one address, one after the other.
+        self.seen.clear();
         let mut go_on = true;
         for index in 0..count {
             let message = self.batch[index];
             if go_on {
                 // SAFETY: the message is ours until it is destroyed below, after its last use.
-                go_on = take(unsafe { polled(&self.topic, message) });
+                let topic = unsafe { self.topic(message) };
+                go_on = match topic {
+                    // SAFETY: as above.
+                    Some(topic) => take(unsafe { polled(&self.topics, topic, message) }),
+                    None => true,
+                };
             }
             // SAFETY: each message returned by the client is destroyed exactly once.
             unsafe { rdsys::rd_kafka_message_destroy(message) };
@@ -131,8 +147,42 @@ impl ClientQueue {
     }
 
     /// See [`super::ShardQueue::positions`].
-    pub fn positions(&self, partitions: impl Iterator<Item = i32>) -> Vec<(i32, Offset)> {
-        admin::positions(self.target.consumer.client(), &self.topic, partitions)
+    pub fn positions(
+        &self,
+        partitions: impl Iterator<Item = PartitionId>,
+    ) -> Vec<(PartitionId, Offset)> {
+        admin::positions(self.target.consumer.client(), &self.topics, partitions)
+    }
+
+    /// The topic of a message, by the client's object of it and only once in a batch by its name;
+    /// `None` for one that we do not read, of which nothing is forwarded to us.
+    ///
+    /// # Safety
+    /// `message` must be a live message of the batch.
+    #[inline]
+    unsafe fn topic(&mut self, message: *mut rdsys::rd_kafka_message_t) -> Option<TopicIndex> {
+        // SAFETY: by contract of this function.
+        let topic = unsafe { (*message).rkt }.cast_const();
+        if let Some((_, index)) = self.seen.iter().rev().find(|(seen, _)| *seen == topic) {
+            return Some(*index);
+        }
+        // SAFETY: a live message keeps its topic.
+        unsafe { self.look_up(topic) }
+    }
+
+    /// # Safety
+    /// `topic` must be null or live.
+    #[cold]
+    unsafe fn look_up(&mut self, topic: *const rdsys::rd_kafka_topic_t) -> Option<TopicIndex> {
+        // SAFETY: the name is the topic's own, and is not kept.
+        let name = (!topic.is_null())
+            .then(|| unsafe { CStr::from_ptr(rdsys::rd_kafka_topic_name(topic)) });
+        let found = name.and_then(|name| self.topics.index(name.to_str().ok()?));
+        match found {
+            Some(index) => self.seen.push((topic, index)),
+            None => tracing::warn!(topic = ?name, "the client hands over what nobody asked for"),
+        }
+        found
     }
 
     fn fill(&mut self, most: usize, timeout_ms: i32) -> usize {
@@ -149,25 +199,79 @@ impl ClientQueue {
     }
 }
 
+/// The headers of a message, which librdkafka reads, and copies, when it is first asked for them.
+#[derive(Clone, Copy)]
+pub(super) struct MessageHeaders<'a> {
+    message: NonNull<rdsys::rd_kafka_message_t>,
+    /// Lives as long as the message.
+    of: PhantomData<&'a rdsys::rd_kafka_message_t>,
+}
+
+impl<'a> MessageHeaders<'a> {
+    /// The headers. A name is cut off at a zero byte, for librdkafka does not tell its length.
+    pub(super) fn iter(self) -> impl Iterator<Item = Result<Header<'a>, HeadersError>> {
+        let mut headers = ptr::null_mut();
+        // SAFETY: the message lives, and nobody else uses it; what it gives is its own.
+        let code = unsafe { rdsys::rd_kafka_message_headers(self.message.as_ptr(), &mut headers) };
+        let (count, error) = match code {
+            // SAFETY: the list was given just now.
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {
+                (unsafe { rdsys::rd_kafka_header_cnt(headers) }, None)
+            }
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__NOENT => (0, None),
+            error => (0, Some(HeadersError(RDKafkaErrorCode::from(error).to_string()))),
+        };
+        // SAFETY: the list has as many, and is not changed while the message lives.
+        let header = move |at| Ok(unsafe { header(headers, at) });
+        (0..count).map(header).chain(error.map(Err))
+    }
+}
+
 /// # Safety
-/// `message` must be a live message of a consumer; the result must not outlive it.
-unsafe fn polled<'a>(topic: &str, message: *mut rdsys::rd_kafka_message_t) -> Polled<'a> {
+/// `headers` must be a list of a message that lives for `'a`, and have a header at `at`.
+unsafe fn header<'a>(headers: *const rdsys::rd_kafka_headers_t, at: usize) -> Header<'a> {
+    let (mut name, mut value, mut length) = (ptr::null(), ptr::null(), 0);
+    // SAFETY: by contract of this function; the out-pointers are valid for the call, and what they
+    // are set to belongs to the list. Without a header there, they are left as they are.
+    unsafe {
+        rdsys::rd_kafka_header_get_all(headers, at, &mut name, &mut value, &mut length);
+        let name = if name.is_null() { c"" } else { CStr::from_ptr(name) };
+        (name.to_bytes(), slice(value, length))
+    }
+}
+
+/// # Safety
+/// `bytes` must be null or have `length` bytes that live for `'a`.
+unsafe fn slice<'a>(bytes: *const c_void, length: usize) -> Option<&'a [u8]> {
+    // SAFETY: by contract of this function.
+    (!bytes.is_null()).then(|| unsafe { std::slice::from_raw_parts(bytes.cast::<u8>(), length) })
+}
+
+/// # Safety
+/// `message` must be a live message of a consumer and of `topic`; the result must not outlive it.
+unsafe fn polled<'a>(
+    topics: &Topics,
+    topic: TopicIndex,
+    message: *mut rdsys::rd_kafka_message_t,
+) -> Polled<'a> {
     // SAFETY: by contract of this function.
     let m = unsafe { &*message };
     if m.err == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-        let payload = if m.payload.is_null() {
-            None
-        } else {
-            // SAFETY: payload and len describe one buffer of the live message.
-            Some(unsafe { std::slice::from_raw_parts(m.payload.cast::<u8>(), m.len) })
-        };
+        // SAFETY: each pair describes one buffer of the live message.
+        let [key, value] = [(m.key, m.key_len), (m.payload, m.len)]
+            .map(|(bytes, length)| unsafe { slice(bytes, length) });
         // SAFETY: a null type pointer is allowed.
         let timestamp = unsafe { rdsys::rd_kafka_message_timestamp(message, ptr::null_mut()) };
         return Polled::Record(Record {
+            topic,
             partition: m.partition,
             offset: m.offset,
             timestamp_ms: (timestamp >= 0).then_some(timestamp),
-            payload,
+            key,
+            value,
+            headers: NonNull::new(message).map_or(Headers::NONE, |message| {
+                Headers::of_message(MessageHeaders { message, of: PhantomData })
+            }),
         });
     }
     // SAFETY: the returned string is valid while the message lives; it is copied here.
@@ -176,10 +280,11 @@ unsafe fn polled<'a>(topic: &str, message: *mut rdsys::rd_kafka_message_t) -> Po
         if text.is_null() {
             String::from("no detail")
         } else {
-            std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned()
+            CStr::from_ptr(text).to_string_lossy().into_owned()
         }
     };
-    let partition = TopicPartition::new(topic, m.partition);
+    let id = PartitionId { topic, partition: m.partition };
+    let partition = topics.tp(id);
     let code = RDKafkaErrorCode::from(m.err);
     let error = match code {
         // There is no code of its own for it where a reset is an error.
@@ -196,5 +301,5 @@ unsafe fn polled<'a>(topic: &str, message: *mut rdsys::rd_kafka_message_t) -> Po
         },
         _ => SourceError::Partition { partition, detail: format!("{code}: {detail}") },
     };
-    Polled::Failed { partition: m.partition, error }
+    Polled::Failed { partition: id, error }
 }

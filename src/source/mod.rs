@@ -9,10 +9,13 @@ mod client_queue;
 mod error;
 mod fetch;
 mod group;
+mod headers;
 mod queue;
 mod ranges;
+mod topics;
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,16 +23,19 @@ use std::time::{Duration, Instant};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
-use crate::protocol::{Frontier, Offset, TopicPartition};
+use crate::protocol::{Frontier, LogRange, Offset, TopicPartition};
 
 pub use error::SourceError;
 pub use group::{Membership, SourceContext};
+pub use headers::{Header, Headers, HeadersError};
 pub use queue::{Polled, Record, ShardQueue};
+pub use topics::{PartitionId, TopicIndex, Topics};
 
 use client_queue::{ClientQueue, Forwarded, Target};
-use fetch::{Fetcher, Security};
+use fetch::{Cluster, Fetcher, Security};
 
 /// A cluster that just told its metadata tells topic ids at once, or does not know them and lets
 /// the request time out (librdkafka's mock does).
@@ -37,27 +43,40 @@ const TOPIC_ID_WAIT: Duration = Duration::from_secs(2);
 /// How often leaders are asked for while some are not known, and how long that may take.
 const LEADERS_EVERY: Duration = Duration::from_millis(100);
 const LEADERS_PATIENCE: Duration = Duration::from_secs(1);
+/// The operation that asks for partitions and leaders.
+const READ_METADATA: &str = "read the topic's metadata";
 /// How long the cluster may take to name the partitions that are all ours.
 const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the cluster says about the topic.
+/// What the cluster says about the topics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicInfo {
     /// Id of the cluster, empty if it has none.
     pub cluster_id: String,
-    /// Id of the topic, where the cluster tells it: a topic deleted and re-created has another.
-    pub topic_id: Option<String>,
-    /// Its partitions, in order.
+    /// Id of each topic, where the cluster tells it: a topic deleted and re-created has another.
+    pub topic_ids: BTreeMap<String, String>,
+    /// Their partitions, in order.
     pub partitions: Vec<TopicPartition>,
 }
 
-/// How to reach the topic.
+/// A partition of an assignment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The partition.
+    pub tp: TopicPartition,
+    /// The offset to read first.
+    pub start: Offset,
+    /// Index of the shard that reads it.
+    pub shard: usize,
+}
+
+/// How to reach the topics.
 #[derive(Clone, Debug)]
 pub struct SourceSettings {
     /// Bootstrap servers.
     pub brokers: String,
-    /// The topic.
-    pub topic: String,
+    /// The topics.
+    pub topics: Topics,
     /// The consumer group that offsets are reported to: the pipeline's name.
     pub group_id: String,
     /// Membership in that group; without it this process reads all partitions.
@@ -165,7 +184,7 @@ impl Source {
             .map_err(|source| SourceError::Settings { source })?;
         let fetcher = (settings.fetch_by == FetchBy::Icestream).then(|| {
             Security::new(&settings.properties)
-                .map(|security| Fetcher::new(&settings.topic, settings.queue_bytes, security))
+                .map(|security| Fetcher::new(&settings.topics, settings.queue_bytes, security))
                 .map_err(|detail| SourceError::Security { detail })
         });
         let fetcher = fetcher.transpose()?;
@@ -179,42 +198,79 @@ impl Source {
         })
     }
 
-    /// Asks the cluster about the topic. Blocks for at most about twice `timeout`.
-    pub fn describe(&self, timeout: Duration) -> Result<TopicInfo, SourceError> {
-        let (partitions, broker) = self.topic(timeout)?;
-        self.broker.store(broker, Ordering::Relaxed);
-        let cluster_id = self.consumer.client().fetch_cluster_id(timeout).unwrap_or_default();
-        let topic_id = self.topic_id(timeout.min(TOPIC_ID_WAIT));
-        Ok(TopicInfo { cluster_id, topic_id, partitions })
+    /// The topics that are read.
+    pub fn topics(&self) -> &Topics {
+        &self.settings.topics
     }
 
-    /// The topic's id now, where the cluster tells it. Blocks for at most about `timeout`.
-    pub fn topic_id(&self, timeout: Duration) -> Option<String> {
-        let (client, topic) = (self.consumer.client(), &self.settings.topic);
+    /// Asks the cluster about the topics. Blocks for at most about twice `timeout`.
+    pub fn describe(&self, timeout: Duration) -> Result<TopicInfo, SourceError> {
+        let (partitions, broker) = self.metadata(timeout)?;
+        self.broker.store(broker, Ordering::Relaxed);
+        let cluster_id = self.consumer.client().fetch_cluster_id(timeout).unwrap_or_default();
+        let topic_ids = self.topic_ids(timeout.min(TOPIC_ID_WAIT));
+        Ok(TopicInfo { cluster_id, topic_ids, partitions })
+    }
+
+    /// The id of each topic now, where the cluster tells it. Blocks for at most about twice `timeout`.
+    pub fn topic_ids(&self, timeout: Duration) -> BTreeMap<String, String> {
+        let client = self.consumer.client();
+        let names = || self.settings.topics.iter().map(|(_, name)| name);
         // Any broker knows. The client's own choice is the controller, which may be away while all
         // else works; it is asked second.
         let broker = self.broker.load(Ordering::Relaxed);
-        let asked = (broker >= 0).then(|| admin::topic_id(client, topic, Some(broker), timeout));
-        asked.flatten().or_else(|| admin::topic_id(client, topic, None, timeout))
+        let mut ids = match broker {
+            0.. => admin::topic_ids(client, names(), Some(broker), timeout),
+            _ => BTreeMap::new(),
+        };
+        if names().any(|name| !ids.contains_key(name)) {
+            let others = names().filter(|name| !ids.contains_key(*name));
+            let others = admin::topic_ids(client, others, None, timeout);
+            ids.extend(others);
+        }
+        ids
     }
 
-    /// The topic's partitions now.
+    /// The topics' partitions now.
     pub fn partitions(&self, timeout: Duration) -> Result<Vec<TopicPartition>, SourceError> {
-        Ok(self.topic(timeout)?.0)
+        Ok(self.metadata(timeout)?.0)
     }
 
-    /// The topic's partitions, and the id of a broker of its cluster, -1 if it names none.
-    fn topic(&self, timeout: Duration) -> Result<(Vec<TopicPartition>, i32), SourceError> {
-        let topic = &self.settings.topic;
-        let metadata = self
-            .consumer
-            .fetch_metadata(Some(topic), timeout)
-            .map_err(|source| self.failed("read the topic's metadata", source))?;
-        let found = metadata.topics().iter().find(|t| t.name() == topic);
+    /// The topics' partitions in order, and the id of a broker of their cluster, -1 if it names none.
+    /// What fetches hears who leads them.
+    fn metadata(&self, timeout: Duration) -> Result<(Vec<TopicPartition>, i32), SourceError> {
+        let until = Instant::now() + timeout;
+        let (mut partitions, mut broker, mut cluster) = (Vec::new(), -1, Cluster::default());
+        for (topic, name) in self.settings.topics.iter() {
+            // The client answers for one topic at a time, or for all that the cluster has.
+            let metadata = self
+                .consumer
+                .fetch_metadata(Some(name), until.saturating_duration_since(Instant::now()))
+                .map_err(|source| self.failed_with(name, READ_METADATA, source))?;
+            let found = self.found(name, &metadata)?;
+            let mut numbers: Vec<i32> = found.partitions().iter().map(|p| p.id()).collect();
+            numbers.sort_unstable();
+            partitions.extend(numbers.into_iter().map(|n| TopicPartition::new(name, n)));
+            cluster.learn(topic, found, metadata.brokers());
+            broker = metadata.brokers().first().map_or(broker, |broker| broker.id());
+        }
+        if let Some(fetcher) = &self.fetcher {
+            fetcher.set_cluster(cluster).map_err(|e| self.operation("fetch", e.to_string()))?;
+        }
+        Ok((partitions, broker))
+    }
+
+    /// What metadata says of a topic, if it exists.
+    fn found<'a>(
+        &self,
+        topic: &str,
+        metadata: &'a Metadata,
+    ) -> Result<&'a MetadataTopic, SourceError> {
         let absent = || SourceError::TopicAbsent {
-            topic: topic.clone(),
+            topic: topic.to_owned(),
             brokers: self.settings.brokers.clone(),
         };
+        let found = metadata.topics().iter().find(|each| each.name() == topic);
         let found = found.ok_or_else(absent)?;
         if let Some(error) = found.error() {
             let code = RDKafkaErrorCode::from(error);
@@ -222,20 +278,13 @@ impl Source {
                 RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
                     absent()
                 }
-                other => self.failed("read the topic's metadata", KafkaError::MetadataFetch(other)),
+                other => self.failed_with(topic, READ_METADATA, KafkaError::MetadataFetch(other)),
             });
         }
         if found.partitions().is_empty() {
             return Err(absent());
         }
-        let mut numbers: Vec<i32> = found.partitions().iter().map(|p| p.id()).collect();
-        numbers.sort_unstable();
-        let partitions = numbers.into_iter().map(|n| TopicPartition::new(topic.clone(), n));
-        if let Some(fetcher) = &self.fetcher {
-            fetcher.learn(&metadata).map_err(|e| self.operation("fetch", e.to_string()))?;
-        }
-        let broker = metadata.brokers().first().map_or(-1, |broker| broker.id());
-        Ok((partitions.collect(), broker))
+        Ok(found)
     }
 
     /// First offset kept and end of what a committed reader may see, for each partition.
@@ -243,15 +292,16 @@ impl Source {
         &self,
         partitions: &[TopicPartition],
         timeout: Duration,
-    ) -> Result<BTreeMap<TopicPartition, (Offset, Offset)>, SourceError> {
+    ) -> Result<BTreeMap<TopicPartition, LogRange>, SourceError> {
         let failed = |source| self.failed("read the ends of the log", source);
         let together = ranges::of_all(&self.consumer, partitions, timeout).map_err(failed)?;
-        let of_one = |tp: &TopicPartition| match together.get(&tp.partition) {
+        let of_one = |tp: &TopicPartition| match together.get(tp) {
             Some(range) => Ok((tp.clone(), *range)),
             // Its leader may be moving, which this waits for.
             None => {
                 let range = self.consumer.fetch_watermarks(&tp.topic, tp.partition, timeout);
-                Ok((tp.clone(), range.map_err(failed)?))
+                let (start, end) = range.map_err(failed)?;
+                Ok((tp.clone(), LogRange { start, end }))
             }
         };
         partitions.iter().map(of_one).collect()
@@ -261,7 +311,7 @@ impl Source {
     pub fn queues(&self, shards: usize) -> Vec<ShardQueue> {
         let mut flows = self.flows();
         let queues: Vec<ClientQueue> =
-            (0..shards).map(|_| ClientQueue::new(&self.consumer, &self.settings.topic)).collect();
+            (0..shards).map(|_| ClientQueue::new(&self.consumer, &self.settings.topics)).collect();
         flows.targets = queues.iter().map(ClientQueue::target).collect();
         match &self.fetcher {
             // The client's are read by nobody.
@@ -274,7 +324,7 @@ impl Source {
         }
     }
 
-    /// Asks for partitions: the group for a share, or all of the topic. [`Self::take_changes`]
+    /// Asks for partitions: the group for a share, or all of the topics. [`Self::take_changes`]
     /// tells what is given. True if it will be all.
     pub fn join(&self) -> Result<bool, SourceError> {
         if self.settings.group.is_none() {
@@ -282,8 +332,9 @@ impl Source {
             self.consumer.context().push(Membership::Assigned(all));
             return Ok(true);
         }
+        let names: Vec<&str> = self.settings.topics.iter().map(|(_, name)| name).collect();
         self.consumer
-            .subscribe(&[&self.settings.topic])
+            .subscribe(&names)
             .map_err(|e| self.operation("join the group", e.to_string()))?;
         Ok(false)
     }
@@ -314,10 +365,10 @@ impl Source {
     }
 
     /// Accepts an assignment: each partition is read from its offset into the queue of its shard.
-    pub fn take(&self, shares: &[(TopicPartition, Offset, usize)]) -> Result<(), SourceError> {
+    pub fn take(&self, shares: &[Share]) -> Result<(), SourceError> {
         let mut list = TopicPartitionList::with_capacity(shares.len());
-        for (tp, offset, _) in shares {
-            list.add_partition_offset(&tp.topic, tp.partition, KafkaOffset::Offset(*offset))
+        for Share { tp, start, .. } in shares {
+            list.add_partition_offset(&tp.topic, tp.partition, KafkaOffset::Offset(*start))
                 .map_err(|e| self.operation("assign", e.to_string()))?;
         }
         self.forward(shares)?;
@@ -343,18 +394,18 @@ impl Source {
 
     /// Lets the client's queues flow into those of the shards. To be done before partitions are
     /// assigned: then no record can reach the consumer's own queue.
-    fn forward(&self, shares: &[(TopicPartition, Offset, usize)]) -> Result<(), SourceError> {
-        let numbers = shares.iter().map(|(tp, ..)| tp.partition);
-        let stale = admin::positions(self.consumer.client(), &self.settings.topic, numbers);
-        if let Some((partition, offset)) = stale.first() {
+    fn forward(&self, shares: &[Share]) -> Result<(), SourceError> {
+        let topics = &self.settings.topics;
+        let ids = shares.iter().filter_map(|share| topics.id(&share.tp));
+        let stale = admin::positions(self.consumer.client(), topics, ids);
+        if let Some((id, offset)) = stale.first() {
             // A pause would send the client there, past records that are not read.
-            let detail = format!(
-                "partition {partition} still has the position {offset} of an earlier assignment"
-            );
+            let tp = topics.tp(*id);
+            let detail = format!("{tp} still has the position {offset} of an earlier assignment");
             return Err(self.operation("assign", detail));
         }
         let mut flows = self.flows();
-        for (tp, _, shard) in shares {
+        for Share { tp, shard, .. } in shares {
             let target = flows.targets.get(*shard).cloned();
             let target =
                 target.ok_or_else(|| self.operation("assign", format!("no shard {shard}")))?;
@@ -436,7 +487,7 @@ impl Source {
     /// End of the log of a partition as the last fetch saw it, if there was one. No I/O.
     pub fn cached_log_end(&self, tp: &TopicPartition) -> Option<Offset> {
         match &self.fetcher {
-            Some(fetcher) => fetcher.log_end(tp.partition),
+            Some(fetcher) => fetcher.log_end(tp),
             None => admin::cached_log_end(self.consumer.client(), tp),
         }
     }
@@ -446,7 +497,7 @@ impl Source {
         self.consumer.context().take_brokers_down()
     }
 
-    /// The error of a cluster that told the topic's id before and does not tell it now.
+    /// The error of a cluster that told a topic's id before and does not tell it now.
     pub fn silent(&self) -> SourceError {
         let detail = String::from("no answer, or the topic is gone");
         self.operation("ask for the id of the topic", detail)
@@ -462,10 +513,20 @@ impl Source {
     }
 
     fn failed(&self, what: &'static str, source: KafkaError) -> SourceError {
+        self.failed_with(&self.settings.topics, what, source)
+    }
+
+    /// Something with some or all of the topics failed.
+    fn failed_with(
+        &self,
+        topics: impl Display,
+        what: &'static str,
+        source: KafkaError,
+    ) -> SourceError {
         let brokers = self.settings.brokers.clone();
         match source.rdkafka_error_code() {
             Some(code) if is_refusal(code) => SourceError::Unauthorised {
-                what: format!("{} ({what})", self.settings.topic),
+                what: format!("{topics} ({what})"),
                 brokers,
                 detail: source.to_string(),
             },

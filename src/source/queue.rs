@@ -2,22 +2,36 @@
 
 use std::time::Duration;
 
-use super::SourceError;
 use super::client_queue::ClientQueue;
 use super::fetch::FetchQueue;
+use super::{Headers, PartitionId, SourceError, TopicIndex};
 use crate::protocol::Offset;
 
-/// A record, borrowed until the call returns.
+/// A record, borrowed from where it lies until the call returns.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
-    /// Partition number.
+    /// Its topic.
+    pub topic: TopicIndex,
+    /// Number of its partition.
     pub partition: i32,
     /// Its offset.
     pub offset: Offset,
     /// Milliseconds since the Unix epoch, if the record has a timestamp.
     pub timestamp_ms: Option<i64>,
+    /// The key; an empty one is a key, too.
+    pub key: Option<&'a [u8]>,
     /// The value; `None` is a tombstone.
-    pub payload: Option<&'a [u8]>,
+    pub value: Option<&'a [u8]>,
+    /// Its headers, not read yet.
+    pub headers: Headers<'a>,
+}
+
+impl Record<'_> {
+    /// The partition that it is of.
+    #[inline]
+    pub fn id(&self) -> PartitionId {
+        PartitionId { topic: self.topic, partition: self.partition }
+    }
 }
 
 /// What a queue yields.
@@ -27,8 +41,8 @@ pub enum Polled<'a> {
     Record(Record<'a>),
     /// Reading failed.
     Failed {
-        /// Partition number.
-        partition: i32,
+        /// The partition.
+        partition: PartitionId,
         /// Why.
         error: SourceError,
     },
@@ -56,10 +70,16 @@ impl ShardQueue {
     /// The next offset to read of each of these partitions: everything below it was handed over,
     /// or is a transaction marker, or belongs to an aborted transaction. Partitions of which
     /// nothing came yet are left out.
-    pub fn positions(&self, partitions: impl Iterator<Item = i32>) -> Vec<(i32, Offset)> {
+    pub fn positions(
+        &self,
+        partitions: impl Iterator<Item = PartitionId>,
+    ) -> Vec<(PartitionId, Offset)> {
         match self {
             Self::Client(queue) => queue.positions(partitions),
             Self::Fetched(queue) => queue.positions(partitions),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

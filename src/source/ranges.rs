@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaResult;
-use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use rdkafka::topic_partition_list::{
+    Offset as KafkaOffset, TopicPartitionList, TopicPartitionListElem,
+};
 
 use super::{SourceContext, is_connection, is_refusal};
-use crate::protocol::{Offset, TopicPartition};
+use crate::protocol::{LogRange, Offset, TopicPartition};
 
 /// First offset kept and end of what a committed reader may see, by partition. Partitions of which
 /// a broker did not tell both are left out. Blocks for at most about twice `timeout`.
@@ -16,14 +18,17 @@ pub(super) fn of_all(
     consumer: &BaseConsumer<SourceContext>,
     partitions: &[TopicPartition],
     timeout: Duration,
-) -> KafkaResult<BTreeMap<i32, (Offset, Offset)>> {
+) -> KafkaResult<BTreeMap<TopicPartition, LogRange>> {
     if partitions.is_empty() {
         return Ok(BTreeMap::new());
     }
     // In this order, so that what retention takes in between leaves no log that ends before it begins.
     let starts = ask(consumer, partitions, KafkaOffset::Beginning, timeout)?;
     let ends = ask(consumer, partitions, KafkaOffset::End, timeout)?;
-    let both = |(partition, start)| Some((partition, (start, *ends.get(&partition)?)));
+    let both = |(tp, start)| {
+        let end = *ends.get(&tp)?;
+        Some((tp, LogRange { start, end }))
+    };
     Ok(starts.into_iter().filter_map(both).collect())
 }
 
@@ -34,7 +39,7 @@ fn ask(
     partitions: &[TopicPartition],
     end: KafkaOffset,
     timeout: Duration,
-) -> KafkaResult<BTreeMap<i32, Offset>> {
+) -> KafkaResult<BTreeMap<TopicPartition, Offset>> {
     let mut list = TopicPartitionList::with_capacity(partitions.len());
     for tp in partitions {
         list.add_partition_offset(&tp.topic, tp.partition, end)?;
@@ -57,7 +62,11 @@ fn ask(
         KafkaOffset::Offset(offset) => Some(offset),
         _ => None,
     };
-    Ok(known.filter_map(|each| Some((each.partition(), offset(each.offset())?))).collect())
+    let each = |element: &TopicPartitionListElem<'_>| {
+        let tp = TopicPartition::new(element.topic(), element.partition());
+        Some((tp, offset(element.offset())?))
+    };
+    Ok(known.filter_map(each).collect())
 }
 
 #[cfg(test)]
@@ -67,26 +76,29 @@ mod tests {
     use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-    use super::super::{FetchBy, Source, SourceError, SourceSettings};
+    use super::super::{FetchBy, Source, SourceError, SourceSettings, Topics};
     use super::*;
 
-    const TOPIC: &str = "orders";
-    const PARTITIONS: i32 = 60;
+    /// Two topics and how many partitions they have.
+    const TOPICS: [(&str, i32); 2] = [("orders", 60), ("payments", 6)];
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    /// Three brokers that lead twenty partitions each; a partition has as many records as its number.
+    /// Three brokers that lead a third of the partitions each.
     fn cluster() -> MockCluster<'static, DefaultProducerContext> {
         let cluster = MockCluster::new(3).unwrap();
-        cluster.create_topic(TOPIC, PARTITIONS, 1).unwrap();
-        for partition in 0..PARTITIONS {
-            cluster.partition_leader(TOPIC, partition, Some(1 + partition % 3)).unwrap();
+        for (topic, partitions) in TOPICS {
+            cluster.create_topic(topic, partitions, 1).unwrap();
+            for partition in 0..partitions {
+                cluster.partition_leader(topic, partition, Some(1 + partition % 3)).unwrap();
+            }
         }
         let brokers = cluster.bootstrap_servers();
         let producer: BaseProducer =
             ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
-        for partition in 0..PARTITIONS {
-            for _ in 0..partition {
-                let record = BaseRecord::<(), _>::to(TOPIC).partition(partition).payload("{}");
+        for tp in partitions() {
+            for _ in 0..records(&tp) {
+                let record =
+                    BaseRecord::<(), _>::to(&tp.topic).partition(tp.partition).payload("{}");
                 producer.send(record).unwrap();
             }
         }
@@ -95,13 +107,31 @@ mod tests {
     }
 
     fn partitions() -> Vec<TopicPartition> {
-        (0..PARTITIONS).map(|partition| TopicPartition::new(TOPIC, partition)).collect()
+        let of = |(topic, partitions)| (0..partitions).map(move |n| TopicPartition::new(topic, n));
+        TOPICS.into_iter().flat_map(of).collect()
+    }
+
+    /// A partition has as many records as its number, and one more for the second topic.
+    fn records(tp: &TopicPartition) -> i32 {
+        tp.partition + i32::from(tp.topic == TOPICS[1].0)
+    }
+
+    fn logs() -> BTreeMap<TopicPartition, LogRange> {
+        let log = |tp: TopicPartition| {
+            let end = records(&tp).into();
+            (tp, LogRange { start: 0, end })
+        };
+        partitions().into_iter().map(log).collect()
     }
 
     fn source(brokers: String) -> Source {
+        source_of(brokers, TOPICS.map(|(topic, _)| topic))
+    }
+
+    fn source_of(brokers: String, topics: [&str; 2]) -> Source {
         Source::connect(SourceSettings {
             brokers,
-            topic: TOPIC.to_owned(),
+            topics: Topics::new(topics),
             group_id: String::from("ranges"),
             group: None,
             properties: BTreeMap::new(),
@@ -118,9 +148,7 @@ mod tests {
         let cluster = cluster();
         let source = source(cluster.bootstrap_servers());
         let told = of_all(&source.consumer, &partitions(), PATIENCE).unwrap();
-        let expected: BTreeMap<i32, (Offset, Offset)> =
-            (0..PARTITIONS).map(|partition| (partition, (0, Offset::from(partition)))).collect();
-        assert_eq!(told, expected);
+        assert_eq!(told, logs());
         assert!(of_all(&source.consumer, &[], PATIENCE).unwrap().is_empty());
     }
 
@@ -133,8 +161,17 @@ mod tests {
         assert!(of_all(&source.consumer, &partitions(), PATIENCE).unwrap().is_empty());
         cluster.request_errors(RDKafkaApiKey::ListOffsets, &moved);
         let told = source.log_ranges(&partitions(), PATIENCE).unwrap();
-        let expected = partitions().into_iter().map(|tp| (tp.clone(), (0, tp.partition.into())));
-        assert_eq!(told, expected.collect());
+        assert_eq!(told, logs());
+    }
+
+    #[test]
+    fn the_partitions_of_all_topics_are_told_topic_by_topic() {
+        let cluster = cluster();
+        let source = source(cluster.bootstrap_servers());
+        assert_eq!(source.partitions(PATIENCE).unwrap(), partitions());
+        let absent = source_of(cluster.bootstrap_servers(), ["absent", "orders"]);
+        let error = absent.partitions(PATIENCE).unwrap_err();
+        assert!(matches!(&error, SourceError::TopicAbsent { topic, .. } if topic == "absent"));
     }
 
     #[test]

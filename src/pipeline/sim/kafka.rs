@@ -8,9 +8,8 @@ use tokio::time::Instant;
 
 use super::state::{Life, State, tp};
 use crate::pipeline::messages::Event;
-use crate::pipeline::seams::Share;
 use crate::protocol::{Offset, TopicPartition};
-use crate::source::Membership;
+use crate::source::{Membership, Share};
 
 /// What is at an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

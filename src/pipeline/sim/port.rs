@@ -17,16 +17,16 @@ use tokio::sync::{mpsc, oneshot};
 use super::kafka::index;
 use super::lake::{Meta, Request};
 use super::sink::{SimQueue, SimSink};
-use super::state::{Life, Sim, State};
+use super::state::{Life, Sim, State, TOPIC};
 use crate::failure::Failure;
 use crate::pipeline::messages::{Event, Report};
-use crate::pipeline::seams::{Checkpoints, Share, Source, Table};
+use crate::pipeline::seams::{Checkpoints, Source, Table};
 use crate::pipeline::world::{ShardTask, World};
 use crate::protocol::{
     Checkpoint, CommitId, FlowTable, Frontier, LastCheckpoint, LocalState, LogRange, Offset,
     PendingCommit, TableView, TopicPartition, one_epoch_is_open, request_is_prepared,
 };
-use crate::source::{SourceError, TopicInfo};
+use crate::source::{Share, SourceError, TopicInfo, Topics};
 use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StateError, StepSeconds};
 use crate::table::{CommitOutcome, TableError};
 
@@ -190,6 +190,14 @@ impl Port {
     }
 }
 
+fn topics() -> Topics {
+    Topics::new([TOPIC])
+}
+
+fn topic_ids() -> BTreeMap<String, String> {
+    topics().iter().map(|(_, name)| (name.to_owned(), String::from("i"))).collect()
+}
+
 fn kafka_error(what: &'static str) -> Failure {
     let (brokers, detail) = (String::from("b"), String::from("simulated"));
     Failure::Source(SourceError::Operation { what, brokers, detail })
@@ -278,17 +286,21 @@ impl Port {
 impl Source for Port {
     type Queue = SimQueue;
 
+    fn topics(&self) -> Topics {
+        topics()
+    }
+
     async fn describe(&self) -> Result<TopicInfo, Failure> {
         self.kafka("describe", |state| TopicInfo {
             cluster_id: String::from("k"),
-            topic_id: Some(String::from("i")),
+            topic_ids: topic_ids(),
             partitions: state.log.all(),
         })
         .await
     }
 
-    async fn topic_id(&self, _topic: &str) -> Option<String> {
-        self.kafka("topic id", |_| String::from("i")).await.ok()
+    async fn topic_ids(&self) -> BTreeMap<String, String> {
+        self.kafka("topic ids", |_| topic_ids()).await.unwrap_or_default()
     }
 
     async fn log_ranges(

@@ -10,7 +10,7 @@ use crate::decode::{Reason, RecordError};
 use crate::failure::Failure;
 use crate::pipeline::seams::{Closing, Queue, Sink, now};
 use crate::protocol::{Offset, PendingFile};
-use crate::source::{Polled, Record, SourceError};
+use crate::source::{Headers, PartitionId, Polled, Record, SourceError, TopicIndex};
 use crate::table::TableError;
 
 /// How long files may take to be durable.
@@ -76,17 +76,20 @@ impl Queue for SimQueue {
         for message in batch {
             let polled = match message {
                 Message::Record(partition, offset, kind) => Polled::Record(Record {
+                    topic: TopicIndex::default(),
                     partition,
                     offset,
                     timestamp_ms: Some(offset),
-                    payload: match kind {
+                    key: None,
+                    headers: Headers::NONE,
+                    value: match kind {
                         Kind::Good => Some(GOOD),
                         Kind::Bad => Some(BAD),
                         Kind::Tombstone => None,
                     },
                 }),
                 Message::Failed(partition) => Polled::Failed {
-                    partition,
+                    partition: PartitionId { topic: TopicIndex::default(), partition },
                     error: SourceError::Partition {
                         partition: super::state::tp(partition),
                         detail: String::from("simulated"),
@@ -100,12 +103,16 @@ impl Queue for SimQueue {
         count
     }
 
-    fn positions(&self, partitions: impl Iterator<Item = i32>) -> Vec<(i32, Offset)> {
+    fn positions(
+        &self,
+        partitions: impl Iterator<Item = PartitionId>,
+    ) -> Vec<(PartitionId, Offset)> {
         let state = self.port.sim.lock();
         let Some(client) = state.clients.get(&self.port.client) else { return Vec::new() };
-        let moved =
-            |number: i32| client.fetches.get(&number).filter(|fetch| fetch.next > fetch.start);
-        partitions.filter_map(|number| Some((number, moved(number)?.next))).collect()
+        let moved = |id: PartitionId| {
+            client.fetches.get(&id.partition).filter(|fetch| fetch.next > fetch.start)
+        };
+        partitions.filter_map(|id| Some((id, moved(id)?.next))).collect()
     }
 }
 

@@ -4,6 +4,7 @@
 //! compressed as a whole.
 
 use crate::protocol::Offset;
+use crate::source::{Header, HeadersError};
 
 const LENGTH_END: usize = 12;
 const HEADER: usize = 61;
@@ -161,9 +162,11 @@ pub(super) struct Raw<'a> {
     pub(super) offset_delta: i32,
     pub(super) key: Option<&'a [u8]>,
     pub(super) value: Option<&'a [u8]>,
+    /// Its headers, from their number on, see [`BatchHeaders`].
+    pub(super) headers: &'a [u8],
 }
 
-/// The record of unpacked `data` at `at`, which is moved behind it. Headers are passed over.
+/// The record of unpacked `data` at `at`, which is moved behind it. Headers are not looked at.
 #[inline]
 pub(super) fn record<'a>(data: &'a [u8], at: &mut usize) -> Result<Raw<'a>, BatchError> {
     const SHORT: BatchError = BatchError::Malformed("a record beyond its end");
@@ -176,8 +179,57 @@ pub(super) fn record<'a>(data: &'a [u8], at: &mut usize) -> Result<Raw<'a>, Batc
     let offset_delta = varint(body, at)?;
     let key = bytes(body, at)?;
     let value = bytes(body, at)?;
+    let headers = body.get(*at..).ok_or(SHORT)?;
     *at = end;
-    Ok(Raw { timestamp_delta, offset_delta, key, value })
+    Ok(Raw { timestamp_delta, offset_delta, key, value, headers })
+}
+
+/// The headers of a record, one after the other. After an error there are no more.
+pub(in crate::source) struct BatchHeaders<'a> {
+    /// Empty when there are no more.
+    data: &'a [u8],
+    at: usize,
+    /// How many are left; none before their number was read.
+    left: Option<u32>,
+}
+
+impl<'a> BatchHeaders<'a> {
+    pub(in crate::source) fn new(data: &'a [u8]) -> Self {
+        Self { data, at: 0, left: None }
+    }
+
+    fn read(&mut self) -> Result<Option<Header<'a>>, BatchError> {
+        if self.data.is_empty() {
+            return Ok(None);
+        }
+        let left = match self.left {
+            Some(left) => left,
+            None => u32::try_from(varint(self.data, &mut self.at)?)
+                .map_err(|_| BatchError::Malformed("a negative number of headers"))?,
+        };
+        let Some(left) = left.checked_sub(1) else {
+            return match self.at == self.data.len() {
+                true => Ok(None),
+                false => Err(BatchError::Malformed("bytes behind the last header of a record")),
+            };
+        };
+        self.left = Some(left);
+        let name = bytes(self.data, &mut self.at)?;
+        let name = name.ok_or(BatchError::Malformed("a header without a name"))?;
+        Ok(Some((name, bytes(self.data, &mut self.at)?)))
+    }
+}
+
+impl<'a> Iterator for BatchHeaders<'a> {
+    type Item = Result<Header<'a>, HeadersError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let read = self.read();
+        if !matches!(read, Ok(Some(_))) {
+            self.data = &[];
+        }
+        read.map_err(|error| HeadersError(error.to_string())).transpose()
+    }
 }
 
 #[inline]

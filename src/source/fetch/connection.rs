@@ -9,6 +9,7 @@ use super::scram::ScramError;
 use super::security::{Login, Security};
 use super::tls::{self, Stream};
 use super::wire::{self, Answer, Limits, Malformed, Wanted};
+use crate::source::Topics;
 
 /// How long a broker may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -141,15 +142,16 @@ impl Connection {
     /// Asks for records. The answer's bytes are left in `buffer`.
     pub(super) fn fetch(
         &mut self,
-        topic: &str,
+        topics: &Topics,
         wanted: &[Wanted],
         limits: Limits,
         buffer: &mut Vec<u8>,
     ) -> Result<Answer, ExchangeError> {
         self.correlation = self.correlation.wrapping_add(1);
-        let request = wire::fetch_request(self.version, self.correlation, topic, wanted, limits);
+        let request = wire::fetch_request(self.version, self.correlation, topics, wanted, limits);
         let length = self.exchange(&request, buffer, MOST.1)?;
-        Ok(wire::fetch_answer(&buffer[..length], self.version, self.correlation, topic)?)
+        let answer = &buffer[..length];
+        Ok(wire::fetch_answer(answer, self.version, self.correlation, topics, wanted)?)
     }
 
     /// Sends a frame and receives one. Returns its length; what is behind that in `buffer` is not

@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rdkafka::metadata::{MetadataBroker, MetadataTopic};
+
 use super::connection::Address;
 use super::reading::{BACKOFF, Content, Reading};
 use super::turns::Turns;
 use super::wire::{Answer, Fetched, Limits, Wanted};
-use crate::protocol::{Offset, TopicPartition};
-use crate::source::SourceError;
+use crate::protocol::Offset;
+use crate::source::{PartitionId, SourceError, TopicIndex, Topics};
 
 /// How long a broker may wait for a first record: a partition that is taken meanwhile waits, too.
 const WAIT_MS: i32 = 250;
@@ -21,9 +23,26 @@ const PARTITION: i32 = 1 << 20;
 
 /// Who leads which partition, and where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Cluster {
+pub(in crate::source) struct Cluster {
     pub(super) brokers: BTreeMap<i32, Address>,
-    pub(super) leaders: BTreeMap<i32, i32>,
+    pub(super) leaders: BTreeMap<PartitionId, i32>,
+}
+
+impl Cluster {
+    /// Adds what the cluster's metadata says of a topic, and the brokers that it names.
+    pub(in crate::source) fn learn(
+        &mut self,
+        topic: TopicIndex,
+        metadata: &MetadataTopic,
+        brokers: &[MetadataBroker],
+    ) {
+        self.brokers.extend(brokers.iter().filter_map(|broker| {
+            let port = u16::try_from(broker.port()).ok()?;
+            Some((broker.id(), Address { host: broker.host().to_owned(), port }))
+        }));
+        let led = metadata.partitions().iter().filter(|p| p.leader() >= 0);
+        self.leaders.extend(led.map(|p| (PartitionId { topic, partition: p.id() }, p.leader())));
+    }
 }
 
 /// An answer on its way to the shard.
@@ -36,7 +55,7 @@ pub(super) struct Chunk {
 pub(super) struct Section {
     /// Of which assignment of the partition it is.
     pub(super) token: u64,
-    pub(super) partition: i32,
+    pub(super) partition: PartitionId,
     pub(super) content: Content,
 }
 
@@ -52,7 +71,7 @@ pub(super) struct Plan {
 
 #[derive(Default)]
 struct State {
-    readings: BTreeMap<i32, Reading>,
+    readings: BTreeMap<PartitionId, Reading>,
     cluster: Arc<Cluster>,
     /// Brokers that have a thread.
     workers: BTreeSet<i32>,
@@ -69,7 +88,7 @@ struct State {
 
 impl State {
     /// Where a partition is read, if that is known.
-    fn leader(&self, partition: i32) -> Option<i32> {
+    fn leader(&self, partition: PartitionId) -> Option<i32> {
         let leader = self.cluster.leaders.get(&partition).copied();
         leader.filter(|leader| self.cluster.brokers.contains_key(leader))
     }
@@ -90,7 +109,7 @@ impl State {
 
 /// See the module.
 pub(super) struct Lane {
-    pub(super) topic: String,
+    pub(super) topics: Topics,
     queue_bytes: u64,
     state: Mutex<State>,
     /// What is to be read or where may have changed.
@@ -103,9 +122,9 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(topic: &str, queue_bytes: u64, leaders_wanted: &Arc<AtomicBool>) -> Self {
+    pub(super) fn new(topics: &Topics, queue_bytes: u64, leaders_wanted: &Arc<AtomicBool>) -> Self {
         Self {
-            topic: topic.to_owned(),
+            topics: topics.clone(),
             queue_bytes,
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -116,13 +135,13 @@ impl Lane {
     }
 
     /// Begins to read a partition. What was fetched of it before is not of this assignment.
-    pub(super) fn take(&self, partition: i32, start: Offset, token: u64) {
+    pub(super) fn take(&self, partition: PartitionId, start: Offset, token: u64) {
         self.lock().readings.insert(partition, Reading::new(token, start));
         self.changed.notify_all();
     }
 
     /// Ends to read a partition: nothing of it is handed over from now on.
-    pub(super) fn release(&self, partition: i32) {
+    pub(super) fn release(&self, partition: PartitionId) {
         self.lock().readings.remove(&partition);
         self.changed.notify_all();
     }
@@ -157,17 +176,17 @@ impl Lane {
     }
 
     /// End of the log of a partition, if it is read here and an answer told it.
-    pub(super) fn log_end(&self, partition: i32) -> Option<Offset> {
+    pub(super) fn log_end(&self, partition: PartitionId) -> Option<Offset> {
         self.lock().readings.get(&partition)?.end
     }
 
     /// Is this the assignment under which a partition is read now?
-    pub(super) fn is_current(&self, partition: i32, token: u64) -> bool {
+    pub(super) fn is_current(&self, partition: PartitionId, token: u64) -> bool {
         self.lock().readings.get(&partition).is_some_and(|reading| reading.token == token)
     }
 
     /// Keeps those that are of the present assignments.
-    pub(super) fn retain_current<T>(&self, of: &mut BTreeMap<i32, (u64, T)>) {
+    pub(super) fn retain_current<T>(&self, of: &mut BTreeMap<PartitionId, (u64, T)>) {
         let state = self.lock();
         of.retain(|partition, (token, _)| {
             state.readings.get(partition).is_some_and(|reading| reading.token == *token)
@@ -175,7 +194,7 @@ impl Lane {
     }
 
     /// Reads nothing more from a partition, and hands nothing more over: it has a hole now.
-    pub(super) fn fail(&self, partition: i32, token: u64) {
+    pub(super) fn fail(&self, partition: PartitionId, token: u64) {
         if let Some(reading) = self.lock().readings.get_mut(&partition)
             && reading.token == token
         {
@@ -234,12 +253,12 @@ impl Lane {
         state: &mut State,
         broker: i32,
         address: Address,
-        mut ready: Vec<(u64, i32)>,
+        mut ready: Vec<(u64, PartitionId)>,
     ) -> Plan {
         state.plans += 1;
         let number = state.plans;
         ready.sort_unstable();
-        let has_more = |(_, partition): &(u64, i32)| state.readings[partition].has_more();
+        let has_more = |(_, partition): &(u64, PartitionId)| state.readings[partition].has_more();
         let more: Vec<_> = ready.iter().copied().filter(has_more).collect();
         let few = state.turns.entry(broker).or_default().next(Instant::now(), more.len());
         if let Some(few) = few {
@@ -327,8 +346,8 @@ impl Lane {
     /// Gives up what a broker leads: it cannot be read from there.
     pub(super) fn refuse(&self, broker: i32, address: &str, detail: &str) {
         let mut state = self.lock();
-        let led: Vec<i32> = state.readings.keys().copied().collect();
-        let led: Vec<i32> = led.into_iter().filter(|p| state.leader(*p) == Some(broker)).collect();
+        let read = state.readings.keys().copied();
+        let led: Vec<PartitionId> = read.filter(|p| state.leader(*p) == Some(broker)).collect();
         let mut sections = Vec::new();
         for partition in led {
             let Some(reading) = state.readings.get_mut(&partition) else { continue };
@@ -383,7 +402,7 @@ impl Lane {
             }
             reading.asked = 0;
             let token = reading.token;
-            let tp = TopicPartition::new(self.topic.clone(), partition);
+            let tp = self.topics.tp(partition);
             let content = reading.accept(&tp, fetched, buffer, answers);
             refused |= reading.is_refused();
             sections.extend(content.map(|content| Section { token, partition, content }));

@@ -20,7 +20,7 @@ mod sasl;
 mod scram;
 mod security;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod tls;
 mod turns;
 mod wire;
@@ -34,20 +34,20 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rdkafka::metadata::Metadata;
-
-use connection::Address;
-use lane::{Cluster, Lane};
+use lane::Lane;
 use worker::Worker;
 
+use super::{PartitionId, Share, Topics};
 use crate::protocol::{Offset, TopicPartition};
 
+pub(super) use batch::BatchHeaders;
+pub(super) use lane::Cluster;
 pub use queue::FetchQueue;
 pub(super) use security::Security;
 
 /// What fetches for all shards of a run.
 pub(super) struct Fetcher {
-    topic: String,
+    topics: Topics,
     queue_bytes: u64,
     security: Arc<Security>,
     inner: Mutex<Inner>,
@@ -61,13 +61,13 @@ struct Inner {
     lanes: Vec<Arc<Lane>>,
     cluster: Arc<Cluster>,
     /// The lane of each partition that is read.
-    readers: BTreeMap<i32, usize>,
+    readers: BTreeMap<PartitionId, usize>,
 }
 
 impl Fetcher {
-    pub(super) fn new(topic: &str, queue_bytes: u64, security: Security) -> Self {
+    pub(super) fn new(topics: &Topics, queue_bytes: u64, security: Security) -> Self {
         Self {
-            topic: topic.to_owned(),
+            topics: topics.clone(),
             queue_bytes,
             security: Arc::new(security),
             inner: Mutex::default(),
@@ -79,24 +79,27 @@ impl Fetcher {
     /// A queue for each of `shards`.
     pub(super) fn queues(&self, shards: usize) -> Vec<FetchQueue> {
         let mut inner = self.lock();
-        let lane = |_| Arc::new(Lane::new(&self.topic, self.queue_bytes, &self.leaders_wanted));
+        let lane = |_| Arc::new(Lane::new(&self.topics, self.queue_bytes, &self.leaders_wanted));
         inner.lanes = (0..shards).map(lane).collect();
         inner.lanes.iter().map(|lane| FetchQueue::new(lane.clone())).collect()
     }
 
     /// Reads each partition from its offset for the shard of that index.
-    pub(super) fn take(&self, shares: &[(TopicPartition, Offset, usize)]) -> io::Result<()> {
+    pub(super) fn take(&self, shares: &[Share]) -> io::Result<()> {
         let mut inner = self.lock();
-        for (tp, start, shard) in shares {
+        for Share { tp, start, shard } in shares {
             let Some(lane) = inner.lanes.get(*shard) else {
                 return Err(io::Error::other(format!("no shard {shard}")));
             };
-            lane.take(tp.partition, *start, self.tokens.fetch_add(1, Ordering::Relaxed));
-            let before = inner.readers.insert(tp.partition, *shard);
+            let Some(id) = self.topics.id(tp) else {
+                return Err(io::Error::other(format!("{tp} is of another topic")));
+            };
+            lane.take(id, *start, self.tokens.fetch_add(1, Ordering::Relaxed));
+            let before = inner.readers.insert(id, *shard);
             if let Some(other) = before.filter(|before| before != shard)
                 && let Some(lane) = inner.lanes.get(other)
             {
-                lane.release(tp.partition);
+                lane.release(id);
             }
         }
         self.tell(&inner)
@@ -105,32 +108,15 @@ impl Fetcher {
     /// Reads nothing more from these.
     pub(super) fn release(&self, partitions: &[TopicPartition]) {
         let mut inner = self.lock();
-        for tp in partitions {
-            if let Some(lane) =
-                inner.readers.remove(&tp.partition).and_then(|shard| inner.lanes.get(shard))
-            {
-                lane.release(tp.partition);
+        for id in partitions.iter().filter_map(|tp| self.topics.id(tp)) {
+            if let Some(lane) = inner.readers.remove(&id).and_then(|shard| inner.lanes.get(shard)) {
+                lane.release(id);
             }
         }
     }
 
-    /// Learns from the cluster's metadata who leads what.
-    pub(super) fn learn(&self, metadata: &Metadata) -> io::Result<()> {
-        let Some(topic) = metadata.topics().iter().find(|t| t.name() == self.topic) else {
-            return Ok(());
-        };
-        let brokers = metadata.brokers().iter().filter_map(|broker| {
-            let port = u16::try_from(broker.port()).ok()?;
-            Some((broker.id(), Address { host: broker.host().to_owned(), port }))
-        });
-        let leaders = topic.partitions().iter().filter(|p| p.leader() >= 0);
-        self.set_cluster(Cluster {
-            brokers: brokers.collect(),
-            leaders: leaders.map(|p| (p.id(), p.leader())).collect(),
-        })
-    }
-
-    fn set_cluster(&self, cluster: Cluster) -> io::Result<()> {
+    /// Learns who leads what.
+    pub(super) fn set_cluster(&self, cluster: Cluster) -> io::Result<()> {
         let mut inner = self.lock();
         inner.cluster = Arc::new(cluster);
         self.tell(&inner)
@@ -147,10 +133,11 @@ impl Fetcher {
     }
 
     /// End of the log of a partition as the last answer told it.
-    pub(super) fn log_end(&self, partition: i32) -> Option<Offset> {
+    pub(super) fn log_end(&self, tp: &TopicPartition) -> Option<Offset> {
+        let id = self.topics.id(tp)?;
         let inner = self.lock();
-        let lane = inner.lanes.get(*inner.readers.get(&partition)?)?;
-        lane.log_end(partition)
+        let lane = inner.lanes.get(*inner.readers.get(&id)?)?;
+        lane.log_end(id)
     }
 
     /// Tells all lanes who leads, and starts the threads that they lack.

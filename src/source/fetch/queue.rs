@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use super::lane::{Chunk, Lane, Section};
 use super::reader::{Progress, Reader};
 use super::reading::Content;
-use crate::protocol::{Offset, TopicPartition};
-use crate::source::{Polled, Record, SourceError};
+use crate::protocol::Offset;
+use crate::source::{PartitionId, Polled, Record, SourceError};
 
 /// Records handed over at once: few enough that a barrier is seen soon.
 const BATCH: usize = 1000;
@@ -19,10 +19,10 @@ pub struct FetchQueue {
     /// The answer being read.
     chunk: Option<Chunk>,
     /// The section being read: assignment, partition and where its bytes are.
-    section: Option<(u64, i32, std::ops::Range<usize>)>,
+    section: Option<(u64, PartitionId, std::ops::Range<usize>)>,
     reader: Reader,
     /// The next offset to read of partitions of which something came.
-    positions: BTreeMap<i32, (u64, Offset)>,
+    positions: BTreeMap<PartitionId, (u64, Offset)>,
 }
 
 impl FetchQueue {
@@ -72,9 +72,12 @@ impl FetchQueue {
 
     /// The next offset to read of each of these partitions, where anything came since it was
     /// taken.
-    pub(crate) fn positions(&self, partitions: impl Iterator<Item = i32>) -> Vec<(i32, Offset)> {
+    pub(crate) fn positions(
+        &self,
+        partitions: impl Iterator<Item = PartitionId>,
+    ) -> Vec<(PartitionId, Offset)> {
         let known = partitions.filter_map(|p| Some((p, *self.positions.get(&p)?)));
-        let mut known: BTreeMap<i32, (u64, Offset)> = known.collect();
+        let mut known: BTreeMap<PartitionId, (u64, Offset)> = known.collect();
         self.lane.retain_current(&mut known);
         known.into_iter().map(|(partition, (_, offset))| (partition, offset)).collect()
     }
@@ -105,7 +108,7 @@ impl FetchQueue {
                 self.section = None;
                 self.lane.fail(partition, token);
                 let detail = format!("at offset {}: {error}", self.reader.position());
-                let tp = TopicPartition::new(self.lane.topic.clone(), partition);
+                let tp = self.lane.topics.tp(partition);
                 *count += 1;
                 take(Polled::Failed {
                     partition,

@@ -4,12 +4,12 @@ use super::batch::{self, Batch, BatchError, Codec};
 use super::codec::{Unpacked, Unpacker};
 use super::wire::Aborted;
 use crate::protocol::Offset;
-use crate::source::Record;
+use crate::source::{Headers, PartitionId, Record};
 
 /// What is read: one partition's part of an answer.
 #[derive(Debug)]
 pub(super) struct Part {
-    pub(super) partition: i32,
+    pub(super) partition: PartitionId,
     /// The offset that was asked for; records below it come along with the first batch.
     pub(super) from: Offset,
     /// Transactions to leave out, by their first offset.
@@ -174,10 +174,13 @@ impl Reader {
             }
             let time = open.append_time.unwrap_or(open.timestamp.wrapping_add(raw.timestamp_delta));
             let record = Record {
-                partition: part.partition,
+                topic: part.partition.topic,
+                partition: part.partition.partition,
                 offset,
                 timestamp_ms: (time >= 0).then_some(time),
-                payload: raw.value,
+                key: raw.key,
+                value: raw.value,
+                headers: Headers::of_batch(raw.headers),
             };
             *count += 1;
             if !take(record) {

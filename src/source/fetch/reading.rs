@@ -7,7 +7,7 @@ use super::batch;
 use super::reader::Part;
 use super::wire::{Fetched, Wanted};
 use crate::protocol::{Offset, TopicPartition};
-use crate::source::SourceError;
+use crate::source::{PartitionId, SourceError};
 
 /// How long a partition is left alone whose broker cannot serve it.
 pub(super) const BACKOFF: Duration = Duration::from_millis(100);
@@ -64,7 +64,7 @@ impl Reading {
     }
 
     /// What to ask for, as `partition`.
-    pub(super) fn wanted(&self, partition: i32) -> Wanted {
+    pub(super) fn wanted(&self, partition: PartitionId) -> Wanted {
         // A leader of before would call the offset out of range because it does not know the epoch.
         let last_epoch = if self.doubt.is_some() { -1 } else { self.epoch };
         Wanted { partition, offset: self.next, last_epoch }
@@ -142,7 +142,7 @@ impl Reading {
             return Err(failed(detail));
         }
         (self.next, self.epoch, self.served) = (extent.next, extent.epoch, answers);
-        let part = Part { partition: tp.partition, from, aborted: fetched.aborted };
+        let part = Part { partition: fetched.partition, from, aborted: fetched.aborted };
         let start = fetched.records.start;
         Ok(Some(Content::Records { part, bytes: start..start + extent.bytes }))
     }

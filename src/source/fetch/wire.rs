@@ -4,9 +4,11 @@
 //! spoken in version 12, whose strings and lists are compact and which tells truncated logs, or in
 //! version 11. Both name the topic, not its id.
 
+use std::collections::BTreeSet;
 use std::ops::{Range, RangeInclusive};
 
 use crate::protocol::Offset;
+use crate::source::{PartitionId, TopicIndex, Topics};
 
 /// First of the versions of Fetch that are spoken here: Kafka 2.3.
 pub(super) const OLDEST_FETCH: i16 = 11;
@@ -27,7 +29,7 @@ pub(super) struct Malformed(&'static str);
 /// A partition of a Fetch request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
-    pub(super) partition: i32,
+    pub(super) partition: PartitionId,
     pub(super) offset: Offset,
     /// Leader epoch of the record before `offset`, -1 if none was read.
     pub(super) last_epoch: i32,
@@ -47,7 +49,7 @@ pub(super) struct Limits {
 /// One partition of an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Fetched {
-    pub(super) partition: i32,
+    pub(super) partition: PartitionId,
     /// Kafka's error code, 0 for none.
     pub(super) error: i16,
     /// End of what a committed reader may see, -1 if it is not told.
@@ -112,11 +114,12 @@ pub(super) fn version(
     Ok(None)
 }
 
-/// A Fetch request of full sessions: each names all its partitions.
+/// A Fetch request of full sessions: each names all its partitions. Those of a topic that follow each
+/// other are named under it, as Kafka's own client has it: their order is what the broker goes by.
 pub(super) fn fetch_request(
     version: i16,
     correlation: i32,
-    topic: &str,
+    topics: &Topics,
     wanted: &[Wanted],
     limits: Limits,
 ) -> Vec<u8> {
@@ -131,35 +134,47 @@ pub(super) fn fetch_request(
     // No session: an id of 0 with an epoch of -1.
     out.i32(0);
     out.i32(-1);
-    out.count(1);
-    out.string(topic);
-    out.count(wanted.len());
-    for each in wanted {
-        out.i32(each.partition);
-        // The leader's epoch is not checked: what it may serve is committed in any case.
-        out.i32(-1);
-        out.i64(each.offset);
-        if out.flexible {
-            out.i32(each.last_epoch);
+    out.count(by_topic(wanted).count());
+    for (topic, partitions) in by_topic(wanted) {
+        out.string(topics.name(topic));
+        out.count(partitions.len());
+        for each in partitions {
+            out.i32(each.partition.partition);
+            // The leader's epoch is not checked: what it may serve is committed in any case.
+            out.i32(-1);
+            out.i64(each.offset);
+            if out.flexible {
+                out.i32(each.last_epoch);
+            }
+            out.i64(-1);
+            out.i32(limits.partition_bytes);
+            out.tags();
         }
-        out.i64(-1);
-        out.i32(limits.partition_bytes);
         out.tags();
     }
-    out.tags();
     out.count(0);
     out.string("");
     out.tags();
     out.finish()
 }
 
-/// Reads the answer to a Fetch request of `version`.
+/// Those that follow each other and are of one topic, with it.
+fn by_topic(wanted: &[Wanted]) -> impl Iterator<Item = (TopicIndex, &[Wanted])> {
+    let same = |one: &Wanted, next: &Wanted| one.partition.topic == next.partition.topic;
+    let topic = |chunk: &[Wanted]| chunk.first().map(|first| first.partition.topic);
+    wanted.chunk_by(same).filter_map(move |chunk| Some((topic(chunk)?, chunk)))
+}
+
+/// Reads the answer to a Fetch request of `version` for what is `wanted`. Topics may come in any order,
+/// and more than once.
 pub(super) fn fetch_answer(
     answer: &[u8],
     version: i16,
     correlation: i32,
-    topic: &str,
+    topics: &Topics,
+    wanted: &[Wanted],
 ) -> Result<Answer, Malformed> {
+    let asked: BTreeSet<TopicIndex> = by_topic(wanted).map(|(topic, _)| topic).collect();
     let mut at = Decoder::new(answer, version >= 12);
     at.correlation(correlation)?;
     at.tags()?;
@@ -168,11 +183,11 @@ pub(super) fn fetch_answer(
     at.i32()?;
     let mut partitions = Vec::new();
     for _ in 0..at.count()? {
-        if at.string()? != topic.as_bytes() {
-            return Err(Malformed("a topic that was not asked for"));
-        }
+        let topic = str::from_utf8(at.string()?).ok().and_then(|name| topics.index(name));
+        let topic = topic.filter(|topic| asked.contains(topic));
+        let topic = topic.ok_or(Malformed("a topic that was not asked for"))?;
         for _ in 0..at.count()? {
-            partitions.push(fetched(&mut at)?);
+            partitions.push(fetched(&mut at, topic)?);
         }
         at.tags()?;
     }
@@ -183,8 +198,8 @@ pub(super) fn fetch_answer(
     Ok(Answer { throttle_ms, error, partitions })
 }
 
-fn fetched(at: &mut Decoder<'_>) -> Result<Fetched, Malformed> {
-    let partition = at.i32()?;
+fn fetched(at: &mut Decoder<'_>, topic: TopicIndex) -> Result<Fetched, Malformed> {
+    let partition = PartitionId { topic, partition: at.i32()? };
     let error = at.i16()?;
     let (high, stable) = (at.i64()?, at.i64()?);
     // Start of the log.

@@ -65,7 +65,7 @@ impl Worker {
             Some((_, connection)) => connection,
             None => Connection::open(&plan.address, &self.security)?,
         };
-        let answer = connection.fetch(&self.lane.topic, &plan.wanted, plan.limits, buffer)?;
+        let answer = connection.fetch(&self.lane.topics, &plan.wanted, plan.limits, buffer)?;
         self.connection = Some((plan.address.clone(), connection));
         Ok(answer)
     }

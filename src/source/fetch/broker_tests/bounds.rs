@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{ANSWER, Rig, SMALL, until};
+use super::{ANSWER, Rig, SMALL, of_first, tp, until};
 
 /// Partitions of batches with one record each, of which an answer holds one.
 fn rig(brokers: i32) -> Rig {
@@ -46,10 +46,6 @@ fn bounded(brokers: i32) {
     let used: Vec<Vec<u8>> =
         std::iter::repeat_with(|| lane.buffer()).take_while(|buffer| !buffer.is_empty()).collect();
     assert!((1..=ready + 1).contains(&used.len()), "{} buffers", used.len());
-}
-
-fn tp(partition: i32) -> crate::protocol::TopicPartition {
-    crate::protocol::TopicPartition::new(super::TOPIC, partition)
 }
 
 #[test]
@@ -133,5 +129,5 @@ fn answers_without_a_record_to_see_move_positions_and_keep_the_shard_one_by_one(
         assert!(begun.elapsed() < super::PATIENCE, "at {last}");
     }
     rig.got.assert_all(0, 15..16);
-    assert_eq!(rig.positions(), [(0, 16)]);
+    assert_eq!(rig.positions(), of_first([(0, 16)]));
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::api_versions_response::ApiVersion;
-use kafka_protocol::messages::fetch_request::FetchPartition;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::fetch_response::{
     AbortedTransaction, EpochEndOffset, FetchableTopicResponse, PartitionData,
 };
@@ -27,8 +27,8 @@ use kafka_protocol::records::{
 };
 
 use super::super::connection::Address;
-use super::TOPIC;
 use crate::protocol::Offset;
+use crate::source::{PartitionId, Topics};
 
 /// Leader epoch of all records.
 const EPOCH: i32 = 3;
@@ -38,14 +38,21 @@ const FETCH: i16 = 1;
 const VERSIONS: i16 = 18;
 
 /// The value of a record.
-pub(super) fn payload(partition: i32, offset: Offset, size: usize) -> Vec<u8> {
-    let mut value = format!("{partition}/{offset}/").into_bytes();
+pub(super) fn payload(id: PartitionId, offset: Offset, size: usize) -> Vec<u8> {
+    let (topic, partition) = (id.topic.at(), id.partition);
+    let mut value = format!("{topic}/{partition}/{offset}/").into_bytes();
     value.resize(size.max(value.len()), b'x');
     value
 }
 
 /// A batch of records with values of `size` bytes.
-fn batch(partition: i32, base: Offset, count: i64, size: usize, transactional: bool) -> Vec<u8> {
+fn batch(
+    partition: PartitionId,
+    base: Offset,
+    count: i64,
+    size: usize,
+    transactional: bool,
+) -> Vec<u8> {
     let record = |offset: Offset| Record {
         transactional,
         control: false,
@@ -120,24 +127,35 @@ impl Log {
 
 /// The logs of all brokers.
 pub(super) struct World {
-    logs: Mutex<BTreeMap<i32, Log>>,
+    topics: Topics,
+    logs: Mutex<BTreeMap<PartitionId, Log>>,
     changed: Condvar,
 }
 
+/// What a broker says of the partitions of a topic.
+type TopicAnswer = (TopicName, Vec<PartitionData>);
+
 impl World {
-    pub(super) fn new(partitions: i32, leader: impl Fn(i32) -> i32) -> Self {
-        let log = |partition| (partition, Log { leader: leader(partition), ..Log::default() });
-        Self { logs: Mutex::new((0..partitions).map(log).collect()), changed: Condvar::new() }
+    /// Of each topic so many partitions, which have the leader of their number.
+    pub(super) fn new(topics: &Topics, partitions: &[i32], leader: impl Fn(i32) -> i32) -> Self {
+        let of = topics.iter().zip(partitions);
+        let ids = of.flat_map(|((topic, _), partitions)| {
+            (0..*partitions).map(move |partition| PartitionId { topic, partition })
+        });
+        let log = |id: PartitionId| (id, Log { leader: leader(id.partition), ..Log::default() });
+        let logs = Mutex::new(ids.map(log).collect());
+        Self { topics: topics.clone(), logs, changed: Condvar::new() }
     }
 
-    fn log<T>(&self, partition: i32, change: impl FnOnce(&mut Log) -> T) -> T {
-        let done = change(self.logs.lock().unwrap().get_mut(&partition).unwrap());
+    fn log<T>(&self, partition: impl Into<PartitionId>, change: impl FnOnce(&mut Log) -> T) -> T {
+        let done = change(self.logs.lock().unwrap().get_mut(&partition.into()).unwrap());
         self.changed.notify_all();
         done
     }
 
     /// Appends a batch of records whose values have so many bytes.
-    pub(super) fn append(&self, partition: i32, count: i64, size: usize) {
+    pub(super) fn append(&self, partition: impl Into<PartitionId>, count: i64, size: usize) {
+        let partition = partition.into();
         self.log(partition, |log| {
             let base = log.end();
             let bytes = batch(partition, base, count, size, false);
@@ -146,7 +164,13 @@ impl World {
     }
 
     /// The same, of a transaction that is aborted in the end.
-    pub(super) fn append_aborted(&self, partition: i32, count: i64, size: usize) {
+    pub(super) fn append_aborted(
+        &self,
+        partition: impl Into<PartitionId>,
+        count: i64,
+        size: usize,
+    ) {
+        let partition = partition.into();
         self.log(partition, |log| {
             let base = log.end();
             log.aborted.get_or_insert(base);
@@ -156,60 +180,72 @@ impl World {
     }
 
     /// Changes the bytes of the batch that begins at an offset.
-    pub(super) fn damage(&self, partition: i32, base: Offset, change: impl Fn(&mut Vec<u8>)) {
+    pub(super) fn damage(
+        &self,
+        partition: impl Into<PartitionId>,
+        base: Offset,
+        change: impl Fn(&mut Vec<u8>),
+    ) {
         self.log(partition, |log| {
             change(&mut log.batches.iter_mut().find(|batch| batch.base == base).unwrap().bytes);
         });
     }
 
-    pub(super) fn refuse(&self, partition: i32, codes: &[i16]) {
+    pub(super) fn refuse(&self, partition: impl Into<PartitionId>, codes: &[i16]) {
         self.log(partition, |log| log.codes.extend(codes));
     }
 
-    pub(super) fn refuse_from(&self, partition: i32, offset: Offset, refusal: Refusal) {
+    pub(super) fn refuse_from(
+        &self,
+        partition: impl Into<PartitionId>,
+        offset: Offset,
+        refusal: Refusal,
+    ) {
         self.log(partition, |log| log.refused_from = Some((offset, refusal)));
     }
 
     /// Another broker leads, -1 for none.
-    pub(super) fn lead(&self, partition: i32, broker: i32) {
+    pub(super) fn lead(&self, partition: impl Into<PartitionId>, broker: i32) {
         self.log(partition, |log| log.leader = broker);
     }
 
-    pub(super) fn end(&self, partition: i32) -> Offset {
+    pub(super) fn end(&self, partition: impl Into<PartitionId>) -> Offset {
         self.log(partition, |log| log.end())
     }
 
-    pub(super) fn partitions(&self) -> Vec<i32> {
+    pub(super) fn partitions(&self) -> Vec<PartitionId> {
         self.logs.lock().unwrap().keys().copied().collect()
     }
 
-    pub(super) fn leaders(&self) -> BTreeMap<i32, i32> {
+    pub(super) fn leaders(&self) -> BTreeMap<PartitionId, i32> {
         let logs = self.logs.lock().unwrap();
         logs.iter().filter(|(_, log)| log.leader >= 0).map(|(p, log)| (*p, log.leader)).collect()
     }
 
     /// Answers as `broker`, after waiting as long as was asked for if there is nothing to say.
-    fn answer(&self, broker: i32, request: &FetchRequest) -> Vec<PartitionData> {
+    fn answer(&self, broker: i32, request: &FetchRequest) -> Vec<TopicAnswer> {
         let begun = Instant::now();
         let wait = Duration::from_millis(request.max_wait_ms.try_into().unwrap());
         let mut logs = self.logs.lock().unwrap();
         loop {
             let mut room = usize::try_from(request.max_bytes).unwrap();
             let mut first = true;
-            let wanted = request.topics.iter().flat_map(|topic| &topic.partitions);
-            let answers: Vec<PartitionData> = wanted
-                .map(|wanted| {
-                    let log = logs.get_mut(&wanted.partition).unwrap();
-                    one(log, broker, wanted, &mut room, &mut first)
-                })
-                .collect();
+            let mut of_topic = |asked: &FetchTopic| {
+                let topic = self.topics.index(&asked.topic).unwrap();
+                let answers = asked.partitions.iter().map(|wanted| {
+                    let id = PartitionId { topic, partition: wanted.partition };
+                    one(logs.get_mut(&id).unwrap(), broker, wanted, &mut room, &mut first)
+                });
+                (asked.topic.clone(), answers.collect())
+            };
+            let answers: Vec<TopicAnswer> = request.topics.iter().map(&mut of_topic).collect();
             let told = |each: &PartitionData| {
                 each.error_code != 0
                     || each.records.as_ref().is_some_and(|records| !records.is_empty())
                     || each.diverging_epoch != EpochEndOffset::default()
             };
             let left = wait.saturating_sub(begun.elapsed());
-            if left.is_zero() || answers.iter().any(told) {
+            if left.is_zero() || answers.iter().flat_map(|(_, all)| all).any(told) {
                 return answers;
             }
             logs = self.changed.wait_timeout(logs, left).unwrap().0;
@@ -281,6 +317,10 @@ pub(super) enum Trick {
     Throttle(i32),
     /// Says nothing of any partition.
     Nothing,
+    /// Answers with the topics in the opposite order.
+    Reverse,
+    /// Answers as if one topic had been asked for by another name.
+    Rename(&'static str),
 }
 
 #[derive(Default)]
@@ -294,8 +334,8 @@ struct Shared {
     /// When connections and requests for records came.
     accepted: Mutex<Vec<Instant>>,
     asked: Mutex<Vec<Instant>>,
-    /// How many partitions each of these named.
-    named: Mutex<Vec<usize>>,
+    /// How many partitions of each topic each of these named.
+    named: Mutex<Vec<Vec<usize>>>,
     /// Answers with records that were sent.
     served: AtomicUsize,
     /// Are answers held back, and how many are.
@@ -369,6 +409,11 @@ impl Broker {
 
     /// How many partitions each request for records named.
     pub(super) fn named(&self) -> Vec<usize> {
+        self.named_by_topic().iter().map(|request| request.iter().sum()).collect()
+    }
+
+    /// How many partitions of a topic, and then of another, each request for records named.
+    pub(super) fn named_by_topic(&self) -> Vec<Vec<usize>> {
         self.shared.named.lock().unwrap().clone()
     }
 
@@ -454,7 +499,8 @@ impl Shared {
             self.asked.lock().unwrap().push(Instant::now());
             let request = FetchRequest::decode(&mut request, version).unwrap();
             assert!(!request.topics.is_empty() && request.isolation_level == 1);
-            self.named.lock().unwrap().push(request.topics[0].partitions.len());
+            let named = request.topics.iter().map(|topic| topic.partitions.len());
+            self.named.lock().unwrap().push(named.collect());
             id.encode(&mut answer, FetchResponse::header_version(version)).unwrap();
             self.fetch(world, trick, &request, records).encode(&mut answer, version).unwrap();
         }
@@ -484,23 +530,29 @@ impl Shared {
             Some(Trick::Nothing) => return response,
             _ => {}
         }
-        let partitions = world.answer(self.id, request);
-        *records =
-            partitions.iter().any(|each| each.records.as_ref().is_some_and(|r| !r.is_empty()));
+        let mut topics = world.answer(self.id, request);
+        let mut partitions = topics.iter().flat_map(|(_, partitions)| partitions);
+        *records = partitions.any(|each| each.records.as_ref().is_some_and(|r| !r.is_empty()));
+        match trick {
+            Some(Trick::Reverse) => topics.reverse(),
+            Some(Trick::Rename(name)) => topics[0].0 = TopicName(StrBytes::from_static_str(name)),
+            _ => {}
+        }
         let mut held = self.held.lock().unwrap();
         held.1 += 1;
         while held.0 {
             held = self.gate.wait(held).unwrap();
         }
         held.1 -= 1;
-        let topic = FetchableTopicResponse::default()
-            .with_topic(TopicName(StrBytes::from_static_str(TOPIC)))
-            .with_partitions(partitions);
+        let topic = |(name, partitions)| {
+            FetchableTopicResponse::default().with_topic(name).with_partitions(partitions)
+        };
+        let topics = topics.into_iter().map(topic).collect();
         let throttle = match trick {
             Some(Trick::Throttle(millis)) => millis,
             _ => 0,
         };
-        response.with_throttle_time_ms(throttle).with_responses(vec![topic])
+        response.with_throttle_time_ms(throttle).with_responses(topics)
     }
 }
 

@@ -8,7 +8,8 @@ use super::super::connection::ExchangeError;
 use super::super::lane::{Chunk, Cluster, Lane, Section};
 use super::super::reading::Content;
 use super::broker::{Trick, new_address};
-use super::{Rig, SMALL, until};
+use super::{Rig, SMALL, topics, until};
+use crate::source::PartitionId;
 
 const HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n";
 /// A port that speaks TLS, and is not spoken to in TLS.
@@ -162,17 +163,17 @@ fn a_broker_that_says_nothing_of_partitions_is_not_asked_again_at_once() {
 fn a_broker_that_does_not_let_us_in_for_long_fails_what_it_leads_and_nothing_else() {
     let cluster = Cluster {
         brokers: [0, 1].map(|id| (id, new_address())).into(),
-        leaders: [(0, 0), (1, 1), (2, 0)].into(),
+        leaders: [(0.into(), 0), (1.into(), 1), (2.into(), 0)].into(),
     };
-    let lane = Lane::new("readings", SMALL, &Arc::default());
+    let lane = Lane::new(&topics(), SMALL, &Arc::default());
     for partition in [0, 1, 2] {
-        lane.take(partition, 5, 7);
+        lane.take(partition.into(), 5, 7);
     }
     lane.set_cluster(&Arc::new(cluster));
     lane.refuse(0, "kafka:9092", "no such user");
     // It was said already.
     lane.refuse(0, "kafka:9092", "no such user");
-    let failed = |chunk: Chunk| -> Vec<(i32, String)> {
+    let failed = |chunk: Chunk| -> Vec<(PartitionId, String)> {
         let error = |section: Section| match section.content {
             Content::Failed(error) => (section.partition, error.to_string()),
             Content::Records { .. } => panic!("nothing was fetched"),
@@ -181,7 +182,7 @@ fn a_broker_that_does_not_let_us_in_for_long_fails_what_it_leads_and_nothing_els
     };
     let text = "cannot fetch from the broker at kafka:9092: no such user";
     let first = failed(lane.next_chunk(Duration::ZERO).unwrap());
-    assert_eq!(first, [(0, text.to_owned()), (2, text.to_owned())]);
+    assert_eq!(first, [0, 2].map(|partition| (partition.into(), text.to_owned())));
     assert!(lane.next_chunk(Duration::ZERO).is_none());
     // What the other one leads is still asked for.
     assert!(lane.plan(0).is_none());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::broker::Refusal;
-use super::{Got, Rig, SMALL, until};
+use super::{Got, Rig, SMALL, of_first, until};
 use crate::source::SourceError;
 
 /// Two partitions of ten batches of ten records.
@@ -36,7 +36,7 @@ fn fails_at(rig: &mut Rig, end: i64) -> SourceError {
     let Got { failed, .. } = &mut rig.got;
     assert_eq!(failed.len(), 1, "{failed:?}");
     let (partition, error) = failed.remove(0);
-    assert_eq!(partition, 0);
+    assert_eq!(partition, 0.into());
     error
 }
 
@@ -45,7 +45,7 @@ fn refused(refusal: Refusal) -> SourceError {
     // At the end of an answer, so that what it has is read before.
     rig.world.refuse_from(0, 100, refusal);
     let error = fails_at(&mut rig, 100);
-    assert_eq!(rig.positions(), [(0, 100), (1, 110)]);
+    assert_eq!(rig.positions(), of_first([(0, 100), (1, 110)]));
     error
 }
 
@@ -75,7 +75,7 @@ fn an_offset_behind_the_end_of_the_log_is_out_of_range() {
     rig.read_until("the failure", |got| !got.failed.is_empty());
     let (partition, error) = rig.got.failed.remove(0);
     assert!(matches!(error, SourceError::OutOfRange { offset: 101, .. }), "{error}");
-    assert_eq!((partition, rig.got.count()), (0, 0));
+    assert_eq!((partition, rig.got.count()), (0.into(), 0));
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn a_damaged_batch_fails_its_partition_behind_the_good_ones() {
     assert!(matches!(error, SourceError::Partition { .. }), "{error}");
     assert!(error.to_string().contains("at offset 40: the checksum"), "{error}");
     // Nothing is said of a partition with a hole.
-    assert_eq!(rig.positions(), [(1, 110)]);
+    assert_eq!(rig.positions(), of_first([(1, 110)]));
 }
 
 #[test]

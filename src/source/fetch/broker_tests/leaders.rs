@@ -32,7 +32,7 @@ fn reading_goes_on_at_the_new_leader() {
     assert!(!rig.fetcher.take_leaders_wanted());
     for round in 0..4 {
         for partition in rig.world.partitions() {
-            rig.world.lead(partition, (partition + round) % 2);
+            rig.world.lead(partition, (partition.partition + round) % 2);
         }
         append(&rig, 5);
         if round > 0 {
@@ -71,7 +71,7 @@ fn answers_of_two_leaders_that_wait_for_the_shard_are_handed_over_in_order() {
     // The shard has one answer to take, the other waits with its records.
     until("answers of both", || rig.brokers.values().all(|broker| broker.served() == 1));
     for partition in rig.world.partitions() {
-        rig.world.lead(partition, 1 - partition);
+        rig.world.lead(partition, 1 - partition.partition);
     }
     append(&rig, 5);
     rig.tell();

@@ -7,6 +7,7 @@ mod errors;
 mod leaders;
 mod reading;
 mod stale;
+mod topics;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,16 +18,32 @@ use broker::{Broker, World, payload};
 use super::lane::Cluster;
 use super::{FetchQueue, Fetcher, Security};
 use crate::protocol::{Offset, TopicPartition};
-use crate::source::{Polled, SourceError};
+use crate::source::{PartitionId, Polled, Share, SourceError, TopicIndex, Topics};
 
-/// The topic that all read.
-const TOPIC: &str = "orders";
+/// The topics. Most tests read the first one alone.
+const TOPICS: [&str; 2] = ["orders", "payments"];
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Queue bytes of a shard whose answers have the least size.
 const SMALL: u64 = 1;
 /// And that size.
 const ANSWER: usize = 256 << 10;
+
+fn topics() -> Topics {
+    Topics::new(TOPICS)
+}
+
+/// A number alone is a partition of the first topic.
+impl From<i32> for PartitionId {
+    fn from(partition: i32) -> Self {
+        Self { topic: TopicIndex::default(), partition }
+    }
+}
+
+/// What is told of partitions of the first topic.
+fn of_first<const N: usize>(told: [(i32, Offset); N]) -> [(PartitionId, Offset); N] {
+    told.map(|(partition, offset)| (partition.into(), offset))
+}
 
 /// Waits for something that other threads do.
 fn until(what: &str, mut done: impl FnMut() -> bool) {
@@ -49,9 +66,14 @@ struct Rig {
 impl Rig {
     /// Brokers and partitions are numbered from 0 on and dealt in turn.
     fn new(brokers: i32, partitions: i32, queue_bytes: u64) -> Self {
-        let world = Arc::new(World::new(partitions, |partition| partition % brokers));
+        Self::of_topics(brokers, &[partitions], queue_bytes)
+    }
+
+    /// The same with so many partitions of each topic.
+    fn of_topics(brokers: i32, partitions: &[i32], queue_bytes: u64) -> Self {
+        let world = Arc::new(World::new(&topics(), partitions, |partition| partition % brokers));
         let brokers = (0..brokers).map(|id| (id, Broker::start(id, &world))).collect();
-        let fetcher = Fetcher::new(TOPIC, queue_bytes, Security::default());
+        let fetcher = Fetcher::new(&topics(), queue_bytes, Security::default());
         let queue = fetcher.queues(1).remove(0);
         let rig = Self { world, brokers, fetcher, queue, got: Got::default() };
         rig.tell();
@@ -68,19 +90,21 @@ impl Rig {
         self.fetcher.set_cluster(self.cluster()).unwrap();
     }
 
-    fn take(&self, partition: i32, start: Offset) {
-        let tp = TopicPartition::new(TOPIC, partition);
-        self.fetcher.take(&[(tp, start, 0)]).unwrap();
+    fn take(&self, partition: impl Into<PartitionId>, start: Offset) {
+        self.fetcher.take(&[share(partition, start)]).unwrap();
     }
 
     fn take_all(&self) {
         let partitions = self.world.partitions().into_iter();
-        let shares: Vec<_> = partitions.map(|p| (TopicPartition::new(TOPIC, p), 0, 0)).collect();
-        self.fetcher.take(&shares).unwrap();
+        self.fetcher.take(&partitions.map(|id| share(id, 0)).collect::<Vec<_>>()).unwrap();
     }
 
-    fn release(&self, partition: i32) {
-        self.fetcher.release(&[TopicPartition::new(TOPIC, partition)]);
+    fn release(&self, partition: impl Into<PartitionId>) {
+        self.fetcher.release(&[tp(partition)]);
+    }
+
+    fn log_end(&self, partition: impl Into<PartitionId>) -> Option<Offset> {
+        self.fetcher.log_end(&tp(partition))
     }
 
     /// One call of the shard.
@@ -107,9 +131,9 @@ impl Rig {
     }
 
     /// Reads to the ends of these partitions.
-    fn read(&mut self, partitions: impl IntoIterator<Item = i32>) {
-        let ends: BTreeMap<i32, Offset> =
-            partitions.into_iter().map(|p| (p, self.world.end(p))).collect();
+    fn read(&mut self, partitions: impl IntoIterator<Item = impl Into<PartitionId>>) {
+        let ids = partitions.into_iter().map(Into::into);
+        let ends: BTreeMap<PartitionId, Offset> = ids.map(|p| (p, self.world.end(p))).collect();
         self.read_until("the ends of the logs", |got| {
             ends.iter().all(|(partition, end)| got.next(*partition) >= Some(*end))
         });
@@ -119,7 +143,7 @@ impl Rig {
         self.read(self.world.partitions());
     }
 
-    fn positions(&self) -> Vec<(i32, Offset)> {
+    fn positions(&self) -> Vec<(PartitionId, Offset)> {
         self.queue.positions(self.world.partitions().into_iter())
     }
 
@@ -129,13 +153,21 @@ impl Rig {
     }
 }
 
+fn tp(partition: impl Into<PartitionId>) -> TopicPartition {
+    topics().tp(partition.into())
+}
+
+fn share(partition: impl Into<PartitionId>, start: Offset) -> Share {
+    Share { tp: tp(partition), start, shard: 0 }
+}
+
 /// What a shard was handed.
 #[derive(Default)]
 struct Got {
-    offsets: BTreeMap<i32, Vec<Offset>>,
+    offsets: BTreeMap<PartitionId, Vec<Offset>>,
     /// The partition of each record, as they came.
-    order: Vec<i32>,
-    failed: Vec<(i32, SourceError)>,
+    order: Vec<PartitionId>,
+    failed: Vec<(PartitionId, SourceError)>,
 }
 
 impl Got {
@@ -143,24 +175,23 @@ impl Got {
         match polled {
             Polled::Failed { partition, error } => self.failed.push((partition, error)),
             Polled::Record(record) => {
-                let failed =
-                    self.failed.iter().find(|(partition, _)| *partition == record.partition);
+                let id = record.id();
+                let failed = self.failed.iter().find(|(partition, _)| *partition == id);
                 assert!(failed.is_none(), "a record of a partition that failed: {failed:?}");
-                let offsets = self.offsets.entry(record.partition).or_default();
+                let offsets = self.offsets.entry(id).or_default();
                 let last = offsets.last().copied();
                 assert!(last < Some(record.offset), "{} after {last:?}", record.offset);
                 offsets.push(record.offset);
-                self.order.push(record.partition);
-                let expected =
-                    payload(record.partition, record.offset, record.payload.unwrap().len());
-                assert!(record.payload == Some(&expected[..]), "another record's value");
+                self.order.push(id);
+                let expected = payload(id, record.offset, record.value.unwrap().len());
+                assert!(record.value == Some(&expected[..]), "another record's value");
             }
         }
         true
     }
 
-    fn next(&self, partition: i32) -> Option<Offset> {
-        Some(self.offsets.get(&partition)?.last()? + 1)
+    fn next(&self, partition: impl Into<PartitionId>) -> Option<Offset> {
+        Some(self.offsets.get(&partition.into())?.last()? + 1)
     }
 
     fn count(&self) -> usize {
@@ -168,14 +199,10 @@ impl Got {
     }
 
     /// These and no others came of a partition.
-    fn assert_all(&self, partition: i32, expected: std::ops::Range<Offset>) {
+    fn assert_all(&self, partition: impl Into<PartitionId>, expected: std::ops::Range<Offset>) {
+        let partition = partition.into();
         let got = self.offsets.get(&partition).cloned().unwrap_or_default();
         let whole: Vec<Offset> = expected.clone().collect();
-        assert!(
-            got == whole,
-            "partition {partition}: {:?}, {} of {expected:?}",
-            got.first(),
-            got.len()
-        );
+        assert!(got == whole, "{partition:?}: {:?}, {} of {expected:?}", got.first(), got.len());
     }
 }

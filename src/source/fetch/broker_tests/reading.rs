@@ -9,7 +9,7 @@ use super::{ANSWER, Rig, SMALL};
 fn fill(rig: &Rig, rounds: usize) {
     for round in 0..rounds {
         for partition in rig.world.partitions() {
-            let turn = round + usize::try_from(partition).unwrap();
+            let turn = round + usize::try_from(partition.partition).unwrap();
             match turn % 5 {
                 0 => rig.world.append(partition, 1, 10),
                 1 => rig.world.append(partition, 400, 100),
@@ -33,7 +33,7 @@ fn reads_all(brokers: i32, partitions: i32, queue_bytes: u64) {
     for partition in rig.world.partitions() {
         let end = rig.world.end(partition);
         rig.got.assert_all(partition, 0..end);
-        assert_eq!(rig.fetcher.log_end(partition), Some(end));
+        assert_eq!(rig.log_end(partition), Some(end));
     }
     let ends: Vec<_> = rig.world.partitions().into_iter().map(|p| (p, rig.world.end(p))).collect();
     assert_eq!(rig.positions(), ends);

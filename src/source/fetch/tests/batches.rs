@@ -14,7 +14,7 @@ use crate::source::fetch::batch;
 use crate::source::fetch::reader::Part;
 
 fn part(from: i64) -> Part {
-    Part { partition: 3, from, aborted: Vec::new() }
+    Part { partition: partition(), from, aborted: Vec::new() }
 }
 
 fn wanted(log: &[Written], from: i64) -> Vec<Got> {
@@ -113,6 +113,7 @@ proptest! {
     #[test]
     fn batches_of_these_tests_are_read_alike_by_kafka_protocol(log in logs()) {
         for mut batch in log {
+            batch.entries.iter_mut().for_each(name_headers);
             batch.packing = Packing::Plain;
             batch.attributes &= !APPEND_TIME;
             let mut bytes = Bytes::from(batch.bytes());
@@ -120,7 +121,9 @@ proptest! {
             let theirs = theirs.into_iter().flat_map(|set| set.records).map(|record| Got {
                 offset: record.offset,
                 time: Some(record.timestamp).filter(|time| *time >= 0),
+                key: record.key.map(|key| key.to_vec()),
                 value: record.value.map(|value| value.to_vec()),
+                headers: Some(named(&record.headers)),
             });
             prop_assert_eq!(theirs.collect::<Vec<_>>(), batch.records());
         }
@@ -128,8 +131,9 @@ proptest! {
 
     #[test]
     fn batches_that_kafka_protocol_writes_are_read(
-        base in 0..1_000_000i64, log in logs(), packing in packings(),
+        base in 0..1_000_000i64, mut log in logs(), packing in packings(),
     ) {
+        log.iter_mut().flat_map(|batch| &mut batch.entries).for_each(name_headers);
         let records: Vec<Foreign> = log.iter().flat_map(|batch| {
             let times = batch.records();
             let of = move |(entry, got): (&Entry, Got)| foreign(entry, base + got.offset, got.time);
@@ -151,16 +155,32 @@ proptest! {
         let expected: Vec<Got> = records.iter().map(|record| Got {
             offset: record.offset,
             time: Some(record.timestamp).filter(|time| *time >= 0),
+            key: record.key.as_ref().map(|key| key.to_vec()),
             value: record.value.as_ref().map(|value| value.to_vec()),
+            headers: Some(named(&record.headers)),
         }).collect();
         prop_assert_eq!(read(&data, 0).unwrap(), expected);
     }
 }
 
+/// Names headers as kafka-protocol knows them: by texts of which none occurs twice.
+fn name_headers(entry: &mut Entry) {
+    for (index, (name, _)) in entry.headers.iter_mut().enumerate() {
+        *name = format!("{index}{}", String::from_utf8_lossy(name)).into_bytes();
+    }
+}
+
+fn named(headers: &IndexMap<StrBytes, Option<Bytes>>) -> Vec<NamedValue> {
+    let one = |(name, value): (&StrBytes, &Option<Bytes>)| {
+        (name.as_bytes().to_vec(), value.as_ref().map(|value| value.to_vec()))
+    };
+    headers.iter().map(one).collect()
+}
+
 fn foreign(entry: &Entry, offset: i64, time: Option<i64>) -> Foreign {
     let bytes = |value: &Option<Vec<u8>>| value.clone().map(Bytes::from);
-    let header = |(name, value): &(String, Option<Vec<u8>>)| {
-        (StrBytes::from_string(name.clone()), bytes(value))
+    let header = |(name, value): &NamedValue| {
+        (StrBytes::from_utf8(name.clone().into()).unwrap(), bytes(value))
     };
     Foreign {
         transactional: false,
@@ -313,4 +333,88 @@ fn a_codec_that_is_not_known_is_refused() {
         let data = Written { attributes: codec, ..Written::of(0, &[0]) }.bytes();
         assert!(refused(&data).contains("a compression that is not known"));
     }
+}
+
+/// A batch of one record with these bytes where its headers are.
+fn with_headers(headers: &[u8]) -> Vec<u8> {
+    let mut body = vec![0];
+    varint(&mut body, 0);
+    varint(&mut body, 0);
+    field(&mut body, None);
+    field(&mut body, Some(b"value"));
+    body.extend(headers);
+    let mut record = Vec::new();
+    varint(&mut record, i64::try_from(body.len()).unwrap());
+    record.extend(body);
+    Written::of(0, &[0]).with(&record, 1)
+}
+
+/// The headers that are read of these bytes, and the error behind them.
+fn headers_of(bytes: &[u8]) -> (Vec<NamedValue>, Option<String>) {
+    let (mut reader, mut good, mut bad) = (Reader::default(), Vec::new(), None);
+    reader.begin(part(0));
+    let mut take = |record: Record<'_>| {
+        assert_eq!((record.key, record.value), (None, Some(&b"value"[..])));
+        for header in record.headers.iter() {
+            assert_eq!(bad, None, "an error is the last");
+            match header {
+                Ok((name, value)) => good.push((name.to_vec(), value.map(<[u8]>::to_vec))),
+                Err(error) => bad = Some(error.to_string()),
+            }
+        }
+        true
+    };
+    let data = with_headers(bytes);
+    assert_eq!(reader.read(&data, 9, &mut 0, &mut take), Ok(Progress::End));
+    (good, bad)
+}
+
+#[test]
+fn headers_come_in_their_order_whatever_their_names_and_values() {
+    let many = (0..1000_u16).map(|n| (n.to_be_bytes().to_vec(), Some(vec![7; usize::from(n)])));
+    let twice = |value: &[u8]| (b"twice".to_vec(), Some(value.to_vec()));
+    for headers in [
+        vec![],
+        vec![(b"null".to_vec(), None), (b"empty".to_vec(), Some(vec![]))],
+        vec![twice(b"1"), (vec![], Some(vec![0])), twice(b"2"), twice(b"1")],
+        vec![(vec![0xff, 0xfe, 0], Some(vec![0xff]))],
+        many.collect(),
+    ] {
+        let entry = |key: Option<&[u8]>| Entry {
+            key: key.map(<[u8]>::to_vec),
+            headers: headers.clone(),
+            ..Entry::default()
+        };
+        let (null, empty) = (entry(None), Entry { offset: 1, ..entry(Some(b"")) });
+        let batch = Written { entries: vec![null, empty], ..Written::of(0, &[0, 1]) };
+        let read = read(&batch.bytes(), 0).unwrap();
+        assert_eq!(read, batch.records());
+        assert_eq!((&read[0].key, &read[1].key), (&None, &Some(vec![])));
+    }
+}
+
+#[test]
+fn malformed_headers_are_an_error_for_who_asks_for_them_and_the_record_comes() {
+    let good = (b"a".to_vec(), Some(b"b".to_vec()));
+    for (bytes, before, why) in [
+        (&[0x01][..], 0, "a negative number of headers"),
+        (&[0x80], 0, "a number beyond its end"),
+        (&[0xff; 11], 0, "a number without end"),
+        (&[0x02], 0, "a number beyond its end"),
+        (&[0x02, 0x01, 0x00], 0, "a header without a name"),
+        (&[0x02, 0x06, b'a'], 0, "a field beyond the end"),
+        (&[0x02, 0x02, b'a'], 0, "a number beyond its end"),
+        (&[0x02, 0x02, b'a', 0x06, b'b'], 0, "a field beyond the end"),
+        (&[0x04, 0x02, b'a', 0x02, b'b'], 1, "a number beyond its end"),
+        (&[0xfe, 0xff, 0xff, 0xff, 0x0f, 0x02, b'a', 0x02, b'b'], 1, "a number beyond its end"),
+        (&[0x02, 0x02, b'a', 0x02, b'b', 0x00], 1, "bytes behind the last header"),
+        (&[0x00, 0x00], 0, "bytes behind the last header"),
+    ] {
+        let (read, error) = headers_of(bytes);
+        assert_eq!(read, vec![good.clone(); before], "{bytes:?}");
+        assert!(error.as_ref().is_some_and(|error| error.contains(why)), "{bytes:?}: {error:?}");
+    }
+    // No bytes at all are what other clients take for no headers.
+    assert_eq!(headers_of(&[]), (vec![], None));
+    assert_eq!(headers_of(&[0]), (vec![], None));
 }

@@ -16,7 +16,12 @@ use proptest::prelude::*;
 
 use super::batch::BatchError;
 use super::reader::{Progress, Reader};
-use crate::source::Record;
+use crate::source::{Header, HeadersError, PartitionId, Record, TopicIndex};
+
+/// Of which all parts are that are read.
+fn partition() -> PartitionId {
+    PartitionId { topic: TopicIndex::default(), partition: 3 }
+}
 
 /// Bits of a batch's attributes.
 const APPEND_TIME: i16 = 0x08;
@@ -135,15 +140,18 @@ fn packings() -> impl Strategy<Value = Packing> {
 
 /// A record in its batch.
 #[derive(Clone, Debug, Default)]
-struct Entry {
+pub(in crate::source) struct Entry {
     /// Its offset above the batch's first one.
-    offset: i32,
+    pub(in crate::source) offset: i32,
     /// Its time beside the batch's.
-    time: i64,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    headers: Vec<(String, Option<Vec<u8>>)>,
+    pub(in crate::source) time: i64,
+    pub(in crate::source) key: Option<Vec<u8>>,
+    pub(in crate::source) value: Option<Vec<u8>>,
+    pub(in crate::source) headers: Vec<NamedValue>,
 }
+
+/// A header.
+pub(in crate::source) type NamedValue = (Vec<u8>, Option<Vec<u8>>);
 
 impl Entry {
     fn write(&self, out: &mut Vec<u8>) {
@@ -154,7 +162,7 @@ impl Entry {
         field(&mut body, self.value.as_deref());
         varint(&mut body, i64::try_from(self.headers.len()).unwrap());
         for (name, value) in &self.headers {
-            field(&mut body, Some(name.as_bytes()));
+            field(&mut body, Some(name));
             field(&mut body, value.as_deref());
         }
         varint(out, i64::try_from(body.len()).unwrap());
@@ -178,7 +186,7 @@ fn field(out: &mut Vec<u8>, value: Option<&[u8]>) {
 
 /// A batch as it lies in a log.
 #[derive(Clone, Debug)]
-struct Written {
+pub(in crate::source) struct Written {
     base: i64,
     last_delta: i32,
     epoch: i32,
@@ -188,15 +196,16 @@ struct Written {
     max_timestamp: i64,
     producer: i64,
     packing: Packing,
-    entries: Vec<Entry>,
+    pub(in crate::source) entries: Vec<Entry>,
 }
 
 impl Written {
     /// One of plain records that have these offsets.
-    fn of(base: i64, offsets: &[i32]) -> Self {
+    pub(in crate::source) fn of(base: i64, offsets: &[i32]) -> Self {
         let entry = |offset: &i32| Entry {
             offset: *offset,
-            value: Some(format!("{}", base + i64::from(*offset)).into_bytes()),
+            // Some are offsets that cannot be.
+            value: Some(format!("{}", base.wrapping_add((*offset).into())).into_bytes()),
             ..Entry::default()
         };
         Self {
@@ -217,7 +226,7 @@ impl Written {
     }
 
     /// All its records, as a reader is to have them.
-    fn records(&self) -> Vec<Got> {
+    pub(in crate::source) fn records(&self) -> Vec<Got> {
         let time = |entry: &Entry| match self.attributes & APPEND_TIME {
             0 => self.timestamp + entry.time,
             _ => self.max_timestamp,
@@ -225,19 +234,21 @@ impl Written {
         let records = self.entries.iter().map(|entry| Got {
             offset: self.base + i64::from(entry.offset),
             time: Some(time(entry)).filter(|time| *time >= 0),
+            key: entry.key.clone(),
             value: entry.value.clone(),
+            headers: Some(entry.headers.clone()),
         });
         records.collect()
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub(in crate::source) fn bytes(&self) -> Vec<u8> {
         let mut records = Vec::new();
         self.entries.iter().for_each(|entry| entry.write(&mut records));
         self.with(&self.packing.pack(&records), self.entries.len())
     }
 
     /// The batch with these bytes for its records.
-    fn with(&self, records: &[u8], count: usize) -> Vec<u8> {
+    pub(in crate::source) fn with(&self, records: &[u8], count: usize) -> Vec<u8> {
         let mut out = self.base.to_be_bytes().to_vec();
         out.extend([0; 4]);
         out.extend(self.epoch.to_be_bytes());
@@ -286,7 +297,9 @@ fn logs() -> impl Strategy<Value = Vec<Written>> {
     let bytes = || option::of(vec(any::<u8>(), 0..20));
     let long = vec(any::<u8>(), 0..300).prop_map(|part| Some(part.repeat(7)));
     let value = prop_oneof![4 => bytes(), 1 => long];
-    let headers = vec(("[a-z]{0,5}", bytes()), 0..3);
+    // Some names occur more than once in a record, and some are no text.
+    let name = prop_oneof!["[ab]{0,1}".prop_map(String::into_bytes), vec(any::<u8>(), 0..5)];
+    let headers = vec((name, bytes()), 0..4);
     let time = prop_oneof![Just(0), -5..5i64, -100_000..100_000_000i64];
     let entry = (0..4i32, time, bytes(), value, headers);
     let timestamp = prop_oneof![Just(-1i64), Just(0), 0..2_000_000_000_000i64];
@@ -324,16 +337,23 @@ fn logs() -> impl Strategy<Value = Vec<Written>> {
 
 /// What was handed over of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Got {
+pub(in crate::source) struct Got {
     offset: i64,
     time: Option<i64>,
-    value: Option<Vec<u8>>,
+    pub(in crate::source) key: Option<Vec<u8>>,
+    pub(in crate::source) value: Option<Vec<u8>>,
+    /// `None` if they cannot be read.
+    pub(in crate::source) headers: Option<Vec<NamedValue>>,
 }
 
 impl Got {
-    fn of(record: Record<'_>) -> Self {
-        let Record { offset, timestamp_ms: time, payload, .. } = record;
-        Self { offset, time, value: payload.map(<[u8]>::to_vec) }
+    pub(in crate::source) fn of(record: Record<'_>) -> Self {
+        let Record { offset, timestamp_ms: time, key, value, headers, .. } = record;
+        let owned = |(name, value): Header<'_>| (name.to_vec(), value.map(<[u8]>::to_vec));
+        let headers: Result<Vec<NamedValue>, HeadersError> =
+            headers.iter().map(|each| each.map(owned)).collect();
+        let [key, value] = [key, value].map(|bytes| bytes.map(<[u8]>::to_vec));
+        Self { offset, time, key, value, headers: headers.ok() }
     }
 }
 

@@ -53,7 +53,7 @@ fn check(data: &[u8], from: i64, aborted: &[Aborted], most: &[usize]) {
         rest = after;
     }
     let (mut reader, mut got) = (Reader::default(), Vec::new());
-    reader.begin(Part { partition: 0, from, aborted: aborted.to_vec() });
+    reader.begin(Part { partition: partition(), from, aborted: aborted.to_vec() });
     let read = read_to_end(&mut reader, data, most, &mut got);
     for record in &got {
         assert!((from..=last).contains(&record.offset), "{record:?} of {from}..={last}");

@@ -146,7 +146,7 @@ proptest! {
             if turned {
                 aborted.reverse();
             }
-            reader.begin(Part { partition: 0, from, aborted });
+            reader.begin(Part { partition: partition(), from, aborted });
             read_to_end(&mut reader, &data, &most, &mut got).unwrap();
             prop_assert_eq!(reader.position(), extent.next);
             from = extent.next;
@@ -164,7 +164,7 @@ proptest! {
         let (mut reader, mut got, mut from) = (Reader::default(), Vec::new(), 0);
         for piece in pieces.into_iter().chain([usize::MAX]) {
             let (data, aborted) = log.answer(from, usize::MAX, false, 0);
-            reader.begin(Part { partition: 0, from, aborted });
+            reader.begin(Part { partition: partition(), from, aborted });
             let mut take = |record: Record<'_>| {
                 got.push(Got::of(record));
                 true
@@ -196,7 +196,11 @@ fn around(marker: Vec<u8>) -> Result<Vec<i64>, BatchError> {
     };
     let data = [of(0), marker, of(3)].concat();
     let (mut reader, mut got) = (Reader::default(), Vec::new());
-    reader.begin(Part { partition: 0, from: 0, aborted: vec![Aborted { producer: 5, first: 0 }] });
+    reader.begin(Part {
+        partition: partition(),
+        from: 0,
+        aborted: vec![Aborted { producer: 5, first: 0 }],
+    });
     read_to_end(&mut reader, &data, &[9], &mut got)?;
     Ok(got.into_iter().map(|record| record.offset).collect())
 }

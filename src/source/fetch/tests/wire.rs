@@ -10,15 +10,36 @@ use kafka_protocol::messages::{
     RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
+use proptest::collection::btree_set;
 use proptest::sample::{Index, select};
 
 use super::*;
+use crate::source::Topics;
 use crate::source::fetch::wire::{
     Aborted, Answer, Fetched, Limits, Malformed, NEWEST_FETCH, OLDEST_FETCH, Wanted, fetch_answer,
     fetch_request, fetch_version, versions_request,
 };
 
+/// What is asked for.
 const TOPIC: &str = "readings";
+/// What is read as well.
+const OTHER: &str = "alarms";
+
+fn topics() -> Topics {
+    Topics::new([TOPIC, OTHER])
+}
+
+/// A partition of these, as it is asked for.
+fn wanted(topic: &str, partition: i32) -> Wanted {
+    let topic = topics().index(topic).unwrap();
+    Wanted { partition: PartitionId { topic, partition }, offset: 5, last_epoch: -1 }
+}
+
+/// Reads an answer to a request for both topics.
+fn answered(answer: &[u8], version: i16, correlation: i32) -> Result<Answer, Malformed> {
+    let wanted = [wanted(TOPIC, 0), wanted(OTHER, 0)];
+    fetch_answer(answer, version, correlation, &topics(), &wanted)
+}
 
 /// The header and the body of a request that is framed as it should be.
 fn asked<T: Request>(request: &[u8], version: i16) -> (RequestHeader, T) {
@@ -91,20 +112,22 @@ fn partition(version: i16) -> impl Strategy<Value = PartitionData> {
     })
 }
 
+/// Of the topics in any order, and more than once each.
 fn answers() -> impl Strategy<Value = (i16, FetchResponse)> {
     let body = |version| {
-        (any::<i32>(), any::<i16>(), vec(partition(version), 0..5)).prop_map(
-            move |(throttle, error, partitions)| {
-                let topic = FetchableTopicResponse::default()
-                    .with_topic(TopicName(StrBytes::from_static_str(TOPIC)))
-                    .with_partitions(partitions);
-                let answer = FetchResponse::default()
-                    .with_throttle_time_ms(throttle)
-                    .with_error_code(error)
-                    .with_responses(vec![topic]);
-                (version, answer)
-            },
-        )
+        let topic = (select(vec![TOPIC, OTHER]), vec(partition(version), 0..4));
+        (any::<i32>(), any::<i16>(), vec(topic, 0..4)).prop_map(move |(throttle, error, topics)| {
+            let topic = |(name, partitions)| {
+                FetchableTopicResponse::default()
+                    .with_topic(TopicName(StrBytes::from_static_str(name)))
+                    .with_partitions(partitions)
+            };
+            let answer = FetchResponse::default()
+                .with_throttle_time_ms(throttle)
+                .with_error_code(error)
+                .with_responses(topics.into_iter().map(topic).collect());
+            (version, answer)
+        })
     };
     versions().prop_flat_map(body)
 }
@@ -113,11 +136,16 @@ fn answers() -> impl Strategy<Value = (i16, FetchResponse)> {
 fn compare(decoded: &Answer, bytes: &[u8], answer: &FetchResponse) {
     assert_eq!(decoded.throttle_ms, answer.throttle_time_ms);
     assert_eq!(decoded.error, answer.error_code);
-    let partitions: Vec<_> = answer.responses.iter().flat_map(|topic| &topic.partitions).collect();
+    let of = |topic: &FetchableTopicResponse| {
+        let index = topics().index(&topic.topic).unwrap();
+        topic.partitions.iter().map(|each| (index, each.clone())).collect::<Vec<_>>()
+    };
+    let partitions: Vec<_> = answer.responses.iter().flat_map(of).collect();
     assert_eq!(decoded.partitions.len(), partitions.len());
-    for (fetched, encoded) in decoded.partitions.iter().zip(partitions) {
+    for (fetched, (topic, encoded)) in decoded.partitions.iter().zip(partitions) {
         let Fetched { partition, error, end, cut_off_at, aborted, elsewhere, records } = fetched;
-        assert_eq!((*partition, *error), (encoded.partition_index, encoded.error_code));
+        let id = PartitionId { topic, partition: encoded.partition_index };
+        assert_eq!((*partition, *error), (id, encoded.error_code));
         let stable = encoded.last_stable_offset;
         assert_eq!(*end, if stable < 0 { encoded.high_watermark } else { stable });
         let diverging = encoded.diverging_epoch.end_offset;
@@ -144,15 +172,18 @@ fn bounded(answer: &Result<Answer, Malformed>, bytes: usize) {
 proptest! {
     #[test]
     fn a_request_asks_for_what_is_wanted(
-        version in versions(), correlation: i32, topic in "[a-zA-Z0-9._-]{1,249}",
-        wanted in vec((any::<i32>(), any::<i64>(), any::<i32>()), 0..200),
+        version in versions(), correlation: i32, names in btree_set("[a-zA-Z0-9._-]{1,249}", 1..5),
+        wanted in vec((any::<Index>(), any::<i32>(), any::<i64>(), any::<i32>()), 0..200),
         (wait_ms, bytes, partition_bytes) in any::<(i32, i32, i32)>(),
     ) {
-        let wanted: Vec<Wanted> = wanted.into_iter().map(|(partition, offset, last_epoch)| {
+        let topics = Topics::new(names.iter().map(String::as_str));
+        let indexes: Vec<TopicIndex> = topics.iter().map(|(topic, _)| topic).collect();
+        let wanted: Vec<Wanted> = wanted.into_iter().map(|(topic, partition, offset, last_epoch)| {
+            let partition = PartitionId { topic: *topic.get(&indexes), partition };
             Wanted { partition, offset, last_epoch }
         }).collect();
         let limits = Limits { wait_ms, bytes, partition_bytes };
-        let request = fetch_request(version, correlation, &topic, &wanted, limits);
+        let request = fetch_request(version, correlation, &topics, &wanted, limits);
         let (header, fetch) = asked::<FetchRequest>(&request, version);
         prop_assert_eq!(header.correlation_id, correlation);
         prop_assert_eq!((fetch.max_wait_ms, fetch.max_bytes), (wait_ms, bytes));
@@ -161,18 +192,23 @@ proptest! {
         prop_assert_eq!(fetch.replica_id.0, -1);
         prop_assert_eq!((fetch.session_id, fetch.session_epoch), (0, -1));
         prop_assert!(fetch.forgotten_topics_data.is_empty() && fetch.rack_id.is_empty());
-        prop_assert_eq!(fetch.topics.len(), 1);
-        prop_assert_eq!(fetch.topics[0].topic.as_str(), topic);
-        let partitions = &fetch.topics[0].partitions;
-        let asked: Vec<Wanted> = partitions.iter().zip(&wanted).map(|(asked, wanted)| Wanted {
-            partition: asked.partition,
+        // In the order in which they are wanted, and no topic twice in a row.
+        prop_assert!(fetch.topics.windows(2).all(|two| two[0].topic != two[1].topic));
+        prop_assert!(fetch.topics.iter().all(|topic| !topic.partitions.is_empty()));
+        let partitions = fetch.topics.iter().flat_map(|topic| {
+            let index = topics.index(&topic.topic).unwrap();
+            topic.partitions.iter().map(move |partition| (index, partition))
+        });
+        let partitions: Vec<_> = partitions.collect();
+        let asked: Vec<Wanted> = partitions.iter().zip(&wanted).map(|((topic, asked), wanted)| Wanted {
+            partition: PartitionId { topic: *topic, partition: asked.partition },
             offset: asked.fetch_offset,
             // Version 11 does not ask for it.
             last_epoch: if version < 12 { wanted.last_epoch } else { asked.last_fetched_epoch },
         }).collect();
         prop_assert_eq!(partitions.len(), wanted.len());
         prop_assert_eq!(asked, wanted);
-        for asked in partitions {
+        for (_, asked) in partitions {
             prop_assert_eq!((asked.current_leader_epoch, asked.log_start_offset), (-1, -1));
             prop_assert_eq!(asked.partition_max_bytes, partition_bytes);
         }
@@ -181,7 +217,7 @@ proptest! {
     #[test]
     fn an_answer_says_what_the_broker_said((version, answer) in answers(), correlation: i32) {
         let bytes = encoded(&answer, version, correlation);
-        let decoded = fetch_answer(&bytes, version, correlation, TOPIC).unwrap();
+        let decoded = answered(&bytes, version, correlation).unwrap();
         compare(&decoded, &bytes, &answer);
     }
 
@@ -191,10 +227,10 @@ proptest! {
     ) {
         let bytes = encoded(&answer, version, 7);
         for end in 0..bytes.len() {
-            prop_assert!(fetch_answer(&bytes[..end], version, 7, TOPIC).is_err());
+            prop_assert!(answered(&bytes[..end], version, 7).is_err());
         }
         let longer = [bytes, more].concat();
-        prop_assert!(fetch_answer(&longer, version, 7, TOPIC).is_err());
+        prop_assert!(answered(&longer, version, 7).is_err());
     }
 
     #[test]
@@ -210,8 +246,8 @@ proptest! {
                 _ => { let at = at.index(bytes.len()); bytes[at] = byte; }
             }
         }
-        bounded(&fetch_answer(&bytes, as_version, 7, TOPIC), bytes.len());
-        bounded(&fetch_answer(&bytes, version, 7, TOPIC), bytes.len());
+        bounded(&answered(&bytes, as_version, 7), bytes.len());
+        bounded(&answered(&bytes, version, 7), bytes.len());
     }
 
     #[test]
@@ -227,7 +263,7 @@ proptest! {
             let mut lied = bytes.clone();
             let end = (at + lie.len()).min(lied.len());
             lied.splice(at..end, lie.iter().copied());
-            bounded(&fetch_answer(&lied, version, 7, TOPIC), lied.len());
+            bounded(&answered(&lied, version, 7), lied.len());
         }
     }
 
@@ -307,14 +343,16 @@ fn an_answer_to_another_request_or_of_another_topic_is_refused() {
             encoded(&FetchResponse::default().with_responses(topics), version, 7)
         };
         let error = |names: &[_], correlation| {
-            fetch_answer(&answer(names), version, correlation, TOPIC).unwrap_err().to_string()
+            let (answer, wanted) = (answer(names), [wanted(TOPIC, 0)]);
+            let read = fetch_answer(&answer, version, correlation, &topics(), &wanted);
+            read.unwrap_err().to_string()
         };
         assert!(error(&[TOPIC], 8).contains("answers another request"));
-        for names in [&["reading"][..], &["readings2"], &[""], &[TOPIC, "other"]] {
+        // Also one of those that are read, if it was not asked for this time.
+        for names in [&["reading"][..], &["readings2"], &[""], &[TOPIC, "other"], &[TOPIC, OTHER]] {
             assert!(error(names, 7).contains("a topic that was not asked for"), "{names:?}");
         }
         // None at all, when the broker refuses the whole.
-        let none = fetch_answer(&answer(&[]), version, 7, TOPIC).unwrap();
-        assert_eq!(none.partitions, []);
+        assert_eq!(answered(&answer(&[]), version, 7).unwrap().partitions, []);
     }
 }
