@@ -20,7 +20,7 @@ use crate::broken::{self, Variant};
 use crate::crash;
 use crate::failure::{Failure, chain};
 use crate::protocol::{
-    Checkpoint, Frontier, PendingCommit, Refusal, TableView, group_is_behind_ledger,
+    Checkpoint, Frontier, Offset, PendingCommit, Refusal, TableView, group_is_behind_ledger,
 };
 use crate::state::{CheckpointStart, StepSeconds};
 use crate::telemetry::{CheckpointOutcome, Metrics, Server, Step};
@@ -49,6 +49,8 @@ pub struct Work<T> {
     pub seal: Duration,
     /// The tables for which its files were written, by `namespace.table`.
     pub tables: BTreeMap<String, Arc<T>>,
+    /// The ledgers of those tables of the flow for which nothing moved.
+    pub unmoved: Vec<Frontier>,
 }
 
 /// A commit that came to its end.
@@ -95,7 +97,7 @@ impl<W: World> Committer<W> {
 
         let began = now();
         crash::point("report.before");
-        self.report(&done).await?;
+        self.report(&done, &work.unmoved).await?;
         crash::point("report.after");
         let reporting = now() - began;
         self.metrics.observe_step(Step::Report, reporting);
@@ -257,13 +259,13 @@ impl<W: World> Committer<W> {
         Ok(())
     }
 
-    /// Tells the group how far all tables are. Group offsets are for lag tools: a failure is counted
-    /// and told, and decides nothing.
-    async fn report(&self, done: &[Done<Loaded<W>>]) -> Result<(), Failure> {
+    /// Tells the group how far all tables are in the partitions that moved. Group offsets are for lag
+    /// tools: a failure is counted and told, and decides nothing.
+    async fn report(&self, done: &[Done<Loaded<W>>], unmoved: &[Frontier]) -> Result<(), Failure> {
         if done.iter().any(|done| matches!(done.settled, Settled::Superseded { .. })) {
             return Ok(());
         }
-        let frontier = lowest(done.iter().map(|done| done.pending.to()));
+        let frontier = lowest(done.iter().map(|done| done.pending.to()), unmoved);
         for Done { table, pending, .. } in done {
             let ledger = self.table(pending)?.view(table)?.ledger.map(|ledger| ledger.frontier);
             let moved = pending.ranges.keys();
@@ -285,14 +287,21 @@ impl<W: World> Committer<W> {
     }
 }
 
-/// Of each partition the lowest offset. A table that a partition did not move is ahead of it.
-fn lowest(frontiers: impl Iterator<Item = Frontier>) -> Frontier {
+/// How far all tables are: of each partition that moved the lowest offset. A table that a commit of
+/// this epoch did not move in a partition is ahead of it there; one for which nothing moved at all may
+/// not have begun it, and then the partition has none.
+fn lowest(moved: impl Iterator<Item = Frontier>, unmoved: &[Frontier]) -> Frontier {
     let mut lowest = Frontier::default();
-    for (tp, next) in frontiers.flat_map(|frontier| frontier.0) {
+    for (tp, next) in moved.flat_map(|frontier| frontier.0) {
         let low = lowest.get(&tp).map_or(next, |low| low.min(next));
         lowest.set(tp, low);
     }
-    lowest
+    let all = lowest.0.into_iter().filter_map(|(tp, low)| {
+        let others: Option<Vec<Offset>> = unmoved.iter().map(|ledger| ledger.get(&tp)).collect();
+        let low = others?.into_iter().fold(low, Offset::min);
+        Some((tp, low))
+    });
+    all.collect()
 }
 
 /// Of two failures the one that a person must look at; of such, the first.

@@ -402,8 +402,10 @@ impl<W: World> Coordinator<W> {
         if pending.is_empty() {
             return Ok(());
         }
+        let checkpoint = Checkpoint { epoch: sealing.epoch, frontiers, pending };
         let work = Work {
-            checkpoint: Checkpoint { epoch: sealing.epoch, frontiers, pending },
+            unmoved: self.tables.unmoved(&checkpoint),
+            checkpoint,
             started_ms: sealing.started_ms,
             seal: now.duration_since(sealing.began),
             tables: self.tables.loaded(),

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::world::{Loaded, World};
-use crate::protocol::{FlowTable, Frontier, Offset, TableView, TopicPartition, generation};
+use crate::protocol::{
+    Checkpoint, FlowTable, Frontier, Offset, TableView, TopicPartition, generation,
+};
 
 /// A table of a flow.
 pub(super) struct TableState<W: World> {
@@ -50,6 +52,14 @@ impl<W: World> Tables<W> {
     pub fn loaded(&self) -> BTreeMap<String, Arc<Loaded<W>>> {
         let named = self.iter().map(|table| (table.target.name.clone(), table.loaded.clone()));
         named.collect()
+    }
+
+    /// The ledgers of those for which `checkpoint` holds nothing.
+    pub fn unmoved(&self, checkpoint: &Checkpoint) -> Vec<Frontier> {
+        let moved = |table: &&TableState<W>| {
+            checkpoint.pending.iter().any(|pending| pending.table == table.target.name)
+        };
+        self.iter().filter(|table| !moved(table)).map(|table| table.ledger.clone()).collect()
     }
 
     /// How far all tables are in a partition; `None` while one of them never began it.

@@ -83,7 +83,8 @@ impl<W: World> Started<W> {
 
     /// Under `latest` the ends of the log at the first start are progress, and those of all
     /// partitions are one decision: they are committed before anything is read. Otherwise a
-    /// restart, or another instance, would begin at other ends and lose what came in between.
+    /// restart, or another instance, would begin at other ends and lose what came in between. Two
+    /// tables of a flow may begin at different ends, if two instances were first, one at each.
     async fn record_ends(&mut self, new: &[String]) -> Result<(), Failure> {
         let log = self.committer.source.log_ranges(self.info.partitions.clone()).await?;
         let at = |(tp, log): (TopicPartition, LogRange)| {
@@ -99,8 +100,10 @@ impl<W: World> Started<W> {
             })
             .collect();
         let frontiers = pending.iter().map(|pending| (pending.table.clone(), pending.to()));
+        let checkpoint = Checkpoint { epoch, frontiers: frontiers.collect(), pending };
         let work = Work {
-            checkpoint: Checkpoint { epoch, frontiers: frontiers.collect(), pending },
+            unmoved: self.tables.unmoved(&checkpoint),
+            checkpoint,
             started_ms: now_ms(),
             seal: std::time::Duration::ZERO,
             tables: self.tables.loaded(),

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::kafka::Client;
+use super::lake::{Lake, TABLES};
 use super::port::Port;
 use super::state::{Life, PIPELINE, Sim, State, TOPIC};
 use crate::config::{BadRecords, Config};
@@ -29,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const FENCED_SPREAD: f64 = 0.5;
 
 /// What a run showed.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Outcome {
     /// Of everything that happened, in its order.
     pub digest: u64,
@@ -38,6 +39,12 @@ pub(super) struct Outcome {
     /// Requests decided on what the last commit left.
     pub remembered: usize,
     pub rows: usize,
+    /// Checkpoints of which one commit was finalized while another was pending.
+    pub halves: usize,
+    /// Runs that began with such a checkpoint.
+    pub half_starts: usize,
+    /// Runs that ended with a refusal of a table that was rolled back.
+    pub refused: usize,
     pub crashes: u32,
     pub seconds: u64,
 }
@@ -57,9 +64,12 @@ pub(super) fn run(seed: u64, print: bool) -> Outcome {
         Outcome {
             digest: state.trace.digest,
             findings: state.findings.clone(),
-            commits: state.lake.commits(),
-            remembered: state.lake.remembered,
-            rows: state.live_rows().0.len(),
+            commits: state.lakes.iter().map(Lake::commits).sum(),
+            remembered: state.lakes.iter().map(|lake| lake.remembered).sum(),
+            rows: (0..state.lakes.len()).map(|at| state.live_rows(at).0.len()).sum(),
+            halves: state.halves,
+            half_starts: state.half_starts,
+            refused: state.refused,
             crashes: driver.crashes,
             seconds: driver.began.elapsed().as_secs(),
         }
@@ -144,7 +154,7 @@ impl Driver {
             true => self.finish_caught_up().await,
             false => self.finish_stopped().await,
         }
-        while !self.has_found() && self.sim.lock().lake.in_flight > 0 {
+        while !self.has_found() && self.sim.lock().lakes.iter().any(|lake| lake.in_flight > 0) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         if !self.has_found() {
@@ -199,6 +209,12 @@ impl Driver {
             }
             Ok(Err(Failure::Unfit { .. })) if state.rejected.contains(&name) => {
                 state.note(format_args!("{name} left: its commit was rejected"));
+            }
+            Ok(Err(Failure::Refused(refusal)))
+                if state.was_rolled_back() && refusal.name() == "table-rolled-back" =>
+            {
+                state.refused += 1;
+                state.note(format_args!("{name} is refused: {refusal}"));
             }
             Ok(Ok(end)) => state.find(format!("{name} ended: {end:?}")),
             Ok(Err(failure)) => state.find(format!("{name} failed: {}", chain(&failure))),
@@ -270,6 +286,9 @@ impl Driver {
         if state.fault(plan.kafka_errors) {
             state.waver();
         }
+        if plan.rollbacks > 0 && state.fault(plan.rollbacks) {
+            state.roll_back();
+        }
         let slot = state.rng.usize(0..plan.instances);
         let Some(process) = &self.processes[slot] else { return };
         let name = process.life.name();
@@ -295,6 +314,7 @@ impl Driver {
         let mut state = self.sim.lock();
         state.note(format_args!("calm"));
         state.calm = true;
+        state.roll_forward();
         state.muted.clear();
         state.frozen.clear();
         let now = Instant::now();
@@ -415,7 +435,7 @@ async fn supervise(
         let connected = Connected {
             world: port.clone(),
             source: port.clone(),
-            tables: BTreeMap::from([(String::from("n.t"), port.clone())]),
+            tables: port.tables(),
             state: port.clone(),
         };
         let ended = pipeline.run_connected(connected, &mut stop).await;
@@ -482,7 +502,7 @@ async fn disconnect(port: &Port) {
 
 fn is_caught_up(state: &State) -> bool {
     let mut partitions = (0_i32..).zip(&state.log.partitions);
-    partitions.all(|(number, log)| log.end == 0 || state.lake.ledger_of(number) == Some(log.end))
+    partitions.all(|(number, log)| log.end == 0 || state.ledger_of(number) == Some(log.end))
 }
 
 /// Everything came to its end: is it what it must be?
@@ -490,18 +510,20 @@ fn judge(state: &mut State) {
     if !is_caught_up(state) {
         state.find(String::from("the ledger is not at the ends of the log"));
     }
-    let (rows, expected) = (state.live_rows(), state.expected_rows());
-    if rows != expected {
-        let count = |rows: &(Vec<_>, usize)| (rows.0.len(), rows.1);
-        let (rows, expected) = (count(&rows), count(&expected));
-        state.find(format!("I1: the table has rows {rows:?}, expected {expected:?}, or others"));
-    }
-    let missing = state.missing_files();
-    if missing > 0 {
-        state.find(format!("I8: {missing} files of live snapshots are deleted"));
-    }
-    let view = state.lake.meta.clone().map(|meta| meta.view());
-    if let Some(Err(violation)) = view.as_ref().map(journal_is_contiguous) {
-        state.find(violation.to_string());
+    for (at, table) in TABLES.iter().enumerate().take(state.lakes.len()) {
+        let (rows, expected) = (state.live_rows(at), state.expected_rows(at));
+        if rows != expected {
+            let count = |rows: &(Vec<_>, usize)| (rows.0.len(), rows.1);
+            let (rows, expected) = (count(&rows), count(&expected));
+            state.find(format!("I1: {table} has rows {rows:?}, expected {expected:?}, or others"));
+        }
+        let missing = state.missing_files(at);
+        if missing > 0 {
+            state.find(format!("I8: {missing} files of live snapshots of {table} are deleted"));
+        }
+        let view = state.lakes[at].meta.clone().map(|meta| meta.view());
+        if let Some(Err(violation)) = view.as_ref().map(journal_is_contiguous) {
+            state.find(violation.to_string());
+        }
     }
 }

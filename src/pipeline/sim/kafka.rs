@@ -141,7 +141,7 @@ impl State {
     /// Old records go, as far as the ledger is past them.
     pub fn retain(&mut self) {
         let number = self.rng.i32(0..i32::try_from(self.log.partitions.len()).unwrap());
-        let ledger = self.lake.ledger_of(number).unwrap_or(0);
+        let ledger = self.ledger_of(number).unwrap_or(0);
         let start = self.rng.i64(0..=ledger);
         let partition = self.log.partition(number);
         partition.start = partition.start.max(start);

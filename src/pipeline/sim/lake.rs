@@ -1,4 +1,4 @@
-//! The table: snapshots, a ledger, data files, and a compare-and-swap.
+//! The tables of the flow, one lake each: snapshots, a ledger, data files, and a compare-and-swap.
 //!
 //! What lands is judged when it lands, against the log.
 
@@ -12,8 +12,13 @@ use crate::protocol::{
     advance, decode_ledger, decode_summary, encode_ledger, encode_summary, journal, ledger_key,
 };
 
-/// The uuid of the table.
-const UUID: &str = "u";
+/// The tables that a world may have, in their order.
+pub(super) const TABLES: [&str; 2] = ["n.t", "n.u"];
+
+/// A row of the second table has one more thing that can be wrong with it: so the tables differ.
+pub(super) fn is_bad(at: usize, kind: Kind, offset: Offset) -> bool {
+    kind == Kind::Bad || (at > 0 && kind == Kind::Good && offset % 5 == 0)
+}
 
 /// A snapshot with all files that it shows.
 #[derive(Clone)]
@@ -30,6 +35,8 @@ pub(super) struct Snapshot {
 /// One version of the table's metadata.
 #[derive(Clone, Default)]
 pub(super) struct Meta {
+    /// Which table it is of.
+    pub at: usize,
     /// Changes with every change of the metadata.
     version: u64,
     snapshots: Vec<Arc<Snapshot>>,
@@ -49,11 +56,16 @@ impl Meta {
             inherited: Some(snapshot.inherited),
         });
         TableView {
-            table_uuid: UUID.to_owned(),
+            table_uuid: format!("uuid of {}", TABLES[self.at]),
             head: self.head,
             ledger: self.ledger.as_deref().cloned(),
             journal: journal(self.head, facts.collect()),
         }
+    }
+
+    /// The newest snapshot ever made, as far as it is shown.
+    fn newest(&self) -> Option<i64> {
+        self.snapshots.iter().map(|snapshot| snapshot.id).max()
     }
 
     fn files(&self) -> Arc<Vec<usize>> {
@@ -84,12 +96,16 @@ pub(super) struct Lake {
     last_snapshot: i64,
     foreign_rows: usize,
     landed: BTreeSet<CommitId>,
+    /// The head before somebody moved it back to its parent.
+    rolled_back: Option<i64>,
+    was_rolled_back: bool,
     /// Where the rows in the table begin and end, by what landed.
     reached: BTreeMap<i32, (Offset, Offset)>,
 }
 
 /// A request to append, with all that it carries.
 pub(super) struct Request {
+    at: usize,
     sender: String,
     pinned: Arc<Meta>,
     commit: PendingCommit,
@@ -109,15 +125,17 @@ impl Lake {
     }
 }
 
-fn file_of(path: &str) -> Option<usize> {
-    path.strip_prefix("f/")?.parse().ok()
+/// Table and number of a data file.
+fn file_of(path: &str) -> Option<(usize, usize)> {
+    let (at, number) = path.strip_prefix("f/")?.split_once('/')?;
+    Some((at.parse().ok()?, number.parse().ok()?))
 }
 
 impl State {
     /// A closed and durable file.
-    pub fn write_file(&mut self, rows: Vec<(i32, Offset)>) -> String {
-        self.lake.files.push(DataFile { rows, deleted: false });
-        format!("f/{}", self.lake.files.len() - 1)
+    pub fn write_file(&mut self, at: usize, rows: Vec<(i32, Offset)>) -> String {
+        self.lakes[at].files.push(DataFile { rows, deleted: false });
+        format!("f/{at}/{}", self.lakes[at].files.len() - 1)
     }
 
     /// I8: neither a snapshot nor a checkpoint that somebody may finish names the file.
@@ -127,21 +145,23 @@ impl State {
             let pending = self.drives.iter().filter_map(|drive| drive.now.open.as_ref());
             let mut named = pending.flat_map(|open| &open.pending).flat_map(|p| &p.files);
             let prepared = named.any(|file| file.path == *path);
-            let Some(file) = file_of(path).filter(|file| *file < self.lake.files.len()) else {
+            let written = |(at, file): &(usize, usize)| *file < self.lakes[*at].files.len();
+            let Some((at, file)) = file_of(path).filter(written) else {
                 return self.find(format!("{path} is deleted and was never written"));
             };
-            let snapshots = self.lake.meta.iter().flat_map(|meta| &meta.snapshots);
+            let snapshots = self.lakes[at].meta.iter().flat_map(|meta| &meta.snapshots);
             if snapshots.into_iter().any(|snapshot| snapshot.files.contains(&file)) {
                 self.find(format!("I8: {path} is in a snapshot and is deleted by {who}"));
             } else if prepared {
                 self.find(format!("I8: {path} is in a checkpoint and is deleted by {who}"));
             }
-            self.lake.files[file].deleted = true;
+            self.lakes[at].files[file].deleted = true;
         }
     }
 
-    pub fn create_table(&mut self) -> Arc<Meta> {
-        self.lake.meta.get_or_insert_with(|| Arc::new(Meta::default())).clone()
+    pub fn create_table(&mut self, at: usize) -> Arc<Meta> {
+        let new = || Arc::new(Meta { at, ..Meta::default() });
+        self.lakes[at].meta.get_or_insert_with(new).clone()
     }
 
     /// What would be sent. The table's own texts are written and read on the way.
@@ -151,12 +171,15 @@ impl State {
         let parts = decode_summary(PIPELINE, &summary).unwrap().unwrap();
         let property = encode_ledger(&advance(pinned.ledger.as_deref(), commit)).unwrap();
         let ledger = Arc::new(decode_ledger(&property).unwrap());
+        let at = pinned.at;
+        let of_table = commit.files.iter().filter_map(|file| file_of(&file.path));
         let files: Vec<usize> =
-            commit.files.iter().filter_map(|file| file_of(&file.path)).collect();
+            of_table.filter(|(table, _)| *table == at).map(|(_, file)| file).collect();
         if files.len() != commit.files.len() {
             self.find(format!("commit {} names files that were never written", commit.commit_id));
         }
         Request {
+            at,
             sender: who.to_owned(),
             pinned: pinned.clone(),
             commit: commit.clone(),
@@ -169,10 +192,13 @@ impl State {
 
     /// The compare-and-swap.
     pub fn land(&mut self, request: &Request) -> Option<(i64, Arc<Meta>)> {
-        let current = self.create_table();
+        let at = request.at;
+        let current = self.create_table(at);
+        // Nobody takes a snapshot whose sequence number was given away, as after a rollback.
+        let newest = request.pinned.newest() == current.newest();
         let same = match self.plan.by_version {
             true => current.version == request.pinned.version,
-            false => current.head == request.pinned.head,
+            false => current.head == request.pinned.head && newest,
         };
         let (who, id) = (&request.sender, &request.commit.commit_id);
         if !same {
@@ -192,13 +218,19 @@ impl State {
         let mut next = Meta::clone(&current);
         next.ledger = Some(request.ledger.clone());
         next.properties.insert(ledger_key(PIPELINE), request.property.clone());
-        let meta = self.push(next, Some(request.parts.clone()), files);
-        Some((self.lake.last_snapshot, meta))
+        let meta = self.push(at, next, Some(request.parts.clone()), files);
+        Some((self.lakes[at].last_snapshot, meta))
     }
 
-    fn push(&mut self, mut next: Meta, ours: Option<JournalParts>, files: Vec<usize>) -> Arc<Meta> {
-        self.lake.last_snapshot += 1;
-        let id = self.lake.last_snapshot;
+    fn push(
+        &mut self,
+        at: usize,
+        mut next: Meta,
+        ours: Option<JournalParts>,
+        files: Vec<usize>,
+    ) -> Arc<Meta> {
+        self.lakes[at].last_snapshot += 1;
+        let id = self.lakes[at].last_snapshot;
         let files = Arc::new(files);
         next.version += 1;
         let (parent, sequence, inherited) = (next.head, id, !next.files().is_empty());
@@ -206,23 +238,24 @@ impl State {
         next.snapshots.push(Arc::new(snapshot));
         next.head = Some(id);
         let meta = Arc::new(next);
-        self.lake.meta = Some(meta.clone());
+        self.lakes[at].meta = Some(meta.clone());
         meta
     }
 
     /// Each record below the new ledger is in the table once, and no other.
     fn judge(&mut self, request: &Request) {
+        let at = request.at;
         let commit = &request.commit;
         let id = &commit.commit_id;
         let mut found = Vec::new();
-        if !self.lake.landed.insert(id.clone()) {
+        if !self.lakes[at].landed.insert(id.clone()) {
             found.push(format!("commit {id} landed twice"));
         }
         let mut expected = Vec::new();
         let mut counts = RowCounts::default();
         for (tp, range) in &commit.ranges {
             let log = &self.log.partitions[index(tp.partition)];
-            let known = self.lake.reached.get(&tp.partition).copied();
+            let known = self.lakes[at].reached.get(&tp.partition).copied();
             let fits = match known {
                 Some((_, end)) => end == range.start,
                 // Under `latest` the ends are recorded before anything is read.
@@ -233,21 +266,21 @@ impl State {
                 found.push(format!("{id}: {tp} [{start}, {end}) after {known:?}"));
             }
             let begin = known.map_or(range.start, |(begin, _)| begin);
-            self.lake.reached.insert(tp.partition, (begin, range.end));
+            self.lakes[at].reached.insert(tp.partition, (begin, range.end));
             for (offset, kind) in log.range(range.start, range.end) {
                 match kind {
-                    Kind::Good => {
+                    Kind::Tombstone => counts.tombstones += 1,
+                    kind if is_bad(at, *kind, *offset) => counts.skipped += 1,
+                    _ => {
                         counts.written += 1;
                         expected.push((tp.partition, *offset));
                     }
-                    Kind::Bad => counts.skipped += 1,
-                    Kind::Tombstone => counts.tombstones += 1,
                 }
             }
         }
         let mut rows: Vec<(i32, Offset)> = Vec::new();
         for file in &request.files {
-            let file = &self.lake.files[*file];
+            let file = &self.lakes[at].files[*file];
             rows.extend(&file.rows);
             if file.deleted {
                 found.push(format!("I8: {id} brings a file that was deleted"));
@@ -267,22 +300,26 @@ impl State {
 
     /// I5, by what really happened.
     pub fn has_landed(&self, id: &CommitId) -> bool {
-        self.lake.landed.contains(id)
+        self.lakes.iter().any(|lake| lake.landed.contains(id))
     }
 
     /// Another program at the table.
     pub fn foreign(&mut self) {
-        let Some(meta) = self.lake.meta.clone() else { return };
+        let at = self.any_table();
+        if self.lakes[at].rolled_back.is_some() {
+            return;
+        }
+        let Some(meta) = self.lakes[at].meta.clone() else { return };
         let mut next = Meta::clone(&meta);
         let mut files = meta.files().as_ref().clone();
         match self.rng.u32(0..10) {
             0..3 => {
                 self.note(format_args!("foreign append"));
-                self.lake.foreign_rows += 1;
-                let row = i64::try_from(self.lake.foreign_rows).unwrap();
-                self.lake.files.push(DataFile { rows: vec![(FOREIGN, row)], deleted: false });
-                files.push(self.lake.files.len() - 1);
-                self.push(next, None, files);
+                self.lakes[at].foreign_rows += 1;
+                let row = i64::try_from(self.lakes[at].foreign_rows).unwrap();
+                self.lakes[at].files.push(DataFile { rows: vec![(FOREIGN, row)], deleted: false });
+                files.push(self.lakes[at].files.len() - 1);
+                self.push(at, next, None, files);
             }
             3..5 => {
                 let from = self.rng.usize(0..=files.len());
@@ -291,11 +328,11 @@ impl State {
                     return;
                 }
                 self.note(format_args!("foreign compaction of {} files", merged.len()));
-                let rows = merged.iter().flat_map(|file| self.lake.files[*file].rows.clone());
+                let rows = merged.iter().flat_map(|file| self.lakes[at].files[*file].rows.clone());
                 let rows = rows.collect();
-                self.lake.files.push(DataFile { rows, deleted: false });
-                files.push(self.lake.files.len() - 1);
-                self.push(next, None, files);
+                self.lakes[at].files.push(DataFile { rows, deleted: false });
+                files.push(self.lakes[at].files.len() - 1);
+                self.push(at, next, None, files);
             }
             5..9 => {
                 let all = next.snapshots.len().saturating_sub(1);
@@ -309,42 +346,99 @@ impl State {
                     *oldest = Arc::new(Snapshot { parent: None, ..Snapshot::clone(oldest) });
                 }
                 next.version += 1;
-                self.lake.meta = Some(Arc::new(next));
+                self.lakes[at].meta = Some(Arc::new(next));
             }
             _ => {
                 self.note(format_args!("foreign property"));
                 next.properties.insert("owner".to_owned(), next.version.to_string());
                 next.version += 1;
-                self.lake.meta = Some(Arc::new(next));
+                self.lakes[at].meta = Some(Arc::new(next));
             }
         }
     }
 
+    /// A table of the world; without a chance taken where there is only one.
+    fn any_table(&mut self) -> usize {
+        match self.lakes.len() {
+            1 => 0,
+            tables => self.rng.usize(0..tables),
+        }
+    }
+
+    /// Somebody moves the head of the last table back to its parent: that table is refused until
+    /// it is moved forward again, and the others go on with what is prepared for them.
+    pub fn roll_back(&mut self) {
+        let at = self.lakes.len() - 1;
+        let lake = &self.lakes[at];
+        let Some(meta) = lake.meta.clone().filter(|_| lake.rolled_back.is_none()) else { return };
+        let head = meta.snapshots.iter().find(|snapshot| Some(snapshot.id) == meta.head);
+        let Some(head) = head.filter(|head| head.ours.is_some()) else { return };
+        let parent = meta.snapshots.iter().find(|snapshot| Some(snapshot.id) == head.parent);
+        let Some(parent) = parent.map(|parent| parent.id) else { return };
+        self.note(format_args!("{} is rolled back to {parent}", TABLES[at]));
+        let head = head.id;
+        self.set_head(at, parent);
+        self.lakes[at].rolled_back = Some(head);
+        self.lakes[at].was_rolled_back = true;
+    }
+
+    /// And forward again.
+    pub fn roll_forward(&mut self) {
+        for at in 0..self.lakes.len() {
+            let Some(head) = self.lakes[at].rolled_back.take() else { continue };
+            self.note(format_args!("{} is rolled forward to {head}", TABLES[at]));
+            self.set_head(at, head);
+        }
+    }
+
+    fn set_head(&mut self, at: usize, head: i64) {
+        let Some(meta) = &self.lakes[at].meta else { return };
+        let mut next = Meta::clone(meta);
+        next.head = Some(head);
+        next.version += 1;
+        self.lakes[at].meta = Some(Arc::new(next));
+    }
+
+    /// Was a table rolled back? A process that saw it may end with that also when it is no more.
+    pub fn was_rolled_back(&self) -> bool {
+        self.lakes.iter().any(|lake| lake.was_rolled_back)
+    }
+
+    /// How far all tables are in a partition.
+    pub fn ledger_of(&self, partition: i32) -> Option<Offset> {
+        let all: Option<Vec<Offset>> =
+            self.lakes.iter().map(|lake| lake.ledger_of(partition)).collect();
+        all?.into_iter().min()
+    }
+
     /// The rows of the live snapshot, in order; those of others by number.
-    pub fn live_rows(&self) -> (Vec<(i32, Offset)>, usize) {
-        let files = self.lake.meta.as_ref().map(|meta| meta.files()).unwrap_or_default();
-        let rows = files.iter().flat_map(|file| self.lake.files[*file].rows.iter().copied());
+    pub fn live_rows(&self, at: usize) -> (Vec<(i32, Offset)>, usize) {
+        let files = self.lakes[at].meta.as_ref().map(|meta| meta.files()).unwrap_or_default();
+        let rows = files.iter().flat_map(|file| self.lakes[at].files[*file].rows.iter().copied());
         let (foreign, mut ours): (Vec<_>, Vec<_>) = rows.partition(|(p, _)| *p == FOREIGN);
         ours.sort_unstable();
         (ours, foreign.len())
     }
 
     /// The rows that there must be, up to the ends of the log.
-    pub fn expected_rows(&self) -> (Vec<(i32, Offset)>, usize) {
+    pub fn expected_rows(&self, at: usize) -> (Vec<(i32, Offset)>, usize) {
         let mut rows = Vec::new();
         for (number, log) in (0_i32..).zip(&self.log.partitions) {
-            let begin = self.lake.reached.get(&number).map_or(0, |(begin, _)| *begin);
-            let good = log.range(begin, log.end).iter().filter(|(_, kind)| *kind == Kind::Good);
+            let begin = self.lakes[at].reached.get(&number).map_or(0, |(begin, _)| *begin);
+            let good = log
+                .range(begin, log.end)
+                .iter()
+                .filter(|(offset, kind)| *kind == Kind::Good && !is_bad(at, *kind, *offset));
             rows.extend(good.map(|(offset, _)| (number, *offset)));
         }
-        (rows, self.lake.foreign_rows)
+        (rows, self.lakes[at].foreign_rows)
     }
 
     /// Is any file of the live snapshots gone?
-    pub fn missing_files(&self) -> usize {
-        let snapshots = self.lake.meta.iter().flat_map(|meta| &meta.snapshots);
+    pub fn missing_files(&self, at: usize) -> usize {
+        let snapshots = self.lakes[at].meta.iter().flat_map(|meta| &meta.snapshots);
         let files: BTreeSet<usize> =
             snapshots.flat_map(|snapshot| snapshot.files.iter().copied()).collect();
-        files.into_iter().filter(|file| self.lake.files[*file].deleted).count()
+        files.into_iter().filter(|file| self.lakes[at].files[*file].deleted).count()
     }
 }

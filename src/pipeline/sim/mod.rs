@@ -97,6 +97,19 @@ fn many_commits_are_decided_on_what_the_last_one_left() {
     assert!(remembered * 5 > commits, "{remembered} of {commits}");
 }
 
+/// Otherwise the worlds say nothing of flows with two tables.
+#[test]
+fn commits_of_one_epoch_land_apart_and_one_table_is_refused_while_the_other_goes_on() {
+    let seeds = (0..600).filter(|seed| seed % 3 == 2);
+    let mut outcomes = Vec::new();
+    let failing = failing(seeds, |outcome| outcomes.push(outcome.clone()));
+    assert!(failing.is_empty(), "replay with ICESTREAM_SIM_SEED=<seed>: {failing:#?}");
+    let sum = |of: fn(&Outcome) -> usize| outcomes.iter().map(of).sum::<usize>();
+    let (halves, starts, refused) = (sum(|o| o.halves), sum(|o| o.half_starts), sum(|o| o.refused));
+    println!("{halves} halves, {starts} starts on one, {refused} refusals");
+    assert!(halves > 1000 && starts > 50 && refused > 50, "{halves} {starts} {refused}");
+}
+
 #[test]
 fn a_seed_is_the_same_run_each_time() {
     for seed in 0..50 {

@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
 use super::kafka::index;
-use super::lake::{Meta, Request};
+use super::lake::{Meta, Request, TABLES};
 use super::sink::{SimQueue, SimSink};
 use super::state::{Life, Sim, State, TOPIC};
 use crate::failure::Failure;
@@ -54,6 +54,13 @@ enum Fate {
 }
 
 impl Port {
+    /// The tables of the flow.
+    pub fn tables(&self) -> BTreeMap<String, SimTable> {
+        let names = TABLES.iter().enumerate().take(self.sim.lock().plan.tables);
+        let table = |at| SimTable { port: self.clone(), at };
+        names.map(|(at, name)| ((*name).to_owned(), table(at))).collect()
+    }
+
     /// One line of the program: here it may die, or stand still for a while.
     pub async fn pass(&self, what: &str) {
         if !self.life.step(&self.sim, what) {
@@ -169,13 +176,14 @@ impl Port {
     /// Sends a request: it arrives after `there`, and a second time after `again`.
     fn send(
         &self,
+        at: usize,
         request: Request,
         there: Duration,
         again: Option<Duration>,
     ) -> oneshot::Receiver<Option<(i64, Arc<Meta>)>> {
         let (answer, answered) = oneshot::channel();
         let sim = self.sim.clone();
-        sim.lock().lake.in_flight += 1;
+        sim.lock().lakes[at].in_flight += 1;
         drop(tokio::spawn(async move {
             tokio::time::sleep(there).await;
             let landed = sim.lock().land(&request);
@@ -184,7 +192,7 @@ impl Port {
                 tokio::time::sleep(again).await;
                 sim.lock().land(&request);
             }
-            sim.lock().lake.in_flight -= 1;
+            sim.lock().lakes[at].in_flight -= 1;
         }));
         answered
     }
@@ -218,7 +226,7 @@ fn broken_disk() -> Failure {
 
 impl World for Port {
     type Source = Self;
-    type Table = Self;
+    type Table = SimTable;
     type Checkpoints = Self;
     type Sink = SimSink;
 
@@ -226,9 +234,9 @@ impl World for Port {
         &self,
         shard: usize,
         _table: &FlowTable,
-        _loaded: &Arc<Arc<Meta>>,
+        loaded: &Arc<Arc<Meta>>,
     ) -> Result<SimSink, Failure> {
-        Ok(SimSink::new(self.clone(), shard))
+        Ok(SimSink::new(self.clone(), shard, loaded.at))
     }
 
     fn spawn_shard(&self, mut task: ShardTask<Self>) -> Result<BoxFuture<'static, bool>, Failure> {
@@ -361,7 +369,7 @@ impl Source for Port {
         let name = self.life.name().to_owned();
         self.kafka("report", move |state| {
             for (tp, offset) in frontier.iter() {
-                let ledger = state.lake.ledger_of(tp.partition);
+                let ledger = state.ledger_of(tp.partition);
                 if ledger.is_none_or(|ledger| ledger < offset) {
                     state.find(format!("I9: {name} reports {tp} at {offset}, ledger {ledger:?}"));
                 }
@@ -384,27 +392,37 @@ impl Source for Port {
     }
 }
 
-impl Table for Port {
+/// A table, as one run of a process reaches it.
+#[derive(Clone)]
+pub(super) struct SimTable {
+    port: Port,
+    at: usize,
+}
+
+impl Table for SimTable {
     type Loaded = Arc<Meta>;
 
     async fn load(&self) -> Result<Option<Arc<Meta>>, Failure> {
-        let slot = self.life.slot();
-        self.call("load", move |state| match state.fault(state.plan.unreachable) {
-            true => Err(catalog_error("load")),
-            false => {
-                state.lake.readers.insert(slot);
-                Ok(state.lake.meta.clone())
-            }
-        })
-        .await
+        let (slot, at) = (self.port.life.slot(), self.at);
+        self.port
+            .call("load", move |state| match state.fault(state.plan.unreachable) {
+                true => Err(catalog_error("load")),
+                false => {
+                    state.lakes[at].readers.insert(slot);
+                    Ok(state.lakes[at].meta.clone())
+                }
+            })
+            .await
     }
 
     async fn open(&self) -> Result<Arc<Meta>, Failure> {
-        self.call("open", |state| match state.fault(state.plan.unreachable) {
-            true => Err(catalog_error("open")),
-            false => Ok(state.create_table()),
-        })
-        .await
+        let at = self.at;
+        self.port
+            .call("open", move |state| match state.fault(state.plan.unreachable) {
+                true => Err(catalog_error("open")),
+                false => Ok(state.create_table(at)),
+            })
+            .await
     }
 
     fn view(&self, loaded: &Arc<Meta>) -> Result<TableView, Failure> {
@@ -420,19 +438,20 @@ impl Table for Port {
         loaded: &Arc<Meta>,
         pending: &PendingCommit,
     ) -> Result<CommitOutcome<Arc<Meta>>, Failure> {
-        self.pass("append").await;
-        let fate = self.fate();
+        let at = self.at;
+        self.port.pass("append").await;
+        let fate = self.port.fate();
         let (request, there, patience) = {
-            let mut state = self.sim.lock();
-            let open = state.drives[self.life.slot()].now.open.as_ref();
+            let mut state = self.port.sim.lock();
+            let open = state.drives[self.port.life.slot()].now.open.as_ref();
             if let Err(violation) = request_is_prepared(open, &pending.commit_id) {
                 state.find(violation.to_string());
             }
             let longest = state.plan.travel;
-            if !state.lake.readers.remove(&self.life.slot()) {
-                state.lake.remembered += 1;
+            if !state.lakes[at].readers.remove(&self.port.life.slot()) {
+                state.lakes[at].remembered += 1;
             }
-            let request = state.request(self.life.name(), loaded, pending);
+            let request = state.request(self.port.life.name(), loaded, pending);
             (request, state.up_to(longest), state.up_to(8 * longest))
         };
         let unknown = || CommitOutcome::Unknown(String::from("no answer"));
@@ -440,7 +459,7 @@ impl Table for Port {
             Fate::NeverSent => return Err(catalog_error("append")),
             Fate::Busy => CommitOutcome::Conflict(String::from("busy")),
             Fate::Rejected => {
-                self.sim.lock().rejected.insert(self.life.name().to_owned());
+                self.port.sim.lock().rejected.insert(self.port.life.name().to_owned());
                 CommitOutcome::Rejected(String::from("simulated"))
             }
             Fate::Lost => {
@@ -449,13 +468,13 @@ impl Table for Port {
             }
             Fate::ReplyLost | Fate::Late(_) => {
                 let late = if let Fate::Late(late) = fate { late } else { Duration::ZERO };
-                drop(self.send(request, there + late, None));
+                drop(self.port.send(at, request, there + late, None));
                 tokio::time::sleep(patience).await;
                 unknown()
             }
             Fate::Delivered | Fate::Twice(_) => {
                 let again = if let Fate::Twice(again) = fate { Some(again) } else { None };
-                match self.send(request, there, again).await {
+                match self.port.send(at, request, there, again).await {
                     Ok(Some((snapshot_id, table))) => {
                         CommitOutcome::Committed { snapshot_id, table }
                     }
@@ -464,21 +483,22 @@ impl Table for Port {
                 }
             }
         };
-        self.travel().await;
-        self.pass("append").await;
+        self.port.travel().await;
+        self.port.pass("append").await;
         Ok(outcome)
     }
 
     async fn delete_files(&self, _loaded: &Arc<Meta>, paths: Vec<String>) -> Result<(), Failure> {
-        let name = self.life.name().to_owned();
-        self.call("delete files", move |state| match state.fault(state.plan.store_errors) {
-            true => Err(catalog_error("delete files")),
-            false => {
-                state.delete_files(&name, &paths);
-                Ok(())
-            }
-        })
-        .await
+        let name = self.port.life.name().to_owned();
+        self.port
+            .call("delete files", move |state| match state.fault(state.plan.store_errors) {
+                true => Err(catalog_error("delete files")),
+                false => {
+                    state.delete_files(&name, &paths);
+                    Ok(())
+                }
+            })
+            .await
     }
 }
 
@@ -486,6 +506,9 @@ impl Checkpoints for Port {
     async fn load(&self) -> Result<LocalState, Failure> {
         let slot = self.life.slot();
         self.call("load state", move |state| {
+            let now = &state.drives[slot].now;
+            let half = now.open.as_ref().is_some_and(|o| o.pending.len() < o.frontiers.len());
+            state.half_starts += usize::from(half);
             let now = &state.drives[slot].now;
             let pending = now.open.iter().flat_map(|open| open.pending.clone()).collect();
             Ok(LocalState { pending, last: now.last.clone() })
@@ -534,6 +557,7 @@ impl Checkpoints for Port {
                 return Err(Failure::State(StateError::NotOpen { commit, open: None }));
             };
             state.drives[slot].now.open = open.filter(|open| !open.pending.is_empty());
+            state.halves += usize::from(state.drives[slot].now.open.is_some());
             state.note(format_args!(
                 "{} finalizes epoch {epoch} in {}: {outcome:?}",
                 life.name(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::kafka::{Kind, index};
-use super::lake::Meta;
+use super::lake::{Meta, is_bad};
 use super::port::Port;
 use crate::decode::{Reason, RecordError};
 use crate::failure::Failure;
@@ -120,13 +120,15 @@ impl Queue for SimQueue {
 pub(super) struct SimSink {
     port: Port,
     shard: usize,
+    /// Which table it writes to.
+    at: usize,
     rows: Vec<(i32, Offset)>,
     files: Vec<PendingFile>,
 }
 
 impl SimSink {
-    pub fn new(port: Port, shard: usize) -> Self {
-        Self { port, shard, rows: Vec::new(), files: Vec::new() }
+    pub fn new(port: Port, shard: usize, at: usize) -> Self {
+        Self { port, shard, at, rows: Vec::new(), files: Vec::new() }
     }
 
     fn write(&mut self) -> Result<(), Failure> {
@@ -144,7 +146,7 @@ impl SimSink {
         }
         let rows = std::mem::take(&mut self.rows);
         let records = rows.len() as u64;
-        let path = state.write_file(rows);
+        let path = state.write_file(self.at, rows);
         self.files.push(PendingFile {
             path,
             data_file: String::new(),
@@ -190,7 +192,8 @@ impl Sink for SimSink {
         record: &Record<'_>,
         payload: &[u8],
     ) -> Result<Result<(), RecordError>, Failure> {
-        if payload == BAD {
+        let bad_here = is_bad(self.at, Kind::Good, record.offset);
+        if payload == BAD || bad_here {
             let (path, detail) = (String::new(), String::from("simulated"));
             return Ok(Err(RecordError { reason: Reason::NotJson, path, detail }));
         }
