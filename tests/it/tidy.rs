@@ -11,9 +11,10 @@ use crate::support::oracle;
 /// Who may use whom, by module or by a file of it, as ARCHITECTURE.md draws it. Modules without
 /// arrows use nothing of ours.
 const ARROWS: &[(&str, &[&str])] = &[
+    ("base", &[]),
     ("broken", &[]),
     ("cli", &[]),
-    ("config", &[]),
+    ("config", &["base"]),
     ("crash", &[]),
     // The strategy's settings.
     ("restart", &["config"]),

@@ -1,0 +1,4 @@
+//! What every module may use and none owns: rules that must be the same wherever they are asked for.
+//! Nothing here uses another module.
+
+pub mod secret;
