@@ -1,4 +1,5 @@
 //! What every module may use and none owns: rules that must be the same wherever they are asked for.
 //! Nothing here uses another module.
 
+pub mod calendar;
 pub mod secret;

@@ -22,10 +22,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("watch", &["config"]),
     // The measures that a test may take away.
     ("protocol", &["broken"]),
-    ("decode", &["protocol"]),
+    ("decode", &["base", "protocol"]),
     ("source", &["protocol"]),
     ("state", &["protocol"]),
-    ("write", &["protocol"]),
+    ("write", &["base", "protocol"]),
     ("table", &["protocol"]),
     // A crash point between writing the manifests and asking the catalog lies in here.
     ("table/commit.rs", &["protocol", "crash"]),
