@@ -2,4 +2,5 @@
 //! Nothing here uses another module.
 
 pub mod calendar;
+pub mod clock;
 pub mod secret;

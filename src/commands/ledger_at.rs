@@ -5,13 +5,14 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::{existing_table, write_json, written};
+use crate::base::clock::rfc3339;
 use crate::config::Config;
 use crate::failure::{Failure, exit};
 use crate::protocol::{
     Edit, JournalEntry, Offset, OffsetRange, TableView, TopicPartition, check_history,
 };
 use crate::table::{self, LoadedTable, TableName};
-use crate::verify::{history, rfc3339};
+use crate::verify::history;
 
 /// Where an offset is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use iceberg::spec::FormatVersion;
 use uuid::Uuid;
@@ -12,6 +11,7 @@ use super::snapshot::{self, Change, Proposal};
 use super::sweep::Freed;
 use super::upkeep::Upkeep;
 use super::{Catalog, LoadedTable, TableError, expiry, io, ledger, manifest, sql};
+use crate::base::clock::now_ms;
 use crate::crash;
 use crate::protocol::{self, LedgerEdit, PendingCommit};
 
@@ -59,12 +59,6 @@ pub async fn append(
     upkeep: &Arc<Upkeep>,
 ) -> Result<Appended, TableError> {
     append_at(catalog, loaded, pending, now_ms(), upkeep).await
-}
-
-/// A clock before 1970 counts as 1970: the table's own times are later and win.
-fn now_ms() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Commits a person's edit of a ledger: a snapshot without files, in one request, pinned to the head
