@@ -61,10 +61,7 @@ pub use orphans::{
     Candidates, FileKind, Judged, OrphanSearch, OrphansError, OwnFile, delete_orphans,
 };
 pub use rest::RestCatalog;
-pub use schema::{
-    KAFKA_OFFSET, KAFKA_PARTITION, KAFKA_TIMESTAMP, KAFKA_TOPIC, SchemaError, parse_schema,
-    with_kafka_columns,
-};
+pub use schema::{SchemaError, parse_schema, with_kafka_columns};
 pub use settings::{CatalogKind, CatalogSettings, RestAuth};
 pub use spec::{SpecError, parse_spec};
 pub use sql::SqlCatalog;
