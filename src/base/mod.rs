@@ -4,4 +4,5 @@
 pub mod calendar;
 pub mod clock;
 pub mod kafka_columns;
+pub mod location;
 pub mod secret;

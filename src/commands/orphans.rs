@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{human_bytes, unreadable, write_json, written};
 use crate::base::clock::{now_ms, rfc3339};
+use crate::base::location::data_root;
 use crate::config::Config;
 use crate::connect::{connect_catalog, table_name};
 use crate::failure::{Failure, chain, exit};
@@ -17,7 +18,6 @@ use crate::state::{StateError, StateStore};
 use crate::table::{
     Catalog, Judged, LoadedTable, OrphanSearch, OrphansError, OwnFile, TableError, delete_orphans,
 };
-use crate::write::data_root;
 
 #[derive(Serialize)]
 struct Shown {

@@ -12,6 +12,7 @@ use iceberg::io::{FileIO, FileIOBuilder, LocalFsStorageFactory};
 use iceberg_storage_opendal::OpenDalStorageFactory;
 
 use super::TableError;
+use crate::base::location::local_path;
 
 /// The store that holds `location`: local files (`file:` and bare absolute paths) or S3
 /// (`s3:`, `s3a:`, `s3n:`) with the Iceberg properties of `properties`.
@@ -46,15 +47,6 @@ pub fn file_io(
 
 fn names_region(properties: &BTreeMap<String, String>) -> bool {
     properties.contains_key("s3.region") || properties.contains_key("client.region")
-}
-
-/// The path of a location on this machine: `file:///x`, `file:/x` (as Java servers write it), `/x`.
-pub(super) fn local_path(location: &str) -> Option<PathBuf> {
-    let path = match location.strip_prefix("file:") {
-        Some(rest) => rest.strip_prefix("//").unwrap_or(rest),
-        None => location,
-    };
-    path.starts_with('/').then(|| PathBuf::from(path))
 }
 
 /// A file that is complete in memory and not yet in the store.
@@ -173,16 +165,6 @@ pub(super) async fn delete_counted(io: &FileIO, paths: &[String]) -> (u64, Optio
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn local_locations_are_recognised_in_every_spelling() {
-        for location in ["file:///a/b", "file:/a/b", "/a/b"] {
-            assert_eq!(local_path(location), Some(PathBuf::from("/a/b")), "{location}");
-        }
-        for location in ["s3://bucket/a", "a/b", "file:a", "gs://b/a"] {
-            assert_eq!(local_path(location), None, "{location}");
-        }
-    }
 
     #[test]
     fn an_unknown_kind_of_store_is_refused_by_name() {

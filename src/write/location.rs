@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use iceberg::spec::{PartitionSpec, Struct, StructType};
 
 use super::human::readable;
+use crate::base::location::data_root;
 
-const DATA_PATH: &str = "write.data.path";
 const OBJECT_STORAGE: &str = "write.object-storage.enabled";
 const PARTITIONED_PATHS: &str = "write.object-storage.partitioned-paths";
 
@@ -23,15 +23,6 @@ pub(super) struct Locations {
     object_storage: bool,
     partitioned_paths: bool,
     next: u64,
-}
-
-/// The location under which the data files of a table are written: what its property
-/// `write.data.path` says, or `data` under its own location. Without a slash at its end.
-pub fn data_root(table_location: &str, properties: &HashMap<String, String>) -> String {
-    match properties.get(DATA_PATH) {
-        Some(path) => path.trim_end_matches('/').to_owned(),
-        None => format!("{}/data", table_location.trim_end_matches('/')),
-    }
 }
 
 impl Locations {
@@ -127,6 +118,7 @@ fn shortened(mut name: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::location::DATA_PATH;
     use crate::protocol::{DataFileNames, Origin};
 
     fn properties(pairs: &[(&str, &str)]) -> HashMap<String, String> {
