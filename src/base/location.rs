@@ -18,6 +18,11 @@ pub fn local_path(location: &str) -> Option<PathBuf> {
     path.starts_with('/').then(|| PathBuf::from(path))
 }
 
+/// A location as programs of this machine take it: the path if it is one, else the location itself.
+pub fn shown_path(location: &str) -> String {
+    local_path(location).map_or_else(|| location.to_owned(), |path| path.display().to_string())
+}
+
 /// A location on S3, in its parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OnS3<'a> {
@@ -35,6 +40,25 @@ pub fn on_s3(location: &str) -> Option<OnS3<'_>> {
     let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
     let known = ["s3", "s3a", "s3n"].contains(&scheme) && !bucket.is_empty();
     known.then_some(OnS3 { scheme, bucket, key })
+}
+
+/// The kinds of store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// Directories of this machine.
+    Local,
+    /// S3, or what speaks its language.
+    S3,
+}
+
+/// The store that holds a location; `None` if there is none that we know. All files of a table are
+/// reached by the store of its own location.
+pub fn store_of(location: &str) -> Option<Store> {
+    match (local_path(location), on_s3(location)) {
+        (Some(_), _) => Some(Store::Local),
+        (None, Some(_)) => Some(Store::S3),
+        (None, None) => None,
+    }
 }
 
 /// The location under which the data files of a table are written: what its property
@@ -58,6 +82,8 @@ mod tests {
         for location in ["s3://bucket/a", "a/b", "file:a", "file:", "file://", "gs://b/a", ""] {
             assert_eq!(local_path(location), None, "{location}");
         }
+        assert_eq!(shown_path("file:/a/b c"), "/a/b c");
+        assert_eq!(shown_path("s3://b/a"), "s3://b/a");
         for location in ["file://host/a", "file://a"] {
             assert_eq!(local_path(location), None, "a host, not a directory: {location}");
         }
@@ -71,6 +97,8 @@ mod tests {
             assert_eq!(local_path(&location), None);
         }
         assert_eq!(on_s3("s3://bucket").map(|parts| parts.key), Some(""));
+        let stores = ["/s3/a", "s3a://bucket/a", "s3data/a"].map(store_of);
+        assert_eq!(stores, [Some(Store::Local), Some(Store::S3), None]);
         for location in
             ["s3data/a", "/s3/a", "s3:/bucket/a", "s3:///a", "s3x://bucket/a", "gs://b/a"]
         {

@@ -3,6 +3,7 @@
 
 pub mod calendar;
 pub mod clock;
+pub mod durable;
 pub mod kafka_columns;
 pub mod location;
 pub mod secret;

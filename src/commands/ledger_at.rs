@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{existing_table, write_json, written};
 use crate::base::clock::rfc3339;
+use crate::base::location::shown_path;
 use crate::config::Config;
 use crate::failure::{Failure, exit};
 use crate::protocol::{
@@ -217,8 +218,7 @@ fn holder(loaded: &LoadedTable, held: &Held<'_>) -> Holder {
 
 impl Sql {
     fn new(table: &TableName, metadata_location: &str, snapshot_id: i64) -> Self {
-        let path = metadata_location.strip_prefix("file://").unwrap_or(metadata_location);
-        let path = path.replace('\'', "''");
+        let path = shown_path(metadata_location).replace('\'', "''");
         Self {
             spark: format!("SELECT * FROM {} VERSION AS OF {snapshot_id}", quoted(table, '`')),
             trino: format!("SELECT * FROM {} FOR VERSION AS OF {snapshot_id}", quoted(table, '"')),

@@ -12,6 +12,7 @@ use super::sweep::Freed;
 use super::upkeep::Upkeep;
 use super::{Catalog, LoadedTable, TableError, expiry, io, ledger, manifest, sql};
 use crate::base::clock::now_ms;
+use crate::base::location::store_of;
 use crate::crash;
 use crate::protocol::{self, LedgerEdit, PendingCommit};
 
@@ -228,6 +229,14 @@ fn check_writable(loaded: &LoadedTable) -> Result<(), TableError> {
         return unsupported(
             "it has format version 1; upgrade it to 2 (table property format-version = 2)",
         );
+    }
+    let place = manifest::metadata_dir(metadata);
+    if store_of(&place) != store_of(metadata.location()) {
+        return unsupported(&format!(
+            "its metadata goes to {place} (write.metadata.path), which is not on the store of its \
+             own location {}",
+            metadata.location()
+        ));
     }
     let head_is_encrypted =
         metadata.current_snapshot().is_some_and(|head| head.encryption_key_id().is_some());
