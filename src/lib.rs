@@ -12,6 +12,7 @@
 //!
 //! | module | what it owns |
 //! |---|---|
+//! | [`base`] | rules that several modules must share |
 //! | [`protocol`] | the words, the decisions, the invariants; no I/O |
 //! | [`source`] | Kafka |
 //! | [`decode`] | bytes to Arrow |
@@ -28,6 +29,7 @@
 //! Arrows point one way: `protocol` <- {`source`, `decode`, `write`, `table`, `state`} <-
 //! `pipeline` <- `service` <- `main`. ARCHITECTURE.md tells the rest.
 
+pub mod base;
 pub mod broken;
 pub mod cli;
 pub mod commands;

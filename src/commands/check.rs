@@ -12,6 +12,7 @@ use iceberg::spec::TableMetadata;
 
 use super::probe::{self, Seen};
 use super::written;
+use crate::base::location::local_path;
 use crate::config::{Config, ConfigError};
 use crate::connect::{connect_catalog, source_settings, table_name};
 use crate::failure::{Failure, chain, exit};
@@ -292,9 +293,9 @@ async fn store(
     let tried = async {
         let (io, location) = place?;
         if loaded.is_none()
-            && let Some(path) = location.strip_prefix("file://")
+            && let Some(path) = local_path(&location)
         {
-            return local_warehouse(Path::new(path));
+            return local_warehouse(&path);
         }
         probe::store(&io, &location).await
     };

@@ -6,11 +6,11 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use super::{human_bytes, write_json, written};
+use crate::base::clock::rfc3339;
 use crate::config::Config;
 use crate::failure::{Failure, exit};
 use crate::protocol::{Epoch, Offset};
 use crate::state::{CheckpointRecord, Outcome, StateStore, StepSeconds};
-use crate::verify::rfc3339;
 
 #[derive(Serialize)]
 struct Shown {

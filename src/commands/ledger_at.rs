@@ -5,13 +5,15 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::{existing_table, write_json, written};
+use crate::base::clock::rfc3339;
+use crate::base::location::shown_path;
 use crate::config::Config;
 use crate::failure::{Failure, exit};
 use crate::protocol::{
     Edit, JournalEntry, Offset, OffsetRange, TableView, TopicPartition, check_history,
 };
 use crate::table::{self, LoadedTable, TableName};
-use crate::verify::{history, rfc3339};
+use crate::verify::history;
 
 /// Where an offset is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -216,8 +218,7 @@ fn holder(loaded: &LoadedTable, held: &Held<'_>) -> Holder {
 
 impl Sql {
     fn new(table: &TableName, metadata_location: &str, snapshot_id: i64) -> Self {
-        let path = metadata_location.strip_prefix("file://").unwrap_or(metadata_location);
-        let path = path.replace('\'', "''");
+        let path = shown_path(metadata_location).replace('\'', "''");
         Self {
             spark: format!("SELECT * FROM {} VERSION AS OF {snapshot_id}", quoted(table, '`')),
             trino: format!("SELECT * FROM {} FOR VERSION AS OF {snapshot_id}", quoted(table, '"')),

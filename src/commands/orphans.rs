@@ -3,12 +3,14 @@
 use std::collections::HashSet;
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use super::{human_bytes, unreadable, write_json, written};
+use crate::base::clock::{now_ms, rfc3339};
+use crate::base::location::data_root;
 use crate::config::Config;
 use crate::connect::{connect_catalog, table_name};
 use crate::failure::{Failure, chain, exit};
@@ -16,8 +18,6 @@ use crate::state::{StateError, StateStore};
 use crate::table::{
     Catalog, Judged, LoadedTable, OrphanSearch, OrphansError, OwnFile, TableError, delete_orphans,
 };
-use crate::verify::rfc3339;
-use crate::write::data_root;
 
 #[derive(Serialize)]
 struct Shown {
@@ -75,7 +75,7 @@ pub async fn orphans(
     json: bool,
     out: &mut dyn Write,
 ) -> Result<u8, Failure> {
-    let now_ms = millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+    let now_ms = now_ms();
     let catalog = connect_catalog(config).await?;
     let name = table_name(config)?;
     let table = catalog.load(&name).await?;

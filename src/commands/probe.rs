@@ -13,6 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
+use crate::base::kafka_columns::KafkaColumn;
 use crate::config::{CatalogType, Config};
 use crate::connect::{source_settings, table_plan, topics};
 use crate::failure::{Failure, chain};
@@ -266,10 +267,10 @@ pub(super) fn fits(config: &Config, metadata: &TableMetadata, io: FileIO) -> See
             .map_err(|error| chain(&Failure::Write(error)))?;
     drop(writer);
     let schema = metadata.current_schema();
-    let lacking: Vec<_> = crate::pipeline::KAFKA_COLUMNS
-        .iter()
+    let lacking: Vec<_> = KafkaColumn::ALL
+        .into_iter()
+        .map(KafkaColumn::name)
         .filter(|name| schema.field_by_name(name).is_none())
-        .copied()
         .collect();
     let columns = schema.as_struct().fields().len();
     Ok(match lacking.is_empty() {

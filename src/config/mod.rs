@@ -11,7 +11,6 @@ mod error;
 mod kind;
 mod owned;
 mod page;
-mod secret;
 mod servers;
 mod settings;
 mod shares;
@@ -26,11 +25,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::base::secret::{Properties, Secret, Uri};
+
 pub use error::{ConfigError, Problem};
 pub use kind::Kind;
 pub use owned::OWNED_PROPERTIES;
 pub use page::settings_page;
-pub use secret::{MASK, Properties, Secret, Uri, mask_uri};
 pub use settings::{SETTINGS, SettingDoc};
 pub use shares::Shares;
 

@@ -7,10 +7,10 @@ use url::Url;
 
 use super::error::Problem;
 use super::owned;
-use super::secret::Secret;
 use super::sources;
 use super::validate::Values;
-use super::{Assignment, CatalogType, Fetcher, Iceberg, Kafka, OffsetReset, Properties, Rest, Uri};
+use super::{Assignment, CatalogType, Fetcher, Iceberg, Kafka, OffsetReset, Rest};
+use crate::base::secret::{Properties, Secret, Uri};
 
 /// Stores that are not Amazon's ask for a region and ignore which.
 const REGION_OF_AN_ENDPOINT: &str = "us-east-1";

@@ -573,7 +573,7 @@ mod tests {
     #[test]
     fn a_setting_is_secret_exactly_when_its_name_says_so() {
         for doc in SETTINGS {
-            let by_name = super::super::secret::is_secret_name(doc.name);
+            let by_name = crate::base::secret::is_secret_name(doc.name);
             assert_eq!(doc.secret, by_name, "{}", doc.name);
         }
     }

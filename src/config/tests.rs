@@ -4,6 +4,7 @@ use std::io::Write as _;
 use tempfile::NamedTempFile;
 
 use super::*;
+use crate::base::secret::MASK;
 
 /// The least that a run needs, and `more`, which wins.
 pub(super) fn environment(more: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {

@@ -13,13 +13,13 @@ use tracing_subscriber::EnvFilter;
 
 use super::error::Problem;
 use super::kind::Kind;
-use super::secret::{is_secret_name, mask};
 use super::settings::{self, SETTINGS, SettingDoc};
 use super::sources::{self, Found, Gathered};
 use super::{
     BadRecords, Checkpointing, Config, EffectiveSetting, Log, LogFormat, RestartStrategy, Shares,
     Write, servers,
 };
+use crate::base::secret::{is_secret_name, mask};
 
 const MIB: u64 = 1024 * 1024;
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];

@@ -4,12 +4,7 @@
 
 use super::error::Reason;
 use super::simd::{BLOCK, Digits};
-
-const SECONDS_OF_DAY: i64 = 86_400;
-/// 0001-01-01 as days since 1970-01-01.
-const FIRST_DAY: i64 = -719_162;
-/// 9999-12-31 as days since 1970-01-01.
-const LAST_DAY: i64 = 2_932_896;
+use crate::base::calendar::{FIRST_DAY, LAST_DAY, SECONDS_OF_DAY, days_from_civil, days_of_month};
 
 /// Ten to the number of digits that a fraction lacks.
 const FRACTION_POWERS: [i64; 10] =
@@ -85,13 +80,7 @@ impl Text<'_> {
         let month = self.digits::<2>()?;
         self.expect(b"-")?;
         let day = self.digits::<2>()?;
-        let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-        let last = match month {
-            4 | 6 | 9 | 11 => 30,
-            2 if leap => 29,
-            2 => 28,
-            _ => 31,
-        };
+        let last = days_of_month(year, month);
         if year == 0 || !(1..=12).contains(&month) || !(1..=last).contains(&day) {
             return Err(Reason::OutOfRange);
         }
@@ -152,16 +141,6 @@ impl Text<'_> {
         let seconds = (hour * 60 + minute) * 60;
         Ok(if west { -seconds } else { seconds })
     }
-}
-
-/// Days since 1970-01-01, by counting years from March so that the leap day comes last.
-#[inline]
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let day_of_year = (153 * month + 2) / 5 + day - 1;
-    // Year 0 of this count begins on 0000-03-01, 719,468 days before 1970-01-01.
-    year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + day_of_year
-        - 719_468
 }
 
 /// `YYYY-MM-DD` -> days since 1970-01-01.

@@ -8,6 +8,7 @@ use super::error::DemoError;
 use super::progress::grouped;
 use super::tally::Tally;
 use super::workspace::Workspace;
+use crate::base::location::shown_path;
 
 /// What came of the demo.
 pub(super) struct Report {
@@ -64,7 +65,7 @@ impl Report {
 
     /// Not in the table's cells: a path in a frame cannot be copied.
     fn whereabouts(&self, kept: bool) -> String {
-        let path = self.location.strip_prefix("file://").unwrap_or(&self.location);
+        let path = shown_path(&self.location);
         if !kept {
             return String::from(
                 "The table was in a temporary directory and is removed. To keep it and look at it:\n  \

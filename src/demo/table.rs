@@ -8,9 +8,10 @@ use super::error::DemoError;
 use super::signals::Stop;
 use super::tally::Tally;
 use super::workspace::{PIPELINE, TABLE, Workspace};
+use crate::base::kafka_columns::{KAFKA_OFFSET, KAFKA_PARTITION};
 use crate::connect::connect_catalog;
 use crate::protocol::{Frontier, Offset};
-use crate::table::{self, Catalog, KAFKA_OFFSET, KAFKA_PARTITION, LoadedTable, TableName};
+use crate::table::{self, Catalog, LoadedTable, TableName};
 
 /// The table of the demo, which may not exist yet.
 pub(super) struct Table<'a> {

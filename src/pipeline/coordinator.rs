@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::committer::{Committer, Done, Work};
-use super::end::{Finish, RunEnd, join_error, now_ms, violated};
+use super::end::{Finish, RunEnd, join_error, violated};
 use super::flow_tables::Tables;
 use super::membership::Members;
 use super::messages::{Command, Event, Progress, Report, Sealed};
@@ -21,6 +21,7 @@ use super::settings::RunSettings;
 use super::table_committer::Settled;
 use super::unprepared::Unprepared;
 use super::world::{Loaded, World};
+use crate::base::clock::now_ms;
 use crate::decode::BadRecord;
 use crate::failure::{Failure, chain};
 use crate::protocol::{

@@ -1,7 +1,5 @@
 //! How a run ends, and what is common to those who end it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use crate::decode::BadRecord;
 use crate::failure::Failure;
 use crate::protocol::Violation;
@@ -60,11 +58,4 @@ pub(super) fn violated(metrics: &Metrics, violation: &Violation) -> Failure {
         _ => Invariant::I10,
     });
     Failure::Internal(violation.to_string())
-}
-
-/// Milliseconds since the Unix epoch; 0 for a clock before it. For people only: nothing is
-/// decided from it.
-pub(super) fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -46,7 +46,7 @@ use crate::source::SourceError;
 use crate::telemetry::{Health, Metrics, Server};
 
 pub use end::RunEnd;
-pub use rows::{KAFKA_COLUMNS, RowBuilder};
+pub use rows::RowBuilder;
 
 use coordinator::Coordinator;
 use messages::Progress;

@@ -9,12 +9,13 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
-use super::end::{join_error, now_ms};
+use super::end::join_error;
 use super::messages::{Event, Report};
 use super::monitor;
 use super::seams::{self, Checkpoints};
 use super::sink::{FileSink, SinkSettings};
 use super::world::{Connected, ShardTask, World};
+use crate::base::clock::now_ms;
 use crate::config::{Assignment, Config};
 use crate::connect::{connect_catalog, open_table, source_settings, table_name, topics};
 use crate::failure::Failure;

@@ -10,13 +10,10 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
 use iceberg::spec::TableMetadata;
 
+use crate::base::kafka_columns::KafkaColumn;
 use crate::decode::{Decoder, RecordError};
 use crate::failure::Failure;
 use crate::source::{Record, TopicIndex, Topics};
-
-/// The columns that icestream fills where the table has them.
-pub const KAFKA_COLUMNS: [&str; 4] =
-    ["_kafka_topic", "_kafka_partition", "_kafka_offset", "_kafka_timestamp"];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Column {
@@ -154,16 +151,15 @@ impl RowBuilder {
 }
 
 fn kafka_column(name: &str) -> Option<(Column, DataType)> {
-    match name {
-        "_kafka_topic" => Some((Column::Topic, DataType::Utf8)),
-        "_kafka_partition" => Some((Column::Partition, DataType::Int32)),
-        "_kafka_offset" => Some((Column::Offset, DataType::Int64)),
-        "_kafka_timestamp" => Some((
-            Column::Timestamp,
-            DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into())),
-        )),
-        _ => None,
-    }
+    let found = match KafkaColumn::named(name)? {
+        KafkaColumn::Topic => (Column::Topic, DataType::Utf8),
+        KafkaColumn::Partition => (Column::Partition, DataType::Int32),
+        KafkaColumn::Offset => (Column::Offset, DataType::Int64),
+        KafkaColumn::Timestamp => {
+            (Column::Timestamp, DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into())))
+        }
+    };
+    Some(found)
 }
 
 #[cfg(test)]

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 use futures::future::join_all;
 
 use super::committer::{Committer, Done, Work, worse};
-use super::end::now_ms;
 use super::flow_tables::{TableState, Tables};
 use super::seams::{Checkpoints, Source, Table, now};
 use super::settings::RunSettings;
 use super::starts::starts;
 use super::table_committer::TableCommitter;
 use super::world::{Connected, Loaded, World};
+use crate::base::clock::now_ms;
 use crate::failure::Failure;
 use crate::protocol::{
     Checkpoint, Epoch, Flow, LocalState, LogRange, Offset, OffsetRange, PendingCommit, Ranges,

@@ -6,10 +6,11 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::end::{now_ms, violated};
+use super::end::violated;
 use super::memory::Memory;
 use super::seams::{Checkpoints, Table, now};
 use super::world::{Loaded, World};
+use crate::base::clock::now_ms;
 use crate::broken::{self, Variant};
 use crate::failure::{Failure, chain};
 use crate::protocol::{

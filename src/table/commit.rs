@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use iceberg::spec::FormatVersion;
 use uuid::Uuid;
@@ -12,6 +11,8 @@ use super::snapshot::{self, Change, Proposal};
 use super::sweep::Freed;
 use super::upkeep::Upkeep;
 use super::{Catalog, LoadedTable, TableError, expiry, io, ledger, manifest, sql};
+use crate::base::clock::now_ms;
+use crate::base::location::store_of;
 use crate::crash;
 use crate::protocol::{self, LedgerEdit, PendingCommit};
 
@@ -59,12 +60,6 @@ pub async fn append(
     upkeep: &Arc<Upkeep>,
 ) -> Result<Appended, TableError> {
     append_at(catalog, loaded, pending, now_ms(), upkeep).await
-}
-
-/// A clock before 1970 counts as 1970: the table's own times are later and win.
-fn now_ms() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Commits a person's edit of a ledger: a snapshot without files, in one request, pinned to the head
@@ -234,6 +229,14 @@ fn check_writable(loaded: &LoadedTable) -> Result<(), TableError> {
         return unsupported(
             "it has format version 1; upgrade it to 2 (table property format-version = 2)",
         );
+    }
+    let place = manifest::metadata_dir(metadata);
+    if store_of(&place) != store_of(metadata.location()) {
+        return unsupported(&format!(
+            "its metadata goes to {place} (write.metadata.path), which is not on the store of its \
+             own location {}",
+            metadata.location()
+        ));
     }
     let head_is_encrypted =
         metadata.current_snapshot().is_some_and(|head| head.encryption_key_id().is_some());

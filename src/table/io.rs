@@ -12,9 +12,11 @@ use iceberg::io::{FileIO, FileIOBuilder, LocalFsStorageFactory};
 use iceberg_storage_opendal::OpenDalStorageFactory;
 
 use super::TableError;
+use crate::base::durable::{leading_directories, sync};
+use crate::base::location::{Store, local_path, store_of};
 
 /// The store that holds `location`: local files (`file:` and bare absolute paths) or S3
-/// (`s3:`, `s3a:`, `s3n:`) with the Iceberg properties of `properties`.
+/// (`s3://`, `s3a://`, `s3n://`) with the Iceberg properties of `properties`.
 ///
 /// # Errors
 /// `Setting` if the location is of another kind.
@@ -22,11 +24,9 @@ pub fn file_io(
     location: &str,
     properties: &BTreeMap<String, String>,
 ) -> Result<FileIO, TableError> {
-    if local_path(location).is_some() {
-        return Ok(FileIOBuilder::new(Arc::new(LocalFsStorageFactory)).build());
-    }
-    match location.split_once(':').map(|(scheme, _)| scheme) {
-        Some("s3" | "s3a" | "s3n") => {
+    match store_of(location) {
+        Some(Store::Local) => Ok(FileIOBuilder::new(Arc::new(LocalFsStorageFactory)).build()),
+        Some(Store::S3) => {
             let factory = OpenDalStorageFactory::S3 { customized_credential_load: None };
             let mut builder = FileIOBuilder::new(Arc::new(factory)).with_props(properties);
             if properties.contains_key("s3.endpoint") && !names_region(properties) {
@@ -35,7 +35,7 @@ pub fn file_io(
             }
             Ok(builder.build())
         }
-        _ => Err(TableError::Setting {
+        None => Err(TableError::Setting {
             setting: "table location",
             reason: format!(
                 "{location} is neither an absolute local path (file:///...) nor on S3 (s3://...)"
@@ -46,15 +46,6 @@ pub fn file_io(
 
 fn names_region(properties: &BTreeMap<String, String>) -> bool {
     properties.contains_key("s3.region") || properties.contains_key("client.region")
-}
-
-/// The path of a location on this machine: `file:///x`, `file:/x` (as Java servers write it), `/x`.
-pub(super) fn local_path(location: &str) -> Option<PathBuf> {
-    let path = match location.strip_prefix("file:") {
-        Some(rest) => rest.strip_prefix("//").unwrap_or(rest),
-        None => location,
-    };
-    path.starts_with('/').then(|| PathBuf::from(path))
 }
 
 /// A file that is complete in memory and not yet in the store.
@@ -89,26 +80,17 @@ pub(super) async fn write_all(
     sync_all(sync).await
 }
 
-/// Makes the names of closed local files durable: a file that was synced is still lost in a power
-/// failure if its directory was not. Syncs the directory of each path and those above it, up to
-/// `table_location`. Does nothing for stores that are not local.
-///
-/// # Errors
-/// `Storage` naming the directory that could not be synced.
-pub async fn sync_parent_dirs(table_location: &str, paths: &[String]) -> Result<(), TableError> {
-    sync_all(parent_dirs(table_location, paths)).await
-}
-
+/// The directories that lead to local files, up to `table_location`. None for stores that are not
+/// local.
 fn parent_dirs(table_location: &str, paths: &[String]) -> BTreeSet<PathBuf> {
     let mut directories = BTreeSet::new();
     let Some(root) = local_path(table_location) else { return directories };
     for path in paths.iter().filter_map(|path| local_path(path)) {
-        let mut directory = path.parent();
-        while let Some(dir) = directory {
-            if !directories.insert(dir.to_path_buf()) || !dir.starts_with(&root) || dir == root {
+        for directory in leading_directories(&path, &root) {
+            // Those above one that is known are known.
+            if !directories.insert(directory.to_path_buf()) {
                 break;
             }
-            directory = dir.parent();
         }
     }
     directories
@@ -120,7 +102,7 @@ async fn sync_all(paths: BTreeSet<PathBuf>) -> Result<(), TableError> {
     if paths.is_empty() {
         return Ok(());
     }
-    let sync = move || {
+    let side_by_side = move || {
         std::thread::scope(|scope| {
             let threads: Vec<_> =
                 paths.iter().map(|path| scope.spawn(move || sync_one(path))).collect();
@@ -128,15 +110,13 @@ async fn sync_all(paths: BTreeSet<PathBuf>) -> Result<(), TableError> {
             threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(panicked))
         })
     };
-    tokio::task::spawn_blocking(sync)
+    tokio::task::spawn_blocking(side_by_side)
         .await
         .map_err(|error| TableError::storage("sync", "files", error))?
 }
 
 fn sync_one(path: &Path) -> Result<(), TableError> {
-    std::fs::File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(|error| TableError::storage("sync", &path.display().to_string(), error))
+    sync(path).map_err(|error| TableError::storage("sync", &path.display().to_string(), error))
 }
 
 /// Files that are deleted at once.
@@ -175,16 +155,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn local_locations_are_recognised_in_every_spelling() {
-        for location in ["file:///a/b", "file:/a/b", "/a/b"] {
-            assert_eq!(local_path(location), Some(PathBuf::from("/a/b")), "{location}");
-        }
-        for location in ["s3://bucket/a", "a/b", "file:a", "gs://b/a"] {
-            assert_eq!(local_path(location), None, "{location}");
-        }
-    }
-
-    #[test]
     fn an_unknown_kind_of_store_is_refused_by_name() {
         let error = file_io("gs://bucket/t", &BTreeMap::new()).unwrap_err();
         assert!(error.to_string().contains("gs://bucket/t"), "{error}");
@@ -196,11 +166,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = format!("file://{}", dir.path().display());
         std::fs::create_dir_all(dir.path().join("data/day=1")).unwrap();
-        std::fs::write(dir.path().join("data/day=1/a"), b"x").unwrap();
-        sync_parent_dirs(&root, &[format!("{root}/data/day=1/a")]).await.unwrap();
-        let error = sync_parent_dirs(&root, &[format!("{root}/none/a")]).await.unwrap_err();
+        let sync_parents = |path: &str| sync_all(parent_dirs(&root, &[format!("{root}/{path}")]));
+        sync_parents("data/day=1/a").await.unwrap();
+        let error = sync_parents("none/a").await.unwrap_err();
         assert!(error.to_string().contains("/none"), "{error}");
-        sync_parent_dirs("s3://bucket/t", &["s3://bucket/t/data/a".to_string()]).await.unwrap();
+        assert!(parent_dirs("s3://b/t", &["s3://b/t/data/a".to_string()]).is_empty());
     }
 
     #[tokio::test]

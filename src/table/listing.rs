@@ -16,7 +16,7 @@ use opendal::services::S3Config;
 use opendal::{Configurator, Entry, Lister, Operator};
 
 use super::TableError;
-use super::io::local_path;
+use crate::base::location::{OnS3, local_path, on_s3};
 
 /// Files of a page: as many as S3 names in one answer.
 const PAGE: usize = 1000;
@@ -52,14 +52,14 @@ impl Listing {
         if local_path(location).is_some() {
             return Ok(Self::Local(Walk::new(location)));
         }
-        let (bucket, key) = split(location).ok_or_else(|| TableError::Setting {
+        let OnS3 { scheme, bucket, key } = on_s3(location).ok_or_else(|| TableError::Setting {
             setting: "table location",
             reason: format!("{location} is neither a local path nor on S3: it cannot be listed"),
         })?;
         let failed = |error: opendal::Error| TableError::storage("list", location, error);
-        let operator = operator(io, bucket.name).map_err(failed)?;
+        let operator = operator(io, bucket).map_err(failed)?;
         let lister = operator.lister_with(&format!("{key}/")).recursive(true).await;
-        Ok(Self::S3 { bucket: bucket.url, lister: lister.map_err(failed)? })
+        Ok(Self::S3 { bucket: format!("{scheme}://{bucket}/"), lister: lister.map_err(failed)? })
     }
 
     /// The next files; none at the end.
@@ -103,19 +103,6 @@ fn listed(bucket: &str, entry: &Entry) -> Option<Listed> {
         bytes: metadata.content_length(),
         modified_ms: metadata.last_modified().map(|time| time.into_inner().as_millisecond()),
     })
-}
-
-struct Bucket<'a> {
-    name: &'a str,
-    url: String,
-}
-
-/// Bucket and key of an S3 location.
-fn split(location: &str) -> Option<(Bucket<'_>, &str)> {
-    let (scheme, rest) = location.split_once("://")?;
-    let (name, key) = rest.split_once('/').unwrap_or((rest, ""));
-    let known = ["s3", "s3a", "s3n"].contains(&scheme) && !name.is_empty();
-    known.then(|| (Bucket { name, url: format!("{scheme}://{name}/") }, key))
 }
 
 /// Reaches a bucket as the crate's own store does with the same properties.
@@ -257,16 +244,5 @@ mod tests {
     async fn a_location_that_cannot_be_listed_is_refused_by_name() {
         let error = Listing::open(&FileIO::new_with_fs(), "gs://b/t").await.err().unwrap();
         assert!(error.to_string().contains("gs://b/t"), "{error}");
-    }
-
-    #[test]
-    fn bucket_and_key_are_told_apart_in_every_spelling() {
-        for scheme in ["s3", "s3a", "s3n"] {
-            let location = format!("{scheme}://lake/ns/t");
-            let (bucket, key) = split(&location).unwrap();
-            assert_eq!((bucket.name, key), ("lake", "ns/t"));
-            assert_eq!(bucket.url, format!("{scheme}://lake/"));
-        }
-        assert!(split("s3:///t").is_none() && split("gs://b/t").is_none());
     }
 }

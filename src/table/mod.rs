@@ -55,16 +55,13 @@ use ::iceberg::{NamespaceIdent, Runtime, TableIdent};
 pub use commit::{Appended, CommitOutcome, append, append_edit};
 pub use error::{BoxError, TableError};
 pub use files::{LiveFile, live_files};
-pub use io::{delete_files, file_io, sync_parent_dirs};
+pub use io::{delete_files, file_io};
 pub use ledger::{edit_basis, view};
 pub use orphans::{
     Candidates, FileKind, Judged, OrphanSearch, OrphansError, OwnFile, delete_orphans,
 };
 pub use rest::RestCatalog;
-pub use schema::{
-    KAFKA_OFFSET, KAFKA_PARTITION, KAFKA_TIMESTAMP, KAFKA_TOPIC, SchemaError, parse_schema,
-    with_kafka_columns,
-};
+pub use schema::{SchemaError, parse_schema, with_kafka_columns};
 pub use settings::{CatalogKind, CatalogSettings, RestAuth};
 pub use spec::{SpecError, parse_spec};
 pub use sql::SqlCatalog;

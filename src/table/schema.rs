@@ -7,23 +7,17 @@ use std::sync::Arc;
 use iceberg::spec::{NestedField, PrimitiveType, Schema, Type};
 use serde_json::Value;
 
-/// Column with the topic of a row.
-pub const KAFKA_TOPIC: &str = "_kafka_topic";
-/// Column with the Kafka partition of a row.
-pub const KAFKA_PARTITION: &str = "_kafka_partition";
-/// Column with the offset of a row.
-pub const KAFKA_OFFSET: &str = "_kafka_offset";
-/// Column with the timestamp that Kafka has for a row.
-pub const KAFKA_TIMESTAMP: &str = "_kafka_timestamp";
+use crate::base::kafka_columns::KafkaColumn;
 
-/// The columns that say where in Kafka a row came from. Optional, so that other writers and rows of
-/// before can do without.
-const KAFKA_COLUMNS: [(&str, PrimitiveType); 4] = [
-    (KAFKA_TOPIC, PrimitiveType::String),
-    (KAFKA_PARTITION, PrimitiveType::Int),
-    (KAFKA_OFFSET, PrimitiveType::Long),
-    (KAFKA_TIMESTAMP, PrimitiveType::Timestamptz),
-];
+/// The type of such a column in a table.
+fn kafka_type(column: KafkaColumn) -> PrimitiveType {
+    match column {
+        KafkaColumn::Topic => PrimitiveType::String,
+        KafkaColumn::Partition => PrimitiveType::Int,
+        KafkaColumn::Offset => PrimitiveType::Long,
+        KafkaColumn::Timestamp => PrimitiveType::Timestamptz,
+    }
+}
 
 /// A table schema that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +126,8 @@ pub fn with_kafka_columns(schema: &Schema) -> Result<Schema, SchemaError> {
     let invalid = |error: String| SchemaError::Invalid(vec![error]);
     let mut fields = schema.as_struct().fields().to_vec();
     let mut next_id = schema.highest_field_id();
-    for (column, wanted) in KAFKA_COLUMNS {
+    // Optional, so that other writers and rows of before can do without.
+    for (column, wanted) in KafkaColumn::ALL.map(|column| (column.name(), kafka_type(column))) {
         let wanted = Type::Primitive(wanted);
         let existing = schema.as_struct().fields().iter().find(|field| field.name == column);
         if let Some(existing) = existing {
@@ -158,6 +153,7 @@ pub fn with_kafka_columns(schema: &Schema) -> Result<Schema, SchemaError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::kafka_columns::KAFKA_OFFSET;
 
     const GOOD: &str = r#"{"type": "struct", "schema-id": 0, "identifier-field-ids": [1], "fields": [
         {"id": 1, "name": "id", "required": true, "type": "long"},

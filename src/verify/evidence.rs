@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use chrono::{DateTime, SecondsFormat};
 use iceberg::spec::TableMetadata;
 
 use super::files::Files;
@@ -76,12 +75,4 @@ pub fn history(metadata: &TableMetadata, pipeline: &str) -> History {
 /// A number in a snapshot's summary; writers leave out those that are 0.
 pub(super) fn number(summary: &HashMap<String, String>, key: &str) -> Option<u64> {
     summary.get(key).and_then(|value| value.parse().ok())
-}
-
-/// A time in milliseconds since the Unix epoch, for people: RFC 3339, UTC.
-pub fn rfc3339(timestamp_ms: i64) -> String {
-    match DateTime::from_timestamp_millis(timestamp_ms) {
-        Some(time) => time.to_rfc3339_opts(SecondsFormat::Millis, true),
-        None => format!("{timestamp_ms} ms"),
-    }
 }

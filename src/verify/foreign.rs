@@ -3,7 +3,8 @@
 use iceberg::spec::{Operation, Snapshot};
 use serde::Serialize;
 
-use super::evidence::{number, rfc3339};
+use super::evidence::number;
+use crate::base::clock::rfc3339;
 use crate::protocol::SUMMARY_PIPELINE;
 
 /// A snapshot in the ancestry of the head that this pipeline did not make.

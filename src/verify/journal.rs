@@ -6,6 +6,7 @@ use super::eras::Place;
 use super::finding::{Kind, Verdict};
 use super::judge::{Judge, named, span};
 use super::rows::Rows;
+use crate::base::clock::rfc3339;
 use crate::protocol::{Edit, JournalEntry, Offset, OffsetRange};
 
 /// The commits of one partition in one era of its topic, oldest first.
@@ -44,8 +45,7 @@ impl Judge<'_> {
     /// Names what people did to the ledger.
     pub fn edits(&mut self) {
         for entry in self.commits() {
-            let by =
-                format!("snapshot {} of {}", entry.snapshot_id, super::rfc3339(entry.timestamp_ms));
+            let by = format!("snapshot {} of {}", entry.snapshot_id, rfc3339(entry.timestamp_ms));
             match &entry.edit {
                 Some(Edit::Rewind { to_snapshot }) => {
                     let detail = format!(

@@ -9,6 +9,7 @@ use super::foreign::ForeignSnapshot;
 use super::journal::Chain;
 use super::rows::Rows;
 use super::{counts, files, journal, positions};
+use crate::base::clock::rfc3339;
 use crate::protocol::{JournalEntry, Offset, OffsetRange, Refusal, check_history};
 
 /// Judges a table by its ledger, journal and rows: I1, and what I1 rests on.
@@ -173,7 +174,7 @@ pub(super) fn named(entry: &JournalEntry) -> String {
     format!(
         "commit {} of {} (snapshot {})",
         entry.commit_id,
-        super::rfc3339(entry.timestamp_ms),
+        rfc3339(entry.timestamp_ms),
         entry.snapshot_id
     )
 }

@@ -40,7 +40,7 @@ mod scan;
 #[cfg(test)]
 mod scan_tests;
 
-pub use evidence::{Evidence, History, history, rfc3339};
+pub use evidence::{Evidence, History, history};
 pub use files::{FileCount, Files};
 pub use finding::{Finding, Judgement, Kind, PartitionVerdict, Verdict};
 pub use foreign::ForeignSnapshot;

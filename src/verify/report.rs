@@ -5,12 +5,13 @@ use std::io::{self, Write};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::evidence::{Evidence, rfc3339};
+use super::evidence::Evidence;
 use super::finding::{Finding, Judgement, Kind, PartitionVerdict, Verdict};
 use super::foreign::ForeignSnapshot;
 use super::judge;
 use super::judge::span;
 use super::rows::Rows;
+use crate::base::clock::rfc3339;
 
 /// Findings of a kind shown to people; JSON has all.
 const SHOWN: usize = 40;

@@ -16,10 +16,9 @@ use super::evidence::{Evidence, History, history};
 use super::files::Files;
 use super::foreign::ForeignSnapshot;
 use super::rows::{RowIndex, Rows};
+use crate::base::kafka_columns::{KAFKA_OFFSET, KAFKA_PARTITION, KAFKA_TOPIC};
 use crate::protocol::{TableView, decode_ledger, pipeline_of_key};
-use crate::table::{
-    self, BoxError, KAFKA_OFFSET, KAFKA_PARTITION, KAFKA_TOPIC, LiveFile, LoadedTable, TableError,
-};
+use crate::table::{self, BoxError, LiveFile, LoadedTable, TableError};
 
 /// The columns that tell a row's position.
 const POSITION: [&str; 3] = [KAFKA_TOPIC, KAFKA_PARTITION, KAFKA_OFFSET];

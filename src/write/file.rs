@@ -20,6 +20,7 @@ use super::metrics::{FileMetrics, NanColumns};
 use super::outlet::{Closing, Outlet};
 use super::properties::FileProperties;
 use super::schema::FileSchema;
+use crate::base::location::on_s3;
 
 /// What all files of a writer share.
 #[derive(Debug)]
@@ -145,7 +146,7 @@ impl OpenFile {
             Err(error) => Err(error),
         };
         let sink = sink.map_err(|source| WriteError::storage("create", &path, source))?;
-        let upload = path.starts_with("s3").then(Upload::default);
+        let upload = on_s3(&path).map(|_| Upload::default());
         let outlet = match upload {
             Some(_) => Outlet::aside(sink, runtime.clone()),
             None => Outlet::here(sink, runtime.clone()),

@@ -7,10 +7,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use iceberg::spec::{Literal, PrimitiveLiteral, PrimitiveType, Transform, Type};
 
-use super::transform::civil_from_days;
+use crate::base::calendar::{SECONDS_OF_DAY, civil_from_days};
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
-const SECONDS_PER_DAY: i64 = 86_400;
 
 /// The value of a partition field of type `kind`, made by `transform`.
 pub(super) fn readable(transform: Transform, kind: &Type, value: Option<&Literal>) -> String {
@@ -70,8 +69,8 @@ fn date(days: i64) -> String {
 fn moment(count: i64, digits: u32) -> String {
     let per_second = 10i64.pow(digits);
     let seconds = count.div_euclid(per_second);
-    let time = clock(seconds.rem_euclid(SECONDS_PER_DAY), count.rem_euclid(per_second), digits);
-    format!("{}T{time}", date(seconds.div_euclid(SECONDS_PER_DAY)))
+    let time = clock(seconds.rem_euclid(SECONDS_OF_DAY), count.rem_euclid(per_second), digits);
+    format!("{}T{time}", date(seconds.div_euclid(SECONDS_OF_DAY)))
 }
 
 fn utc(moment: String) -> String {

@@ -1,13 +1,15 @@
 //! Where data files go.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use iceberg::spec::{PartitionSpec, Struct, StructType};
 
+use super::WriteError;
 use super::human::readable;
+use crate::base::durable::leading_directories;
+use crate::base::location::{DATA_PATH, data_root, local_path, store_of};
 
-const DATA_PATH: &str = "write.data.path";
 const OBJECT_STORAGE: &str = "write.object-storage.enabled";
 const PARTITIONED_PATHS: &str = "write.object-storage.partitioned-paths";
 
@@ -25,31 +27,36 @@ pub(super) struct Locations {
     next: u64,
 }
 
-/// The location under which the data files of a table are written: what its property
-/// `write.data.path` says, or `data` under its own location. Without a slash at its end.
-pub fn data_root(table_location: &str, properties: &HashMap<String, String>) -> String {
-    match properties.get(DATA_PATH) {
-        Some(path) => path.trim_end_matches('/').to_owned(),
-        None => format!("{}/data", table_location.trim_end_matches('/')),
-    }
-}
-
 impl Locations {
+    /// # Errors
+    /// `Property` if the table wants its data files where the store of its own location cannot
+    /// write: it would take the location for a name of its own, and no reader would find the file.
     pub(super) fn new(
         table_location: &str,
         properties: &HashMap<String, String>,
         prefix: &str,
-    ) -> Self {
+    ) -> Result<Self, WriteError> {
+        let root = data_root(table_location, properties);
+        if store_of(&root) != store_of(table_location) {
+            return Err(WriteError::Property {
+                key: DATA_PATH.to_owned(),
+                value: root,
+                reason: format!(
+                    "it must be on the store of the table's own location {table_location}: an \
+                     absolute local path, or on S3 (s3://...)"
+                ),
+            });
+        }
         let flag = |key, default| {
             properties.get(key).map_or(default, |value: &String| value.eq_ignore_ascii_case("true"))
         };
-        Self {
-            root: data_root(table_location, properties),
+        Ok(Self {
+            root,
             prefix: prefix.to_owned(),
             object_storage: flag(OBJECT_STORAGE, false),
             partitioned_paths: flag(PARTITIONED_PATHS, true),
             next: 0,
-        }
+        })
     }
 
     /// A location for the next file of the table partition `path` (empty: unpartitioned).
@@ -73,11 +80,7 @@ impl Locations {
             return Vec::new();
         };
         let last = root.parent().unwrap_or(&root);
-        file.ancestors()
-            .skip(1)
-            .take_while(|dir| dir.starts_with(last))
-            .map(PathBuf::from)
-            .collect()
+        leading_directories(&file, last).map(PathBuf::from).collect()
     }
 }
 
@@ -85,15 +88,6 @@ impl Locations {
 fn entropy(name: &str) -> String {
     let bits = format!("{:032b}", crc32c::crc32c(name.as_bytes()));
     format!("{}/{}/{}/{}", &bits[0..4], &bits[4..8], &bits[8..12], &bits[12..20])
-}
-
-/// The path of a local file, in the forms that the local store accepts.
-fn local_path(location: &str) -> Option<PathBuf> {
-    let path = match location.strip_prefix("file:") {
-        Some(rest) => rest.trim_start_matches('/'),
-        None => location.strip_prefix('/')?.trim_start_matches('/'),
-    };
-    Some(Path::new("/").join(path))
 }
 
 /// `name=value/...` for one table partition, safe as a path on every store.
@@ -135,7 +129,7 @@ mod tests {
 
     #[test]
     fn files_lie_below_the_tables_data_directory_and_are_numbered() {
-        let mut locations = Locations::new("s3://b/t/", &properties(&[]), "i-1-0");
+        let mut locations = Locations::new("s3://b/t/", &properties(&[]), "i-1-0").unwrap();
         assert_eq!(locations.next(""), "s3://b/t/data/i-1-0-00000.parquet");
         assert_eq!(
             locations.next("day=2024-01-01"),
@@ -147,15 +141,31 @@ mod tests {
     fn the_data_path_property_is_followed() {
         let set = properties(&[(DATA_PATH, "s3://other/place/")]);
         assert_eq!(
-            Locations::new("s3://b/t", &set, "p").next(""),
+            Locations::new("s3://b/t", &set, "p").unwrap().next(""),
             "s3://other/place/p-00000.parquet"
         );
     }
 
     #[test]
+    fn a_data_path_that_the_tables_store_cannot_reach_is_refused() {
+        let refused = |table: &str, path: &str| {
+            let error = Locations::new(table, &properties(&[(DATA_PATH, path)]), "p").err();
+            assert!(
+                matches!(&error, Some(WriteError::Property { key, .. }) if key == DATA_PATH),
+                "{path} for {table}: {error:?}"
+            );
+        };
+        ["file:a", "file://a/b", "a/b", "s3://b/t"].map(|path| refused("file:///w/t", path));
+        ["/d", "file:///d", "gs://b/t", "b/t"].map(|path| refused("s3://b/t", path));
+        for (table, path) in [("/w/t", "file:/d"), ("s3://b/t", "s3a://other/d")] {
+            assert!(Locations::new(table, &properties(&[(DATA_PATH, path)]), "p").is_ok());
+        }
+    }
+
+    #[test]
     fn object_storage_layout_spreads_files_and_can_leave_partitions_out() {
         let set = properties(&[(OBJECT_STORAGE, "true")]);
-        let location = Locations::new("s3://b/t", &set, "p").next("k=1");
+        let location = Locations::new("s3://b/t", &set, "p").unwrap().next("k=1");
         let parts: Vec<_> = location.strip_prefix("s3://b/t/data/").unwrap().split('/').collect();
         let lengths: Vec<_> = parts[..4].iter().map(|part| part.len()).collect();
         assert_eq!(lengths, [4, 4, 4, 8]);
@@ -163,7 +173,7 @@ mod tests {
         assert_eq!(parts[4..], ["k=1", "p-00000.parquet"]);
 
         let set = properties(&[(OBJECT_STORAGE, "true"), (PARTITIONED_PATHS, "false")]);
-        let location = Locations::new("s3://b/t", &set, "p").next("k=1");
+        let location = Locations::new("s3://b/t", &set, "p").unwrap().next("k=1");
         assert!(!location.contains("k=1"), "{location}");
     }
 
@@ -175,8 +185,8 @@ mod tests {
             properties(&[(OBJECT_STORAGE, "true")]),
             properties(&[(DATA_PATH, "/d")]),
         ] {
-            let mut locations =
-                Locations::new("s3://b/t", &properties, &names.prefix("readings", 3, 1200, 4));
+            let prefix = names.prefix("readings", 3, 1200, 4);
+            let mut locations = Locations::new("/t", &properties, &prefix).unwrap();
             for path in ["", "day=2024-01-01", "a=x%2Fy-z/b=1"] {
                 let location = locations.next(path);
                 let (_, name) = location.rsplit_once('/').unwrap();
@@ -191,7 +201,7 @@ mod tests {
 
     #[test]
     fn the_directories_of_a_local_file_end_where_the_table_begins() {
-        let locations = Locations::new("file:///w/ns/t", &properties(&[]), "p");
+        let locations = Locations::new("file:///w/ns/t", &properties(&[]), "p").unwrap();
         let found = locations.directories("file:///w/ns/t/data/a=1/b=2/p-00000.parquet");
         let expected = ["/w/ns/t/data/a=1/b=2", "/w/ns/t/data/a=1", "/w/ns/t/data", "/w/ns/t"]
             .map(PathBuf::from);

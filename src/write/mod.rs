@@ -29,5 +29,4 @@ mod tests;
 mod transform;
 
 pub use error::WriteError;
-pub use location::data_root;
 pub use table_writer::{ClosingFiles, TableWriter, WriteSettings};

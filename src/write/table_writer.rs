@@ -1,7 +1,6 @@
 //! Fan-out over table partitions, rolling, and the life of a writer's files.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -18,6 +17,7 @@ use super::file::{ClosingFile, FileFormat, OpenFile};
 use super::location::{Locations, partition_path};
 use super::open_partition::OpenPartition;
 use super::partition::{Group, PartitionKey, Partitioner};
+use crate::base::durable::sync;
 use crate::protocol::PendingFile;
 
 /// Files that may be ending at once: what an upload keeps of each is not counted any more.
@@ -125,7 +125,7 @@ impl TableWriter {
         let gathered_bytes =
             settings.gathered_bytes.max(encoder).min(settings.max_buffered_bytes / 8);
         let locations =
-            Locations::new(metadata.location(), metadata.properties(), &settings.file_prefix);
+            Locations::new(metadata.location(), metadata.properties(), &settings.file_prefix)?;
         Ok(Self {
             metadata,
             spec,
@@ -469,8 +469,9 @@ impl TableWriter {
             .flat_map(|file| self.locations.directories(file.file_path()))
             .collect();
         for directory in directories {
-            File::open(&directory).and_then(|opened| opened.sync_all()).map_err(|source| {
-                WriteError::SyncDirectory { path: directory.display().to_string(), source }
+            sync(&directory).map_err(|source| WriteError::SyncDirectory {
+                path: directory.display().to_string(),
+                source,
             })?;
         }
         Ok(())

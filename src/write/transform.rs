@@ -17,6 +17,8 @@ use arrow::datatypes::{
 use iceberg::spec::Transform;
 use iceberg::transform::create_transform_function;
 
+use crate::base::calendar::civil_from_days;
+
 const MICROS_PER_HOUR: i64 = 3_600_000_000;
 const NANOS_PER_HOUR: i64 = 1_000 * MICROS_PER_HOUR;
 
@@ -96,22 +98,6 @@ fn month(days: i32) -> i32 {
 /// Years and months of any 32-bit day count fit; the clamp only spares a cast.
 fn clamped(value: i64) -> i32 {
     i32::try_from(value).unwrap_or(if value < 0 { i32::MIN } else { i32::MAX })
-}
-
-/// Year, month (1 to 12) and day of the month of a count of days since 1970-01-01, in the
-/// proleptic Gregorian calendar.
-pub(super) fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    // Counted in eras of 400 years that begin on a first of March, where the leap day comes last.
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
 fn truncate(source: &ArrayRef, width: u32) -> Result<ArrayRef, String> {
@@ -285,8 +271,6 @@ mod tests {
             prop_assert_eq!(ints(Transform::Year, time.clone()), [Some(date.year() - 1970)]);
             let months = (date.year() - 1970) * 12 + i32::try_from(date.month0()).unwrap();
             prop_assert_eq!(ints(Transform::Month, time), [Some(months)]);
-            let parts = (i64::from(date.year()), i64::from(date.month()), i64::from(date.day()));
-            prop_assert_eq!(civil_from_days(i64::from(days)), parts);
         }
     }
 }

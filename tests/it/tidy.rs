@@ -11,9 +11,10 @@ use crate::support::oracle;
 /// Who may use whom, by module or by a file of it, as ARCHITECTURE.md draws it. Modules without
 /// arrows use nothing of ours.
 const ARROWS: &[(&str, &[&str])] = &[
+    ("base", &[]),
     ("broken", &[]),
     ("cli", &[]),
-    ("config", &[]),
+    ("config", &["base"]),
     ("crash", &[]),
     // The strategy's settings.
     ("restart", &["config"]),
@@ -21,13 +22,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("watch", &["config"]),
     // The measures that a test may take away.
     ("protocol", &["broken"]),
-    ("decode", &["protocol"]),
+    ("decode", &["base", "protocol"]),
     ("source", &["protocol"]),
     ("state", &["protocol"]),
-    ("write", &["protocol"]),
-    ("table", &["protocol"]),
+    ("write", &["base", "protocol"]),
+    ("table", &["base", "protocol"]),
     // A crash point between writing the manifests and asking the catalog lies in here.
-    ("table/commit.rs", &["protocol", "crash"]),
+    ("table/commit.rs", &["base", "protocol", "crash"]),
     ("telemetry", &[]),
     // LOG_LEVEL and LOG_FORMAT are this module's to understand.
     ("telemetry/logs.rs", &["config"]),
@@ -42,6 +43,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         // Some of the measures that a test may take away are the committer's.
         "pipeline",
         &[
+            "base",
             "broken",
             "config",
             "connect",
@@ -59,17 +61,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("connect", &["config", "failure", "source", "table"]),
     ("service", &["config", "failure", "pipeline", "restart", "telemetry", "watch"]),
-    ("verify", &["protocol", "table"]),
+    ("verify", &["base", "protocol", "table"]),
     // Writes the tables that its tests read.
-    ("verify/scan_tests.rs", &["protocol", "table", "write"]),
+    ("verify/scan_tests.rs", &["base", "protocol", "table", "write"]),
     (
         "commands",
         &[
-            "config", "connect", "failure", "pipeline", "protocol", "retry", "source", "state",
-            "table", "verify", "write",
+            "base", "config", "connect", "failure", "pipeline", "protocol", "retry", "source",
+            "state", "table", "verify", "write",
         ],
     ),
-    ("demo", &["cli", "config", "connect", "failure", "protocol", "table", "verify"]),
+    ("demo", &["base", "cli", "config", "connect", "failure", "protocol", "table", "verify"]),
     // Names all modules.
     ("lib", &[]),
     ("main", &[]),

@@ -259,6 +259,22 @@ async fn a_table_of_format_version_1_is_refused() {
 }
 
 #[tokio::test]
+async fn a_table_whose_metadata_goes_to_another_store_is_refused() {
+    let bench = Bench::new().await;
+    let created = bench.create().await;
+    for place in ["s3://bucket/metadata", "metadata", "file:metadata"] {
+        let set = HashMap::from([(String::from("write.metadata.path"), place.to_owned())]);
+        let builder = created.metadata.as_ref().clone().into_builder(None);
+        let metadata = builder.set_properties(set).unwrap().build().unwrap().metadata;
+        let loaded = LoadedTable { metadata: Arc::new(metadata), ..created.clone() };
+        let commit = pending(&loaded, 0, 1, vec![]);
+        let error = bench.catalog.commit_append(&loaded, &commit).await.unwrap_err();
+        assert!(matches!(error, TableError::Unsupported { .. }), "{error}");
+        assert!(error.to_string().contains(place), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_table_that_was_replaced_is_rejected() {
     let bench = Bench::new().await;
     let loaded = bench.create().await;

@@ -7,6 +7,7 @@ use iceberg::spec::{
 };
 
 use super::*;
+use crate::base::location::local_path;
 use crate::protocol::{DataFileNames, Refusal};
 
 const INSTANCE: &str = "0123456789abcdef0123456789abcdef";
@@ -54,7 +55,7 @@ async fn append_own(bench: &Bench, from: i64) -> String {
 }
 
 fn put(path: &str) {
-    std::fs::write(io::local_path(path).unwrap(), b"not even a footer").unwrap();
+    std::fs::write(local_path(path).unwrap(), b"not even a footer").unwrap();
 }
 
 #[tokio::test]
@@ -239,9 +240,9 @@ async fn a_file_that_cannot_be_deleted_is_told_with_its_error() {
     let judged = part.judge(&bench.catalog, &loaded, PIPELINE, &HashSet::new()).await.unwrap();
     assert_eq!(judged.orphans.len(), 2);
     for path in [&stuck, &gone] {
-        std::fs::remove_file(io::local_path(path).unwrap()).unwrap();
+        std::fs::remove_file(local_path(path).unwrap()).unwrap();
     }
-    std::fs::create_dir(io::local_path(&stuck).unwrap()).unwrap();
+    std::fs::create_dir(local_path(&stuck).unwrap()).unwrap();
     let outcomes = delete_orphans(&judged.table, judged.orphans).await;
     for (file, error) in outcomes {
         assert_eq!(error.is_some(), file.path == stuck, "{}: {error:?}", file.path);
