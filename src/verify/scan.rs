@@ -16,7 +16,7 @@ use super::evidence::{Evidence, History, history};
 use super::files::Files;
 use super::foreign::ForeignSnapshot;
 use super::rows::{RowIndex, Rows};
-use crate::protocol::{TableView, decode_ledger, pipeline_of_key};
+use crate::protocol::{FullView, decode_ledger, pipeline_of_key};
 use crate::table::{
     self, BoxError, KAFKA_OFFSET, KAFKA_PARTITION, KAFKA_TOPIC, LiveFile, LoadedTable, TableError,
 };
@@ -47,7 +47,7 @@ pub async fn gather(
     topic: &str,
     depth: Depth,
 ) -> Result<Evidence, TableError> {
-    let view = table::view(loaded, pipeline)?;
+    let view = table::full_view(loaded, pipeline)?;
     let history = history(&loaded.metadata, pipeline);
     let eras = Eras::of(&view, history.complete);
     let mut files = Files::default();
@@ -103,7 +103,7 @@ struct Groups<'a> {
 }
 
 impl<'a> Groups<'a> {
-    fn new(view: &TableView, history: &History, eras: &'a Eras) -> Self {
+    fn new(view: &FullView, history: &History, eras: &'a Eras) -> Self {
         let ours = view.journal.iter().filter(|entry| entry.in_ancestry);
         let appends = history.foreign.iter().filter(|foreign| !foreign.removes_files());
         let appends = appends.map(|foreign: &ForeignSnapshot| foreign.snapshot_id);

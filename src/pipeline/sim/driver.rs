@@ -500,7 +500,7 @@ fn judge(state: &mut State) {
     if missing > 0 {
         state.find(format!("I8: {missing} files of live snapshots are deleted"));
     }
-    let view = state.lake.meta.clone().map(|meta| meta.view());
+    let view = state.lake.meta.clone().map(|meta| meta.full_view());
     if let Some(Err(violation)) = view.as_ref().map(journal_is_contiguous) {
         state.find(violation.to_string());
     }
