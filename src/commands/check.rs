@@ -18,7 +18,7 @@ use crate::connect::{connect_catalog, source_settings, table_name};
 use crate::failure::{Failure, chain, exit};
 use crate::protocol::{LogRange, Offset, ResetPolicy, SourceView, TopicPartition, positions};
 use crate::source::{Source, SourceError, TopicInfo};
-use crate::table::{self, Catalog, LoadedTable};
+use crate::table::{self, Catalog, LoadedTable, Understood};
 
 /// How long Kafka may take to answer one question.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -254,8 +254,8 @@ async fn find(config: &Config, catalog: Found) -> Result<(Target, String), Strin
 
 /// Would `run` read on from the ledger, or refuse?
 fn ledger(config: &Config, loaded: &LoadedTable, topic: Option<Topic>) -> Seen {
-    let view =
-        table::view(loaded, &config.kafka.group_id).map_err(|e| chain(&Failure::Table(e)))?;
+    let view = table::view(loaded, &config.kafka.group_id, &Understood::default())
+        .map_err(|e| chain(&Failure::Table(e)))?;
     let begun = view.ledger.as_ref().map_or(0, |ledger| ledger.frontier.len());
     let mut source = SourceView::default();
     if let Some(Topic { info, log }) = topic {

@@ -13,7 +13,7 @@ use crate::connect::source_settings;
 use crate::failure::{Failure, chain, exit};
 use crate::protocol::{LogRange, Offset, TopicPartition, check_history};
 use crate::source::{Source, SourceError};
-use crate::table;
+use crate::table::{self, Understood};
 
 /// How long Kafka may take to tell the ends of the log, which are only shown beside the ledger.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -52,7 +52,7 @@ struct Row {
 /// The table cannot be reached, or its ledger cannot be understood.
 pub async fn ledger_show(config: &Config, json: bool, out: &mut dyn Write) -> Result<u8, Failure> {
     let loaded = existing_table(config).await?;
-    let view = understood(table::view(&loaded, &config.kafka.group_id))?;
+    let view = understood(table::view(&loaded, &config.kafka.group_id, &Understood::default()))?;
     let (log, kafka_error) = match log_ranges(config).await? {
         Ok(log) => (log, None),
         Err(error) => (BTreeMap::new(), Some(chain(&error))),

@@ -10,7 +10,7 @@ use crate::base::location::shown_path;
 use crate::config::Config;
 use crate::failure::{Failure, exit};
 use crate::protocol::{
-    Edit, JournalEntry, Offset, OffsetRange, TableView, TopicPartition, check_history,
+    Edit, FullView, JournalEntry, Offset, OffsetRange, TopicPartition, check_history,
 };
 use crate::table::{self, LoadedTable, TableName};
 use crate::verify::history;
@@ -90,10 +90,10 @@ pub async fn ledger_at(
     out: &mut dyn Write,
 ) -> Result<u8, Failure> {
     let loaded = existing_table(config).await?;
-    let view = table::view(&loaded, &config.kafka.group_id)?;
+    let view = table::full_view(&loaded, &config.kafka.group_id)?;
     let complete = history(&loaded.metadata, &config.kafka.group_id).complete;
     let found = Found::look(&view, complete, &tp, offset);
-    let refusal = check_history(&config.iceberg.table, &view).err();
+    let refusal = check_history(&config.iceberg.table, &view.brief()).err();
     let shown = Shown {
         pipeline: config.kafka.group_id.clone(),
         table: loaded.name.to_string(),
@@ -132,7 +132,7 @@ struct Held<'a> {
 }
 
 impl<'a> Found<'a> {
-    fn look(view: &'a TableView, complete: bool, tp: &TopicPartition, offset: Offset) -> Self {
+    fn look(view: &'a FullView, complete: bool, tp: &TopicPartition, offset: Offset) -> Self {
         let mut held: Vec<Held<'a>> = Vec::new();
         let (mut from, mut resets) = (None::<Offset>, 0);
         for entry in view.journal.iter().filter(|entry| entry.in_ancestry) {
@@ -299,7 +299,7 @@ mod tests {
         }
     }
 
-    fn view(next: Offset, journal: Vec<JournalEntry>) -> TableView {
+    fn view(next: Offset, journal: Vec<JournalEntry>) -> FullView {
         let ledger = Ledger {
             cluster_id: String::new(),
             commit_id: CommitId("c".into()),
@@ -307,10 +307,10 @@ mod tests {
             topic_ids: BTreeMap::new(),
             frontier: Frontier::from_iter([(tp(), next)]),
         };
-        TableView { table_uuid: String::new(), head: None, ledger: Some(ledger), journal }
+        FullView { table_uuid: String::new(), head: None, ledger: Some(ledger), journal }
     }
 
-    fn answer(view: &TableView, complete: bool, offset: Offset) -> (Answer, Vec<i64>) {
+    fn answer(view: &FullView, complete: bool, offset: Offset) -> (Answer, Vec<i64>) {
         let found = Found::look(view, complete, &tp(), offset);
         assert!(found.detail(&tp(), offset).contains(&format!("offset {offset} of t[3]")));
         (found.answer, found.held.iter().map(|held| held.entry.snapshot_id).collect())
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_partition_without_ledger_or_without_journal_is_told() {
-        let none = TableView { ledger: None, ..view(0, vec![]) };
+        let none = FullView { ledger: None, ..view(0, vec![]) };
         assert_eq!(answer(&none, true, 0), (Answer::NotYet, vec![]));
         assert_eq!(answer(&view(7, vec![]), false, 6), (Answer::Expired, vec![]));
         assert_eq!(answer(&view(7, vec![]), true, 6), (Answer::Missing, vec![]));

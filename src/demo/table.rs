@@ -11,7 +11,7 @@ use super::workspace::{PIPELINE, TABLE, Workspace};
 use crate::base::kafka_columns::{KAFKA_OFFSET, KAFKA_PARTITION};
 use crate::connect::connect_catalog;
 use crate::protocol::{Frontier, Offset};
-use crate::table::{self, Catalog, LoadedTable, TableName};
+use crate::table::{self, Catalog, LoadedTable, TableName, Understood};
 
 /// The table of the demo, which may not exist yet.
 pub(super) struct Table<'a> {
@@ -34,7 +34,7 @@ impl<'a> Table<'a> {
         match self.runtime.block_on(self.catalog.load(&self.name)) {
             Ok(None) => {}
             Ok(Some(loaded)) => {
-                let ledger = table::view(&loaded, PIPELINE)?.ledger;
+                let ledger = table::view(&loaded, PIPELINE, &Understood::default())?.ledger;
                 self.last = ledger.map(|ledger| records_below(&ledger.frontier)).unwrap_or(0);
             }
             // One that stays this way shows as a child that moves nothing, and in the end.

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use futures::future::join_all;
 
 use super::end::violated;
+use super::reading::{Reading, Readings};
 use super::seams::{Checkpoints, Source, now};
 use super::table_committer::{Settled, TableCommitter};
 use super::unprepared;
@@ -20,7 +21,7 @@ use crate::broken::{self, Variant};
 use crate::crash;
 use crate::failure::{Failure, chain};
 use crate::protocol::{
-    Checkpoint, Frontier, Offset, PendingCommit, Refusal, TableView, group_is_behind_ledger,
+    Checkpoint, Frontier, Offset, PendingCommit, Refusal, group_is_behind_ledger,
 };
 use crate::state::{CheckpointStart, StepSeconds};
 use crate::telemetry::{CheckpointOutcome, Metrics, Server, Step};
@@ -58,7 +59,7 @@ pub struct Done<T> {
     /// How.
     pub settled: Settled,
     /// The table after it.
-    pub table: T,
+    pub reading: Reading<T>,
     /// What was committed.
     pub pending: PendingCommit,
 }
@@ -148,24 +149,24 @@ impl<W: World> Committer<W> {
     async fn bring(&self, pending: PendingCommit) -> Result<(Done<Loaded<W>>, Took), Failure> {
         let table = self.table(&pending)?;
         if broken::is(Variant::FinalizeBeforeCommit) {
-            let (loaded, _) = table.load().await?;
-            table.finalize(&pending, &Settled::AlreadyCommitted, &loaded, Duration::ZERO).await?;
+            let reading = table.load().await?;
+            table.finalize(&pending, &Settled::AlreadyCommitted, &reading, Duration::ZERO).await?;
         }
         for file in &pending.files {
             self.metrics.add_file(file.records, file.bytes);
         }
         let began = now();
-        let (settled, loaded) = table.settle(&pending).await?;
+        let (settled, reading) = table.settle(&pending).await?;
         let commit = now() - began;
 
         let began = now();
         crash::point("finalize.before");
         if !broken::is(Variant::FinalizeBeforeCommit) {
-            table.finalize(&pending, &settled, &loaded, commit).await?;
+            table.finalize(&pending, &settled, &reading, commit).await?;
         }
         crash::point("finalize.after");
         let took = Took { commit, finalize: now() - began };
-        Ok((Done { settled, table: loaded, pending }, took))
+        Ok((Done { settled, reading, pending }, took))
     }
 
     /// The table that a commit is for. One that was given another name since is known by its uuid
@@ -194,17 +195,16 @@ impl<W: World> Committer<W> {
         self.metrics.add_checkpoint(outcome, SystemTime::now());
     }
 
-    /// Every table with what its metadata says of our pipeline, tried again until catalogs that are
-    /// away are back or time is up.
+    /// A reading of every table, tried again until catalogs that are away are back or time is up.
     ///
     /// # Errors
     /// If one cannot be read.
-    pub async fn views(&self) -> Result<BTreeMap<String, TableView>, Failure> {
-        let views = self.tables.iter().map(|(name, table)| async move {
-            let (_, view) = table.load_patiently().await?;
-            Ok((name.clone(), view))
-        });
-        join_all(views).await.into_iter().collect()
+    pub async fn readings(&self) -> Result<Readings<Loaded<W>>, Failure> {
+        let readings = self
+            .tables
+            .iter()
+            .map(|(name, table)| async move { Ok((name.clone(), table.load_patiently().await?)) });
+        join_all(readings).await.into_iter().collect()
     }
 
     /// Deletes the files of an epoch that never became a checkpoint: nothing names them (I8).
@@ -266,11 +266,12 @@ impl<W: World> Committer<W> {
             return Ok(());
         }
         let frontier = lowest(done.iter().map(|done| done.pending.to()), unmoved);
-        for Done { table, pending, .. } in done {
-            let ledger = self.table(pending)?.view(table)?.ledger.map(|ledger| ledger.frontier);
+        let none = Frontier::default();
+        for Done { reading, pending, .. } in done {
+            let ledger = reading.view().ledger.as_ref().map_or(&none, |ledger| &ledger.frontier);
             let moved = pending.ranges.keys();
             let reported = moved.filter_map(|tp| Some((tp.clone(), frontier.get(tp)?))).collect();
-            group_is_behind_ledger(&reported, &ledger.unwrap_or_default())
+            group_is_behind_ledger(&reported, ledger)
                 .map_err(|violation| violated(&self.metrics, &violation))?;
         }
         if let Err(error) = self.source.report(frontier).await {

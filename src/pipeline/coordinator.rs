@@ -441,7 +441,7 @@ impl<W: World> Coordinator<W> {
                 );
                 fenced = true;
             } else {
-                self.settled(done)?;
+                self.settled(done);
             }
         }
         if fenced {
@@ -454,22 +454,22 @@ impl<W: World> Coordinator<W> {
     }
 
     /// A commit is in its table.
-    fn settled(&mut self, done: Done<Loaded<W>>) -> Result<(), Failure> {
-        let view = self.committer.table(&done.pending)?.view(&done.table)?;
-        let name = done.pending.table.clone();
-        let Some(table) = self.tables.get_mut(&name) else { return Ok(()) };
-        table.ledger.0.extend(done.pending.to().0);
-        table.loaded = Arc::new(done.table);
-        self.others(&name, view.ledger.map(|ledger| ledger.frontier).unwrap_or_default());
-        Ok(())
+    fn settled(&mut self, done: Done<Loaded<W>>) {
+        let Done { reading, pending, .. } = done;
+        let Some(table) = self.tables.get_mut(&pending.table) else { return };
+        table.ledger.0.extend(pending.to().0);
+        table.loaded = Arc::new(reading.table().clone());
+        if let Some(ledger) = &reading.view().ledger {
+            self.others(&pending.table, &ledger.frontier);
+        }
     }
 
     /// What other instances committed; it counts for `--until-caught-up`. Of our own partitions we
     /// know it ourselves, and what differs there fences the next commit.
-    pub(super) fn others(&mut self, table: &str, ledger: Frontier) {
+    pub(super) fn others(&mut self, table: &str, ledger: &Frontier) {
         let Some(table) = self.tables.get_mut(table) else { return };
-        let theirs = ledger.0.into_iter().filter(|(tp, _)| !self.owned.contains_key(tp));
-        table.ledger.0.extend(theirs);
+        let theirs = ledger.iter().filter(|(tp, _)| !self.owned.contains_key(tp));
+        table.ledger.0.extend(theirs.map(|(tp, next)| (tp.clone(), next)));
     }
 
     fn event(&mut self, run: &mut Run<W>, event: Event) -> Result<(), Failure> {

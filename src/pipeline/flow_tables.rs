@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::reading::Reading;
 use super::world::{Loaded, World};
-use crate::protocol::{
-    Checkpoint, FlowTable, Frontier, Offset, TableView, TopicPartition, generation,
-};
+use crate::protocol::{Checkpoint, FlowTable, Frontier, Offset, TopicPartition, generation};
 
 /// A table of a flow.
 pub(super) struct TableState<W: World> {
@@ -20,12 +19,13 @@ pub(super) struct TableState<W: World> {
 
 impl<W: World> TableState<W> {
     /// From a reading.
-    pub fn new(name: &str, loaded: Loaded<W>, view: TableView) -> Self {
-        let generation = generation(view.ledger.as_ref());
+    pub fn new(name: &str, reading: Reading<Loaded<W>>) -> Self {
+        let view = reading.view();
+        let (uuid, ledger) = (view.table_uuid.clone(), view.ledger.as_ref());
         Self {
-            target: FlowTable { name: name.to_owned(), uuid: view.table_uuid, generation },
-            loaded: Arc::new(loaded),
-            ledger: view.ledger.map(|ledger| ledger.frontier).unwrap_or_default(),
+            target: FlowTable { name: name.to_owned(), uuid, generation: generation(ledger) },
+            ledger: ledger.map(|ledger| ledger.frontier.clone()).unwrap_or_default(),
+            loaded: Arc::new(reading.into_table()),
         }
     }
 }

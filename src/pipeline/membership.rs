@@ -21,7 +21,7 @@ use super::seams::Source;
 use super::starts::{Starts, starts};
 use super::world::World;
 use crate::failure::Failure;
-use crate::protocol::{Frontier, TableView, TopicPartition};
+use crate::protocol::{Frontier, TopicPartition};
 use crate::source::{Membership, Share};
 use crate::telemetry::Rebalance;
 
@@ -153,9 +153,11 @@ impl<W: World> Coordinator<W> {
             run.refreshed = now;
             let committer = self.committer.clone();
             run.members.reading = Some(tokio::spawn(async move {
-                let views = committer.views().await?.into_iter();
-                let ledger = |view: TableView| view.ledger.map(|ledger| ledger.frontier);
-                let ledgers = views.map(|(name, view)| (name, ledger(view).unwrap_or_default()));
+                let readings = committer.readings().await?.into_iter();
+                let ledgers = readings.map(|(name, reading)| {
+                    let ledger = reading.view().ledger.as_ref();
+                    (name, ledger.map(|ledger| ledger.frontier.clone()).unwrap_or_default())
+                });
                 Ok(Read::Ledgers(ledgers.collect()))
             }));
         }
@@ -167,7 +169,7 @@ impl<W: World> Coordinator<W> {
             Read::Starts(starts) => self.tell_shards(run, starts),
             Read::Ledgers(ledgers) => {
                 for (table, ledger) in ledgers {
-                    self.others(&table, ledger);
+                    self.others(&table, &ledger);
                 }
                 Ok(())
             }

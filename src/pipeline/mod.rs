@@ -18,6 +18,7 @@ mod memory;
 mod messages;
 mod monitor;
 mod partitions;
+mod reading;
 mod real;
 mod rows;
 pub mod seams;

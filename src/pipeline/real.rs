@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::end::join_error;
 use super::messages::{Event, Report};
 use super::monitor;
+use super::reading::Reading;
 use super::seams::{self, Checkpoints};
 use super::sink::{FileSink, SinkSettings};
 use super::world::{Connected, ShardTask, World};
@@ -20,8 +21,8 @@ use crate::config::{Assignment, Config};
 use crate::connect::{connect_catalog, open_table, source_settings, table_name, topics};
 use crate::failure::Failure;
 use crate::protocol::{
-    Checkpoint, CommitId, DataFileNames, FlowTable, Frontier, LocalState, LogRange, Offset,
-    PendingCommit, TableView, TopicPartition,
+    Checkpoint, CommitId, DataFileNames, FlowTable, Frontier, JournalParts, LocalState, LogRange,
+    Offset, PendingCommit, TopicPartition,
 };
 use crate::source::{
     GroupMember, PartitionId, Polled, ShardQueue, Share, Source, TopicInfo, Topics,
@@ -307,24 +308,42 @@ impl CatalogTable {
     }
 }
 
+impl CatalogTable {
+    /// What a table that was loaded, or that a commit left, shows of our pipeline.
+    fn read(&self, loaded: LoadedTable) -> Result<Reading<LoadedTable>, Failure> {
+        let view = table::view(&loaded, &self.config.kafka.group_id, &self.upkeep.understood);
+        Ok(Reading::new(loaded, view.map_err(refused)?))
+    }
+}
+
+/// A ledger or a journal that cannot be understood is for a person to look at.
+fn refused(error: TableError) -> Failure {
+    match error {
+        TableError::Ledger { table, source, .. } => {
+            Failure::Refused(source.refusal(&table.to_string()))
+        }
+        other => other.into(),
+    }
+}
+
 impl seams::Table for CatalogTable {
     type Loaded = LoadedTable;
 
-    async fn load(&self) -> Result<Option<LoadedTable>, Failure> {
-        Ok(self.catalog.load(&self.name).await?)
+    async fn load(&self) -> Result<Option<Reading<LoadedTable>>, Failure> {
+        let loaded = self.catalog.load(&self.name).await?;
+        loaded.map(|loaded| self.read(loaded)).transpose()
     }
 
-    async fn open(&self) -> Result<LoadedTable, Failure> {
-        open_table(&self.catalog, &self.name, &self.config).await
+    async fn open(&self) -> Result<Reading<LoadedTable>, Failure> {
+        self.read(open_table(&self.catalog, &self.name, &self.config).await?)
     }
 
-    fn view(&self, loaded: &LoadedTable) -> Result<TableView, Failure> {
-        table::view(loaded, &self.config.kafka.group_id).map_err(|error| match error {
-            TableError::Ledger { table, source, .. } => {
-                Failure::Refused(source.refusal(&table.to_string()))
-            }
-            other => other.into(),
-        })
+    fn entry(
+        &self,
+        loaded: &LoadedTable,
+        snapshot_id: i64,
+    ) -> Result<Option<JournalParts>, Failure> {
+        table::entry(loaded, &self.config.kafka.group_id, snapshot_id).map_err(refused)
     }
 
     fn may_be_kept(&self, loaded: &LoadedTable) -> bool {
@@ -333,16 +352,17 @@ impl seams::Table for CatalogTable {
 
     async fn append(
         &self,
-        loaded: &LoadedTable,
+        reading: &Reading<LoadedTable>,
         pending: &PendingCommit,
-    ) -> Result<CommitOutcome, Failure> {
+    ) -> Result<CommitOutcome<Reading<LoadedTable>>, Failure> {
+        let loaded = reading.table();
         let appended = table::append(&self.catalog, loaded, pending, &self.upkeep).await;
         self.show();
         let appended = appended?;
         if let Some(freed) = appended.freed {
             self.sweep(freed);
         }
-        Ok(appended.outcome)
+        Ok(appended.outcome.and_then(|table| self.read(table)))
     }
 
     async fn delete_files(&self, loaded: &LoadedTable, paths: Vec<String>) -> Result<(), Failure> {

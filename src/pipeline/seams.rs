@@ -14,11 +14,12 @@ use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use super::messages::Event;
+use super::reading::Reading;
 use crate::decode::RecordError;
 use crate::failure::Failure;
 use crate::protocol::{
-    Checkpoint, CommitId, Frontier, LocalState, LogRange, Offset, PendingCommit, PendingFile,
-    TableView, TopicPartition,
+    Checkpoint, CommitId, Frontier, JournalParts, LocalState, LogRange, Offset, PendingCommit,
+    PendingFile, TopicPartition,
 };
 use crate::source::{PartitionId, Polled, Record, Share, TopicInfo, Topics};
 use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StepSeconds};
@@ -88,28 +89,33 @@ pub trait Queue: Send + 'static {
 
 /// The table, as a pipeline sees it.
 pub trait Table: Clone + Send + Sync + 'static {
-    /// One consistent reading of the table.
+    /// The table's metadata, and the store that holds its files.
     type Loaded: Clone + Send + Sync + 'static;
 
-    /// Reads the table; `None` if there is none of its name.
-    fn load(&self) -> impl Future<Output = Result<Option<Self::Loaded>, Failure>> + Send;
-    /// Reads the table, and makes it if there is none and it is known how.
-    fn open(&self) -> impl Future<Output = Result<Self::Loaded, Failure>> + Send;
-    /// What the table shows of our pipeline.
+    /// Reads the table; `None` if there is none of its name. A refusal, if its ledger or journal
+    /// cannot be understood.
+    fn load(&self) -> impl Future<Output = Result<Option<Reading<Self::Loaded>>, Failure>> + Send;
+    /// Reads the table, and makes it if there is none and it is known how. Refuses as [`Self::load`].
+    fn open(&self) -> impl Future<Output = Result<Reading<Self::Loaded>, Failure>> + Send;
+    /// What a snapshot of ours says about the commit that made it; decoded anew each time.
     ///
     /// # Errors
-    /// A refusal, if the ledger cannot be understood.
-    fn view(&self, loaded: &Self::Loaded) -> Result<TableView, Failure>;
+    /// A refusal, if it cannot be understood.
+    fn entry(
+        &self,
+        loaded: &Self::Loaded,
+        snapshot_id: i64,
+    ) -> Result<Option<JournalParts>, Failure>;
     /// May a reading that a commit left be what the next one is decided on? Not where it carries
     /// credentials that end.
     fn may_be_kept(&self, loaded: &Self::Loaded) -> bool;
-    /// Appends a pending commit to the table as `loaded` shows it, with one request. An error
+    /// Appends a pending commit to the table as `reading` shows it, with one request. An error
     /// means that it was certainly not made.
     fn append(
         &self,
-        loaded: &Self::Loaded,
+        reading: &Reading<Self::Loaded>,
         pending: &PendingCommit,
-    ) -> impl Future<Output = Result<CommitOutcome<Self::Loaded>, Failure>> + Send;
+    ) -> impl Future<Output = Result<CommitOutcome<Reading<Self::Loaded>>, Failure>> + Send;
     /// Deletes data files that nothing refers to.
     fn delete_files(
         &self,

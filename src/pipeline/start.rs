@@ -7,7 +7,8 @@ use futures::future::join_all;
 
 use super::committer::{Committer, Done, Work, worse};
 use super::flow_tables::{TableState, Tables};
-use super::seams::{Checkpoints, Source, Table, now};
+use super::reading::Readings;
+use super::seams::{Checkpoints, Source, now};
 use super::settings::RunSettings;
 use super::starts::starts;
 use super::table_committer::TableCommitter;
@@ -31,9 +32,6 @@ pub(super) struct Started<W: World> {
     pub epoch: Epoch,
 }
 
-/// Readings of the tables of a flow, by `namespace.table`.
-type Readings<T> = BTreeMap<String, (T, TableView)>;
-
 impl<W: World> Started<W> {
     pub async fn new(
         connected: &Connected<W>,
@@ -48,7 +46,8 @@ impl<W: World> Started<W> {
         let epoch = settle_pending(&committer, &local, &mut readings).await?;
         let info = committer.source.describe().await?;
         let topic_ids = info.topic_ids.clone();
-        for (name, (_, view)) in &readings {
+        for (name, reading) in &readings {
+            let view = reading.view();
             check_history(name, view)
                 .and_then(|()| check_source(name, view, &info.cluster_id, &topic_ids))
                 .map_err(|refusal| committer.refuse(refusal))?;
@@ -64,11 +63,11 @@ impl<W: World> Started<W> {
         };
         let new: Vec<String> = readings
             .iter()
-            .filter(|(_, (_, view))| !knows(view))
+            .filter(|(_, reading)| !knows(reading.view()))
             .map(|(name, _)| name.clone())
             .collect();
         let states = readings.into_iter();
-        let states = states.map(|(name, (loaded, view))| TableState::new(&name, loaded, view));
+        let states = states.map(|(name, reading)| TableState::new(&name, reading));
         let tables = Tables(states.collect());
         tracing::info!(
             %instance, table = %tables.names(), topic = %settings.topic,
@@ -109,10 +108,9 @@ impl<W: World> Started<W> {
             tables: self.tables.loaded(),
         };
         // Superseded: another instance was first, and its ends count.
-        for Done { table, pending, .. } in self.committer.carry(work).await? {
-            let view = self.committer.table(&pending)?.view(&table)?;
+        for Done { reading, pending, .. } in self.committer.carry(work).await? {
             if let Some(state) = self.tables.get_mut(&pending.table) {
-                *state = TableState::new(&pending.table, table, view);
+                *state = TableState::new(&pending.table, reading);
             }
         }
         self.epoch = epoch;
@@ -177,11 +175,7 @@ async fn read<W: World>(
             // A new table in the place of the one that a commit is pending for would only be in
             // the way of bringing that one back.
             true => table.load().await?,
-            false => {
-                let loaded = table.table.open().await?;
-                let view = table.view(&loaded)?;
-                (loaded, view)
-            }
+            false => table.open().await?,
         };
         readings.insert(name.clone(), reading);
     }
@@ -197,7 +191,8 @@ async fn settle_pending<W: World>(
     readings: &mut Readings<Loaded<W>>,
 ) -> Result<Epoch, Failure> {
     let (mut refused, mut failed) = (BTreeSet::new(), None);
-    for (name, (_, view)) in readings.iter() {
+    for (name, reading) in readings.iter() {
+        let view = reading.view();
         // What became of the ledger is told better by the table's own history, where it tells.
         let checked = check_history(name, view).and_then(|()| check_last(name, local, view));
         if let Err(refusal) = checked {
@@ -205,7 +200,8 @@ async fn settle_pending<W: World>(
             failed = Some(worse(failed, committer.refuse(refusal)));
         }
     }
-    let views = readings.iter().map(|(name, (_, view))| (name.clone(), view.clone())).collect();
+    let views =
+        readings.iter().map(|(name, reading)| (name.clone(), reading.view().clone())).collect();
     let recovery = recover(Some(local), &views);
     tracing::info!(
         local = ?recovery.standing, pending = recovery.steps.len(), next_epoch = %recovery.next_epoch,
@@ -217,8 +213,7 @@ async fn settle_pending<W: World>(
     for end in join_all(steps.map(|pending| finish(committer, pending))).await {
         match end {
             Ok((name, done)) => {
-                let view = committer.table(&done.pending)?.view(&done.table)?;
-                readings.insert(name, (done.table.clone(), view));
+                readings.insert(name, done.reading.clone());
                 all.push(done);
             }
             Err(failure) => failed = Some(worse(failed, failure)),
@@ -240,11 +235,11 @@ async fn finish<W: World>(
     let to = committer.table(&pending)?;
     let began = now();
     // The decision is made again on a fresh reading: what was read above may be old by now.
-    let (settled, table) = to.settle(&pending).await?;
-    to.finalize(&pending, &settled, &table, now() - began).await?;
+    let (settled, reading) = to.settle(&pending).await?;
+    to.finalize(&pending, &settled, &reading, now() - began).await?;
     tracing::info!(
         epoch = %pending.epoch, commit_id = %pending.commit_id, outcome = settled.name(),
         "recovered a pending commit"
     );
-    Ok((to.name.clone(), Done { settled, table, pending }))
+    Ok((to.name.clone(), Done { settled, reading, pending }))
 }

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::committer::Committer;
+use super::reading::Readings;
 use super::seams::{Source, now};
 use super::settings::RunSettings;
 use super::world::World;
 use crate::failure::Failure;
-use crate::protocol::{
-    Refusal, ResetPolicy, SourceView, StartAt, TableView, TopicPartition, positions,
-};
+use crate::protocol::{Refusal, ResetPolicy, SourceView, StartAt, TopicPartition, positions};
 use crate::source::TopicInfo;
 
 /// A new leader may show an older end of the log for a moment. Only one that stays is refused.
@@ -29,13 +28,13 @@ pub(super) async fn starts<W: World>(
 ) -> Result<Starts, Failure> {
     let until = now() + LOG_END_PATIENCE;
     loop {
-        let views = committer.views().await?;
+        let readings = committer.readings().await?;
         let seen = SourceView {
             cluster_id: info.cluster_id.clone(),
             topic_ids: info.topic_ids.clone(),
             log: committer.source.log_ranges(partitions.to_vec()).await?,
         };
-        match of_all(&views, &seen, settings.reset) {
+        match of_all(&readings, &seen, settings.reset) {
             Ok(starts) => return Ok(starts),
             Err(Refusal::LedgerBeyondLogEnd { .. }) if now() < until => {
                 tokio::time::sleep(LOG_END_AGAIN).await;
@@ -43,7 +42,7 @@ pub(super) async fn starts<W: World>(
             Err(Refusal::RetentionPassedLedger { .. }) => {
                 // Between the two readings another instance may have committed, and retention
                 // followed it. Only a ledger that is behind a log start read before it is late.
-                let after = committer.views().await?;
+                let after = committer.readings().await?;
                 let still = of_all(&after, &seen, settings.reset);
                 if let Err(refusal @ Refusal::RetentionPassedLedger { .. }) = still {
                     return Err(committer.refuse(refusal));
@@ -54,14 +53,14 @@ pub(super) async fn starts<W: World>(
     }
 }
 
-fn of_all(
-    views: &BTreeMap<String, TableView>,
+fn of_all<T>(
+    readings: &Readings<T>,
     seen: &SourceView,
     reset: ResetPolicy,
 ) -> Result<Starts, Refusal> {
     let mut all = Starts::new();
-    for (table, view) in views {
-        for (tp, at) in positions(table, view, seen, reset)? {
+    for (table, reading) in readings {
+        for (tp, at) in positions(table, reading.view(), seen, reset)? {
             all.entry(tp).or_default().push(at);
         }
     }

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use super::end::violated;
 use super::memory::Memory;
+use super::reading::Reading;
 use super::seams::{Checkpoints, Table, now};
 use super::world::{Loaded, World};
 use crate::base::clock::now_ms;
 use crate::broken::{self, Variant};
 use crate::failure::{Failure, chain};
 use crate::protocol::{
-    Admission, Frontier, PendingCommit, Refusal, TableView, admit, finalized_is_shown,
+    Admission, Frontier, PendingCommit, Refusal, ShownCommit, TableView, admit, finalized_is_shown,
     is_provably_absent, ledger_does_not_decrease, snapshot_of,
 };
 use crate::retry::Backoff;
@@ -67,7 +68,7 @@ pub struct TableCommitter<W: World> {
     /// Readiness.
     pub health: Health,
     /// The table as our last commit left it.
-    pub memory: Mutex<Memory<Loaded<W>>>,
+    pub memory: Mutex<Memory<Reading<Loaded<W>>>>,
 }
 
 impl<W: World> TableCommitter<W> {
@@ -75,7 +76,10 @@ impl<W: World> TableCommitter<W> {
     /// attempt is decided on what the catalog answered to our last commit, where that is kept.
     /// I4: the caller has synced the checkpoint. Conflict and unknown both come back to the load;
     /// a conflict soon, since the catalog is well and only another instance was faster.
-    pub async fn settle(&self, pending: &PendingCommit) -> Result<(Settled, Loaded<W>), Failure> {
+    pub async fn settle(
+        &self,
+        pending: &PendingCommit,
+    ) -> Result<(Settled, Reading<Loaded<W>>), Failure> {
         let mut outage = Backoff::new(now(), self.give_up);
         let mut conflict = Backoff::quick(now(), self.give_up);
         let mut sent = false;
@@ -85,17 +89,17 @@ impl<W: World> TableCommitter<W> {
             let blind = sent && broken::is(Variant::RetryWithoutReading);
             let by_memory = remembered.is_some();
             let attempt = match remembered.take() {
-                Some(table) => self.attempt_on(pending, table).await,
+                Some(reading) => self.attempt_on(pending, reading).await,
                 None => self.attempt(pending, blind, first).await,
             };
             first = false;
             sent |= matches!(attempt, Ok(Attempt::Conflict(_) | Attempt::Unknown(_)));
             let (reason, failure, backoff) = match attempt {
-                Ok(Attempt::Settled(settled, table)) => {
-                    self.remember(&settled, &table)?;
+                Ok(Attempt::Settled(settled, reading)) => {
+                    self.remember(&settled, &reading);
                     self.metrics.set_unknown_commits(0);
                     self.reachable(None);
-                    return Ok((settled, *table));
+                    return Ok((settled, *reading));
                 }
                 Ok(Attempt::Conflict(reason)) => {
                     if by_memory {
@@ -127,17 +131,16 @@ impl<W: World> TableCommitter<W> {
         }
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory<Loaded<W>>> {
+    fn memory(&self) -> MutexGuard<'_, Memory<Reading<Loaded<W>>>> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps the table that a commit of ours is the head of, for the next one.
-    fn remember(&self, settled: &Settled, table: &Loaded<W>) -> Result<(), Failure> {
+    fn remember(&self, settled: &Settled, reading: &Reading<Loaded<W>>) {
         let ours = matches!(settled, Settled::Committed { .. });
-        let head = if ours { self.view(table)?.head } else { None };
-        let kept = (ours && self.table.may_be_kept(table)).then(|| table.clone());
+        let head = if ours { reading.view().head } else { None };
+        let kept = (ours && self.table.may_be_kept(reading.table())).then(|| reading.clone());
         self.memory().keep(kept, head);
-        Ok(())
     }
 
     async fn attempt(
@@ -146,11 +149,11 @@ impl<W: World> TableCommitter<W> {
         blind: bool,
         first: bool,
     ) -> Result<Attempt<Loaded<W>>, Failure> {
-        let (loaded, view) = self.load().await?;
+        let reading = self.load().await?;
         if first {
-            self.memory().compare(view.head);
+            self.memory().compare(reading.view().head);
         }
-        self.decide(pending, loaded, view, blind).await
+        self.decide(pending, reading, blind).await
     }
 
     /// A first attempt on what the last commit left. Only "commit" is ever decided on it, because
@@ -159,11 +162,10 @@ impl<W: World> TableCommitter<W> {
     async fn attempt_on(
         &self,
         pending: &PendingCommit,
-        known: Loaded<W>,
+        known: Reading<Loaded<W>>,
     ) -> Result<Attempt<Loaded<W>>, Failure> {
-        let view = self.view(&known)?;
-        match admit(pending, &view) {
-            Admission::Commit { .. } => self.decide(pending, known, view, false).await,
+        match admit(pending, known.view()) {
+            Admission::Commit { .. } => self.decide(pending, known, false).await,
             _ => self.attempt(pending, false, true).await,
         }
     }
@@ -172,13 +174,12 @@ impl<W: World> TableCommitter<W> {
     async fn decide(
         &self,
         pending: &PendingCommit,
-        loaded: Loaded<W>,
-        view: TableView,
+        reading: Reading<Loaded<W>>,
         blind: bool,
     ) -> Result<Attempt<Loaded<W>>, Failure> {
         let decision = match blind {
-            false => admit(pending, &view),
-            true => Admission::Commit { head: view.head },
+            false => admit(pending, reading.view()),
+            true => Admission::Commit { head: reading.view().head },
         };
         self.metrics.add_admission(match &decision {
             Admission::Commit { .. } => Decision::Commit,
@@ -189,17 +190,17 @@ impl<W: World> TableCommitter<W> {
         match decision {
             Admission::Commit { .. } => {}
             Admission::AlreadyCommitted => {
-                return Ok(Attempt::Settled(Settled::AlreadyCommitted, Box::new(loaded)));
+                return Ok(Attempt::Settled(Settled::AlreadyCommitted, Box::new(reading)));
             }
             Admission::Superseded { ledger } => {
-                return Ok(Attempt::Settled(Settled::Superseded { ledger }, Box::new(loaded)));
+                return Ok(Attempt::Settled(Settled::Superseded { ledger }, Box::new(reading)));
             }
             Admission::Refused(refusal) => return Err(self.refuse(refusal)),
         }
-        match self.table.append(&loaded, pending).await? {
+        match self.table.append(&reading, pending).await? {
             CommitOutcome::Committed { snapshot_id, table } => {
                 self.metrics.add_commit(Answer::Committed);
-                self.check(&view, &table, pending)?;
+                self.check(reading.view(), table.view(), pending)?;
                 Ok(Attempt::Settled(Settled::Committed { snapshot_id }, Box::new(table)))
             }
             CommitOutcome::Conflict(reason) => {
@@ -233,15 +234,19 @@ impl<W: World> TableCommitter<W> {
     }
 
     /// The table and what its metadata says of our pipeline.
-    pub async fn load(&self) -> Result<(Loaded<W>, TableView), Failure> {
+    pub async fn load(&self) -> Result<Reading<Loaded<W>>, Failure> {
         let missing = || self.refuse(Refusal::TableMissing { table: self.name.clone() });
-        let loaded = self.table.load().await?.ok_or_else(missing)?;
-        let view = self.view(&loaded)?;
-        Ok((loaded, view))
+        let read = self.table.load().await.map_err(|failure| self.counted(failure))?;
+        read.ok_or_else(missing)
+    }
+
+    /// [`Self::load`]; makes a table that is not there, if it is known how.
+    pub async fn open(&self) -> Result<Reading<Loaded<W>>, Failure> {
+        self.table.open().await.map_err(|failure| self.counted(failure))
     }
 
     /// [`Self::load`], tried again until a catalog that is away is back or time is up.
-    pub async fn load_patiently(&self) -> Result<(Loaded<W>, TableView), Failure> {
+    pub async fn load_patiently(&self) -> Result<Reading<Loaded<W>>, Failure> {
         let mut backoff = Backoff::new(now(), self.give_up);
         loop {
             match self.load().await {
@@ -261,12 +266,11 @@ impl<W: World> TableCommitter<W> {
         }
     }
 
-    /// What the table's metadata says of our pipeline.
-    pub fn view(&self, table: &Loaded<W>) -> Result<TableView, Failure> {
-        self.table.view(table).map_err(|failure| match failure {
+    fn counted(&self, failure: Failure) -> Failure {
+        match failure {
             Failure::Refused(refusal) => self.refuse(refusal),
             other => other,
-        })
+        }
     }
 
     /// Counts a refusal and makes it the end of the flow.
@@ -279,11 +283,10 @@ impl<W: World> TableCommitter<W> {
     fn check(
         &self,
         before: &TableView,
-        after: &Loaded<W>,
+        after: &TableView,
         pending: &PendingCommit,
     ) -> Result<(), Failure> {
-        let after = self.view(after)?;
-        finalized_is_shown(&after, &pending.commit_id)
+        finalized_is_shown(after, &pending.commit_id)
             .and_then(|()| ledger_does_not_decrease(before.ledger.as_ref(), after.ledger.as_ref()))
             .map_err(|violation| violated(&self.metrics, &violation))
     }
@@ -294,13 +297,12 @@ impl<W: World> TableCommitter<W> {
         &self,
         pending: &PendingCommit,
         settled: &Settled,
-        table: &Loaded<W>,
+        reading: &Reading<Loaded<W>>,
         committing: Duration,
     ) -> Result<(), Failure> {
-        let view = self.view(table)?;
         let outcome = match settled {
             Settled::Committed { .. } | Settled::AlreadyCommitted => {
-                Outcome::Committed { snapshot: snapshot_of(&view, &pending.commit_id) }
+                Outcome::Committed { snapshot: snapshot_of(reading.view(), &pending.commit_id) }
             }
             Settled::Superseded { .. } => Outcome::Superseded,
         };
@@ -314,7 +316,7 @@ impl<W: World> TableCommitter<W> {
         };
         self.state.finalize(pending.commit_id.clone(), outcome, end).await?;
         match settled {
-            Settled::Superseded { .. } => self.drop_files(pending, &view, table).await,
+            Settled::Superseded { .. } => self.drop_files(pending, reading).await,
             Settled::Committed { .. } | Settled::AlreadyCommitted => {
                 self.metrics.add_committed_records(pending.rows.written);
             }
@@ -322,8 +324,12 @@ impl<W: World> TableCommitter<W> {
         Ok(())
     }
 
-    async fn drop_files(&self, pending: &PendingCommit, view: &TableView, table: &Loaded<W>) {
-        if !is_provably_absent(pending, view) {
+    async fn drop_files(&self, pending: &PendingCommit, reading: &Reading<Loaded<W>>) {
+        let ranges_of = |shown: &ShownCommit| {
+            let entry = self.table.entry(reading.table(), shown.snapshot_id);
+            entry.ok().flatten().map(|entry| entry.ranges)
+        };
+        if !is_provably_absent(pending, reading.view(), ranges_of) {
             tracing::warn!(
                 commit_id = %pending.commit_id,
                 "files of a superseded commit are kept: the journal does not prove that they are not in the table"
@@ -331,14 +337,14 @@ impl<W: World> TableCommitter<W> {
             return;
         }
         let paths: Vec<String> = pending.files.iter().map(|file| file.path.clone()).collect();
-        if let Err(error) = self.table.delete_files(table, paths).await {
+        if let Err(error) = self.table.delete_files(reading.table(), paths).await {
             tracing::warn!(error = %chain(&error), "files of a superseded commit stay behind as orphans");
         }
     }
 }
 
 enum Attempt<T> {
-    Settled(Settled, Box<T>),
+    Settled(Settled, Box<Reading<T>>),
     Conflict(String),
     Unknown(String),
 }

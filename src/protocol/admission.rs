@@ -26,8 +26,8 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use super::{
-    CommitId, Frontier, Ledger, OffsetRange, PendingCommit, Refusal, TableView, TopicPartition,
-    pending_is_contiguous,
+    CommitId, Frontier, Ledger, Offset, OffsetRange, PendingCommit, Ranges, Refusal, ShownCommit,
+    TableView, TopicPartition, pending_is_contiguous,
 };
 use crate::broken::{self, Variant};
 
@@ -106,10 +106,10 @@ fn edit_lost(table: &str, known: u64, view: &TableView) -> Refusal {
 /// [`Variant::MarkerOnlyInHead`]: what is left of `view` if a ledger is only looked for in the
 /// summary of the head.
 fn only_head(view: &TableView) -> TableView {
-    let mut journal = view.journal.clone();
-    journal.retain(|entry| Some(entry.snapshot_id) == view.head);
-    let ledger = view.ledger.clone().filter(|_| !journal.is_empty());
-    TableView { ledger, journal, ..view.clone() }
+    let mut commits = view.commits.clone();
+    commits.retain(|commit| Some(commit.snapshot_id) == view.head);
+    let ledger = view.ledger.clone().filter(|_| !commits.is_empty());
+    TableView { ledger, commits, ..view.clone() }
 }
 
 /// Is the commit named by the ledger, or made by an ancestor of the head?
@@ -120,8 +120,8 @@ pub fn shows_commit(view: &TableView, commit_id: &CommitId) -> bool {
 
 /// The snapshot in the ancestry of the head that brought the commit in, if it is still shown.
 pub fn snapshot_of(view: &TableView, commit_id: &CommitId) -> Option<i64> {
-    let mut ancestors = view.journal.iter().filter(|entry| entry.in_ancestry);
-    ancestors.find(|entry| entry.commit_id == *commit_id).map(|entry| entry.snapshot_id)
+    let mut ancestors = view.commits.iter().filter(|shown| shown.in_ancestry);
+    ancestors.find(|shown| shown.commit_id == *commit_id).map(|shown| shown.snapshot_id)
 }
 
 /// Checks the ledger property against the journal.
@@ -139,24 +139,24 @@ pub fn snapshot_of(view: &TableView, commit_id: &CommitId) -> Option<i64> {
 pub fn check_history(table: &str, view: &TableView) -> Result<(), Refusal> {
     let table = table.to_owned();
     let Some(ledger) = &view.ledger else {
-        return match view.journal.last() {
+        return match view.commits.last() {
             None => Ok(()),
-            Some(entry) => Err(Refusal::LedgerMissing { table, snapshot_id: entry.snapshot_id }),
+            Some(newest) => Err(Refusal::LedgerMissing { table, snapshot_id: newest.snapshot_id }),
         };
     };
     let commit = ledger.commit_id.clone();
-    let ancestors = || view.journal.iter().filter(|entry| entry.in_ancestry);
-    let Some(writer) = ancestors().find(|entry| entry.commit_id == commit) else {
-        let shown = view.journal.iter().any(|entry| entry.commit_id == commit);
+    let ancestors = || view.commits.iter().filter(|shown| shown.in_ancestry);
+    let Some(writer) = ancestors().find(|shown| shown.commit_id == commit) else {
+        let shown = view.commits.iter().any(|shown| shown.commit_id == commit);
         if shown || ancestors().next().is_some() || view.head.is_none() {
             return Err(Refusal::TableRolledBack { table, commit });
         }
         return Ok(());
     };
     // Format version 1 numbers every snapshot 0: there this finds nothing, and nothing falsely.
-    match ancestors().find(|entry| entry.sequence_number > writer.sequence_number) {
-        Some(entry) => {
-            Err(Refusal::LedgerSetBack { table, commit, later: entry.commit_id.clone() })
+    match ancestors().find(|shown| shown.sequence_number > writer.sequence_number) {
+        Some(later) => {
+            Err(Refusal::LedgerSetBack { table, commit, later: later.commit_id.clone() })
         }
         None => Ok(()),
     }
@@ -204,8 +204,15 @@ pub fn check_source(
 /// partition that this commit moves and of which it is known who moved it: nobody, or commits that
 /// the journal still shows.
 /// Across an edit by a person nothing is proven: the ledger may have been taken back.
-pub fn is_provably_absent(pending: &PendingCommit, view: &TableView) -> bool {
-    if view.journal.iter().any(|entry| entry.commit_id == pending.commit_id)
+///
+/// `ranges_of` tells what a commit brought in; it is asked only where the answer depends on it, and
+/// where it cannot tell nothing is proven.
+pub fn is_provably_absent(
+    pending: &PendingCommit,
+    view: &TableView,
+    ranges_of: impl Fn(&ShownCommit) -> Option<Ranges>,
+) -> bool {
+    if view.commits.iter().any(|shown| shown.commit_id == pending.commit_id)
         || !matches!(admit(pending, view), Admission::Superseded { .. })
     {
         return false;
@@ -215,28 +222,39 @@ pub fn is_provably_absent(pending: &PendingCommit, view: &TableView) -> bool {
         return false;
     }
     let mut moved = pending.ranges.iter().filter(|(_, range)| range.start < range.end);
-    moved.any(|(tp, range)| {
-        ledger.frontier.get(tp) == pending.from.get(tp) || moved_by_others(view, ledger, tp, *range)
-    })
+    moved.any(|(tp, _)| ledger.frontier.get(tp) == pending.from.get(tp))
+        || moved_by_others(pending, view, ledger, ranges_of)
 }
 
-/// Do the ranges that the journal shows in the ancestry lead from the range's start to the ledger?
+/// Do the ranges that the journal shows in the ancestry lead, in some partition, from where the
+/// commit's range starts to the ledger?
 fn moved_by_others(
+    pending: &PendingCommit,
     view: &TableView,
     ledger: &Ledger,
-    tp: &TopicPartition,
-    range: OffsetRange,
+    ranges_of: impl Fn(&ShownCommit) -> Option<Ranges>,
 ) -> bool {
-    let ancestors = view.journal.iter().filter(|entry| entry.in_ancestry);
-    let shown = ancestors.filter_map(|entry| entry.ranges.get(tp));
-    let mut reached = range.start;
-    for other in shown.filter(|other| other.end > range.start) {
-        if other.start != reached {
+    let moved = pending.ranges.iter().filter(|(_, range)| range.start < range.end);
+    // How far each partition is led; those that are not led without a gap drop out.
+    let mut reached: BTreeMap<&TopicPartition, (OffsetRange, Offset)> =
+        moved.map(|(tp, range)| (tp, (*range, range.start))).collect();
+    for shown in view.commits.iter().filter(|shown| shown.in_ancestry) {
+        let Some(others) = ranges_of(shown) else { return false };
+        reached.retain(|tp, (range, reached)| match others.get(tp) {
+            Some(other) if other.end > range.start => {
+                let led = other.start == *reached;
+                *reached = other.end;
+                led
+            }
+            _ => true,
+        });
+        if reached.is_empty() {
             return false;
         }
-        reached = other.end;
     }
-    reached > range.start && ledger.frontier.get(tp) == Some(reached)
+    reached.iter().any(|(tp, (range, reached))| {
+        *reached > range.start && ledger.frontier.get(tp) == Some(*reached)
+    })
 }
 
 /// Do two ids of the same thing differ? An id that one side does not know says nothing.

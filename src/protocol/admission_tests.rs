@@ -1,6 +1,6 @@
 use super::*;
 use crate::protocol::fixtures::*;
-use crate::protocol::{Edit, JournalEntry};
+use crate::protocol::{Edit, FullView, JournalEntry};
 
 fn refused(admission: &Admission) -> &'static str {
     match admission {
@@ -36,7 +36,7 @@ fn partitions_of_other_instances_do_not_fence_a_commit() {
 #[test]
 fn a_commit_in_the_ledger_is_already_committed() {
     let mut view = at_ten();
-    view.journal.clear();
+    view.commits.clear();
     assert_eq!(admit(&pending("a", &[], &[(0, 0, 10)]), &view), Admission::AlreadyCommitted);
 }
 
@@ -172,12 +172,11 @@ fn a_commit_of_a_rolled_back_table_is_refused() {
 
 /// A table whose ledger was rewound to 5 by the edit `w`, after `a` had been rolled back.
 fn rewound() -> TableView {
-    let mut view = view(
+    let edit = Some(Edit::Rewind { to_snapshot: 0 });
+    view(
         Some(Ledger { generation: 1, ..ledger("w", &[(0, 5)]) }),
-        vec![outside(entry(1, "a", &[(0, 5, 10)])), entry(2, "w", &[])],
-    );
-    view.journal[1].edit = Some(Edit::Rewind { to_snapshot: 0 });
-    view
+        vec![outside(entry(1, "a", &[(0, 5, 10)])), JournalEntry { edit, ..entry(2, "w", &[]) }],
+    )
 }
 
 #[test]
@@ -216,7 +215,7 @@ fn a_ledger_that_lost_an_edit_is_refused() {
 #[test]
 fn across_an_edit_no_commit_is_provably_absent() {
     let commit = pending("x", &[(0, 5)], &[(0, 5, 9)]);
-    assert!(!is_provably_absent(&commit, &rewound()));
+    assert!(!is_provably_absent(&commit, &rewound(), |_| panic!("it is decided without")));
 }
 
 // The cases of the ledger against the journal.
@@ -294,41 +293,46 @@ fn a_table_of_format_version_one_with_a_sound_ledger_is_fine() {
 
 // When files may be deleted.
 
+fn absent(commit: &PendingCommit, full: &FullView) -> bool {
+    is_provably_absent(commit, &full.brief(), |shown| full.ranges_of(shown))
+}
+
 #[test]
 fn a_superseded_commit_is_absent_if_the_journal_shows_who_moved_its_partition() {
     let commit = pending("x", &[(0, 0)], &[(0, 0, 5)]);
-    let shown = view(
+    let shown = full_view(
         Some(ledger("b", &[(0, 20)])),
         vec![entry(1, "a", &[(0, 0, 10)]), entry(2, "b", &[(0, 10, 20)])],
     );
-    assert!(is_provably_absent(&commit, &shown));
+    assert!(absent(&commit, &shown));
 }
 
 #[test]
 fn a_superseded_commit_is_not_provably_absent_if_it_may_have_been_expired() {
     let commit = pending("x", &[(0, 0)], &[(0, 0, 5)]);
-    let expired = view(Some(ledger("b", &[(0, 20)])), vec![entry(2, "b", &[(0, 10, 20)])]);
-    assert!(!is_provably_absent(&commit, &expired));
-    let all_expired = view(Some(ledger("b", &[(0, 20)])), Vec::new());
-    assert!(!is_provably_absent(&commit, &all_expired));
+    let expired = full_view(Some(ledger("b", &[(0, 20)])), vec![entry(2, "b", &[(0, 10, 20)])]);
+    assert!(!absent(&commit, &expired));
+    let all_expired = full_view(Some(ledger("b", &[(0, 20)])), Vec::new());
+    assert!(!absent(&commit, &all_expired));
 }
 
 #[test]
 fn a_superseded_commit_is_absent_if_one_of_its_partitions_was_never_moved() {
     let commit = pending("x", &[(0, 0), (1, 3)], &[(0, 0, 5), (1, 3, 9)]);
-    let expired = view(Some(ledger("b", &[(0, 20), (1, 3)])), Vec::new());
-    assert!(is_provably_absent(&commit, &expired));
+    let expired = full_view(Some(ledger("b", &[(0, 20), (1, 3)])), Vec::new());
+    assert!(absent(&commit, &expired));
 }
 
 #[test]
 fn a_commit_that_may_still_land_is_not_provably_absent() {
-    assert!(!is_provably_absent(&pending("x", &[(0, 10)], &[(0, 10, 20)]), &at_ten()));
+    let full = full_view(Some(ledger("a", &[(0, 10)])), vec![entry(1, "a", &[(0, 0, 10)])]);
+    assert!(!absent(&pending("x", &[(0, 10)], &[(0, 10, 20)]), &full));
 }
 
 #[test]
 fn a_commit_in_a_snapshot_outside_the_ancestry_is_not_provably_absent() {
     let commit = pending("x", &[(0, 0)], &[(0, 0, 5)]);
-    let seen = view(
+    let seen = full_view(
         Some(ledger("b", &[(0, 20)])),
         vec![
             outside(entry(1, "x", &[(0, 0, 5)])),
@@ -336,5 +340,15 @@ fn a_commit_in_a_snapshot_outside_the_ancestry_is_not_provably_absent() {
             entry(3, "b", &[(0, 10, 20)]),
         ],
     );
-    assert!(!is_provably_absent(&commit, &seen));
+    assert!(!absent(&commit, &seen));
+}
+
+#[test]
+fn a_commit_is_not_provably_absent_where_the_journal_cannot_be_asked() {
+    let commit = pending("x", &[(0, 0)], &[(0, 0, 5)]);
+    let shown = view(
+        Some(ledger("b", &[(0, 20)])),
+        vec![entry(1, "a", &[(0, 0, 10)]), entry(2, "b", &[(0, 10, 20)])],
+    );
+    assert!(!is_provably_absent(&commit, &shown, |_| None));
 }

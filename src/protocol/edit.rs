@@ -214,11 +214,12 @@ enum Position {
 impl EditBasis {
     /// As admission sees it.
     pub fn view(&self) -> TableView {
+        let brief = self.snapshots.iter().map(SnapshotFacts::brief);
         TableView {
             table_uuid: self.table_uuid.clone(),
             head: self.head,
             ledger: self.ledger.clone(),
-            journal: super::journal(self.head, self.snapshots.clone()),
+            commits: super::commits(self.head, brief.collect()),
         }
     }
 
@@ -550,6 +551,19 @@ fn undo(
         }
     }
     position
+}
+
+#[cfg(test)]
+impl EditBasis {
+    /// With the whole journal.
+    pub(super) fn full_view(&self) -> super::FullView {
+        super::FullView {
+            table_uuid: self.table_uuid.clone(),
+            head: self.head,
+            ledger: self.ledger.clone(),
+            journal: super::journal(self.head, self.snapshots.clone()),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -241,8 +241,9 @@ fn a_rewind_after_a_rewind_knows_what_the_first_one_said() {
     assert_eq!(again.after.generation, 2);
     // And what was sealed before it is superseded, though its offsets fit.
     shown.push(SnapshotFacts { ours: Some(again.parts.clone()), ..foreign(6, Some(4)) });
-    let view = basis(Some(6), Some(again.after), shown).view();
-    assert_eq!(journal_is_contiguous(&view), Ok(()));
+    let basis = basis(Some(6), Some(again.after), shown);
+    assert_eq!(journal_is_contiguous(&basis.full_view()), Ok(()));
+    let view = basis.view();
     let mut old = crate::protocol::fixtures::pending("x", &[(0, 10)], &[(0, 10, 20)]);
     old.generation = 1;
     assert!(matches!(admit(&old, &view), crate::protocol::Admission::Superseded { .. }));

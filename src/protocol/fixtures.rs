@@ -75,8 +75,12 @@ pub(super) fn outside(entry: JournalEntry) -> JournalEntry {
 }
 
 pub(super) fn view(ledger: Option<Ledger>, journal: Vec<JournalEntry>) -> TableView {
+    full_view(ledger, journal).brief()
+}
+
+pub(super) fn full_view(ledger: Option<Ledger>, journal: Vec<JournalEntry>) -> FullView {
     let head = journal.iter().rev().find(|e| e.in_ancestry).map(|entry| entry.snapshot_id);
-    TableView {
+    FullView {
         table_uuid: UUID.into(),
         head: head.or(ledger.as_ref().map(|_| 99)),
         ledger,

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Checkpoint, CommitId, Edit, Epoch, Frontier, Ledger, Offset, PendingCommit, Ranges, RowCounts,
-    TableView, TopicPartition, shows_commit,
+    Checkpoint, CommitId, Edit, Epoch, Frontier, FullView, Ledger, Offset, PendingCommit, Ranges,
+    RowCounts, TableView, TopicPartition, shows_commit,
 };
 
 /// An invariant that does not hold.
@@ -31,7 +31,7 @@ fn hold(id: &'static str, holds: bool, detail: impl FnOnce() -> String) -> Resul
 ///
 /// # Errors
 /// The first partition for which this does not hold.
-pub fn journal_is_contiguous(view: &TableView) -> Result<(), Violation> {
+pub fn journal_is_contiguous(view: &FullView) -> Result<(), Violation> {
     let mut reached = BTreeMap::<&TopicPartition, Offset>::new();
     for entry in view.journal.iter().filter(|entry| entry.in_ancestry) {
         if let Some(Edit::Reset { topic, from, .. }) = &entry.edit {

@@ -10,13 +10,15 @@ fn id(result: Result<(), Violation>) -> &'static str {
 fn i1_a_journal_that_repeats_skips_or_misses_the_ledger_is_found() {
     let two = |start| vec![entry(1, "a", &[(0, 0, 10)]), entry(2, "b", &[(0, start, 20)])];
     let at = |next| Some(ledger("b", &[(0, next)]));
-    assert_eq!(journal_is_contiguous(&view(at(20), two(10))), Ok(()));
-    for broken in [view(at(20), two(9)), view(at(20), two(11)), view(at(21), two(10))] {
+    assert_eq!(journal_is_contiguous(&full_view(at(20), two(10))), Ok(()));
+    let broken = [(20, 9), (20, 11), (21, 10)];
+    for (next, start) in broken {
+        let broken = full_view(at(next), two(start));
         assert_eq!(id(journal_is_contiguous(&broken)), "I1");
     }
     let mut beside = two(10);
     beside.push(outside(entry(3, "c", &[(0, 20, 30)])));
-    assert_eq!(journal_is_contiguous(&view(at(20), beside)), Ok(()));
+    assert_eq!(journal_is_contiguous(&full_view(at(20), beside)), Ok(()));
 }
 
 #[test]
@@ -33,9 +35,9 @@ fn i1_a_journal_begins_anew_where_a_topic_was_reset() {
         ]
     };
     let at = |next: &[(i32, Offset)]| Some(ledger("b", next));
-    assert_eq!(journal_is_contiguous(&view(at(&[(0, 20), (1, 5)]), entries(0))), Ok(()));
-    assert_eq!(journal_is_contiguous(&view(at(&[(0, 20), (1, 5)]), entries(17))), Ok(()));
-    assert_eq!(id(journal_is_contiguous(&view(at(&[(0, 20)]), entries(0)))), "I1");
+    assert_eq!(journal_is_contiguous(&full_view(at(&[(0, 20), (1, 5)]), entries(0))), Ok(()));
+    assert_eq!(journal_is_contiguous(&full_view(at(&[(0, 20), (1, 5)]), entries(17))), Ok(()));
+    assert_eq!(id(journal_is_contiguous(&full_view(at(&[(0, 20)]), entries(0)))), "I1");
 }
 
 #[test]

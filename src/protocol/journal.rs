@@ -1,11 +1,11 @@
 //! The journal: what each of our snapshots says about itself in its summary.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::json::{PartitionNumber, UniqueMap};
 use super::{
     CommitId, Edit, Epoch, JournalEntry, LedgerError, Offset, OffsetRange, PendingCommit, Ranges,
-    RowCounts, TopicPartition,
+    RowCounts, ShownCommit, TopicPartition,
 };
 
 /// Summary key: the pipeline that made the snapshot.
@@ -40,9 +40,10 @@ pub struct JournalParts {
     pub edit: Option<Edit>,
 }
 
-/// Any snapshot that the table's metadata still shows, ours or not.
+/// Any snapshot that the table's metadata still shows, ours or not. `T` is as much of what ours say
+/// about themselves as was decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SnapshotFacts {
+pub struct SnapshotFacts<T = JournalParts> {
     /// The snapshot.
     pub snapshot_id: i64,
     /// The snapshot it was made on; the metadata may not show that one any more.
@@ -52,10 +53,24 @@ pub struct SnapshotFacts {
     /// When it was made, milliseconds since the Unix epoch.
     pub timestamp_ms: i64,
     /// Was it made on files of an older snapshot, by the running totals of its summary? `None`
-    /// where they do not tell.
+    /// where they do not tell. It only matters of a snapshot without a parent.
     pub inherited: Option<bool>,
-    /// What [`decode_summary`] found in its summary.
-    pub ours: Option<JournalParts>,
+    /// What was found in its summary, if the pipeline made it.
+    pub ours: Option<T>,
+}
+
+impl SnapshotFacts {
+    /// As much of it as admission needs.
+    pub fn brief(&self) -> SnapshotFacts<CommitId> {
+        SnapshotFacts {
+            snapshot_id: self.snapshot_id,
+            parent_id: self.parent_id,
+            sequence_number: self.sequence_number,
+            timestamp_ms: self.timestamp_ms,
+            inherited: self.inherited,
+            ours: self.ours.as_ref().map(|ours| ours.commit_id.clone()),
+        }
+    }
 }
 
 /// The summary entries of the snapshot that brings `pending` into the table.
@@ -116,13 +131,10 @@ pub fn decode_summary(
     pipeline: &str,
     summary: &HashMap<String, String>,
 ) -> Result<Option<JournalParts>, LedgerError> {
-    if summary.get(SUMMARY_PIPELINE).map(String::as_str) != Some(pipeline) {
+    if !is_of(pipeline, summary) {
         return Ok(None);
     }
-    let value = |key| {
-        let value = summary.get(key).filter(|value| !value.is_empty());
-        value.ok_or_else(|| LedgerError::malformed(key, "it is missing"))
-    };
+    let value = |key| value(summary, key);
     let epoch = value(SUMMARY_EPOCH)?;
     Ok(Some(JournalParts {
         commit_id: CommitId(value(SUMMARY_COMMIT_ID)?.clone()),
@@ -141,26 +153,87 @@ pub fn decode_summary(
     }))
 }
 
+/// The commit that made the snapshot, or `None` if `pipeline` did not make it. Nothing else of the
+/// summary is looked at.
+///
+/// # Errors
+/// [`LedgerError::Malformed`] if the summary names `pipeline` and no commit.
+pub fn decode_commit_id(
+    pipeline: &str,
+    summary: &HashMap<String, String>,
+) -> Result<Option<CommitId>, LedgerError> {
+    if !is_of(pipeline, summary) {
+        return Ok(None);
+    }
+    value(summary, SUMMARY_COMMIT_ID).map(|commit| Some(CommitId(commit.clone())))
+}
+
+fn is_of(pipeline: &str, summary: &HashMap<String, String>) -> bool {
+    summary.get(SUMMARY_PIPELINE).map(String::as_str) == Some(pipeline)
+}
+
+fn value<'a>(summary: &'a HashMap<String, String>, key: &str) -> Result<&'a String, LedgerError> {
+    let value = summary.get(key).filter(|value| !value.is_empty());
+    value.ok_or_else(|| LedgerError::malformed(key, "it is missing"))
+}
+
 /// The journal of the table whose metadata shows `snapshots`, oldest entry first.
 ///
 /// An entry is in the ancestry if the parents lead to it from `head`. Where expiry broke that
 /// chain, an entry older than the break may or may not have been an ancestor. Such an entry (kept
 /// alive by a tag, say) is left out, as if it had been expired too: it proves nothing.
 pub fn journal(head: Option<i64>, snapshots: Vec<SnapshotFacts>) -> Vec<JournalEntry> {
+    let entry = |(in_ancestry, snapshot): (bool, SnapshotFacts)| {
+        let ours = snapshot.ours?;
+        Some(JournalEntry {
+            snapshot_id: snapshot.snapshot_id,
+            timestamp_ms: snapshot.timestamp_ms,
+            in_ancestry,
+            sequence_number: snapshot.sequence_number,
+            commit_id: ours.commit_id,
+            instance: ours.instance,
+            epoch: ours.epoch,
+            ranges: ours.ranges,
+            rows: ours.rows,
+            edit: ours.edit,
+        })
+    };
+    ours_in_order(head, snapshots).into_iter().filter_map(entry).collect()
+}
+
+/// As [`journal`], without what the entries say.
+pub fn commits(head: Option<i64>, snapshots: Vec<SnapshotFacts<CommitId>>) -> Vec<ShownCommit> {
+    let commit = |(in_ancestry, snapshot): (bool, SnapshotFacts<CommitId>)| {
+        Some(ShownCommit {
+            snapshot_id: snapshot.snapshot_id,
+            in_ancestry,
+            sequence_number: snapshot.sequence_number,
+            commit_id: snapshot.ours?,
+        })
+    };
+    ours_in_order(head, snapshots).into_iter().filter_map(commit).collect()
+}
+
+/// Our snapshots, oldest first, each with whether it is in the ancestry; see [`journal`].
+fn ours_in_order<T>(
+    head: Option<i64>,
+    snapshots: Vec<SnapshotFacts<T>>,
+) -> Vec<(bool, SnapshotFacts<T>)> {
     let (walk, end) = ancestry(head, &snapshots);
     let oldest = walk.last().map(|oldest| (oldest.sequence_number, oldest.timestamp_ms));
     let break_at = if end == AncestryEnd::Broken { oldest } else { None };
-    let ancestry: BTreeSet<i64> = walk.iter().map(|snapshot| snapshot.snapshot_id).collect();
-    let mut entries: Vec<JournalEntry> = snapshots
+    let ancestry: HashSet<i64> = walk.iter().map(|snapshot| snapshot.snapshot_id).collect();
+    let mut ours: Vec<(bool, SnapshotFacts<T>)> = snapshots
         .into_iter()
-        .filter(|snapshot| {
+        .filter(|snapshot| snapshot.ours.is_some())
+        .map(|snapshot| (ancestry.contains(&snapshot.snapshot_id), snapshot))
+        .filter(|(in_ancestry, snapshot)| {
             let age = (snapshot.sequence_number, snapshot.timestamp_ms);
-            ancestry.contains(&snapshot.snapshot_id) || break_at.is_none_or(|at| age >= at)
+            *in_ancestry || break_at.is_none_or(|at| age >= at)
         })
-        .filter_map(|snapshot| entry(&ancestry, snapshot))
         .collect();
-    entries.sort_by_key(|entry| (entry.sequence_number, entry.timestamp_ms, entry.snapshot_id));
-    entries
+    ours.sort_by_key(|(_, s)| (s.sequence_number, s.timestamp_ms, s.snapshot_id));
+    ours
 }
 
 /// Where the walk from the head to its oldest ancestor ends.
@@ -179,13 +252,13 @@ pub enum AncestryEnd {
 /// A snapshot without a parent is not always a beginning: some engines take the parent away from a
 /// snapshot when they expire that parent. Only the running totals of its summary tell the two
 /// apart, for those of a beginning (also one by `CREATE OR REPLACE TABLE`) count from zero.
-pub fn ancestry(
+pub fn ancestry<T>(
     head: Option<i64>,
-    snapshots: &[SnapshotFacts],
-) -> (Vec<&SnapshotFacts>, AncestryEnd) {
-    let by_id: HashMap<i64, &SnapshotFacts> =
+    snapshots: &[SnapshotFacts<T>],
+) -> (Vec<&SnapshotFacts<T>>, AncestryEnd) {
+    let by_id: HashMap<i64, &SnapshotFacts<T>> =
         snapshots.iter().map(|snapshot| (snapshot.snapshot_id, snapshot)).collect();
-    let (mut walk, mut seen) = (Vec::new(), BTreeSet::new());
+    let (mut walk, mut seen) = (Vec::new(), HashSet::new());
     let mut next = head;
     while let Some(snapshot) = next.and_then(|id| by_id.get(&id)) {
         if !seen.insert(snapshot.snapshot_id) {
@@ -227,22 +300,6 @@ pub fn inherited(summary: &HashMap<String, String>) -> Option<bool> {
         }
     }
     summary.contains_key(COUNTS[0][0]).then_some(false)
-}
-
-fn entry(ancestry: &BTreeSet<i64>, snapshot: SnapshotFacts) -> Option<JournalEntry> {
-    let ours = snapshot.ours?;
-    Some(JournalEntry {
-        snapshot_id: snapshot.snapshot_id,
-        timestamp_ms: snapshot.timestamp_ms,
-        in_ancestry: ancestry.contains(&snapshot.snapshot_id),
-        sequence_number: snapshot.sequence_number,
-        commit_id: ours.commit_id,
-        instance: ours.instance,
-        epoch: ours.epoch,
-        ranges: ours.ranges,
-        rows: ours.rows,
-        edit: ours.edit,
-    })
 }
 
 fn decode_ranges(text: &str) -> Result<Ranges, LedgerError> {

@@ -309,6 +309,19 @@ pub struct JournalEntry {
     pub edit: Option<Edit>,
 }
 
+/// One of our snapshots, as far as admission needs it: what it brought in stays undecoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShownCommit {
+    /// The snapshot.
+    pub snapshot_id: i64,
+    /// Is the snapshot the head or one of its ancestors?
+    pub in_ancestry: bool,
+    /// Data sequence number of the snapshot: orders the commits.
+    pub sequence_number: i64,
+    /// The commit that made it.
+    pub commit_id: CommitId,
+}
+
 /// All that admission looks at: one consistent reading of a table's metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableView {
@@ -319,7 +332,48 @@ pub struct TableView {
     /// The ledger property of this pipeline.
     pub ledger: Option<Ledger>,
     /// This pipeline's snapshots, oldest first (by sequence number).
+    pub commits: Vec<ShownCommit>,
+}
+
+/// A [`TableView`] with the whole journal: what people's questions are answered from. It grows with
+/// the snapshots times the partitions, so nothing that happens with every commit makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FullView {
+    /// UUID of the table.
+    pub table_uuid: String,
+    /// Snapshot at the head of `main`.
+    pub head: Option<i64>,
+    /// The ledger property of this pipeline.
+    pub ledger: Option<Ledger>,
+    /// This pipeline's snapshots, oldest first (by sequence number).
     pub journal: Vec<JournalEntry>,
+}
+
+impl FullView {
+    /// As admission sees it.
+    pub fn brief(&self) -> TableView {
+        let commit = |entry: &JournalEntry| ShownCommit {
+            snapshot_id: entry.snapshot_id,
+            in_ancestry: entry.in_ancestry,
+            sequence_number: entry.sequence_number,
+            commit_id: entry.commit_id.clone(),
+        };
+        TableView {
+            table_uuid: self.table_uuid.clone(),
+            head: self.head,
+            ledger: self.ledger.clone(),
+            commits: self.journal.iter().map(commit).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl FullView {
+    /// What a commit brought in.
+    pub(super) fn ranges_of(&self, shown: &ShownCommit) -> Option<Ranges> {
+        let mut entries = self.journal.iter();
+        entries.find(|e| e.snapshot_id == shown.snapshot_id).map(|entry| entry.ranges.clone())
+    }
 }
 
 /// A ledger that nobody edited keeps the form that it had before there were edits.

@@ -36,6 +36,27 @@ pub enum CommitOutcome<T = LoadedTable> {
     Rejected(String),
 }
 
+impl<T> CommitOutcome<T> {
+    /// With what the table becomes. A table that shows something else than what was committed, or
+    /// nothing that can be understood, proves nothing: the next reading of it tells.
+    pub fn and_then<U, E: std::fmt::Display>(
+        self,
+        read: impl FnOnce(T) -> Result<U, E>,
+    ) -> CommitOutcome<U> {
+        match self {
+            Self::Committed { snapshot_id, table } => match read(table) {
+                Ok(table) => CommitOutcome::Committed { snapshot_id, table },
+                Err(error) => CommitOutcome::Unknown(format!(
+                    "the catalog answered with a table that cannot be understood: {error}"
+                )),
+            },
+            Self::Conflict(reason) => CommitOutcome::Conflict(reason),
+            Self::Unknown(reason) => CommitOutcome::Unknown(reason),
+            Self::Rejected(detail) => CommitOutcome::Rejected(detail),
+        }
+    }
+}
+
 /// A commit's outcome, and what to delete after it.
 pub struct Appended {
     /// What became of the commit.
@@ -194,7 +215,7 @@ async fn expirable(
         return due;
     }
     match catalog.load(&loaded.name).await {
-        Ok(Some(now)) if same_head(&now, loaded) => expiry::still_due(&now, due, now_ms),
+        Ok(Some(now)) if same_head(&now, loaded) => expiry::still_due(&now, upkeep, due, now_ms),
         // The commit itself will meet what is wrong.
         _ => Vec::new(),
     }

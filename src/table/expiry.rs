@@ -64,7 +64,7 @@ pub(super) fn due(loaded: &LoadedTable, upkeep: &Upkeep, now_ms: i64) -> Vec<i64
     let enough = due.len() * ONE_IN >= kept;
     let next = if enough { kept } else { count };
     upkeep.expire_from.store(next + (next / ONE_IN).max(1), Ordering::Relaxed);
-    if !enough || due.is_empty() || !is_consistent(loaded) {
+    if !enough || due.is_empty() || !is_consistent(loaded, upkeep) {
         return Vec::new();
     }
     due.truncate(MAX_AT_ONCE);
@@ -72,9 +72,14 @@ pub(super) fn due(loaded: &LoadedTable, upkeep: &Upkeep, now_ms: i64) -> Vec<i64
 }
 
 /// Those of `due` that may still be expired in a newer reading of the table.
-pub(super) fn still_due(loaded: &LoadedTable, due: Vec<i64>, now_ms: i64) -> Vec<i64> {
+pub(super) fn still_due(
+    loaded: &LoadedTable,
+    upkeep: &Upkeep,
+    due: Vec<i64>,
+    now_ms: i64,
+) -> Vec<i64> {
     let retention = Retention::of(loaded.metadata.properties());
-    let keepers = keepers(&loaded.metadata, retention).filter(|_| is_consistent(loaded));
+    let keepers = keepers(&loaded.metadata, retention).filter(|_| is_consistent(loaded, upkeep));
     let Some(keepers) = keepers else { return Vec::new() };
     let now: HashSet<i64> =
         choose(&facts(&loaded.metadata), &keepers, retention, now_ms).into_iter().collect();
@@ -82,11 +87,11 @@ pub(super) fn still_due(loaded: &LoadedTable, due: Vec<i64>, now_ms: i64) -> Vec
 }
 
 /// Do ledger and journal of every pipeline agree in this reading of the table?
-pub(super) fn is_consistent(loaded: &LoadedTable) -> bool {
+pub(super) fn is_consistent(loaded: &LoadedTable, upkeep: &Upkeep) -> bool {
     let table = loaded.name.to_string();
     let pipelines = loaded.metadata.properties().keys().filter_map(|key| pipeline_of_key(key));
     for pipeline in pipelines {
-        let reason = match ledger::view(loaded, pipeline) {
+        let reason = match ledger::view(loaded, pipeline, &upkeep.understood) {
             Ok(view) => match check_history(&table, &view) {
                 Ok(()) => continue,
                 Err(refusal) => refusal.to_string(),

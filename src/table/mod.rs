@@ -56,7 +56,7 @@ pub use commit::{Appended, CommitOutcome, append, append_edit};
 pub use error::{BoxError, TableError};
 pub use files::{LiveFile, live_files};
 pub use io::{delete_files, file_io};
-pub use ledger::{edit_basis, view};
+pub use ledger::{Understood, edit_basis, entry, full_view, view};
 pub use orphans::{
     Candidates, FileKind, Judged, OrphanSearch, OrphansError, OwnFile, delete_orphans,
 };

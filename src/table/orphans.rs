@@ -27,7 +27,7 @@ use super::cache::FileCache;
 use super::files::unreadable;
 use super::listing::{Listed, Listing};
 use super::properties::may_delete;
-use super::{Catalog, LoadedTable, TableError, ledger, list, manifest};
+use super::{Catalog, LoadedTable, TableError, Understood, ledger, list, manifest};
 use crate::protocol::{Origin, Passed, Refusal, check_history, pipeline_of_key};
 
 /// Files that are looked at together: bounds memory to some tens of megabytes.
@@ -230,7 +230,7 @@ fn passed(loaded: &LoadedTable, uuid: Uuid, pipeline: &str) -> Result<Passed, Or
     pipelines.insert(pipeline);
     let mut ledgers = Vec::new();
     for pipeline in pipelines {
-        let view = ledger::view(loaded, pipeline)?;
+        let view = ledger::view(loaded, pipeline, &Understood::default())?;
         check_history(&name, &view)?;
         ledgers.extend(view.ledger.map(|ledger| (pipeline, ledger)));
     }

@@ -97,7 +97,7 @@ pub(super) async fn propose(
     };
     let proposal = apply(loaded, snapshot.clone(), change.properties.clone(), expire)?;
     let shown = LoadedTable { metadata: proposal.metadata.clone(), ..loaded.clone() };
-    let proposal = match expire.is_empty() || expiry::is_consistent(&shown) {
+    let proposal = match expire.is_empty() || expiry::is_consistent(&shown, upkeep) {
         true => proposal,
         false => apply(loaded, snapshot, change.properties, &[])?,
     };

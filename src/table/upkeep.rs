@@ -4,11 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cache::FileCache;
+use super::ledger::Understood;
 
 /// What is kept between the commits of a process to one table, and what is done along with them.
 /// Commits that share one read nothing that one of them wrote.
 pub struct Upkeep {
     pub(super) cache: FileCache,
+    /// What of the journals in the table was looked at.
+    pub understood: Understood,
     /// Bytes of manifests that one merge reads at most; decoded they take several times as much.
     pub(super) merge_bytes: u64,
     /// Are snapshots expired with the commits?
@@ -55,6 +58,7 @@ impl Upkeep {
     pub fn new(cache_bytes: usize, expire_snapshots: bool) -> Arc<Self> {
         Arc::new(Self {
             cache: FileCache::new(cache_bytes),
+            understood: Understood::default(),
             merge_bytes: (cache_bytes as u64).clamp(1 << 20, 8 << 20),
             expire_snapshots,
             expire_from: AtomicUsize::new(0),

@@ -1,6 +1,6 @@
 //! Resets: after one, the offsets of a topic mean other records.
 
-use crate::protocol::{Edit, Frontier, Offset, TableView, TopicPartition};
+use crate::protocol::{Edit, Frontier, FullView, Offset, TopicPartition};
 
 /// A time in which the offsets of a partition meant the same records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,7 +63,7 @@ pub(super) struct Eras {
 
 impl Eras {
     /// The resets in the journal; `complete` if no snapshot was expired.
-    pub fn of(view: &TableView, complete: bool) -> Self {
+    pub fn of(view: &FullView, complete: bool) -> Self {
         let shown = || view.journal.iter().filter(|entry| entry.in_ancestry);
         let resets = shown().filter_map(|entry| match &entry.edit {
             Some(Edit::Reset { topic, from, .. }) => Some(Reset {

@@ -7,7 +7,7 @@ use iceberg::spec::TableMetadata;
 use super::files::Files;
 use super::foreign::ForeignSnapshot;
 use super::rows::Rows;
-use crate::protocol::{SUMMARY_PIPELINE, TableView, inherited};
+use crate::protocol::{FullView, SUMMARY_PIPELINE, inherited};
 
 /// All that a table shows about one pipeline, from one reading.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub struct Evidence {
     /// The topic that it reads by its settings.
     pub topic: String,
     /// Its ledger and journal.
-    pub view: TableView,
+    pub view: FullView,
     /// The other snapshots.
     pub history: History,
     /// Topics in the ledgers of other pipelines, and whose they are.

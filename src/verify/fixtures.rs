@@ -3,8 +3,8 @@
 use super::eras::{Eras, Since};
 use super::*;
 use crate::protocol::{
-    CommitId, Edit, Epoch, Frontier, JournalEntry, Ledger, Offset, OffsetRange, RowCounts,
-    TableView, TopicPartition,
+    CommitId, Edit, Epoch, Frontier, FullView, JournalEntry, Ledger, Offset, OffsetRange,
+    RowCounts, TopicPartition,
 };
 use crate::table::LiveFile;
 
@@ -30,7 +30,7 @@ pub(super) struct World {
 
 impl World {
     pub fn new() -> Self {
-        let view = TableView {
+        let view = FullView {
             table_uuid: String::from("u"),
             head: None,
             ledger: None,

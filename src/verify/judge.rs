@@ -130,7 +130,7 @@ impl<'a> Judge<'a> {
 
     fn history(&mut self) {
         let Evidence { table, view, history, .. } = self.evidence;
-        if let Err(refusal) = check_history(table, view) {
+        if let Err(refusal) = check_history(table, &view.brief()) {
             let lost = matches!(refusal, Refusal::LedgerSetBack { .. });
             let kind = if lost { Kind::LedgerBehind } else { Kind::History };
             self.find(kind, None, refusal.to_string());

@@ -17,7 +17,7 @@ use super::files::Files;
 use super::foreign::ForeignSnapshot;
 use super::rows::{RowIndex, Rows};
 use crate::base::kafka_columns::{KAFKA_OFFSET, KAFKA_PARTITION, KAFKA_TOPIC};
-use crate::protocol::{TableView, decode_ledger, pipeline_of_key};
+use crate::protocol::{FullView, decode_ledger, pipeline_of_key};
 use crate::table::{self, BoxError, LiveFile, LoadedTable, TableError};
 
 /// The columns that tell a row's position.
@@ -46,7 +46,7 @@ pub async fn gather(
     topic: &str,
     depth: Depth,
 ) -> Result<Evidence, TableError> {
-    let view = table::view(loaded, pipeline)?;
+    let view = table::full_view(loaded, pipeline)?;
     let history = history(&loaded.metadata, pipeline);
     let eras = Eras::of(&view, history.complete);
     let mut files = Files::default();
@@ -102,7 +102,7 @@ struct Groups<'a> {
 }
 
 impl<'a> Groups<'a> {
-    fn new(view: &TableView, history: &History, eras: &'a Eras) -> Self {
+    fn new(view: &FullView, history: &History, eras: &'a Eras) -> Self {
         let ours = view.journal.iter().filter(|entry| entry.in_ancestry);
         let appends = history.foreign.iter().filter(|foreign| !foreign.removes_files());
         let appends = appends.map(|foreign: &ForeignSnapshot| foreign.snapshot_id);

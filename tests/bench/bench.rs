@@ -16,6 +16,7 @@ mod commits;
 mod fleet;
 mod freshness;
 mod inputs;
+mod journal;
 mod measure;
 mod page;
 mod payloads;
@@ -82,7 +83,7 @@ fn main() {
         return by_hand::in_memory(kind, records, threads, dir);
     }
     if args.commits {
-        return commits::run(args.dry);
+        return commits::run(&args.only, args.dry);
     }
     let load = page::load();
     println!("load of the machine before: {load}");

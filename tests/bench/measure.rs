@@ -156,6 +156,12 @@ pub fn peak_memory(pid: u32) -> Option<u64> {
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
 }
 
+/// Has the peak of this process begin anew; what it is at then.
+pub fn reset_peak_memory() -> u64 {
+    fs::write("/proc/self/clear_refs", "5").expect("cannot reset the peak of memory");
+    peak_memory(std::process::id()).expect("this process runs")
+}
+
 /// User and system CPU seconds of all children that have been waited for.
 #[allow(unsafe_code, reason = "the standard library does not tell what a child used")]
 fn cpu_of_children() -> (f64, f64) {

@@ -521,7 +521,7 @@ fn judge(state: &mut State) {
         if missing > 0 {
             state.find(format!("I8: {missing} files of live snapshots of {table} are deleted"));
         }
-        let view = state.lakes[at].meta.clone().map(|meta| meta.view());
+        let view = state.lakes[at].meta.clone().map(|meta| meta.full_view());
         if let Some(Err(violation)) = view.as_ref().map(journal_is_contiguous) {
             state.find(violation.to_string());
         }

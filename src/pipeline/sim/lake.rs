@@ -8,8 +8,9 @@ use std::sync::Arc;
 use super::kafka::{Kind, index};
 use super::state::{PIPELINE, State, tp};
 use crate::protocol::{
-    CommitId, JournalParts, Ledger, Offset, PendingCommit, RowCounts, SnapshotFacts, TableView,
-    advance, decode_ledger, decode_summary, encode_ledger, encode_summary, journal, ledger_key,
+    CommitId, FullView, JournalParts, Ledger, Offset, PendingCommit, RowCounts, SnapshotFacts,
+    TableView, advance, commits, decode_ledger, decode_summary, encode_ledger, encode_summary,
+    journal, ledger_key,
 };
 
 /// The tables that a world may have, in their order.
@@ -47,25 +48,43 @@ pub(super) struct Meta {
 
 impl Meta {
     pub fn view(&self) -> TableView {
-        let facts = self.snapshots.iter().map(|snapshot| SnapshotFacts {
-            snapshot_id: snapshot.id,
-            parent_id: snapshot.parent,
-            sequence_number: snapshot.sequence,
-            timestamp_ms: snapshot.sequence,
-            ours: snapshot.ours.clone(),
-            inherited: Some(snapshot.inherited),
-        });
         TableView {
             table_uuid: format!("uuid of {}", TABLES[self.at]),
             head: self.head,
             ledger: self.ledger.as_deref().cloned(),
-            journal: journal(self.head, facts.collect()),
+            commits: commits(self.head, self.facts(|ours| ours.commit_id.clone())),
         }
     }
 
     /// The newest snapshot ever made, as far as it is shown.
     fn newest(&self) -> Option<i64> {
         self.snapshots.iter().map(|snapshot| snapshot.id).max()
+    }
+
+    pub fn full_view(&self) -> FullView {
+        FullView {
+            table_uuid: format!("uuid of {}", TABLES[self.at]),
+            head: self.head,
+            ledger: self.ledger.as_deref().cloned(),
+            journal: journal(self.head, self.facts(JournalParts::clone)),
+        }
+    }
+
+    fn facts<T>(&self, of: impl Fn(&JournalParts) -> T) -> Vec<SnapshotFacts<T>> {
+        let facts = |snapshot: &Arc<Snapshot>| SnapshotFacts {
+            snapshot_id: snapshot.id,
+            parent_id: snapshot.parent,
+            sequence_number: snapshot.sequence,
+            timestamp_ms: snapshot.sequence,
+            ours: snapshot.ours.as_ref().map(&of),
+            inherited: Some(snapshot.inherited),
+        };
+        self.snapshots.iter().map(facts).collect()
+    }
+
+    pub fn entry(&self, snapshot_id: i64) -> Option<JournalParts> {
+        let shown = self.snapshots.iter().find(|snapshot| snapshot.id == snapshot_id);
+        shown.and_then(|snapshot| snapshot.ours.clone())
     }
 
     fn files(&self) -> Arc<Vec<usize>> {

@@ -20,11 +20,12 @@ use super::sink::{SimQueue, SimSink};
 use super::state::{Life, Sim, State, TOPIC};
 use crate::failure::Failure;
 use crate::pipeline::messages::{Event, Report};
+use crate::pipeline::reading::Reading;
 use crate::pipeline::seams::{Checkpoints, Source, Table};
 use crate::pipeline::world::{ShardTask, World};
 use crate::protocol::{
-    Checkpoint, CommitId, FlowTable, Frontier, LastCheckpoint, LocalState, LogRange, Offset,
-    PendingCommit, TableView, TopicPartition, one_epoch_is_open, request_is_prepared,
+    Checkpoint, CommitId, FlowTable, Frontier, JournalParts, LastCheckpoint, LocalState, LogRange,
+    Offset, PendingCommit, TopicPartition, one_epoch_is_open, request_is_prepared,
 };
 use crate::source::{Share, SourceError, TopicInfo, Topics};
 use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StateError, StepSeconds};
@@ -392,6 +393,11 @@ impl Source for Port {
     }
 }
 
+fn read(meta: Arc<Meta>) -> Reading<Arc<Meta>> {
+    let view = meta.view();
+    Reading::new(meta, view)
+}
+
 /// A table, as one run of a process reaches it.
 #[derive(Clone)]
 pub(super) struct SimTable {
@@ -402,31 +408,31 @@ pub(super) struct SimTable {
 impl Table for SimTable {
     type Loaded = Arc<Meta>;
 
-    async fn load(&self) -> Result<Option<Arc<Meta>>, Failure> {
+    async fn load(&self) -> Result<Option<Reading<Arc<Meta>>>, Failure> {
         let (slot, at) = (self.port.life.slot(), self.at);
         self.port
             .call("load", move |state| match state.fault(state.plan.unreachable) {
                 true => Err(catalog_error("load")),
                 false => {
                     state.lakes[at].readers.insert(slot);
-                    Ok(state.lakes[at].meta.clone())
+                    Ok(state.lakes[at].meta.clone().map(read))
                 }
             })
             .await
     }
 
-    async fn open(&self) -> Result<Arc<Meta>, Failure> {
+    async fn open(&self) -> Result<Reading<Arc<Meta>>, Failure> {
         let at = self.at;
         self.port
             .call("open", move |state| match state.fault(state.plan.unreachable) {
                 true => Err(catalog_error("open")),
-                false => Ok(state.create_table(at)),
+                false => Ok(read(state.create_table(at))),
             })
             .await
     }
 
-    fn view(&self, loaded: &Arc<Meta>) -> Result<TableView, Failure> {
-        Ok(loaded.view())
+    fn entry(&self, loaded: &Arc<Meta>, snapshot_id: i64) -> Result<Option<JournalParts>, Failure> {
+        Ok(loaded.entry(snapshot_id))
     }
 
     fn may_be_kept(&self, _loaded: &Arc<Meta>) -> bool {
@@ -435,9 +441,9 @@ impl Table for SimTable {
 
     async fn append(
         &self,
-        loaded: &Arc<Meta>,
+        reading: &Reading<Arc<Meta>>,
         pending: &PendingCommit,
-    ) -> Result<CommitOutcome<Arc<Meta>>, Failure> {
+    ) -> Result<CommitOutcome<Reading<Arc<Meta>>>, Failure> {
         let at = self.at;
         self.port.pass("append").await;
         let fate = self.port.fate();
@@ -451,7 +457,7 @@ impl Table for SimTable {
             if !state.lakes[at].readers.remove(&self.port.life.slot()) {
                 state.lakes[at].remembered += 1;
             }
-            let request = state.request(self.port.life.name(), loaded, pending);
+            let request = state.request(self.port.life.name(), reading.table(), pending);
             (request, state.up_to(longest), state.up_to(8 * longest))
         };
         let unknown = || CommitOutcome::Unknown(String::from("no answer"));
@@ -476,7 +482,7 @@ impl Table for SimTable {
                 let again = if let Fate::Twice(again) = fate { Some(again) } else { None };
                 match self.port.send(at, request, there, again).await {
                     Ok(Some((snapshot_id, table))) => {
-                        CommitOutcome::Committed { snapshot_id, table }
+                        CommitOutcome::Committed { snapshot_id, table: read(table) }
                     }
                     Ok(None) => CommitOutcome::Conflict(String::from("the head moved")),
                     Err(_) => unknown(),

@@ -112,7 +112,7 @@ impl Lake {
         let exact = self.is_exact(table);
         let is_foreign = matches!(change, Change::Expire { .. } | Change::Rollback(_));
         match (&history, exact) {
-            (Ok(()), Ok(())) => Ok(journal_is_contiguous(&view)?),
+            (Ok(()), Ok(())) => Ok(journal_is_contiguous(&self.full_view_of(table))?),
             (Ok(()), Err(_)) if table.rolled_back && is_foreign => Err(Halt::Blind),
             (Ok(()), Err(detail)) => violated("I1", detail),
             (Err(_), Err(detail)) if !table.rolled_back => violated("I1", detail),
@@ -152,6 +152,10 @@ impl Lake {
 
     fn view_of(&self, table: &Table) -> TableView {
         self.basis(table).view()
+    }
+
+    fn full_view_of(&self, table: &Table) -> FullView {
+        self.basis(table).full_view()
     }
 
     /// The table as a person's edit sees it.
@@ -205,7 +209,9 @@ impl Lake {
             Admission::Commit { .. } => return violated("I6", "admitted to another head"),
             Admission::AlreadyCommitted => Decision::AlreadyCommitted,
             Admission::Superseded { .. } => {
-                Decision::Superseded { absent: is_provably_absent(pending, &view) }
+                let full = self.full_view_of(self.table(number));
+                let ranges_of = |shown: &ShownCommit| full.ranges_of(shown);
+                Decision::Superseded { absent: is_provably_absent(pending, &view, ranges_of) }
             }
             Admission::Refused(refusal) => Decision::Refused(refusal.name()),
         };

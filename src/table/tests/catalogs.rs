@@ -14,7 +14,7 @@ async fn a_table_is_created_and_found_again_by_another_process() {
     assert_eq!(found.metadata.default_partition_spec().fields()[0].name, "id_bucket");
     assert_eq!(found.metadata.properties().get("owner").map(String::as_str), Some("us"));
     let view = view(&found, PIPELINE).unwrap();
-    assert_eq!((view.head, view.ledger, view.journal), (None, None, vec![]));
+    assert_eq!((view.head, view.ledger, view.commits), (None, None, vec![]));
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod merging;
 mod orphans;
 mod rest;
 mod server;
+mod views;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -30,7 +31,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::protocol::{
-    CommitId, Epoch, Frontier, OffsetRange, PendingFile, RowCounts, TopicPartition,
+    CommitId, Epoch, Frontier, OffsetRange, PendingFile, RowCounts, TableView, TopicPartition,
 };
 
 const PIPELINE: &str = "flights";
@@ -274,6 +275,11 @@ async fn ids(loaded: &LoadedTable) -> Vec<i64> {
         .collect();
     ids.sort_unstable();
     ids
+}
+
+/// What admission sees, by one who sees the table for the first time.
+fn view(loaded: &LoadedTable, pipeline: &str) -> Result<TableView, TableError> {
+    super::view(loaded, pipeline, &Understood::default())
 }
 
 /// The next offset that the table's ledger tells.
