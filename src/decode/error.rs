@@ -100,8 +100,6 @@ pub enum Reason {
     DuplicateKey,
     /// One record needs more column memory than an Arrow array can address (2 GiB).
     TooLarge,
-    /// Not a fault of the record: the batch is full. Finish it and push the record again.
-    BatchFull,
 }
 
 impl Reason {
@@ -134,7 +132,6 @@ impl Reason {
             Self::MissingField => "missing_field",
             Self::DuplicateKey => "duplicate_key",
             Self::TooLarge => "too_large",
-            Self::BatchFull => "batch_full",
         }
     }
 }

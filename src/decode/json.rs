@@ -4,6 +4,7 @@ use arrow::array::ArrayRef;
 use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
 
+use super::Pushed;
 use super::column::StructColumn;
 use super::error::{Reason, RecordError, UnsupportedSchema};
 use super::read::read_struct;
@@ -47,9 +48,9 @@ impl JsonDecoder {
         })
     }
 
-    pub(super) fn push(&mut self, payload: &[u8]) -> Result<(), RecordError> {
+    pub(super) fn push(&mut self, payload: &[u8]) -> Pushed {
         if !self.has_room_for(payload.len()) {
-            return Err(self.no_room());
+            return self.no_room();
         }
         self.text.fill(payload);
         let mut s = Scanner::new(&self.text);
@@ -57,29 +58,30 @@ impl JsonDecoder {
         let Scanner { variable_bytes, unknown_fields, .. } = s;
         self.text.shrink_to(COMMON_PAYLOAD);
         let bytes = self.buffered_bytes() + self.row_width + variable_bytes;
-        let fault = match read {
-            Err(fault) => *fault,
+        let pushed = match read {
+            Err(fault) if fault.reason == Reason::TooLarge => self.no_room(),
+            Err(fault) => Pushed::Bad(*fault),
             Ok(()) if bytes > ADDRESSABLE => self.no_room(),
             Ok(()) => {
                 self.rows += 1;
                 self.payload_bytes += payload.len();
                 self.variable_bytes += variable_bytes;
                 self.unknown_fields += unknown_fields;
-                return Ok(());
+                return Pushed::Row;
             }
         };
         self.record.truncate(self.rows);
-        Err(fault)
+        pushed
     }
 
+    /// The columns could not address the record: together with other rows, or by itself.
     #[cold]
-    fn no_room(&self) -> RecordError {
-        let (reason, detail) = if self.rows == 0 {
-            (Reason::TooLarge, "one record needs more than 2 GiB in the columns")
-        } else {
-            (Reason::BatchFull, "the batch would exceed 2 GiB: finish it and push the record again")
-        };
-        *RecordError::boxed(reason, detail)
+    fn no_room(&self) -> Pushed {
+        if self.rows > 0 {
+            return Pushed::Full;
+        }
+        let detail = "one record needs more than 2 GiB in the columns";
+        Pushed::Bad(*RecordError::boxed(Reason::TooLarge, detail))
     }
 
     pub(super) fn has_room_for(&self, payload_bytes: usize) -> bool {
@@ -105,6 +107,11 @@ impl JsonDecoder {
         self.payload_bytes = 0;
         self.variable_bytes = 0;
         finished
+    }
+
+    #[cfg(test)]
+    pub(super) fn pretend_to_hold(&mut self, bytes: usize) {
+        self.variable_bytes = bytes.saturating_sub(self.rows * self.row_width);
     }
 
     pub(super) fn take_unknown_fields(&mut self) -> u64 {
@@ -144,4 +151,40 @@ fn check_utf8(payload: &[u8]) -> Step<()> {
         return Err(RecordError::boxed(Reason::NotJson, detail));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field};
+
+    use super::*;
+
+    fn decoder() -> JsonDecoder {
+        let schema = Schema::new(vec![Field::new("id", DataType::Int64, true)]);
+        JsonDecoder::new(&schema).unwrap()
+    }
+
+    #[test]
+    fn a_batch_without_room_is_full_and_takes_the_record_when_it_was_finished() {
+        let mut decoder = decoder();
+        assert_eq!(decoder.push(b"{\"id\":1}"), Pushed::Row);
+        decoder.pretend_to_hold(ADDRESSABLE - 7);
+        // Too long beside what is there, and too large.
+        for payload in [&b"{\"id\":2222222}"[..], b"{}"] {
+            assert_eq!(decoder.push(payload), Pushed::Full);
+            assert_eq!((decoder.rows(), decoder.record.length), (1, 1));
+        }
+        assert_eq!(decoder.finish().unwrap()[0].len(), 1);
+        assert_eq!(decoder.push(b"{}"), Pushed::Row);
+        assert_eq!(decoder.finish().unwrap()[0].null_count(), 1);
+    }
+
+    #[test]
+    fn a_record_that_no_batch_has_room_for_is_bad() {
+        let mut decoder = decoder();
+        decoder.row_width = ADDRESSABLE + 1;
+        let Pushed::Bad(error) = decoder.push(b"{}") else { panic!("it was taken") };
+        assert_eq!(error.reason, Reason::TooLarge);
+        assert_eq!((decoder.rows(), decoder.record.length), (0, 0));
+    }
 }

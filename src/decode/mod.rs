@@ -27,6 +27,8 @@ mod simd;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
+
 use arrow::array::ArrayRef;
 use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
@@ -34,6 +36,33 @@ use arrow::error::ArrowError;
 pub use bad_record::BadRecord;
 pub use error::{Reason, RecordError, UnsupportedSchema};
 pub use json::JsonDecoder;
+
+/// What a decoder did with a payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Pushed {
+    /// It is a row.
+    Row,
+    /// It is a bad record; no column is longer than before.
+    Bad(RecordError),
+    /// There is no room for it beside the rows that are there, and nothing was taken: finish them and
+    /// push it again. Does not occur where [`Decoder::has_room_for`] said yes, but for a record that
+    /// grows to gigabytes of nulls, and never where there are no rows.
+    Full,
+    /// Nothing was taken: it was written with a schema that the decoder does not have yet. The record
+    /// is neither bad nor good until then.
+    Needs(SchemaId),
+}
+
+/// Names a schema with which payloads were written, as a schema registry does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SchemaId(pub u32);
+
+impl fmt::Display for SchemaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// A decoder by payload format: a closed set.
 #[derive(Debug)]
@@ -53,13 +82,8 @@ impl Decoder {
         JsonDecoder::new(schema).map(Self::Json)
     }
 
-    /// Appends one payload as one row.
-    ///
-    /// # Errors
-    /// The payload is a bad record; no column is longer than before. Only [`Reason::BatchFull`]
-    /// is no fault of the record; it cannot occur where [`Decoder::has_room_for`] said yes, but
-    /// for a record that grows to gigabytes of nulls.
-    pub fn push(&mut self, payload: &[u8]) -> Result<(), RecordError> {
+    /// Appends one payload as one row, or tells why not.
+    pub fn push(&mut self, payload: &[u8]) -> Pushed {
         match self {
             Self::Json(decoder) => decoder.push(payload),
         }
@@ -95,6 +119,14 @@ impl Decoder {
     pub fn finish(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
         match self {
             Self::Json(decoder) => decoder.finish(),
+        }
+    }
+
+    /// Lets the columns hold so many bytes, as far as anybody asks.
+    #[cfg(test)]
+    pub(crate) fn pretend_to_hold(&mut self, bytes: usize) {
+        match self {
+            Self::Json(decoder) => decoder.pretend_to_hold(bytes),
         }
     }
 

@@ -569,5 +569,5 @@ fn advance_offsets(offsets: &mut Vec<i32>, count: usize) -> Step<()> {
 /// Not reached: the decoder refuses payloads beforehand that could overflow an offset.
 #[cold]
 fn full() -> Box<RecordError> {
-    RecordError::boxed(Reason::BatchFull, "a column of the batch has no room left")
+    RecordError::boxed(Reason::TooLarge, "a column of the batch has no room left")
 }

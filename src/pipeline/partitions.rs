@@ -25,6 +25,17 @@ pub(super) struct Partition {
     pub(super) metrics: PartitionMetrics,
 }
 
+impl Partition {
+    /// Stops before the record at `offset`, which is bad for the table at `at`: the tables before that
+    /// have it.
+    pub(super) fn stop(&mut self, offset: Offset, at: usize) {
+        self.stopped = true;
+        for before in self.places.iter_mut().take(at).filter(|place| place.wants(offset)) {
+            before.ahead = true;
+        }
+    }
+}
+
 /// How far a table is in a partition.
 pub(super) struct Place {
     /// What its next range continues.
@@ -43,11 +54,6 @@ impl Place {
     /// Does the table lack the record at `offset`?
     pub(super) fn wants(&self, offset: Offset) -> bool {
         offset >= self.start
-    }
-
-    /// The table took the record that stops the partition.
-    pub(super) fn went_ahead(&mut self) {
-        self.ahead = true;
     }
 
     /// Ends the epoch at `next`, the partition's position: the ledger value that the range continues,

@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
 use iceberg::spec::TableMetadata;
 
 use crate::base::kafka_columns::KafkaColumn;
-use crate::decode::{Decoder, RecordError};
+use crate::decode::{Decoder, Pushed};
 use crate::failure::Failure;
 use crate::source::{Record, TopicIndex, Topics};
 
@@ -78,9 +78,12 @@ impl RowBuilder {
         })
     }
 
-    /// Appends a record as one row; on an error nothing is appended.
-    pub fn push(&mut self, record: &Record<'_>, payload: &[u8]) -> Result<(), RecordError> {
-        self.decoder.push(payload)?;
+    /// Appends a record as one row, or nothing.
+    pub fn push(&mut self, record: &Record<'_>, payload: &[u8]) -> Pushed {
+        let pushed = self.decoder.push(payload);
+        if !matches!(pushed, Pushed::Row) {
+            return pushed;
+        }
         match self.topic_runs.last_mut() {
             Some((topic, rows)) if *topic == record.topic => *rows += 1,
             _ => self.topic_runs.push((record.topic, 1)),
@@ -89,7 +92,7 @@ impl RowBuilder {
         self.offsets.append_value(record.offset);
         self.timestamps
             .append_option(record.timestamp_ms.and_then(|millis| millis.checked_mul(1000)));
-        Ok(())
+        Pushed::Row
     }
 
     /// Can a payload of so many bytes be pushed before the rows have to be taken?
@@ -110,6 +113,11 @@ impl RowBuilder {
     /// Payload fields that the table lacks, since the last call.
     pub fn take_unknown_fields(&mut self) -> u64 {
         self.decoder.take_unknown_fields()
+    }
+
+    #[cfg(test)]
+    pub(super) fn pretend_to_hold(&mut self, bytes: usize) {
+        self.decoder.pretend_to_hold(bytes);
     }
 
     /// Takes the rows as one batch.
@@ -209,8 +217,8 @@ mod tests {
                     headers: Headers::NONE,
                 };
                 // One that is no row has no part in it.
-                assert!(rows.push(&record(b"bad"), b"bad").is_err());
-                rows.push(&record(payload), payload).unwrap();
+                assert!(matches!(rows.push(&record(b"bad"), b"bad"), Pushed::Bad(_)));
+                assert_eq!(rows.push(&record(payload), payload), Pushed::Row);
             }
             let taken = rows.take().unwrap();
             let names: Vec<&str> =

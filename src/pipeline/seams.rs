@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::messages::Event;
 use super::reading::Reading;
-use crate::decode::RecordError;
+use crate::decode::Pushed;
 use crate::failure::Failure;
 use crate::protocol::{
     Checkpoint, CommitId, Frontier, JournalParts, LocalState, LogRange, Offset, PendingCommit,
@@ -153,15 +153,12 @@ pub trait Sink: Send + 'static {
     /// The files of an epoch that ended.
     type Closing: Closing;
 
-    /// Takes a record's payload as one row; on a [`RecordError`] nothing is taken.
+    /// Takes a record's payload as one row, or nothing. It makes room by itself: one that is full all
+    /// the same has a defect.
     ///
     /// # Errors
     /// If rows taken before cannot be written.
-    fn push(
-        &mut self,
-        record: &Record<'_>,
-        payload: &[u8],
-    ) -> Result<Result<(), RecordError>, Failure>;
+    fn push(&mut self, record: &Record<'_>, payload: &[u8]) -> Result<Pushed, Failure>;
     /// Writes what has waited long enough.
     ///
     /// # Errors

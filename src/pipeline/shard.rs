@@ -15,9 +15,9 @@ use super::messages::{Begin, Command, Progress, Report, Sealed};
 use super::partitions::{Partition, Partitions, Place};
 use super::seams::{Closing, Queue, Sink, now};
 use crate::config::BadRecords;
-use crate::decode::{BadRecord, RecordError};
+use crate::decode::{BadRecord, Pushed, RecordError};
 use crate::failure::{Failure, chain};
-use crate::protocol::{Epoch, RowCounts, TableShare};
+use crate::protocol::{Epoch, Fate, Offset, RowCounts, TableShare, TopicPartition};
 use crate::source::{Polled, Record, Topics};
 use crate::telemetry::Metrics;
 
@@ -264,67 +264,42 @@ impl<S: Sink> Shard<S> {
             return Ok(Taken::Still);
         }
         match record.value {
-            None => {
-                self.metrics.add_tombstones(1);
-                for (table, place) in self.tables.iter_mut().zip(&p.places) {
-                    table.counts.tombstones += u64::from(place.wants(record.offset));
-                }
+            None => self.metrics.add_tombstones(1),
+            Some(value) => self.bytes += value.len() as u64,
+        }
+        for (at, table) in self.tables.iter_mut().enumerate() {
+            if !p.places.get(at).is_some_and(|place| place.wants(record.offset)) {
+                continue;
             }
-            Some(value) => {
-                self.bytes += value.len() as u64;
-                for at in 0..self.tables.len() {
-                    if let Some(bad) = self.push(at, record, value)? {
-                        return Ok(Taken::Bad(bad));
+            let fate = match record.value {
+                None => Fate::Tombstone,
+                Some(value) => match table.sink.push(record, value)? {
+                    Pushed::Row => Fate::Row,
+                    Pushed::Bad(error) => {
+                        self.metrics.add_bad_records(error.reason.label(), 1);
+                        match self.settings.bad_records {
+                            BadRecords::Fail => {
+                                p.stop(record.offset, at);
+                                let (partition, offset) = (p.tp.clone(), record.offset);
+                                return Ok(Taken::Bad(BadRecord { partition, offset, error }));
+                            }
+                            BadRecords::Skip => skipped(&p.tp, record.offset, &error),
+                        }
                     }
-                }
-            }
+                    Pushed::Full => return Err(stuck(p, record, "no batch has room for it")),
+                    // Nothing of today fetches schemas, and no decoder of today asks for one.
+                    Pushed::Needs(schema) => {
+                        let why = format!("it was written with schema {schema}, which is not here");
+                        return Err(stuck(p, record, &why));
+                    }
+                },
+            };
+            // I10: nowhere else.
+            table.counts.count(fate);
         }
         self.records += 1;
         self.partitions.advance(record);
         Ok(Taken::Moved)
-    }
-
-    /// Gives a record to the table at `at`, unless that holds it already.
-    fn push(
-        &mut self,
-        at: usize,
-        record: &Record<'_>,
-        value: &[u8],
-    ) -> Result<Option<BadRecord>, Failure> {
-        let Some(p) = self.partitions.get_mut(record.id()) else { return Ok(None) };
-        let Some(table) = self.tables.get_mut(at) else { return Ok(None) };
-        if !p.places.get(at).is_some_and(|place| place.wants(record.offset)) {
-            return Ok(None);
-        }
-        match table.sink.push(record, value)? {
-            Ok(()) => {
-                table.counts.written += 1;
-                Ok(None)
-            }
-            Err(error) => Ok(self.bad(at, record, error)),
-        }
-    }
-
-    /// Counts a bad record as skipped for the table at `at`, or stops its partition before it.
-    fn bad(&mut self, at: usize, record: &Record<'_>, error: RecordError) -> Option<BadRecord> {
-        self.metrics.add_bad_records(error.reason.label(), 1);
-        let p = self.partitions.get_mut(record.id())?;
-        match self.settings.bad_records {
-            BadRecords::Fail => {
-                p.stopped = true;
-                for before in p.places.iter_mut().take(at).filter(|p| p.wants(record.offset)) {
-                    before.went_ahead();
-                }
-                Some(BadRecord { partition: p.tp.clone(), offset: record.offset, error })
-            }
-            BadRecords::Skip => {
-                if let Some(table) = self.tables.get_mut(at) {
-                    table.counts.skipped += 1;
-                }
-                tracing::debug!(partition = %p.tp, offset = record.offset, %error, "skipped");
-                None
-            }
-        }
     }
 
     /// Makes the work of one batch visible to the coordinator.
@@ -385,6 +360,20 @@ impl<S: Sink> Shard<S> {
         self.show_buffered();
         Ok(())
     }
+}
+
+/// A bad record is left out.
+#[cold]
+fn skipped(partition: &TopicPartition, offset: Offset, error: &RecordError) -> Fate {
+    tracing::debug!(%partition, offset, %error, "skipped");
+    Fate::Skipped
+}
+
+/// A record that can neither be taken nor passed over.
+#[cold]
+fn stuck(partition: &Partition, record: &Record<'_>, why: &str) -> Failure {
+    let (tp, offset) = (&partition.tp, record.offset);
+    Failure::Internal(format!("{tp}: the record at offset {offset} cannot be taken: {why}"))
 }
 
 impl<C: Closing> Ending<C> {

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicI64;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
-use crate::decode::Reason;
+use crate::decode::{Reason, SchemaId};
 use crate::protocol::{Offset, OffsetRange, PendingFile, StartAt, TopicPartition};
 use crate::source::{Headers, PartitionId, TopicIndex};
 
@@ -19,11 +19,11 @@ struct Disk {
     durable: bool,
     /// Does a file that ends fail?
     fails: bool,
-    /// The record that it cannot take.
-    bad: Option<Offset>,
     /// Bytes that a file holds until it is durable.
     held: u64,
     abandoned: u64,
+    /// What becomes of records that are no rows, by their offsets.
+    pushed: BTreeMap<Offset, Pushed>,
 }
 
 struct Files {
@@ -61,14 +61,11 @@ impl Sink for Store {
     type Table = ();
     type Closing = Files;
 
-    fn push(&mut self, record: &Record<'_>, _: &[u8]) -> Result<Result<(), RecordError>, Failure> {
+    fn push(&mut self, record: &Record<'_>, _: &[u8]) -> Result<Pushed, Failure> {
         let mut disk = self.0.lock().unwrap();
-        if disk.bad == Some(record.offset) {
-            let (path, detail) = (String::new(), String::from("for this table"));
-            return Ok(Err(RecordError { reason: Reason::NotJson, path, detail }));
-        }
-        disk.rows += 1;
-        Ok(Ok(()))
+        let pushed = disk.pushed.remove(&record.offset).unwrap_or(Pushed::Row);
+        disk.rows += u64::from(pushed == Pushed::Row);
+        Ok(pushed)
     }
 
     fn tick(&mut self) -> Result<(), Failure> {
@@ -103,6 +100,14 @@ struct Log {
     topic: TopicIndex,
     next: Offset,
     count: Offset,
+    /// Those of these offsets are tombstones.
+    tombstones: Vec<Offset>,
+}
+
+impl Log {
+    fn new(topic: TopicIndex, next: Offset, count: Offset) -> Self {
+        Self { topic, next, count, tombstones: Vec::new() }
+    }
 }
 
 impl Queue for Log {
@@ -110,11 +115,13 @@ impl Queue for Log {
         let from = self.next;
         self.next += self.count;
         for offset in from..self.next {
-            let value = Some(&b"{}"[..]);
+            let value = (!self.tombstones.contains(&offset)).then_some(&b"{}"[..]);
             let topic = self.topic;
             let (timestamp_ms, key, headers) = (None, None, Headers::NONE);
             let record = Record { topic, partition: 0, offset, timestamp_ms, key, value, headers };
-            take(Polled::Record(record));
+            if !take(Polled::Record(record)) {
+                break;
+            }
         }
         usize::try_from(self.count).unwrap()
     }
@@ -137,7 +144,12 @@ struct Rig {
 impl Rig {
     /// A shard that reads partition 0 from offset 10 on.
     fn new(disk: Disk) -> Self {
-        let mut rig = Self::of_tables(vec![disk]);
+        Self::under(disk, BadRecords::Fail)
+    }
+
+    /// The same under this policy.
+    fn under(disk: Disk, bad_records: BadRecords) -> Self {
+        let mut rig = Self::with(vec![disk], bad_records);
         rig.begin("t", 10).unwrap();
         assert!(matches!(rig.reports.try_recv(), Ok(Report::Ready)));
         rig
@@ -145,8 +157,12 @@ impl Rig {
 
     /// A shard that reads nothing yet.
     fn of_tables(disks: Vec<Disk>) -> Self {
+        Self::with(disks, BadRecords::Fail)
+    }
+
+    fn with(disks: Vec<Disk>, bad_records: BadRecords) -> Self {
         let disks: Vec<_> = disks.into_iter().map(|disk| Arc::new(Mutex::new(disk))).collect();
-        let settings = ShardSettings { bad_records: BadRecords::Fail, max_epoch_bytes: u64::MAX };
+        let settings = ShardSettings { bad_records, max_epoch_bytes: u64::MAX };
         let metrics = Metrics::new().unwrap();
         let shard = Shard::new(
             settings,
@@ -161,7 +177,7 @@ impl Rig {
             disk: disks[0].clone(),
             tables: disks.len(),
             shard,
-            log: Log { topic: TopicIndex::default(), next: 10, count: 5 },
+            log: Log::new(TopicIndex::default(), 10, 5),
             out,
             reports,
         }
@@ -301,7 +317,7 @@ fn partitions_of_the_same_number_of_two_topics_move_each_by_itself() {
     rig.read();
     assert_eq!(position.load(Ordering::Relaxed), 70);
     let topics = Topics::new(["t", "u"]);
-    rig.log = Log { topic: topics.index("u").unwrap(), next: 70, count: 3 };
+    rig.log = Log::new(topics.index("u").unwrap(), 70, 3);
     rig.read();
     assert_eq!(position.load(Ordering::Relaxed), 73);
     assert!(rig.seal(1).unwrap());
@@ -315,7 +331,7 @@ fn partitions_of_the_same_number_of_two_topics_move_each_by_itself() {
     rig.shard.obey(seal, &rig.out).unwrap();
     assert!(matches!(rig.reports.try_recv(), Ok(Report::Sealed(..))));
     rig.read();
-    rig.log = Log { topic: TopicIndex::default(), next: 15, count: 2 };
+    rig.log = Log::new(TopicIndex::default(), 15, 2);
     rig.read();
     assert!(rig.seal(3).unwrap());
     assert_eq!(rig.sealed(), Some((3, 15, 17, 2)));
@@ -351,10 +367,10 @@ fn a_table_that_is_ahead_drops_what_it_holds_and_the_other_takes_it() {
 #[test]
 fn a_record_that_is_bad_for_one_table_only_is_in_the_others_range_or_not_in_its_files() {
     let good = || Disk { durable: true, ..Disk::default() };
-    let bad = || Disk { bad: Some(12), ..good() };
+    let other = || Disk { pushed: [(12, bad())].into(), ..good() };
     for (disks, expected) in [
-        (vec![good(), bad()], [Some((10, 13, 3)), Some((10, 12, 2))]),
-        (vec![bad(), good()], [Some((10, 12, 2)), Some((10, 12, 2))]),
+        (vec![good(), other()], [Some((10, 13, 3)), Some((10, 12, 2))]),
+        (vec![other(), good()], [Some((10, 12, 2)), Some((10, 12, 2))]),
     ] {
         let mut rig = Rig::of_tables(disks);
         rig.begin_at(10, 10);
@@ -380,4 +396,56 @@ fn files_that_are_durable_while_those_of_another_table_fail_are_told() {
     assert_eq!(left.shares.iter().map(|share| share.files.len()).collect::<Vec<_>>(), [1, 0]);
     rig.shard.abandon(&rig.out);
     assert!(rig.reports.try_recv().is_err(), "told once");
+}
+
+fn bad() -> Pushed {
+    let (path, detail) = (String::new(), String::from("not JSON"));
+    Pushed::Bad(RecordError { reason: Reason::NotJson, path, detail })
+}
+
+#[test]
+fn each_record_has_one_fate_and_is_counted_by_it() {
+    let pushed = [(11, bad()), (12, bad())].into();
+    let disk = Disk { durable: true, pushed, ..Disk::default() };
+    let mut rig = Rig::under(disk, BadRecords::Skip);
+    rig.log.tombstones = vec![13];
+    rig.read();
+    assert!(rig.seal(1).unwrap());
+    let Ok(Report::Sealed(_, sealed)) = rig.reports.try_recv() else { panic!("another report") };
+    let rows = RowCounts { written: 2, skipped: 2, dead_lettered: 0, tombstones: 1 };
+    assert_eq!(sealed.shares[0].rows, rows);
+    let range = sealed.shares[0].ranges.values().next();
+    assert_eq!(range, Some(&OffsetRange { start: 10, end: 15 }));
+}
+
+#[test]
+fn a_bad_record_stops_its_partition_before_it_and_is_not_counted_under_fail() {
+    let disk = Disk { durable: true, pushed: [(12, bad())].into(), ..Disk::default() };
+    let mut rig = Rig::new(disk);
+    rig.read();
+    let Ok(Report::Bad(record)) = rig.reports.try_recv() else { panic!("another report") };
+    assert_eq!((record.partition, record.offset), (TopicPartition::new("t", 0), 12));
+    assert!(rig.seal(1).unwrap());
+    assert_eq!(rig.sealed(), Some((1, 10, 12, 2)));
+}
+
+#[test]
+fn a_record_that_needs_a_schema_is_neither_counted_nor_passed_over_and_names_the_schema() {
+    let pushed = [(12, Pushed::Needs(SchemaId(7)))].into();
+    let mut rig = Rig::under(Disk { pushed, ..Disk::default() }, BadRecords::Skip);
+    let failure = rig.shard.read(&mut rig.log, Duration::ZERO, &rig.out).unwrap_err();
+    let words = failure.to_string();
+    for part in ["t[0]", "offset 12", "schema 7"] {
+        assert!(words.contains(part), "{words}");
+    }
+    assert!(matches!(failure, Failure::Internal(_)));
+    assert_eq!(rig.disk.lock().unwrap().rows, 2);
+}
+
+#[test]
+fn a_sink_that_has_no_room_for_a_record_is_a_defect() {
+    let pushed = [(12, Pushed::Full)].into();
+    let mut rig = Rig::under(Disk { pushed, ..Disk::default() }, BadRecords::Skip);
+    let failure = rig.shard.read(&mut rig.log, Duration::ZERO, &rig.out).unwrap_err();
+    assert!(failure.to_string().contains("offset 12"), "{failure}");
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::rows::RowBuilder;
 use super::seams::{Closing, Sink};
-use crate::decode::{Reason, RecordError};
+use crate::decode::Pushed;
 use crate::failure::{Failure, chain};
 use crate::protocol::{DataFileNames, Offset, PendingFile};
 use crate::source::{PartitionId, Record, Topics};
@@ -103,16 +103,12 @@ impl FileSink {
 
     /// Appends a payload as a row. A batch that is full is not the record's fault: it is flushed,
     /// and the record begins the next one.
-    fn append(
-        &mut self,
-        record: &Record<'_>,
-        payload: &[u8],
-    ) -> Result<Result<(), RecordError>, Failure> {
+    fn append(&mut self, record: &Record<'_>, payload: &[u8]) -> Result<Pushed, Failure> {
         if !self.rows.has_room_for(payload.len()) {
             self.flush()?;
         }
         match self.rows.push(record, payload) {
-            Err(error) if error.reason == Reason::BatchFull && self.rows.rows() > 0 => {
+            Pushed::Full => {
                 self.flush()?;
                 Ok(self.rows.push(record, payload))
             }
@@ -142,13 +138,9 @@ impl Sink for FileSink {
     type Table = LoadedTable;
     type Closing = EpochFiles;
 
-    fn push(
-        &mut self,
-        record: &Record<'_>,
-        payload: &[u8],
-    ) -> Result<Result<(), RecordError>, Failure> {
+    fn push(&mut self, record: &Record<'_>, payload: &[u8]) -> Result<Pushed, Failure> {
         let pushed = self.append(record, payload)?;
-        if pushed.is_ok() {
+        if matches!(pushed, Pushed::Row) {
             self.first.get_or_insert((record.id(), record.offset));
             self.batch_since.get_or_insert_with(Instant::now);
             if self.rows.rows() >= self.settings.batch_rows
@@ -222,7 +214,9 @@ mod tests {
 
     fn sink(dir: &tempfile::TempDir, runtime: &tokio::runtime::Runtime) -> FileSink {
         let schema = crate::table::parse_schema(
-            r#"{"type": "struct", "fields": [{"id": 1, "name": "id", "required": true, "type": "long"}]}"#,
+            r#"{"type": "struct", "fields": [
+                {"id": 1, "name": "id", "required": true, "type": "long"},
+                {"id": 2, "name": "absent", "required": false, "type": "long"}]}"#,
         );
         let metadata = TableMetadataBuilder::new(
             schema.unwrap(),
@@ -254,24 +248,25 @@ mod tests {
         FileSink::new(settings, Arc::new(table)).unwrap()
     }
 
+    fn push(sink: &mut FileSink, partition: i32, offset: Offset, payload: &str) -> Pushed {
+        let record = Record {
+            topic: TopicIndex::default(),
+            partition,
+            offset,
+            timestamp_ms: None,
+            key: None,
+            value: Some(payload.as_bytes()),
+            headers: Headers::NONE,
+        };
+        sink.push(&record, payload.as_bytes()).unwrap()
+    }
+
     /// Pushes records of (partition, offset, payload), and gives where the names of the files say
     /// that the epoch began.
     fn epoch(sink: &mut FileSink, records: &[(i32, Offset, &str)]) -> Vec<(u64, i32, Offset)> {
         for (partition, offset, payload) in records {
-            let payload = payload.as_bytes();
-            let (partition, offset) = (*partition, *offset);
-            let topic = TopicIndex::default();
-            let record = Record {
-                topic,
-                partition,
-                offset,
-                timestamp_ms: None,
-                key: None,
-                value: Some(payload),
-                headers: Headers::NONE,
-            };
-            let pushed = sink.push(&record, payload).unwrap();
-            assert_eq!(pushed.is_ok(), payload.starts_with(b"{"));
+            let pushed = push(sink, *partition, *offset, payload);
+            assert_eq!(pushed == Pushed::Row, payload.starts_with('{'));
         }
         let table = sink.table.clone();
         let files = sink.close(&table).unwrap().wait().unwrap();
@@ -297,5 +292,20 @@ mod tests {
         assert_eq!(epoch(&mut sink, &[(0, 42, row), (1, 9, row)]), [(3, 0, 42)]);
         assert_eq!(epoch(&mut sink, &[(2, 5, "bad")]), []);
         assert_eq!(epoch(&mut sink, &[(0, 43, row)]), [(3, 0, 43)]);
+    }
+
+    #[test]
+    fn a_record_for_which_a_batch_has_no_room_begins_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let mut sink = sink(&dir, &runtime);
+        assert_eq!(push(&mut sink, 0, 5, r#"{"id": 1}"#), Pushed::Row);
+        // Nearly all that columns can address: the payload fits, and the row does not.
+        sink.rows.pretend_to_hold(i32::MAX as usize - 9);
+        assert_eq!(push(&mut sink, 0, 6, r#"{"id": 2}"#), Pushed::Row);
+        assert_eq!(sink.rows.rows(), 1);
+        let table = sink.table.clone();
+        let files = sink.close(&table).unwrap().wait().unwrap();
+        assert_eq!(files.iter().map(|file| file.records).sum::<u64>(), 2);
     }
 }

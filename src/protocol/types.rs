@@ -125,6 +125,19 @@ impl fmt::Display for CommitId {
     }
 }
 
+/// What became of a record that was consumed: one of these, once (I10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is a row in a data file.
+    Row,
+    /// It is bad, and was left out by the policy `skip`.
+    Skipped,
+    /// It is bad, and was sent to a dead letter queue.
+    DeadLettered,
+    /// It has no payload.
+    Tombstone,
+}
+
 /// What became of the records of a commit. Every record is in exactly one of these.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowCounts {
@@ -139,6 +152,17 @@ pub struct RowCounts {
 }
 
 impl RowCounts {
+    /// Counts a record.
+    #[inline]
+    pub fn count(&mut self, fate: Fate) {
+        *match fate {
+            Fate::Row => &mut self.written,
+            Fate::Skipped => &mut self.skipped,
+            Fate::DeadLettered => &mut self.dead_lettered,
+            Fate::Tombstone => &mut self.tombstones,
+        } += 1;
+    }
+
     /// Adds what became of other records.
     pub fn add(&mut self, other: &Self) {
         self.written += other.written;
@@ -403,5 +427,21 @@ mod pairs {
         D: Deserializer<'de>,
     {
         Ok(Vec::<(K, V)>::deserialize(deserializer)?.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_fate_has_a_count_of_its_own() {
+        let fates = [Fate::Row, Fate::Skipped, Fate::DeadLettered, Fate::Tombstone];
+        let mut rows = RowCounts::default();
+        for (times, fate) in (1..).zip(fates) {
+            (0..times).for_each(|_| rows.count(fate));
+        }
+        let expected = RowCounts { written: 1, skipped: 2, dead_lettered: 3, tombstones: 4 };
+        assert_eq!((rows, rows.records()), (expected, 10));
     }
 }

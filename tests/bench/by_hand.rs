@@ -15,7 +15,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use clap::ValueEnum;
 use iceberg::arrow::schema_to_arrow_schema;
-use icestream::decode::Decoder;
+use icestream::decode::{Decoder, Pushed};
 use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::basic::{Compression, Encoding, Type, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -177,7 +177,7 @@ impl Files {
     fn push(&mut self, record: &Record<'_>) {
         // A bad record leaves no trace in the columns; whether one was expected is seen when the
         // rows are counted.
-        if self.decoder.push(record.payload).is_err() {
+        if self.decoder.push(record.payload) != Pushed::Row {
             return;
         }
         self.partitions.append_value(record.partition);

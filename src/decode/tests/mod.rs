@@ -14,7 +14,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use iceberg::arrow::schema_to_arrow_schema;
 use serde_json::{Value, json};
 
-use super::{Decoder, Reason, RecordError};
+use super::{Decoder, Pushed, Reason, RecordError};
 
 /// The Arrow schema of an Iceberg table with these fields: `(name, required, type)`.
 fn schema(fields: &[(&str, bool, Value)]) -> Schema {
@@ -46,7 +46,11 @@ impl Table {
     }
 
     fn push(&mut self, payload: impl AsRef<[u8]>) -> Result<(), RecordError> {
-        self.decoder.push(payload.as_ref())
+        match self.decoder.push(payload.as_ref()) {
+            Pushed::Row => Ok(()),
+            Pushed::Bad(error) => Err(error),
+            other @ (Pushed::Full | Pushed::Needs(_)) => panic!("{other:?}"),
+        }
     }
 
     fn reason(&mut self, payload: impl AsRef<[u8]>) -> Option<Reason> {

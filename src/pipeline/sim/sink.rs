@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::kafka::{Kind, index};
 use super::lake::{Meta, is_bad};
 use super::port::Port;
-use crate::decode::{Reason, RecordError};
+use crate::decode::{Pushed, Reason, RecordError};
 use crate::failure::Failure;
 use crate::pipeline::seams::{Closing, Queue, Sink, now};
 use crate::protocol::{Offset, PendingFile};
@@ -187,22 +187,18 @@ impl Sink for SimSink {
     type Table = Arc<Meta>;
     type Closing = SimClosing;
 
-    fn push(
-        &mut self,
-        record: &Record<'_>,
-        payload: &[u8],
-    ) -> Result<Result<(), RecordError>, Failure> {
+    fn push(&mut self, record: &Record<'_>, payload: &[u8]) -> Result<Pushed, Failure> {
         let bad_here = is_bad(self.at, Kind::Good, record.offset);
         if payload == BAD || bad_here {
             let (path, detail) = (String::new(), String::from("simulated"));
-            return Ok(Err(RecordError { reason: Reason::NotJson, path, detail }));
+            return Ok(Pushed::Bad(RecordError { reason: Reason::NotJson, path, detail }));
         }
         self.rows.push((record.partition, record.offset));
         let roll = self.port.sim.lock().plan.roll;
         if self.rows.len() >= roll {
             self.write()?;
         }
-        Ok(Ok(()))
+        Ok(Pushed::Row)
     }
 
     fn tick(&mut self) -> Result<(), Failure> {

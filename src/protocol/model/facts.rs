@@ -14,14 +14,6 @@ pub(super) type CommitNo = u16;
 pub(super) type LedgerNo = u16;
 pub(super) type EditNo = u16;
 
-/// What becomes of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    Written,
-    Skipped,
-    Tombstone,
-}
-
 /// What a reader takes from a partition at once: a record, or nothing but a new position.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Item {
@@ -38,8 +30,8 @@ fn items(partition: usize, count: u8) -> Vec<Item> {
         let at = next;
         let item = match (partition, number % 3) {
             (0, 1) => Item { record: Some((at, Fate::Skipped)), next: at + 1 },
-            (0, _) => Item { record: Some((at, Fate::Written)), next: at + 1 },
-            (_, 0) => Item { record: Some((at + 1, Fate::Written)), next: at + 2 },
+            (0, _) => Item { record: Some((at, Fate::Row)), next: at + 1 },
+            (_, 0) => Item { record: Some((at + 1, Fate::Row)), next: at + 2 },
             (_, 1) => Item { record: Some((at, Fate::Tombstone)), next: at + 1 },
             (_, _) => Item { record: None, next: at + 1 },
         };
@@ -141,14 +133,12 @@ impl Facts {
                 consumed.set(number_tp(partition), item.next.into());
                 let Some((offset, fate)) = item.record else { continue };
                 records += 1;
-                match fate {
-                    Fate::Written => rows.push((partition, offset)),
-                    Fate::Skipped => pending.rows.skipped += 1,
-                    Fate::Tombstone => pending.rows.tombstones += 1,
+                pending.rows.count(fate);
+                if fate == Fate::Row {
+                    rows.push((partition, offset));
                 }
             }
         }
-        pending.rows.written = rows.len() as u64;
         pending.commit_id = commit_id(
             PIPELINE,
             &pending.instance,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::super::fixtures::UUID;
 use super::super::*;
-use super::facts::{CommitNo, Facts, Fate, PIPELINE, TABLE, number_tp};
+use super::facts::{CommitNo, Facts, PIPELINE, TABLE, number_tp};
 use super::state::{Offsets, PARTITIONS, Request};
 use super::table::{Change, Table};
 use super::{Halt, LIVE, violated};
@@ -131,7 +131,7 @@ impl Lake {
         for partition in 0..PARTITIONS {
             let next = ledger.and_then(|frontier| frontier.get(&number_tp(partition)));
             for item in &self.facts.log[partition] {
-                let Some((offset, Fate::Written)) = item.record else { continue };
+                let Some((offset, Fate::Row)) = item.record else { continue };
                 let due = usize::from(next.is_some_and(|next| Offset::from(offset) < next));
                 let times = found.remove(&(partition, offset)).unwrap_or(0);
                 if times != due {
