@@ -4,12 +4,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::config::{CatalogType, Config, Fetcher};
+use crate::decode::Format;
 use crate::failure::Failure;
 use crate::source::{FetchBy, SourceSettings, Topics};
 use crate::table::{self, Catalog, CatalogKind, CatalogSettings, LoadedTable, RestAuth, TableName};
 
 /// How long a catalog may take to answer one request.
 const CATALOG_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How the payloads of all topics are written: there is no setting for another.
+pub const FORMAT: Format = Format::Json;
 
 /// Connects to the configured catalog.
 pub async fn connect_catalog(config: &Config) -> Result<Catalog, Failure> {

@@ -15,7 +15,7 @@ use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::base::kafka_columns::KafkaColumn;
 use crate::config::{CatalogType, Config};
-use crate::connect::{source_settings, table_plan, topics};
+use crate::connect::{FORMAT, source_settings, table_plan, topics};
 use crate::failure::{Failure, chain};
 use crate::pipeline::RowBuilder;
 use crate::protocol::{LogRange, Offset, TopicPartition};
@@ -259,7 +259,7 @@ pub(super) fn planned(
 /// Can records be decoded into the table's columns, and its files be written?
 pub(super) fn fits(config: &Config, metadata: &TableMetadata, io: FileIO) -> Seen {
     let table = &config.iceberg.table;
-    RowBuilder::new(metadata, table, &topics(config)).map_err(|error| chain(&error))?;
+    RowBuilder::new(metadata, table, &topics(config), FORMAT).map_err(|error| chain(&error))?;
     let runtime = tokio::runtime::Handle::current();
     // Opens no file before the first row.
     let writer =
@@ -272,11 +272,11 @@ pub(super) fn fits(config: &Config, metadata: &TableMetadata, io: FileIO) -> See
         .map(KafkaColumn::name)
         .filter(|name| schema.field_by_name(name).is_none())
         .collect();
-    let columns = schema.as_struct().fields().len();
+    let (payloads, columns) = (FORMAT.payloads(), schema.as_struct().fields().len());
     Ok(match lacking.is_empty() {
-        true => format!("JSON objects fit its {columns} columns"),
+        true => format!("{payloads} fit its {columns} columns"),
         false => format!(
-            "JSON objects fit its {columns} columns; it lacks {}, so that verify can only count \
+            "{payloads} fit its {columns} columns; it lacks {}, so that verify can only count \
              its rows",
             lacking.join(", ")
         ),

@@ -17,6 +17,9 @@ pub struct RecordError {
     pub detail: String,
 }
 
+/// A fault, or what was read. Boxed: a fault is rare and a pointer is cheap to hand on.
+pub(super) type Step<T> = Result<T, Box<RecordError>>;
+
 impl RecordError {
     #[cold]
     pub(super) fn boxed(reason: Reason, detail: impl Into<String>) -> Box<Self> {

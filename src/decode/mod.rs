@@ -3,26 +3,22 @@
 //!
 //! ```text
 //! simd      many bytes at once
-//! scan      JSON text: whitespace, strings, numbers, skipping what the table lacks
 //! number    number text -> integer, float, decimal, exactly
 //! datetime  text -> date, time, timestamp
-//! fields    the key of an object -> the field of a struct
-//! column    columns planned from an Arrow schema; append, roll back, finish
-//! read      JSON value -> column, by the column's type
-//! json      the decoder: one payload, one row
+//! columns   columns planned from an Arrow schema; append, roll back, finish
+//! json      the decoder of JSON: one payload, one row
 //! ```
+//!
+//! All but `json` know no format, and none of them uses it.
 //!
 //! `docs/json.md` has the table of conversions.
 
 mod bad_record;
-mod column;
+mod columns;
 mod datetime;
 mod error;
-mod fields;
 mod json;
 mod number;
-mod read;
-mod scan;
 mod simd;
 #[cfg(test)]
 mod tests;
@@ -64,7 +60,23 @@ impl fmt::Display for SchemaId {
     }
 }
 
-/// A decoder by payload format: a closed set.
+/// How payloads are written: a closed set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object a payload.
+    Json,
+}
+
+impl Format {
+    /// Payloads of this format, for people.
+    pub fn payloads(self) -> &'static str {
+        match self {
+            Self::Json => "JSON objects",
+        }
+    }
+}
+
+/// A decoder by payload format.
 #[derive(Debug)]
 pub enum Decoder {
     /// One JSON object a payload.
@@ -72,14 +84,16 @@ pub enum Decoder {
 }
 
 impl Decoder {
-    /// A decoder of JSON payloads into the columns of `schema`, which is what
+    /// A decoder of payloads into the columns of `schema`, which is what
     /// `iceberg::arrow::schema_to_arrow_schema` makes of a table's schema, less the columns that
     /// are not fed from the payload.
     ///
     /// # Errors
     /// A column's type is none that a table's schema leads to, or schemas nest too deeply.
-    pub fn json(schema: &Schema) -> Result<Self, UnsupportedSchema> {
-        JsonDecoder::new(schema).map(Self::Json)
+    pub fn new(format: Format, schema: &Schema) -> Result<Self, UnsupportedSchema> {
+        match format {
+            Format::Json => JsonDecoder::new(schema).map(Self::Json),
+        }
     }
 
     /// Appends one payload as one row, or tells why not.

@@ -18,7 +18,7 @@ use super::sink::{FileSink, SinkSettings};
 use super::world::{Connected, ShardTask, World};
 use crate::base::clock::now_ms;
 use crate::config::{Assignment, Config};
-use crate::connect::{connect_catalog, open_table, source_settings, table_name, topics};
+use crate::connect::{FORMAT, connect_catalog, open_table, source_settings, table_name, topics};
 use crate::failure::Failure;
 use crate::protocol::{
     Checkpoint, CommitId, DataFileNames, FlowTable, Frontier, JournalParts, LocalState, LogRange,
@@ -115,6 +115,7 @@ impl World for Real {
         );
         let settings = SinkSettings {
             topics: topics(config),
+            format: FORMAT,
             names,
             batch_rows: config.write.batch_size,
             batch_bytes: usize::try_from(shares.batch).unwrap_or(usize::MAX),

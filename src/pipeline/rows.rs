@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
 use iceberg::spec::TableMetadata;
 
 use crate::base::kafka_columns::KafkaColumn;
-use crate::decode::{Decoder, Pushed};
+use crate::decode::{Decoder, Format, Pushed};
 use crate::failure::Failure;
 use crate::source::{Record, TopicIndex, Topics};
 
@@ -40,7 +40,12 @@ pub struct RowBuilder {
 
 impl RowBuilder {
     /// For the table's current schema.
-    pub fn new(metadata: &TableMetadata, table: &str, topics: &Topics) -> Result<Self, Failure> {
+    pub fn new(
+        metadata: &TableMetadata,
+        table: &str,
+        topics: &Topics,
+        format: Format,
+    ) -> Result<Self, Failure> {
         let unfit = |detail: String| Failure::Unfit { table: table.to_owned(), detail };
         let schema = iceberg::arrow::schema_to_arrow_schema(metadata.current_schema())
             .map_err(|e| unfit(format!("its schema cannot be written: {e}")))?;
@@ -65,7 +70,7 @@ impl RowBuilder {
             };
             columns.push(column);
         }
-        let decoder = Decoder::json(&Schema::new(payload))?;
+        let decoder = Decoder::new(format, &Schema::new(payload))?;
         Ok(Self {
             schema: Arc::new(schema),
             columns,
@@ -197,7 +202,7 @@ mod tests {
             HashMap::new(),
         );
         let metadata = metadata.unwrap().build().unwrap().metadata;
-        RowBuilder::new(&metadata, "db.t", topics).unwrap()
+        RowBuilder::new(&metadata, "db.t", topics, Format::Json).unwrap()
     }
 
     #[test]

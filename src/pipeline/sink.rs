@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::rows::RowBuilder;
 use super::seams::{Closing, Sink};
-use crate::decode::Pushed;
+use crate::decode::{Format, Pushed};
 use crate::failure::{Failure, chain};
 use crate::protocol::{DataFileNames, Offset, PendingFile};
 use crate::source::{PartitionId, Record, Topics};
@@ -17,6 +17,8 @@ use crate::write::{ClosingFiles, TableWriter, WriteSettings};
 pub struct SinkSettings {
     /// The topics, for their column.
     pub topics: Topics,
+    /// How payloads are written.
+    pub format: Format,
     /// Names of its files.
     pub names: DataFileNames,
     /// Rows of a batch.
@@ -52,7 +54,7 @@ impl FileSink {
     /// # Errors
     /// If records cannot be decoded into its schema.
     pub fn new(settings: SinkSettings, table: Arc<LoadedTable>) -> Result<Self, Failure> {
-        let rows = rows(&table, &settings.topics)?;
+        let rows = rows(&table, &settings)?;
         Ok(Self {
             settings,
             table,
@@ -173,7 +175,7 @@ impl Sink for FileSink {
         let files = self.writer.take().map(TableWriter::close).transpose()?;
         self.first = None;
         if !same_shape(&self.table, next) {
-            self.rows = rows(next, &self.settings.topics)?;
+            self.rows = rows(next, &self.settings)?;
         }
         self.table = next.clone();
         Ok(EpochFiles(files))
@@ -192,8 +194,9 @@ impl Sink for FileSink {
     }
 }
 
-fn rows(table: &LoadedTable, topics: &Topics) -> Result<RowBuilder, Failure> {
-    RowBuilder::new(&table.metadata, &table.name.to_string(), topics)
+fn rows(table: &LoadedTable, settings: &SinkSettings) -> Result<RowBuilder, Failure> {
+    let name = table.name.to_string();
+    RowBuilder::new(&table.metadata, &name, &settings.topics, settings.format)
 }
 
 fn same_shape(one: &LoadedTable, other: &LoadedTable) -> bool {
@@ -237,6 +240,7 @@ mod tests {
         let names = DataFileNames::new("uuid", "flow", 3, &instance, (1_700_000_000_000, 0));
         let settings = SinkSettings {
             topics: Topics::new(["t"]),
+            format: Format::Json,
             names,
             batch_rows: 100,
             batch_bytes: 1 << 20,

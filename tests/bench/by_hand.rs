@@ -15,7 +15,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use clap::ValueEnum;
 use iceberg::arrow::schema_to_arrow_schema;
-use icestream::decode::{Decoder, Pushed};
+use icestream::decode::{Decoder, Format, Pushed};
 use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::basic::{Compression, Encoding, Type, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -149,7 +149,7 @@ impl Files {
         let schema: iceberg::spec::Schema =
             serde_json::from_value(kind.schema()).expect("a schema");
         let payload = schema_to_arrow_schema(&schema).expect("an Arrow schema");
-        let decoder = Decoder::json(&payload).expect("a decoder");
+        let decoder = Decoder::new(Format::Json, &payload).expect("a decoder");
         let time = DataType::Timestamp(TimeUnit::Millisecond, Some("+00:00".into()));
         let kafka = [
             ("_kafka_topic", DataType::Utf8),

@@ -59,7 +59,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "write",
         ],
     ),
-    ("connect", &["config", "failure", "source", "table"]),
+    ("connect", &["config", "decode", "failure", "source", "table"]),
     ("service", &["config", "failure", "pipeline", "restart", "telemetry", "watch"]),
     ("verify", &["base", "protocol", "table"]),
     // Writes the tables that its tests read.
@@ -153,6 +153,22 @@ fn the_arrows_of_the_architecture_hold() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn what_decoding_shares_knows_no_format() {
+    let shared = |path: &str| {
+        let own = path.starts_with("decode/") && !path.starts_with("decode/json/");
+        // It has the closed set of formats.
+        own && path != "decode/mod.rs" && !is_test(path)
+    };
+    let shared: Vec<(String, String)> =
+        sources().into_iter().filter(|(path, _)| shared(path)).collect();
+    assert!(shared.iter().any(|(path, _)| path == "decode/columns.rs"), "it moved");
+    let uses = |content: &str| code(content).any(|line| line.contains("json::"));
+    let wrong: Vec<String> =
+        shared.into_iter().filter(|(_, content)| uses(content)).map(|(path, _)| path).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 #[test]

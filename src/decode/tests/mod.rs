@@ -14,7 +14,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use iceberg::arrow::schema_to_arrow_schema;
 use serde_json::{Value, json};
 
-use super::{Decoder, Pushed, Reason, RecordError};
+use super::{Decoder, Format, Pushed, Reason, RecordError};
 
 /// The Arrow schema of an Iceberg table with these fields: `(name, required, type)`.
 fn schema(fields: &[(&str, bool, Value)]) -> Schema {
@@ -41,7 +41,7 @@ impl Table {
     }
 
     fn of(schema: Schema) -> Self {
-        let decoder = Decoder::json(&schema).unwrap();
+        let decoder = Decoder::new(Format::Json, &schema).unwrap();
         Self { schema: Arc::new(schema), decoder }
     }
 

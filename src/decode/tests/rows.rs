@@ -5,7 +5,7 @@ use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema};
 use serde_json::json;
 
 use super::Reason::{DuplicateKey, MissingField, NotJson, NotObject, NotUtf8, TooDeep, WrongType};
-use super::{Decoder, Pushed, Reason, Table};
+use super::{Decoder, Format, Pushed, Reason, Table};
 
 fn table() -> Table {
     Table::new(&[("id", true, json!("long")), ("name", false, json!("string"))])
@@ -281,7 +281,7 @@ fn buffered_bytes_are_those_of_the_columns() {
 
 #[test]
 fn a_table_without_columns_from_the_payload_still_counts_rows() {
-    let mut decoder = Decoder::json(&Schema::empty()).unwrap();
+    let mut decoder = Decoder::new(Format::Json, &Schema::empty()).unwrap();
     assert_eq!(decoder.push(b"{\"a\":1}"), Pushed::Row);
     assert!(matches!(decoder.push(b"[]"), Pushed::Bad(_)));
     assert_eq!((decoder.rows(), decoder.take_unknown_fields()), (1, 1));
@@ -350,7 +350,7 @@ fn schemas_that_no_table_has_are_refused_by_name() {
         DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some("Europe/Berlin".into())),
         DataType::Struct(arrow::datatypes::Fields::empty()),
     ] {
-        let refused = Decoder::json(&schema(data_type.clone())).unwrap_err();
+        let refused = Decoder::new(Format::Json, &schema(data_type.clone())).unwrap_err();
         assert_eq!((refused.path.as_str(), refused.data_type), ("s.f", data_type.to_string()));
     }
 }

@@ -4,18 +4,13 @@
 
 use std::borrow::Cow;
 
-use super::error::{Reason, RecordError};
-use super::number::Number;
-use super::simd::{BLOCK, plain_prefix};
-
-/// Objects and arrays within each other at most; the record itself is the first.
-pub(super) const MAX_DEPTH: u32 = 128;
+use crate::decode::columns::MAX_DEPTH;
+use crate::decode::error::{Reason, RecordError, Step};
+use crate::decode::number::Number;
+use crate::decode::simd::{BLOCK, plain_prefix};
 
 /// Zeros after each payload, so that blocks can be read up to its last byte.
 const PADDING: usize = BLOCK;
-
-/// A fault, or what was read. Boxed: a fault is rare and a pointer is cheap to hand on.
-pub(super) type Step<T> = Result<T, Box<RecordError>>;
 
 /// The text between the quotes of a JSON string, checked, its escapes not yet replaced.
 #[derive(Clone, Copy)]

@@ -7,11 +7,18 @@ use std::fmt::{self, Display};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::column::{Column, Key, ListColumn, MapColumn, StructColumn, Values};
-use super::datetime::{self, TimestampForm};
-use super::error::{Reason, RecordError};
-use super::number::{DecimalForm, Number, short_float, short_integer};
-use super::scan::{RawText, Scanner, Step};
+use super::keys::Keys;
+use super::scan::{RawText, Scanner};
+use crate::decode::columns::{self, Key, Values};
+use crate::decode::datetime::{self, TimestampForm};
+use crate::decode::error::{Reason, RecordError, Step};
+use crate::decode::number::{DecimalForm, Number, short_float, short_integer};
+
+type Column = columns::Column<Keys>;
+type ListColumn = columns::ListColumn<Keys>;
+type MapColumn = columns::MapColumn<Keys>;
+/// The columns of an object.
+pub(super) type StructColumn = columns::StructColumn<Keys>;
 
 /// Keys of one map that are compared pairwise; more are hashed.
 const FEW_KEYS: usize = 8;
@@ -131,9 +138,8 @@ pub(super) fn read_struct(
     column: &mut StructColumn,
 ) -> Step<usize> {
     let mut at = s.enter(at)?;
-    column.object += 1;
-    let object = column.object;
-    let mut place = column.fields.start();
+    let StructColumn { keys, fields, .. } = column;
+    let mut place = keys.begin();
     let mut met = 0;
     let first;
     (at, first) = s.token(at);
@@ -142,15 +148,14 @@ pub(super) fn read_struct(
     } else {
         loop {
             let (field, value);
-            (field, place, value) = column.fields.read_key(s, at, place)?;
-            if let Some(field) = field {
-                if field.met_in == object {
-                    return Err(column.fields.fault(place.after, duplicate_field()));
+            (field, place, value) = keys.read_key(s, at, place)?;
+            if let Some((field, column)) = field.and_then(|at| Some((at, fields.get_mut(at)?))) {
+                if !keys.meet(field) {
+                    return Err(keys.fault(field, duplicate_field()));
                 }
-                field.met_in = object;
-                at = match read_value(s, value, &mut field.column) {
+                at = match read_value(s, value, column) {
                     Ok(end) => end,
-                    Err(fault) => return Err(column.fields.fault(place.after, fault)),
+                    Err(fault) => return Err(keys.fault(field, fault)),
                 };
                 met += 1;
             } else {
@@ -166,16 +171,18 @@ pub(super) fn read_struct(
     }
     column.length += 1;
     if met < column.fields.len() {
-        append_absent(column, object)?
+        append_absent(column)?
     }
     Ok(at)
 }
 
 #[inline(never)]
-fn append_absent(column: &mut StructColumn, object: u64) -> Step<()> {
-    column.fields.try_for_each(|field| {
-        if field.met_in == object { Ok(()) } else { field.column.append_null("absent") }
-    })
+fn append_absent(column: &mut StructColumn) -> Step<()> {
+    let StructColumn { keys, fields, .. } = column;
+    for (at, field) in fields.iter_mut().enumerate().filter(|(at, _)| keys.lacks(*at)) {
+        field.append_null("absent").map_err(|fault| keys.fault(at, fault))?;
+    }
+    Ok(())
 }
 
 #[cold]
@@ -262,9 +269,9 @@ fn read_map(s: &mut Scanner<'_>, at: usize, first: u8, map: &mut MapColumn) -> S
 fn read_pair(s: &mut Scanner<'_>, at: usize, map: &mut MapColumn) -> Step<usize> {
     let (text, at) = s.key(at)?;
     // Planned with two fields.
-    let Some((key, value)) = map.entries.fields.pair() else { return s.skip_value(at) };
-    append_key(s, text, &mut key.column).map_err(|fault| fault.in_field("key"))?;
-    read_value(s, at, &mut value.column).map_err(|fault| fault.in_field("value"))
+    let [key, value] = map.entries.fields.as_mut_slice() else { return s.skip_value(at) };
+    append_key(s, text, key).map_err(|fault| fault.in_field("key"))?;
+    read_value(s, at, value).map_err(|fault| fault.in_field("value"))
 }
 
 /// Reads `{"key": .., "value": ..}`.
@@ -277,8 +284,8 @@ fn read_entry(s: &mut Scanner<'_>, at: usize, map: &mut MapColumn) -> Step<usize
 
 /// Refuses two equal keys among the `count` entries from `start` on.
 fn check_unique(map: &MapColumn, start: usize, count: usize) -> Step<()> {
-    let Some(keys) = map.entries.fields.iter().next() else { return Ok(()) };
-    let keys = || (start..start + count).filter_map(|at| keys.column.values.key(at));
+    let Some(keys) = map.entries.fields.first() else { return Ok(()) };
+    let keys = || (start..start + count).filter_map(|at| keys.values.key(at));
     let duplicate: Option<Key<'_>> = if count <= FEW_KEYS {
         keys().enumerate().find(|(at, key)| keys().take(*at).any(|k| k == *key)).map(|(_, key)| key)
     } else {

@@ -1,5 +1,6 @@
 //! Columns planned from an Arrow schema: append, roll back to a number of rows, finish into arrays
-//! of exactly the schema's types.
+//! of exactly the schema's types. They know no format: `K` is what one keeps beside the fields of each
+//! struct to tell them apart.
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -17,15 +18,16 @@ use arrow::datatypes::{
 use arrow::error::ArrowError;
 
 use super::datetime::{TimestampForm, Unit};
-use super::error::{Reason, RecordError, UnsupportedSchema};
-use super::fields::ByName;
+use super::error::{Reason, RecordError, Step, UnsupportedSchema};
 use super::number::DecimalForm;
-use super::scan::{MAX_DEPTH, Step};
+
+/// Structures within each other at most, in a schema and in a record, which is itself the first.
+pub(super) const MAX_DEPTH: u32 = 128;
 
 /// One column, at the top or nested.
 #[derive(Debug)]
-pub(super) struct Column {
-    pub values: Values,
+pub(super) struct Column<K> {
+    pub values: Values<K>,
     /// None for a required column.
     nulls: Option<Nulls>,
 }
@@ -55,7 +57,7 @@ impl Nulls {
 /// of a field takes longer to tell, once for each value of each record.
 #[derive(Debug)]
 #[repr(u8)]
-pub(super) enum Values {
+pub(super) enum Values<K> {
     Boolean(Vec<bool>),
     Int(Vec<i32>),
     Long(Vec<i64>),
@@ -69,43 +71,35 @@ pub(super) enum Values {
     Binary { offsets: Vec<i64>, bytes: Vec<u8> },
     Fixed { width: usize, bytes: Vec<u8> },
     // Boxed: a hundred columns should fit a processor's first cache.
-    Struct(Box<StructColumn>),
-    List(ListColumn),
-    Map(Box<MapColumn>),
+    Struct(Box<StructColumn<K>>),
+    List(ListColumn<K>),
+    Map(Box<MapColumn<K>>),
 }
 
 /// The fields of a struct, or of the record itself.
 #[derive(Debug)]
-pub(super) struct StructColumn {
-    pub fields: ByName<StructField>,
-    /// The number of the object being read, to tell which of its fields were met.
-    pub object: u64,
+pub(super) struct StructColumn<K> {
+    pub keys: K,
+    pub fields: Vec<Column<K>>,
     /// Structs appended.
     pub length: usize,
     arrow: Fields,
 }
 
 #[derive(Debug)]
-pub(super) struct StructField {
-    pub column: Column,
-    /// The last object that had this field.
-    pub met_in: u64,
-}
-
-#[derive(Debug)]
-pub(super) struct ListColumn {
+pub(super) struct ListColumn<K> {
     pub offsets: Vec<i32>,
-    pub items: Box<Column>,
+    pub items: Box<Column<K>>,
     /// Bytes of an item, see [`Column::width`].
     pub item_width: usize,
     arrow: FieldRef,
 }
 
 #[derive(Debug)]
-pub(super) struct MapColumn {
+pub(super) struct MapColumn<K> {
     pub offsets: Vec<i32>,
     /// Two fields: the key and the value.
-    pub entries: StructColumn,
+    pub entries: StructColumn<K>,
     /// Bytes of an entry, see [`Column::width`].
     pub entry_width: usize,
     arrow: FieldRef,
@@ -118,12 +112,17 @@ pub(super) enum Key<'a> {
     Bytes(&'a [u8]),
 }
 
-impl Column {
+impl<K> Column<K> {
     /// Plans the column of `field`; `path` leads to it, `depth` structures are around it.
-    fn plan(field: &Field, path: &str, depth: u32) -> Result<Self, UnsupportedSchema> {
+    fn plan(
+        field: &Field,
+        path: &str,
+        depth: u32,
+        keys: fn(&Fields) -> K,
+    ) -> Result<Self, UnsupportedSchema> {
         let path =
             if path.is_empty() { field.name().clone() } else { format!("{path}.{}", field.name()) };
-        let values = Values::plan(field.data_type(), &path, depth)?;
+        let values = Values::plan(field.data_type(), &path, depth, keys)?;
         let nulls = field.is_nullable().then(|| Nulls(BooleanBufferBuilder::new(0)));
         Ok(Self { values, nulls })
     }
@@ -179,8 +178,13 @@ impl Column {
     }
 }
 
-impl Values {
-    fn plan(data_type: &DataType, path: &str, depth: u32) -> Result<Self, UnsupportedSchema> {
+impl<K> Values<K> {
+    fn plan(
+        data_type: &DataType,
+        path: &str,
+        depth: u32,
+        keys: fn(&Fields) -> K,
+    ) -> Result<Self, UnsupportedSchema> {
         let unsupported = |why| UnsupportedSchema {
             path: path.to_owned(),
             data_type: data_type.to_string(),
@@ -219,15 +223,15 @@ impl Values {
                 _ => return Err(unsupported("a fixed has at least one byte")),
             },
             DataType::Struct(fields) if !fields.is_empty() => {
-                Self::Struct(Box::new(StructColumn::plan(fields, path, depth + 1)?))
+                Self::Struct(Box::new(StructColumn::plan(fields, path, depth + 1, keys)?))
             }
             DataType::List(field) => {
-                let items = Box::new(Column::plan(field, path, depth + 1)?);
+                let items = Box::new(Column::plan(field, path, depth + 1, keys)?);
                 let item_width = items.width();
                 Self::List(ListColumn { offsets: vec![0], items, item_width, arrow: field.clone() })
             }
             DataType::Map(field, false) => {
-                let map = MapColumn::plan(field, path, depth + 1).ok_or_else(|| {
+                let map = MapColumn::plan(field, path, depth + 1, keys).ok_or_else(|| {
                     unsupported("a map has entries of a required primitive key and a value")
                 });
                 Self::Map(Box::new(map??))
@@ -269,7 +273,7 @@ impl Values {
             Self::Fixed { width, bytes } => bytes.resize(bytes.len() + *width, 0),
             Self::Struct(fields) => {
                 fields.length += 1;
-                fields.fields.iter_mut().for_each(|field| field.column.append_masked());
+                fields.fields.iter_mut().for_each(Column::append_masked);
             }
             Self::List(list) => repeat_last(&mut list.offsets),
             Self::Map(map) => repeat_last(&mut map.offsets),
@@ -375,34 +379,33 @@ impl Values {
     }
 }
 
-impl StructColumn {
-    /// Plans the columns of `fields`, in their order.
-    pub(super) fn plan(fields: &Fields, path: &str, depth: u32) -> Result<Self, UnsupportedSchema> {
-        let columns: Result<Vec<_>, _> =
-            fields.iter().map(|field| Column::plan(field, path, depth)).collect();
-        let columns = columns?.into_iter().map(|column| StructField { column, met_in: 0 });
-        Ok(Self {
-            fields: ByName::new(fields.iter().map(|field| field.name().as_str()).zip(columns)),
-            object: 0,
-            length: 0,
-            arrow: fields.clone(),
-        })
+impl<K> StructColumn<K> {
+    /// Plans the columns of `fields`, in their order, and what the format keeps of their names.
+    pub(super) fn plan(
+        fields: &Fields,
+        path: &str,
+        depth: u32,
+        keys: fn(&Fields) -> K,
+    ) -> Result<Self, UnsupportedSchema> {
+        let columns = fields.iter().map(|field| Column::plan(field, path, depth, keys));
+        let columns = columns.collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { keys: keys(fields), fields: columns, length: 0, arrow: fields.clone() })
     }
 
     /// Bytes that each struct takes, see [`Column::width`].
     pub(super) fn width(&self) -> usize {
-        self.fields.iter().map(|field| field.column.width()).sum()
+        self.fields.iter().map(Column::width).sum()
     }
 
     pub(super) fn truncate(&mut self, length: usize) {
         self.length = length;
-        self.fields.iter_mut().for_each(|field| field.column.truncate(length));
+        self.fields.iter_mut().for_each(|field| field.truncate(length));
     }
 
     /// The fields as arrays of `length` values.
     pub(super) fn finish(&mut self, length: usize) -> Result<Vec<ArrayRef>, ArrowError> {
         self.length = 0;
-        self.fields.iter_mut().map(|field| field.column.finish(length)).collect()
+        self.fields.iter_mut().map(|field| field.finish(length)).collect()
     }
 
     fn finish_struct(
@@ -415,15 +418,20 @@ impl StructColumn {
     }
 }
 
-impl MapColumn {
+impl<K> MapColumn<K> {
     /// None if `field` is not what the entries of a map are.
-    fn plan(field: &FieldRef, path: &str, depth: u32) -> Option<Result<Self, UnsupportedSchema>> {
+    fn plan(
+        field: &FieldRef,
+        path: &str,
+        depth: u32,
+        keys: fn(&Fields) -> K,
+    ) -> Option<Result<Self, UnsupportedSchema>> {
         let DataType::Struct(fields) = field.data_type() else { return None };
         let [key, _] = fields.as_ref() else { return None };
         if key.is_nullable() || key.data_type().is_nested() || field.is_nullable() {
             return None;
         }
-        Some(StructColumn::plan(fields, path, depth).map(|entries| {
+        Some(StructColumn::plan(fields, path, depth, keys).map(|entries| {
             let entry_width = entries.width();
             Self { offsets: vec![0], entries, entry_width, arrow: field.clone() }
         }))

@@ -1,14 +1,25 @@
 //! One JSON payload -> one row.
+//!
+//! ```text
+//! scan  JSON text: whitespace, strings, numbers, skipping what the table lacks
+//! keys  the key of an object -> the field of a struct
+//! read  JSON value -> column, by the column's type
+//! ```
+
+mod keys;
+mod read;
+mod scan;
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
 
+use keys::Keys;
+use read::{StructColumn, read_struct};
+use scan::{Padded, Scanner};
+
 use super::Pushed;
-use super::column::StructColumn;
-use super::error::{Reason, RecordError, UnsupportedSchema};
-use super::read::read_struct;
-use super::scan::{Padded, Scanner, Step};
+use super::error::{Reason, RecordError, Step, UnsupportedSchema};
 use super::simd::is_ascii;
 
 /// Bytes that the offsets of Arrow's strings, lists and fixed-size values can address.
@@ -35,7 +46,7 @@ pub struct JsonDecoder {
 
 impl JsonDecoder {
     pub(super) fn new(schema: &Schema) -> Result<Self, UnsupportedSchema> {
-        let record = StructColumn::plan(schema.fields(), "", 1)?;
+        let record = StructColumn::plan(schema.fields(), "", 1, Keys::new)?;
         let row_width = record.width();
         Ok(Self {
             record,

@@ -1,25 +1,30 @@
 //! The key of an object -> the field of a struct: first the one that followed in an earlier
 //! record, then the one that four bytes of the key tell, then a hash table.
 
-use super::error::RecordError;
-use super::scan::{Scanner, Step};
-use super::simd::{BLOCK, equal_prefix};
+use arrow::datatypes::Fields;
 
-/// The fields of a struct, found by their names.
+use super::scan::Scanner;
+use crate::decode::error::{RecordError, Step};
+use crate::decode::simd::{BLOCK, equal_prefix};
+
+/// The fields of a struct, found by their names in an object.
 #[derive(Debug)]
-pub(super) struct ByName<T> {
-    fields: Vec<Named<T>>,
+pub(super) struct Keys {
+    fields: Vec<Named>,
     /// Open addressing, a power of two long, at most a quarter full: field index + 1, or 0.
     slots: Vec<u32>,
     shortcut: Shortcut,
     /// The field that begins an object.
     first: usize,
+    /// The number of the object being read, to tell which of its fields were met.
+    object: u64,
 }
 
 #[derive(Debug)]
-struct Named<T> {
+struct Named {
     name: Name,
-    value: T,
+    /// The last object that had this field.
+    met_in: u64,
 }
 
 #[derive(Debug)]
@@ -71,11 +76,15 @@ pub(super) struct Place {
     expected: usize,
 }
 
-impl<T> ByName<T> {
+impl Keys {
     /// Fields in their order.
-    pub(super) fn new<'a>(fields: impl Iterator<Item = (&'a str, T)>) -> Self {
-        let named = |((text, value), next)| Named { name: Name::new(text, next), value };
-        let fields: Vec<Named<T>> = fields.zip(1..).map(named).collect();
+    pub(super) fn new(fields: &Fields) -> Self {
+        Self::of(fields.iter().map(|field| field.name().as_str()))
+    }
+
+    fn of<'a>(names: impl Iterator<Item = &'a str>) -> Self {
+        let named = |(text, next)| Named { name: Name::new(text, next), met_in: 0 };
+        let fields: Vec<Named> = names.zip(1..).map(named).collect();
         let mut slots = vec![0; (fields.len() * 4).next_power_of_two()];
         let mask = slots.len() - 1;
         for (index, field) in (1..).zip(&fields) {
@@ -88,47 +97,31 @@ impl<T> ByName<T> {
             }
         }
         let shortcut = Shortcut::new(&fields);
-        Self { fields, slots, shortcut, first: 0 }
+        Self { fields, slots, shortcut, first: 0, object: 0 }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.fields.len()
+    /// Another object begins: the place before its first field.
+    #[inline]
+    pub(super) fn begin(&mut self) -> Place {
+        self.object += 1;
+        Place { after: usize::MAX, expected: self.first }
     }
 
-    /// In their order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.fields.iter().map(|field| &field.value)
+    /// Notes that the object has this field. False if it had it before.
+    #[inline(always)]
+    pub(super) fn meet(&mut self, field: usize) -> bool {
+        let Some(named) = self.fields.get_mut(field) else { return true };
+        std::mem::replace(&mut named.met_in, self.object) != self.object
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.fields.iter_mut().map(|field| &mut field.value)
-    }
-
-    /// Does something for each field, in their order, until a fault, which is then one of its.
-    pub(super) fn try_for_each(&mut self, mut each: impl FnMut(&mut T) -> Step<()>) -> Step<()> {
-        for field in &mut self.fields {
-            each(&mut field.value).map_err(|fault| fault.in_field(&field.name.text))?;
-        }
-        Ok(())
-    }
-
-    /// The fields, if there are two.
-    pub(super) fn pair(&mut self) -> Option<(&mut T, &mut T)> {
-        match self.fields.as_mut_slice() {
-            [first, second] => Some((&mut first.value, &mut second.value)),
-            _ => None,
-        }
+    /// Does the object lack this field?
+    pub(super) fn lacks(&self, field: usize) -> bool {
+        self.fields.get(field).is_some_and(|named| named.met_in != self.object)
     }
 
     #[inline(always)]
     fn name(&self, field: usize) -> Option<&Name> {
         self.fields.get(field).map(|field| &field.name)
-    }
-
-    /// The place before the first field.
-    #[inline]
-    pub(super) fn start(&self) -> Place {
-        Place { after: usize::MAX, expected: self.first }
     }
 
     /// Reads a key and the colon after it: the field of that name, if there is one, the place in
@@ -139,17 +132,17 @@ impl<T> ByName<T> {
         s: &Scanner<'_>,
         at: usize,
         place: Place,
-    ) -> Step<(Option<&mut T>, Place, usize)> {
+    ) -> Step<(Option<usize>, Place, usize)> {
         if let Some(name) = self.name(place.expected)
             && let Some(at) = name.read(s, at)
         {
             let place = Place { after: place.expected, expected: name.next };
-            return Ok((self.fields.get_mut(place.after).map(|field| &mut field.value), place, at));
+            return Ok((Some(place.after), place, at));
         }
         let (found, at) = self.look_up(s, at)?;
         let Some(found) = found else { return Ok((None, place, at)) };
         let place = self.step_to(place, found);
-        Ok((self.fields.get_mut(found).map(|field| &mut field.value), place, at))
+        Ok((Some(found), place, at))
     }
 
     /// The place after the field `found`, which came where another was expected.
@@ -206,7 +199,7 @@ struct Shortcut {
 
 impl Shortcut {
     /// The best of some random ones: the one that tells most fields apart.
-    fn new<T>(fields: &[Named<T>]) -> Self {
+    fn new(fields: &[Named]) -> Self {
         let names = || fields.iter().map(|field| &field.name);
         let lengths = names().map(|name| name.length.min(BLOCK)).filter(|length| *length >= 4);
         let shortest = lengths.min().unwrap_or(4);
@@ -288,14 +281,13 @@ mod tests {
     }
 
     /// Reads a key with the field that is guessed first, and then with another.
-    fn read(names: &mut ByName<usize>, text: &str, after: usize) -> (Option<usize>, usize) {
+    fn read(names: &mut Keys, text: &str, after: usize) -> (Option<usize>, usize) {
         let padded = padded(text);
         let s = Scanner::new(&padded);
         let [first, again] = [(), ()].map(|()| {
             let expected = names.name(after).map_or(names.first, |name| name.next);
             let place = Place { after, expected };
             let (found, place, end) = names.read_key(&s, 0, place).unwrap();
-            let found = found.copied();
             assert_eq!(place.after, found.unwrap_or(after));
             (found, end)
         });
@@ -305,7 +297,7 @@ mod tests {
 
     #[test]
     fn keys_match_exactly_and_never_by_prefix() {
-        let mut names = ByName::new(NAMES.into_iter().zip(0..));
+        let mut names = Keys::of(NAMES.into_iter());
         for start in (0..NAMES.len()).chain([usize::MAX]) {
             for (text, expected) in [
                 (r#""a":"#, Some(0)),
@@ -340,7 +332,7 @@ mod tests {
             ["", "t", "a_name_of_twenty-eight_bytes", "a_name_of_more_than_thirty-two_bytes"]
         {
             let all: Vec<String> = (0..100).map(|i| format!("{prefix}{i:03}")).collect();
-            let mut names = ByName::new(all.iter().map(String::as_str).zip(0..));
+            let mut names = Keys::of(all.iter().map(String::as_str));
             for (index, name) in all.iter().enumerate().rev() {
                 let (first, rest) = name.split_at(1);
                 let escaped = format!("\\u{:04x}{rest}", first.as_bytes()[0]);
