@@ -7,7 +7,7 @@ use crate::decode::{BadRecord, UnsupportedSchema};
 use crate::protocol::{CommitId, EditError, Epoch, Refusal};
 use crate::source::SourceError;
 use crate::state::StateError;
-use crate::table::TableError;
+use crate::table::{NotSent, TableError};
 use crate::telemetry::{HttpError, Restart, Server};
 use crate::write::WriteError;
 
@@ -142,6 +142,12 @@ pub enum Failure {
     /// A thread or task of ours ended without a word.
     #[error("internal error: {0}; this is a defect of icestream, nothing is lost")]
     Internal(String),
+}
+
+impl From<NotSent> for Failure {
+    fn from(not_sent: NotSent) -> Self {
+        Self::Table(not_sent.into_error())
+    }
 }
 
 impl Failure {

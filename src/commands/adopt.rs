@@ -128,11 +128,11 @@ impl Shown {
     fn take(&mut self, held: LocalState) {
         self.pending = held
             .pending
-            .into_iter()
+            .iter()
             .map(|pending| Pending {
                 commit_id: pending.commit_id.to_string(),
-                table: pending.table,
-                table_uuid: pending.table_uuid,
+                table: pending.table.clone(),
+                table_uuid: pending.table_uuid.clone(),
                 rows: pending.rows.written,
                 files: pending.files.len(),
             })

@@ -215,6 +215,7 @@ impl Editor<'_> {
                 let detail = format!("the catalog rejected the edit of the ledger: {detail}");
                 return Err(Failure::Unfit { table, detail });
             }
+            CommitOutcome::TurnedAway(error) => return Err(error.into()),
         })
     }
 

@@ -14,14 +14,14 @@ use futures::future::join_all;
 use super::end::violated;
 use super::reading::{Reading, Readings};
 use super::seams::{Checkpoints, Source, now};
-use super::table_committer::{Settled, TableCommitter};
+use super::table_committer::TableCommitter;
 use super::unprepared;
 use super::world::{Loaded, World};
 use crate::broken::{self, Variant};
 use crate::crash;
 use crate::failure::{Failure, chain};
 use crate::protocol::{
-    Checkpoint, Frontier, Offset, PendingCommit, Refusal, group_is_behind_ledger,
+    Checkpoint, Frontier, Offset, PendingCommit, Prepared, Refusal, Settled, group_is_behind_ledger,
 };
 use crate::state::{CheckpointStart, StepSeconds};
 use crate::telemetry::{CheckpointOutcome, Metrics, Server, Step};
@@ -61,7 +61,7 @@ pub struct Done<T> {
     /// The table after it.
     pub reading: Reading<T>,
     /// What was committed.
-    pub pending: PendingCommit,
+    pub pending: Prepared,
 }
 
 /// How long the steps of one commit took.
@@ -86,12 +86,12 @@ impl<W: World> Committer<W> {
         }
         let began = now();
         crash::point("prepare.before");
-        self.prepare(&work).await?;
+        let prepared = self.prepare(&work).await?;
         crash::point("prepare.after");
         let preparing = now() - began;
         self.metrics.observe_step(Step::Prepare, preparing);
 
-        let (done, took) = self.bring_all(work.checkpoint.pending).await?;
+        let (done, took) = self.bring_all(prepared).await?;
         self.metrics.observe_step(Step::Commit, took.commit);
         self.metrics.observe_step(Step::Finalize, took.finalize);
         self.count_checkpoint(&done);
@@ -125,7 +125,7 @@ impl<W: World> Committer<W> {
     /// fails leaves the others to come to theirs.
     async fn bring_all(
         &self,
-        pending: Vec<PendingCommit>,
+        pending: Vec<Prepared>,
     ) -> Result<(Vec<Done<Loaded<W>>>, Took), Failure> {
         let ended = join_all(pending.into_iter().map(|pending| self.bring(pending))).await;
         let (mut all, mut longest, mut failed) = (Vec::new(), Took::default(), None);
@@ -146,11 +146,14 @@ impl<W: World> Committer<W> {
     }
 
     /// Commits and finalizes what is prepared for one table.
-    async fn bring(&self, pending: PendingCommit) -> Result<(Done<Loaded<W>>, Took), Failure> {
+    async fn bring(&self, pending: Prepared) -> Result<(Done<Loaded<W>>, Took), Failure> {
         let table = self.table(&pending)?;
+        #[cfg(feature = "faults")]
         if broken::is(Variant::FinalizeBeforeCommit) {
             let reading = table.load().await?;
-            table.finalize(&pending, &Settled::AlreadyCommitted, &reading, Duration::ZERO).await?;
+            let shown = crate::protocol::Shown::forged(pending.commit_id.clone(), None);
+            let settled = Settled::AlreadyCommitted(shown);
+            table.finalize(&pending, &settled, &reading, Duration::ZERO).await?;
         }
         for file in &pending.files {
             self.metrics.add_file(file.records, file.bytes);
@@ -187,7 +190,7 @@ impl<W: World> Committer<W> {
 
     /// Counts a checkpoint whose commits all came to their ends.
     pub fn count_checkpoint(&self, done: &[Done<Loaded<W>>]) {
-        let superseded = done.iter().any(|done| matches!(done.settled, Settled::Superseded { .. }));
+        let superseded = done.iter().any(|done| done.settled.is_superseded());
         let outcome = match superseded {
             true => CheckpointOutcome::Superseded,
             false => CheckpointOutcome::Complete,
@@ -246,7 +249,7 @@ impl<W: World> Committer<W> {
         Ok(())
     }
 
-    async fn prepare(&self, work: &Work<Loaded<W>>) -> Result<(), Failure> {
+    async fn prepare(&self, work: &Work<Loaded<W>>) -> Result<Vec<Prepared>, Failure> {
         let start = CheckpointStart {
             instance: self.instance.clone(),
             started_ms: work.started_ms,
@@ -254,15 +257,15 @@ impl<W: World> Committer<W> {
         };
         let files = work.checkpoint.pending.iter().flat_map(|pending| &pending.files);
         let bytes: u64 = files.map(|file| file.bytes).sum();
-        self.state.prepare(work.checkpoint.clone(), start).await?;
+        let prepared = self.state.prepare(work.checkpoint.clone(), start).await?;
         self.metrics.set_checkpoint_size(bytes);
-        Ok(())
+        Ok(prepared)
     }
 
     /// Tells the group how far all tables are in the partitions that moved. Group offsets are for lag
     /// tools: a failure is counted and told, and decides nothing.
     async fn report(&self, done: &[Done<Loaded<W>>], unmoved: &[Frontier]) -> Result<(), Failure> {
-        if done.iter().any(|done| matches!(done.settled, Settled::Superseded { .. })) {
+        if done.iter().any(|done| done.settled.is_superseded()) {
             return Ok(());
         }
         let frontier = lowest(done.iter().map(|done| done.pending.to()), unmoved);

@@ -18,14 +18,13 @@ use super::membership::Members;
 use super::messages::{Command, Event, Progress, Report, Sealed};
 use super::seams::{Source, now};
 use super::settings::RunSettings;
-use super::table_committer::Settled;
 use super::unprepared::Unprepared;
 use super::world::{Loaded, World};
 use crate::base::clock::now_ms;
 use crate::decode::BadRecord;
 use crate::failure::{Failure, chain};
 use crate::protocol::{
-    Checkpoint, Epoch, Flow, Frontier, Offset, OpenEpoch, PendingCommit, TableShare,
+    Checkpoint, Epoch, Flow, Frontier, Offset, OpenEpoch, PendingCommit, Settled, TableShare,
     TopicPartition, Trigger, pending_continues, pending_is_contiguous, written_rows_are_in_files,
 };
 use crate::source::TopicInfo;
@@ -434,9 +433,9 @@ impl<W: World> Coordinator<W> {
         run.last_finish = Some(now());
         let mut fenced = false;
         for done in all {
-            if let Settled::Superseded { ledger } = &done.settled {
+            if let Settled::Superseded(superseded) = &done.settled {
                 tracing::warn!(
-                    commit_id = %done.pending.commit_id, %ledger,
+                    commit_id = %done.pending.commit_id, ledger = %superseded.ledger(),
                     "fenced: another instance of this pipeline committed these offsets, or the ledger was edited; reading on from the ledger"
                 );
                 fenced = true;

@@ -21,15 +21,16 @@ use crate::config::{Assignment, Config};
 use crate::connect::{FORMAT, connect_catalog, open_table, source_settings, table_name, topics};
 use crate::failure::Failure;
 use crate::protocol::{
-    Checkpoint, CommitId, DataFileNames, FlowTable, Frontier, JournalParts, LocalState, LogRange,
-    Offset, PendingCommit, TopicPartition,
+    Checkpoint, DataFileNames, FlowTable, Frontier, JournalParts, LocalState, LogRange, Offset,
+    Permit, Prepared, Settled, TopicPartition,
 };
 use crate::source::{
     GroupMember, PartitionId, Polled, ShardQueue, Share, Source, TopicInfo, Topics,
 };
-use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StateError, StateStore, StepSeconds};
+use crate::state::{CheckpointEnd, CheckpointStart, StateError, StateStore, StepSeconds};
 use crate::table::{
-    self, Catalog, CommitOutcome, Freed, LoadedTable, TableError, TableName, Upkeep, UpkeepTotals,
+    self, Catalog, CommitOutcome, Freed, LoadedTable, NotSent, TableError, TableName, Upkeep,
+    UpkeepTotals,
 };
 use crate::telemetry::{Metrics, UpkeepCounts};
 
@@ -354,10 +355,10 @@ impl seams::Table for CatalogTable {
     async fn append(
         &self,
         reading: &Reading<LoadedTable>,
-        pending: &PendingCommit,
-    ) -> Result<CommitOutcome<Reading<LoadedTable>>, Failure> {
+        permit: Permit<'_>,
+    ) -> Result<CommitOutcome<Reading<LoadedTable>>, NotSent> {
         let loaded = reading.table();
-        let appended = table::append(&self.catalog, loaded, pending, &self.upkeep).await;
+        let appended = table::append(&self.catalog, loaded, permit, &self.upkeep).await;
         self.show();
         let appended = appended?;
         if let Some(freed) = appended.freed {
@@ -401,17 +402,16 @@ impl Checkpoints for Disk {
         self.call(StateStore::load).await
     }
 
-    async fn prepare(&self, checkpoint: Checkpoint, start: CheckpointStart) -> Result<(), Failure> {
+    async fn prepare(
+        &self,
+        checkpoint: Checkpoint,
+        start: CheckpointStart,
+    ) -> Result<Vec<Prepared>, Failure> {
         self.call(move |store, flow| store.prepare(flow, &checkpoint, &start)).await
     }
 
-    async fn finalize(
-        &self,
-        commit: CommitId,
-        outcome: Outcome,
-        end: CheckpointEnd,
-    ) -> Result<(), Failure> {
-        self.call(move |store, flow| store.finalize(flow, &commit, outcome, &end)).await
+    async fn finalize(&self, settled: Settled, end: CheckpointEnd) -> Result<(), Failure> {
+        self.call(move |store, flow| store.finalize(flow, &settled, &end)).await
     }
 
     async fn add_seconds(&self, seconds: StepSeconds) -> Result<(), Failure> {

@@ -18,12 +18,12 @@ use super::reading::Reading;
 use crate::decode::Pushed;
 use crate::failure::Failure;
 use crate::protocol::{
-    Checkpoint, CommitId, Frontier, JournalParts, LocalState, LogRange, Offset, PendingCommit,
-    PendingFile, TopicPartition,
+    Checkpoint, Frontier, JournalParts, LocalState, LogRange, Offset, PendingFile, Permit,
+    Prepared, Settled, TopicPartition,
 };
 use crate::source::{PartitionId, Polled, Record, Share, TopicInfo, Topics};
-use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StepSeconds};
-use crate::table::CommitOutcome;
+use crate::state::{CheckpointEnd, CheckpointStart, StepSeconds};
+use crate::table::{CommitOutcome, NotSent};
 
 /// The topics, and the group that distributes their partitions.
 pub trait Source: Clone + Send + Sync + 'static {
@@ -109,13 +109,13 @@ pub trait Table: Clone + Send + Sync + 'static {
     /// May a reading that a commit left be what the next one is decided on? Not where it carries
     /// credentials that end.
     fn may_be_kept(&self, loaded: &Self::Loaded) -> bool;
-    /// Appends a pending commit to the table as `reading` shows it, with one request. An error
-    /// means that it was certainly not made.
+    /// Appends the commit that `permit` is for to the table, with one request pinned to the head
+    /// that it was decided on. Nothing is sent unless `reading` is the one that it was decided on.
     fn append(
         &self,
         reading: &Reading<Self::Loaded>,
-        pending: &PendingCommit,
-    ) -> impl Future<Output = Result<CommitOutcome<Reading<Self::Loaded>>, Failure>> + Send;
+        permit: Permit<'_>,
+    ) -> impl Future<Output = Result<CommitOutcome<Reading<Self::Loaded>>, NotSent>> + Send;
     /// Deletes data files that nothing refers to.
     fn delete_files(
         &self,
@@ -128,17 +128,16 @@ pub trait Table: Clone + Send + Sync + 'static {
 pub trait Checkpoints: Clone + Send + Sync + 'static {
     /// What recovery needs.
     fn load(&self) -> impl Future<Output = Result<LocalState, Failure>> + Send;
-    /// Step 2 of a commit.
+    /// Step 2 of a commit. Only what it gives back may be admitted (I4).
     fn prepare(
         &self,
         checkpoint: Checkpoint,
         start: CheckpointStart,
-    ) -> impl Future<Output = Result<(), Failure>> + Send;
-    /// Step 4, of one commit of the checkpoint.
+    ) -> impl Future<Output = Result<Vec<Prepared>, Failure>> + Send;
+    /// Step 4, of one commit of the checkpoint, on the proof of how it ended (I5).
     fn finalize(
         &self,
-        commit: CommitId,
-        outcome: Outcome,
+        settled: Settled,
         end: CheckpointEnd,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Adds to the newest record how long steps took.

@@ -16,7 +16,7 @@ use super::world::{Connected, Loaded, World};
 use crate::base::clock::now_ms;
 use crate::failure::Failure;
 use crate::protocol::{
-    Checkpoint, Epoch, Flow, LocalState, LogRange, Offset, OffsetRange, PendingCommit, Ranges,
+    Checkpoint, Epoch, Flow, LocalState, LogRange, Offset, OffsetRange, Prepared, Ranges,
     ResetPolicy, TableShare, TableView, TopicPartition, check_history, check_last, check_source,
     recover,
 };
@@ -167,7 +167,7 @@ async fn read<W: World>(
 ) -> Result<Readings<Loaded<W>>, Failure> {
     let mut readings = Readings::new();
     for (name, table) in &committer.tables {
-        let is_for = |pending: &PendingCommit| {
+        let is_for = |pending: &Prepared| {
             pending.table == *name || !committer.tables.contains_key(&pending.table)
         };
         let awaited = local.pending.iter().any(is_for);
@@ -200,17 +200,15 @@ async fn settle_pending<W: World>(
             failed = Some(worse(failed, committer.refuse(refusal)));
         }
     }
-    let views =
-        readings.iter().map(|(name, reading)| (name.clone(), reading.view().clone())).collect();
-    let recovery = recover(Some(local), &views);
+    let views = readings.iter().map(|(name, reading)| (name.as_str(), reading.view())).collect();
+    let recovery = recover(local, &views);
     tracing::info!(
-        local = ?recovery.standing, pending = recovery.steps.len(), next_epoch = %recovery.next_epoch,
+        local = ?recovery.standing, pending = local.pending.len(), next_epoch = %recovery.next_epoch,
         "recovering"
     );
-    let steps = recovery.steps.into_iter().map(|step| step.pending);
-    let steps = steps.filter(|pending| !refused.contains(&pending.table));
+    let pending = local.pending.iter().filter(|pending| !refused.contains(&pending.table));
     let mut all = Vec::new();
-    for end in join_all(steps.map(|pending| finish(committer, pending))).await {
+    for end in join_all(pending.cloned().map(|pending| finish(committer, pending))).await {
         match end {
             Ok((name, done)) => {
                 readings.insert(name, done.reading.clone());
@@ -230,11 +228,11 @@ async fn settle_pending<W: World>(
 /// Brings a commit that an earlier process prepared to its end, and says for which table.
 async fn finish<W: World>(
     committer: &Committer<W>,
-    pending: PendingCommit,
+    pending: Prepared,
 ) -> Result<(String, Done<Loaded<W>>), Failure> {
     let to = committer.table(&pending)?;
     let began = now();
-    // The decision is made again on a fresh reading: what was read above may be old by now.
+    // On a fresh reading: what was read above may be old by now.
     let (settled, reading) = to.settle(&pending).await?;
     to.finalize(&pending, &settled, &reading, now() - began).await?;
     tracing::info!(

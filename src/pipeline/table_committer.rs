@@ -12,44 +12,19 @@ use super::reading::Reading;
 use super::seams::{Checkpoints, Table, now};
 use super::world::{Loaded, World};
 use crate::base::clock::now_ms;
+#[cfg(feature = "faults")]
 use crate::broken::{self, Variant};
 use crate::failure::{Failure, chain};
+#[cfg(feature = "faults")]
+use crate::protocol::Permit;
 use crate::protocol::{
-    Admission, Frontier, PendingCommit, Refusal, ShownCommit, TableView, admit, finalized_is_shown,
-    is_provably_absent, ledger_does_not_decrease, snapshot_of,
+    Admission, PendingCommit, Prepared, Refusal, Settled, Shown, ShownCommit, TableView, admit,
+    is_provably_absent, ledger_does_not_decrease,
 };
 use crate::retry::Backoff;
-use crate::state::{CheckpointEnd, Outcome, StepSeconds};
+use crate::state::{CheckpointEnd, StepSeconds};
 use crate::table::CommitOutcome;
 use crate::telemetry::{Admission as Decision, CommitOutcome as Answer, Health, Metrics, Server};
-
-/// How a pending commit ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Settled {
-    /// Our request made this snapshot.
-    Committed {
-        /// The snapshot.
-        snapshot_id: i64,
-    },
-    /// An earlier request had made it already.
-    AlreadyCommitted,
-    /// Another instance was faster; the pending commit is dropped.
-    Superseded {
-        /// The ledger that fenced it.
-        ledger: Frontier,
-    },
-}
-
-impl Settled {
-    /// For logs and metrics.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Committed { .. } => "committed",
-            Self::AlreadyCommitted => "already_committed",
-            Self::Superseded { .. } => "superseded",
-        }
-    }
-}
 
 /// Commits to one table of a flow.
 pub struct TableCommitter<W: World> {
@@ -74,11 +49,11 @@ pub struct TableCommitter<W: World> {
 impl<W: World> TableCommitter<W> {
     /// Load, read the ledger, admit, commit; until the fate of `pending` is known. The first
     /// attempt is decided on what the catalog answered to our last commit, where that is kept.
-    /// I4: the caller has synced the checkpoint. Conflict and unknown both come back to the load;
-    /// a conflict soon, since the catalog is well and only another instance was faster.
+    /// Conflict and unknown both come back to the load; a conflict soon, since the catalog is well
+    /// and only another instance was faster.
     pub async fn settle(
         &self,
-        pending: &PendingCommit,
+        pending: &Prepared,
     ) -> Result<(Settled, Reading<Loaded<W>>), Failure> {
         let mut outage = Backoff::new(now(), self.give_up);
         let mut conflict = Backoff::quick(now(), self.give_up);
@@ -86,11 +61,10 @@ impl<W: World> TableCommitter<W> {
         let mut remembered = self.memory().take();
         let mut first = true;
         loop {
-            let blind = sent && broken::is(Variant::RetryWithoutReading);
             let by_memory = remembered.is_some();
             let attempt = match remembered.take() {
                 Some(reading) => self.attempt_on(pending, reading).await,
-                None => self.attempt(pending, blind, first).await,
+                None => self.attempt(pending, sent, first).await,
             };
             first = false;
             sent |= matches!(attempt, Ok(Attempt::Conflict(_) | Attempt::Unknown(_)));
@@ -137,7 +111,7 @@ impl<W: World> TableCommitter<W> {
 
     /// Keeps the table that a commit of ours is the head of, for the next one.
     fn remember(&self, settled: &Settled, reading: &Reading<Loaded<W>>) {
-        let ours = matches!(settled, Settled::Committed { .. });
+        let ours = matches!(settled, Settled::Committed(_));
         let head = if ours { reading.view().head } else { None };
         let kept = (ours && self.table.may_be_kept(reading.table())).then(|| reading.clone());
         self.memory().keep(kept, head);
@@ -145,15 +119,15 @@ impl<W: World> TableCommitter<W> {
 
     async fn attempt(
         &self,
-        pending: &PendingCommit,
-        blind: bool,
+        pending: &Prepared,
+        sent: bool,
         first: bool,
     ) -> Result<Attempt<Loaded<W>>, Failure> {
         let reading = self.load().await?;
         if first {
             self.memory().compare(reading.view().head);
         }
-        self.decide(pending, reading, blind).await
+        self.decide(pending, reading, sent).await
     }
 
     /// A first attempt on what the last commit left. Only "commit" is ever decided on it, because
@@ -161,47 +135,44 @@ impl<W: World> TableCommitter<W> {
     /// on since: a partition that another instance brought forward looks as if it had gone back.
     async fn attempt_on(
         &self,
-        pending: &PendingCommit,
+        pending: &Prepared,
         known: Reading<Loaded<W>>,
     ) -> Result<Attempt<Loaded<W>>, Failure> {
         match admit(pending, known.view()) {
-            Admission::Commit { .. } => self.decide(pending, known, false).await,
+            Admission::Commit(_) => self.decide(pending, known, false).await,
             _ => self.attempt(pending, false, true).await,
         }
     }
 
-    /// `blind` is never true but in a variant that is broken on purpose.
+    /// `sent`: a request for it went out before.
     async fn decide(
         &self,
-        pending: &PendingCommit,
+        pending: &Prepared,
         reading: Reading<Loaded<W>>,
-        blind: bool,
+        sent: bool,
     ) -> Result<Attempt<Loaded<W>>, Failure> {
-        let decision = match blind {
-            false => admit(pending, reading.view()),
-            true => Admission::Commit { head: reading.view().head },
-        };
-        self.metrics.add_admission(match &decision {
-            Admission::Commit { .. } => Decision::Commit,
-            Admission::AlreadyCommitted => Decision::AlreadyCommitted,
-            Admission::Superseded { .. } => Decision::Superseded,
+        let admission = admission(pending, reading.view(), sent);
+        self.metrics.add_admission(match &admission {
+            Admission::Commit(_) => Decision::Commit,
+            Admission::AlreadyCommitted(_) => Decision::AlreadyCommitted,
+            Admission::Superseded(_) => Decision::Superseded,
             Admission::Refused(_) => Decision::Refused,
         });
-        match decision {
-            Admission::Commit { .. } => {}
-            Admission::AlreadyCommitted => {
-                return Ok(Attempt::Settled(Settled::AlreadyCommitted, Box::new(reading)));
+        let permit = match admission {
+            Admission::Commit(permit) => permit,
+            Admission::AlreadyCommitted(shown) => {
+                return Ok(Attempt::settled(Settled::AlreadyCommitted(shown), reading));
             }
-            Admission::Superseded { ledger } => {
-                return Ok(Attempt::Settled(Settled::Superseded { ledger }, Box::new(reading)));
+            Admission::Superseded(superseded) => {
+                return Ok(Attempt::settled(Settled::Superseded(superseded), reading));
             }
             Admission::Refused(refusal) => return Err(self.refuse(refusal)),
-        }
-        match self.table.append(&reading, pending).await? {
-            CommitOutcome::Committed { snapshot_id, table } => {
+        };
+        match self.table.append(&reading, permit).await? {
+            CommitOutcome::Committed { table, .. } => {
                 self.metrics.add_commit(Answer::Committed);
-                self.check(reading.view(), table.view(), pending)?;
-                Ok(Attempt::Settled(Settled::Committed { snapshot_id }, Box::new(table)))
+                let shown = self.check(reading.view(), table.view(), pending)?;
+                Ok(Attempt::settled(Settled::Committed(shown), table))
             }
             CommitOutcome::Conflict(reason) => {
                 self.metrics.add_commit(Answer::Conflict);
@@ -222,6 +193,7 @@ impl<W: World> TableCommitter<W> {
                     ),
                 })
             }
+            CommitOutcome::TurnedAway(error) => Err(error.into()),
         }
     }
 
@@ -285,9 +257,10 @@ impl<W: World> TableCommitter<W> {
         before: &TableView,
         after: &TableView,
         pending: &PendingCommit,
-    ) -> Result<(), Failure> {
-        finalized_is_shown(after, &pending.commit_id)
-            .and_then(|()| ledger_does_not_decrease(before.ledger.as_ref(), after.ledger.as_ref()))
+    ) -> Result<Shown, Failure> {
+        let (was, is) = (before.ledger.as_ref(), after.ledger.as_ref());
+        Shown::by(after, &pending.commit_id)
+            .and_then(|shown| ledger_does_not_decrease(was, is).map(|()| shown))
             .map_err(|violation| violated(&self.metrics, &violation))
     }
 
@@ -300,12 +273,6 @@ impl<W: World> TableCommitter<W> {
         reading: &Reading<Loaded<W>>,
         committing: Duration,
     ) -> Result<(), Failure> {
-        let outcome = match settled {
-            Settled::Committed { .. } | Settled::AlreadyCommitted => {
-                Outcome::Committed { snapshot: snapshot_of(reading.view(), &pending.commit_id) }
-            }
-            Settled::Superseded { .. } => Outcome::Superseded,
-        };
         let end = CheckpointEnd {
             ended_ms: now_ms(),
             seconds: StepSeconds {
@@ -314,10 +281,10 @@ impl<W: World> TableCommitter<W> {
             },
             retained: self.retained,
         };
-        self.state.finalize(pending.commit_id.clone(), outcome, end).await?;
+        self.state.finalize(settled.clone(), end).await?;
         match settled {
-            Settled::Superseded { .. } => self.drop_files(pending, reading).await,
-            Settled::Committed { .. } | Settled::AlreadyCommitted => {
+            Settled::Superseded(_) => self.drop_files(pending, reading).await,
+            Settled::Committed(_) | Settled::AlreadyCommitted(_) => {
                 self.metrics.add_committed_records(pending.rows.written);
             }
         }
@@ -347,4 +314,24 @@ enum Attempt<T> {
     Settled(Settled, Box<Reading<T>>),
     Conflict(String),
     Unknown(String),
+}
+
+impl<T> Attempt<T> {
+    fn settled(settled: Settled, reading: Reading<T>) -> Self {
+        Self::Settled(settled, Box::new(reading))
+    }
+}
+
+/// [`admit`], but in a variant that is broken on purpose.
+#[cfg(feature = "faults")]
+fn admission<'a>(pending: &'a Prepared, view: &'a TableView, sent: bool) -> Admission<'a> {
+    match sent && broken::is(Variant::RetryWithoutReading) {
+        true => Admission::Commit(Permit::forged(pending, view)),
+        false => admit(pending, view),
+    }
+}
+
+#[cfg(not(feature = "faults"))]
+fn admission<'a>(pending: &'a Prepared, view: &'a TableView, _sent: bool) -> Admission<'a> {
+    admit(pending, view)
 }

@@ -19,83 +19,85 @@
 //! was pending for the old topic is to be dropped, not to be refused for ever.
 //!
 //! Only the partitions that the commit moves are compared: instances that own different
-//! partitions do not fence each other. Commit holds for the inspected head alone: the request must
-//! be pinned to it, and any answer but "committed" leads back to reading the table.
+//! partitions do not fence each other. Commit comes as a [`Permit`], which holds for the inspected
+//! head alone: the request is pinned to it, and any answer but "committed" leads back to reading the
+//! table.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use super::{
-    CommitId, Frontier, Ledger, Offset, OffsetRange, PendingCommit, Ranges, Refusal, ShownCommit,
-    TableView, TopicPartition, pending_is_contiguous,
+    CommitId, Ledger, Offset, OffsetRange, PendingCommit, Permit, Prepared, Ranges, Refusal, Shown,
+    ShownCommit, Superseded, TableView, TopicPartition, pending_is_contiguous,
 };
 use crate::broken::{self, Variant};
 
 /// What may be done with a pending commit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// Send one request, pinned to this head.
-    Commit {
-        /// Snapshot that must still be the head when the request lands.
-        head: Option<i64>,
-    },
+#[derive(Debug, PartialEq, Eq)]
+pub enum Admission<'a> {
+    /// Send one request.
+    Commit(Permit<'a>),
     /// The commit is in the table: finalize it, never send it again.
-    AlreadyCommitted,
+    AlreadyCommitted(Shown),
     /// Another instance committed these records, or a person edited the ledger: drop the pending
     /// commit, resume at the ledger.
-    Superseded {
-        /// The whole frontier of the table.
-        ledger: Frontier,
-    },
+    Superseded(Superseded),
     /// Do nothing; a person must look.
     Refused(Refusal),
 }
 
-/// Decides whether `pending` may enter the table that shows `view`. Total and deterministic.
-pub fn admit(pending: &PendingCommit, view: &TableView) -> Admission {
-    if broken::is(Variant::MarkerOnlyInHead) {
-        return decide(pending, &only_head(view));
+/// Decides whether `commit` may enter the table that shows `view`. Total and deterministic.
+pub fn admit<'a>(commit: &'a Prepared, view: &'a TableView) -> Admission<'a> {
+    match decide(commit, view) {
+        Row::Commit => Admission::Commit(Permit::new(commit, view)),
+        Row::AlreadyCommitted(shown) => Admission::AlreadyCommitted(shown),
+        Row::Superseded => Admission::Superseded(Superseded::by(view, &commit.commit_id)),
+        Row::Refused(refusal) => Admission::Refused(refusal),
     }
-    decide(pending, view)
 }
 
-fn decide(pending: &PendingCommit, view: &TableView) -> Admission {
+/// The row that applies.
+enum Row {
+    Commit,
+    AlreadyCommitted(Shown),
+    Superseded,
+    Refused(Refusal),
+}
+
+fn decide(pending: &PendingCommit, view: &TableView) -> Row {
+    if broken::is(Variant::MarkerOnlyInHead) {
+        return first_row(pending, &only_head(view));
+    }
+    first_row(pending, view)
+}
+
+fn first_row(pending: &PendingCommit, view: &TableView) -> Row {
     let table = &pending.table;
     if pending.table_uuid != view.table_uuid {
-        return Admission::Refused(Refusal::TableReplaced {
+        return Row::Refused(Refusal::TableReplaced {
             table: table.clone(),
             expected: pending.table_uuid.clone(),
             found: view.table_uuid.clone(),
         });
     }
-    if shows_commit(view, &pending.commit_id) {
-        return Admission::AlreadyCommitted;
+    if let Ok(shown) = Shown::by(view, &pending.commit_id) {
+        return Row::AlreadyCommitted(shown);
     }
     if let Err(refusal) = check_history(table, view) {
-        return Admission::Refused(refusal);
+        return Row::Refused(refusal);
     }
     match pending.generation.cmp(&generation(view.ledger.as_ref())) {
-        Ordering::Less => superseded(view),
-        Ordering::Greater => Admission::Refused(edit_lost(table, pending.generation, view)),
-        Ordering::Equal => {
-            let checked = check_source(table, view, &pending.cluster_id, &pending.topic_ids)
-                .and_then(|()| check_pending(pending));
-            match checked {
-                Ok(()) => compare(pending, view),
-                Err(refusal) => Admission::Refused(refusal),
-            }
-        }
+        Ordering::Less => Row::Superseded,
+        Ordering::Greater => Row::Refused(edit_lost(table, pending.generation, view)),
+        Ordering::Equal => check_source(table, view, &pending.cluster_id, &pending.topic_ids)
+            .and_then(|()| check_pending(pending))
+            .map_or_else(Row::Refused, |()| compare(pending, view)),
     }
 }
 
 /// The generation of a ledger; 0 of one that is not there.
 pub fn generation(ledger: Option<&Ledger>) -> u64 {
     ledger.map_or(0, |ledger| ledger.generation)
-}
-
-fn superseded(view: &TableView) -> Admission {
-    let ledger = view.ledger.as_ref().map(|ledger| ledger.frontier.clone());
-    Admission::Superseded { ledger: ledger.unwrap_or_default() }
 }
 
 fn edit_lost(table: &str, known: u64, view: &TableView) -> Refusal {
@@ -213,7 +215,7 @@ pub fn is_provably_absent(
     ranges_of: impl Fn(&ShownCommit) -> Option<Ranges>,
 ) -> bool {
     if view.commits.iter().any(|shown| shown.commit_id == pending.commit_id)
-        || !matches!(admit(pending, view), Admission::Superseded { .. })
+        || !matches!(decide(pending, view), Row::Superseded)
     {
         return false;
     }
@@ -270,13 +272,13 @@ fn check_pending(pending: &PendingCommit) -> Result<(), Refusal> {
     })
 }
 
-fn compare(pending: &PendingCommit, view: &TableView) -> Admission {
+fn compare(pending: &PendingCommit, view: &TableView) -> Row {
     let ledger = view.ledger.as_ref().map(|ledger| &ledger.frontier);
     let end_of = |tp| ledger.and_then(|frontier| frontier.get(tp));
     if broken::is(Variant::NotEqualOnly)
         && pending.ranges.iter().any(|(tp, range)| end_of(tp) != Some(range.end))
     {
-        return Admission::Commit { head: view.head };
+        return Row::Commit;
     }
     let mut ahead = false;
     for tp in pending.ranges.keys() {
@@ -285,7 +287,7 @@ fn compare(pending: &PendingCommit, view: &TableView) -> Admission {
         // A partition that was never begun (None) comes before every offset.
         match (seen.cmp(&from), from) {
             (Ordering::Less, Some(from)) => {
-                return Admission::Refused(Refusal::LedgerBehind {
+                return Row::Refused(Refusal::LedgerBehind {
                     table: pending.table.clone(),
                     partition: tp.clone(),
                     ledger: seen,
@@ -296,7 +298,7 @@ fn compare(pending: &PendingCommit, view: &TableView) -> Admission {
             _ => {}
         }
     }
-    if ahead { superseded(view) } else { Admission::Commit { head: view.head } }
+    if ahead { Row::Superseded } else { Row::Commit }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use super::*;
 use crate::protocol::fixtures::{UUID, frontier, ledger, ranges, tp};
-use crate::protocol::{admit, journal_is_contiguous};
+use crate::protocol::{Admission, Prepared, admit, journal_is_contiguous};
 
 const NONE: &[(i32, Offset)] = &[];
 
@@ -246,9 +246,11 @@ fn a_rewind_after_a_rewind_knows_what_the_first_one_said() {
     let view = basis.view();
     let mut old = crate::protocol::fixtures::pending("x", &[(0, 10)], &[(0, 10, 20)]);
     old.generation = 1;
-    assert!(matches!(admit(&old, &view), crate::protocol::Admission::Superseded { .. }));
+    let admitted = Prepared::on_disk(old.clone());
+    assert!(matches!(admit(&admitted, &view), Admission::Superseded(_)));
     old.generation = 2;
-    assert!(matches!(admit(&old, &view), crate::protocol::Admission::Commit { .. }));
+    let admitted = Prepared::on_disk(old);
+    assert!(matches!(admit(&admitted, &view), Admission::Commit(_)));
 }
 
 // Reset.

@@ -16,6 +16,7 @@ mod recovery;
 mod refusal;
 mod trigger;
 mod types;
+mod verdicts;
 
 pub use admission::*;
 pub use commit_id::*;
@@ -29,6 +30,7 @@ pub use recovery::*;
 pub use refusal::*;
 pub use trigger::*;
 pub use types::*;
+pub use verdicts::*;
 
 #[cfg(test)]
 mod fixtures;

@@ -11,15 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use super::types::is_zero;
 use super::{
-    Admission, Epoch, Frontier, Offset, PendingCommit, Refusal, TableView, TopicPartition, admit,
-    check_history, check_source, generation,
+    Epoch, Frontier, Offset, Prepared, Refusal, TableView, TopicPartition, check_history,
+    check_source, generation,
 };
 
 /// What the local checkpoint store knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalState {
     /// Commits of the checkpoint that was prepared, as far as they are not finalized.
-    pub pending: Vec<PendingCommit>,
+    pub pending: Vec<Prepared>,
     /// By table: the newest checkpoint that was seen to be in it.
     pub last: BTreeMap<String, LastCheckpoint>,
 }
@@ -36,15 +36,6 @@ pub struct LastCheckpoint {
     pub generation: u64,
 }
 
-/// What to do with one pending commit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecoveryStep {
-    /// The commit.
-    pub pending: PendingCommit,
-    /// What may be done with it.
-    pub admission: Admission,
-}
-
 /// How local state stands to the ledgers; for the log. See [`check_last`] for what is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LocalStanding {
@@ -58,58 +49,25 @@ pub enum LocalStanding {
     Newer,
 }
 
-/// What to do first after a start.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a start takes from local state, beside the pending commits. These are admitted one by one,
+/// as if they were new, each on a fresh reading of its table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recovery {
-    /// One for each pending commit, in the order in which they were prepared.
-    pub steps: Vec<RecoveryStep>,
-    /// The frontier that the tables show now, before any step: of each partition the lowest
-    /// offset of all tables. After the steps the tables are read again.
-    pub resume: Frontier,
     /// The first epoch that local state does not know.
     pub next_epoch: Epoch,
-    /// How local state stands to the ledger.
+    /// How local state stands to the ledgers.
     pub standing: LocalStanding,
 }
 
-/// Decides what to do with what a previous process left. Total, deterministic and idempotent: a
-/// crash at any point of the steps leads to the same decisions for those not yet done.
-///
-/// `views` holds one reading of each table, by `namespace.table`. A pending commit whose table is
-/// not among them is refused.
-pub fn recover(local: Option<&LocalState>, views: &BTreeMap<String, TableView>) -> Recovery {
-    let pending = local.map_or(&[][..], |local| &local.pending);
-    let lasts = || local.iter().flat_map(|local| &local.last);
-    let resume = lowest(views);
-    let steps = pending.iter().map(|pending| step(pending, views)).collect();
-    let known =
-        pending.iter().map(|pending| pending.epoch).chain(lasts().map(|(_, last)| last.epoch));
+/// Total, deterministic and idempotent. `views` holds one reading of each table, by
+/// `namespace.table`.
+pub fn recover(local: &LocalState, views: &BTreeMap<&str, &TableView>) -> Recovery {
+    let pending = local.pending.iter().map(|pending| pending.epoch);
+    let known = pending.chain(local.last.values().map(|last| last.epoch));
     Recovery {
-        steps,
         next_epoch: Epoch(known.max().map_or(1, |epoch| epoch.0.saturating_add(1))),
-        standing: standing(lasts(), views),
-        resume,
+        standing: standing(local, views),
     }
-}
-
-fn step(pending: &PendingCommit, views: &BTreeMap<String, TableView>) -> RecoveryStep {
-    let admission = views.get(&pending.table).map_or_else(
-        || Admission::Refused(Refusal::TableMissing { table: pending.table.clone() }),
-        |view| admit(pending, view),
-    );
-    RecoveryStep { pending: pending.clone(), admission }
-}
-
-/// The lowest offsets; a partition that one table never began was not begun.
-fn lowest(views: &BTreeMap<String, TableView>) -> Frontier {
-    let mut frontiers = views
-        .values()
-        .map(|view| view.ledger.as_ref().map(|ledger| ledger.frontier.clone()).unwrap_or_default());
-    let first = frontiers.next().unwrap_or_default();
-    frontiers.fold(first, |low, next| {
-        let both = low.iter().filter_map(|(tp, a)| next.get(tp).map(|b| (tp.clone(), a.min(b))));
-        both.collect()
-    })
 }
 
 /// Checks that the table still has what local state saw in it: a ledger never decreases (I6), but
@@ -150,16 +108,13 @@ pub fn check_last(table: &str, local: &LocalState, view: &TableView) -> Result<(
 }
 
 /// A table that is ahead of local state or behind it says more than one that is the same.
-fn standing<'a>(
-    lasts: impl Iterator<Item = (&'a String, &'a LastCheckpoint)>,
-    views: &BTreeMap<String, TableView>,
-) -> LocalStanding {
+fn standing(local: &LocalState, views: &BTreeMap<&str, &TableView>) -> LocalStanding {
     let mut standing = LocalStanding::Absent;
-    for (table, last) in lasts {
+    for (table, last) in &local.last {
         if standing == LocalStanding::Absent {
             standing = LocalStanding::Same;
         }
-        let ledger = views.get(table).and_then(|view| view.ledger.as_ref());
+        let ledger = views.get(table.as_str()).and_then(|view| view.ledger.as_ref());
         for (tp, offset) in last.frontier.iter() {
             match Some(offset).cmp(&ledger.and_then(|ledger| ledger.frontier.get(tp))) {
                 Ordering::Greater => return LocalStanding::Newer,

@@ -1,11 +1,12 @@
 use super::*;
 use crate::protocol::fixtures::*;
-use crate::protocol::{Ledger, finalized_is_shown};
+use crate::protocol::{Ledger, PendingCommit};
 
 const TABLE: &str = "lake.readings";
 
-fn tables(view: TableView) -> BTreeMap<String, TableView> {
-    BTreeMap::from([(TABLE.to_owned(), view)])
+/// After a start that finds the table as in `view`.
+fn recovered(local: &LocalState, view: &TableView) -> Recovery {
+    recover(local, &BTreeMap::from([(TABLE, view)]))
 }
 
 fn at_ten() -> TableView {
@@ -14,61 +15,31 @@ fn at_ten() -> TableView {
 
 fn local(pending: Vec<PendingCommit>, last: &[(i32, Offset)]) -> LocalState {
     let last = LastCheckpoint { epoch: Epoch(3), frontier: frontier(last), generation: 0 };
+    let pending = pending.into_iter().map(Prepared::on_disk).collect();
     LocalState { pending, last: BTreeMap::from([(TABLE.to_owned(), last)]) }
 }
 
-fn admissions(recovery: &Recovery) -> Vec<&Admission> {
-    recovery.steps.iter().map(|step| &step.admission).collect()
+#[test]
+fn a_first_start_begins_with_the_first_epoch() {
+    let first = Recovery { next_epoch: Epoch(1), standing: LocalStanding::Absent };
+    assert_eq!(recovered(&LocalState::default(), &empty()), first);
+    assert_eq!(recovered(&LocalState::default(), &at_ten()), first, "or local state was lost");
 }
 
 #[test]
-fn a_first_start_has_nothing_to_do() {
-    let recovery = recover(None, &tables(empty()));
-    assert_eq!(recovery.steps, []);
-    assert_eq!(recovery.resume, Frontier::default());
-    assert_eq!(recovery.next_epoch, Epoch(1));
-    assert_eq!(recovery.standing, LocalStanding::Absent);
-}
-
-#[test]
-fn lost_local_state_resumes_at_the_ledger() {
-    let recovery = recover(Some(&LocalState::default()), &tables(at_ten()));
-    assert_eq!(recovery.resume, frontier(&[(0, 10)]));
-    assert_eq!(recovery.standing, LocalStanding::Absent);
-}
-
-#[test]
-fn a_prepared_commit_that_continues_the_ledger_is_committed_without_reading_again() {
+fn an_epoch_that_is_pending_or_complete_is_not_used_again() {
     let state = local(vec![pending("x", &[(0, 10)], &[(0, 10, 20)])], &[(0, 10)]);
-    let recovery = recover(Some(&state), &tables(at_ten()));
-    assert_eq!(admissions(&recovery), [&Admission::Commit { head: Some(1) }]);
-    assert_eq!(recovery.standing, LocalStanding::Same);
-    assert_eq!(recovery.next_epoch, Epoch(5));
+    assert_eq!(recovered(&state, &at_ten()).next_epoch, Epoch(5));
+    assert_eq!(recovered(&local(vec![], &[(0, 10)]), &at_ten()).next_epoch, Epoch(4));
 }
 
 #[test]
-fn a_commit_whose_reply_was_lost_is_finalized() {
-    let state = local(vec![pending("a", &[], &[(0, 0, 10)])], &[]);
-    assert_eq!(
-        admissions(&recover(Some(&state), &tables(at_ten()))),
-        [&Admission::AlreadyCommitted]
-    );
-}
-
-#[test]
-fn an_old_copy_of_local_state_is_superseded_and_resumes_at_the_ledger() {
-    let state = local(vec![pending("x", &[(0, 4)], &[(0, 4, 9)])], &[(0, 4)]);
-    let recovery = recover(Some(&state), &tables(at_ten()));
-    assert_eq!(admissions(&recovery), [&Admission::Superseded { ledger: frontier(&[(0, 10)]) }]);
-    assert_eq!(recovery.resume, frontier(&[(0, 10)]));
-    assert_eq!(recovery.standing, LocalStanding::Older);
-}
-
-#[test]
-fn local_state_newer_than_the_table_resumes_at_the_ledger_all_the_same() {
-    let recovery = recover(Some(&local(vec![], &[(0, 30)])), &tables(at_ten()));
-    assert_eq!(recovery.resume, frontier(&[(0, 10)]));
-    assert_eq!(recovery.standing, LocalStanding::Newer);
+fn local_state_is_older_or_newer_than_the_table_or_the_same() {
+    let standing = |seen: &[(i32, Offset)]| recovered(&local(vec![], seen), &at_ten()).standing;
+    assert_eq!(standing(&[(0, 10)]), LocalStanding::Same);
+    assert_eq!(standing(&[(0, 4)]), LocalStanding::Older);
+    assert_eq!(standing(&[(0, 30)]), LocalStanding::Newer);
+    assert_eq!(standing(&[(0, 4), (1, 1)]), LocalStanding::Newer);
 }
 
 #[test]
@@ -121,37 +92,19 @@ fn a_topic_that_was_reset_starts_at_its_first_offset_whatever_the_policy() {
 }
 
 #[test]
-fn a_pending_commit_whose_table_is_gone_is_refused() {
-    let state = local(vec![pending("x", &[(0, 4)], &[(0, 4, 9)])], &[]);
-    let recovery = recover(Some(&state), &BTreeMap::new());
-    assert_eq!(
-        admissions(&recovery),
-        [&Admission::Refused(Refusal::TableMissing { table: TABLE.into() })]
-    );
-}
-
-#[test]
-fn a_partition_resumes_at_the_lowest_ledger_of_its_tables() {
-    let mut views = tables(view(Some(ledger("a", &[(0, 10), (1, 5), (2, 1)])), vec![]));
-    views.insert("lake.other".into(), view(Some(ledger("b", &[(0, 7), (1, 6)])), vec![]));
-    assert_eq!(recover(None, &views).resume, frontier(&[(0, 7), (1, 5)]));
-}
-
-#[test]
 fn each_table_is_compared_with_what_local_state_saw_in_it_and_with_nothing_else() {
     let mut state = local(vec![], &[(0, 10)]);
     let other = LastCheckpoint { epoch: Epoch(9), frontier: frontier(&[(0, 99)]), generation: 0 };
     state.last.insert("lake.other".to_owned(), other);
-    state.pending.push(PendingCommit {
+    state.pending.push(Prepared::on_disk(PendingCommit {
         table: "lake.other".into(),
         table_uuid: "table-2".into(),
         ..pending("y", &[(0, 99)], &[(0, 99, 120)])
-    });
+    }));
     assert_eq!(check_last(TABLE, &state, &at_ten()), Ok(()));
     let refused = check_last("lake.other", &state, &at_ten()).map_err(|refusal| refusal.name());
     assert_eq!(refused, Err("table-replaced"));
-    let views = tables(at_ten());
-    assert_eq!(recover(Some(&state), &views).next_epoch, Epoch(10), "the newest of all tables");
+    assert_eq!(recovered(&state, &at_ten()).next_epoch, Epoch(10), "the newest of all tables");
 }
 
 #[test]
@@ -160,16 +113,7 @@ fn an_epoch_number_at_the_very_end_does_not_panic() {
     let (epoch, frontier) = (Epoch(u64::MAX), Frontier::default());
     let last = LastCheckpoint { epoch, frontier, generation: 0 };
     state.last.insert(TABLE.to_owned(), last);
-    assert_eq!(recover(Some(&state), &tables(empty())).next_epoch, Epoch(u64::MAX));
-}
-
-#[test]
-fn a_damaged_epoch_of_a_pending_commit_does_not_change_what_is_admitted() {
-    let commit = PendingCommit { epoch: Epoch(u64::MAX), ..pending("a", &[], &[(0, 0, 10)]) };
-    let views = tables(at_ten());
-    let recovery = recover(Some(&local(vec![commit.clone()], &[])), &views);
-    assert_eq!(admissions(&recovery), [&Admission::AlreadyCommitted]);
-    assert_eq!(finalized_is_shown(&views[TABLE], &commit.commit_id), Ok(()));
+    assert_eq!(recovered(&state, &empty()).next_epoch, Epoch(u64::MAX));
 }
 
 // Where partitions start.

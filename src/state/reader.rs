@@ -13,7 +13,7 @@ use super::format_1;
 use super::frame::{self, FrameError};
 use super::keys;
 use super::record::{CheckpointRecord, Meta, Open};
-use crate::protocol::{Checkpoint, LastCheckpoint, LocalState};
+use crate::protocol::{Checkpoint, LastCheckpoint, LocalState, Prepared};
 
 const MIB: usize = 1024 * 1024;
 
@@ -22,6 +22,11 @@ const MIB: usize = 1024 * 1024;
 pub struct StateReader {
     pub(super) db: DB,
     pub(super) dir: PathBuf,
+}
+
+/// The commits of a checkpoint that is on disk.
+pub(super) fn prepared(open: Option<Checkpoint>) -> Vec<Prepared> {
+    open.into_iter().flat_map(|open| open.pending).map(Prepared::on_disk).collect()
 }
 
 impl StateReader {
@@ -61,8 +66,7 @@ impl StateReader {
     /// # Errors
     /// If the store cannot be read.
     pub fn load(&self, flow: &str, table: &str) -> Result<LocalState, StateError> {
-        let open = self.open_checkpoint(flow)?;
-        let pending = open.map(|checkpoint| checkpoint.pending).unwrap_or_default();
+        let pending = prepared(self.open_checkpoint(flow)?);
         let last = match self.is_format_1()? {
             true => format_1::last(self, table)?,
             false => self.last(flow)?,

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{Checkpoint, CommitId, Epoch, Frontier};
+use crate::protocol::{Checkpoint, CommitId, Epoch, Frontier, Settled};
 
 /// A retained checkpoint, for people to read. Its id is its instance and epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,6 +92,18 @@ pub enum Outcome {
         /// Why.
         reason: String,
     },
+}
+
+impl Outcome {
+    /// As it is kept.
+    pub fn of(settled: &Settled) -> Self {
+        match settled {
+            Settled::Committed(shown) | Settled::AlreadyCommitted(shown) => {
+                Self::Committed { snapshot: shown.snapshot_id() }
+            }
+            Settled::Superseded(_) => Self::Superseded,
+        }
+    }
 }
 
 /// What is known of a checkpoint when it is prepared, beside the checkpoint itself.

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rocksdb::{WriteBatch, WriteOptions};
 use serde::Serialize;
 
+use super::reader::prepared;
 use super::record::{
     CheckpointEnd, CheckpointRecord, CheckpointStart, Member, Meta, Open, Outcome, StepSeconds,
 };
 use super::{StateError, StateReader, format_1, frame, keys};
-use crate::protocol::{Checkpoint, CommitId, Epoch, LastCheckpoint, LocalState};
+use crate::protocol::{Checkpoint, Epoch, LastCheckpoint, LocalState, Prepared, Settled};
 
 /// The checkpoint store of one process, held alone.
 #[derive(Debug)]
@@ -113,8 +114,7 @@ impl StateStore {
     /// If the store cannot be read.
     pub fn load(&self, flow: &str) -> Result<LocalState, StateError> {
         let open = self.open_checkpoint(flow)?;
-        let pending = open.map(|checkpoint| checkpoint.pending).unwrap_or_default();
-        Ok(LocalState { pending, last: self.reader.last(flow)? })
+        Ok(LocalState { pending: prepared(open), last: self.reader.last(flow)? })
     }
 
     /// As [`StateReader::open_checkpoint`].
@@ -133,7 +133,8 @@ impl StateStore {
         self.reader.checkpoints(flow)
     }
 
-    /// Step 2: when this returns, `checkpoint` is on disk, whatever happens to the process (I4).
+    /// Step 2: when this returns, `checkpoint` is on disk, whatever happens to the process (I4). What
+    /// it returns are its commits: only these may be admitted.
     ///
     /// # Errors
     /// [`StateError::StillOpen`] if another one of `flow` is prepared and not finalized for all of
@@ -143,7 +144,7 @@ impl StateStore {
         flow: &str,
         checkpoint: &Checkpoint,
         start: &CheckpointStart,
-    ) -> Result<(), StateError> {
+    ) -> Result<Vec<Prepared>, StateError> {
         if let Some(open) = self.open_checkpoint(flow)? {
             return Err(StateError::StillOpen { open: open.epoch, next: checkpoint.epoch });
         }
@@ -154,14 +155,13 @@ impl StateStore {
         self.put(&mut batch, &keys::open(flow), &Open { number, checkpoint: checkpoint.clone() })?;
         let record = CheckpointRecord::prepared(checkpoint, start);
         self.put(&mut batch, &keys::record(&records, number), &record)?;
-        self.write(batch, true)
+        self.write(batch, true)?;
+        Ok(prepared(Some(checkpoint.clone())))
     }
 
-    /// Step 4: one commit of the prepared checkpoint of `flow` is done. It is pending no more and
-    /// its record says what became of it; with the last of them the checkpoint is complete, and the
-    /// oldest records are removed; all at once.
-    ///
-    /// With [`Outcome::Committed`] the table must have shown it (I5).
+    /// Step 4: one commit of the prepared checkpoint of `flow` is done, as `settled` proves (I5). It is
+    /// pending no more and its record says what became of it; with the last of them the checkpoint is
+    /// complete, and the oldest records are removed; all at once.
     ///
     /// # Errors
     /// [`StateError::NotOpen`] if no prepared checkpoint holds it. After a failed write it is
@@ -169,10 +169,10 @@ impl StateStore {
     pub fn finalize(
         &self,
         flow: &str,
-        commit_id: &CommitId,
-        outcome: Outcome,
+        settled: &Settled,
         end: &CheckpointEnd,
     ) -> Result<(), StateError> {
+        let (commit_id, outcome) = (settled.commit_id(), Outcome::of(settled));
         let not_open =
             |open: Option<Epoch>| StateError::NotOpen { commit: commit_id.clone(), open };
         let open_key = keys::open(flow);

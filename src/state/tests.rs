@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::protocol::{
     Checkpoint, CommitId, Epoch, Frontier, LastCheckpoint, LocalState, OffsetRange, PendingCommit,
-    PendingFile, Ranges, RowCounts, TopicPartition,
+    PendingFile, Prepared, Ranges, RowCounts, Settled, Shown, Superseded, TopicPartition,
 };
 
 const FLOW: &str = "flow";
@@ -74,6 +74,20 @@ fn committed(snapshot: i64) -> Outcome {
     Outcome::Committed { snapshot: Some(snapshot) }
 }
 
+/// The commit of an epoch is in the table by this snapshot.
+fn in_table(commit: CommitId, snapshot: i64) -> Settled {
+    Settled::Committed(Shown::forged(commit, Some(snapshot)))
+}
+
+fn superseded(commit: CommitId) -> Settled {
+    Settled::Superseded(Superseded::forged(commit))
+}
+
+/// The commits of a checkpoint, as the store gives them back.
+fn prepared(checkpoint: &Checkpoint) -> Vec<Prepared> {
+    checkpoint.pending.iter().cloned().map(Prepared::on_disk).collect()
+}
+
 fn open(dir: &Path) -> StateStore {
     StateStore::open(dir, "flow", (FLOW, TABLE)).unwrap()
 }
@@ -83,7 +97,7 @@ fn two_epochs() -> TempDir {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path());
     store.prepare(FLOW, &checkpoint(1), &start()).unwrap();
-    store.finalize(FLOW, &id(1), committed(77), &end(10)).unwrap();
+    store.finalize(FLOW, &in_table(id(1), 77), &end(10)).unwrap();
     store.prepare(FLOW, &checkpoint(2), &start()).unwrap();
     dir
 }
@@ -111,7 +125,7 @@ fn what_was_prepared_is_there_after_opening_again() {
     let store = open(dir.path());
     assert_eq!(
         store.load(FLOW).unwrap(),
-        LocalState { pending: checkpoint(1).pending, last: BTreeMap::new() }
+        LocalState { pending: prepared(&checkpoint(1)), last: BTreeMap::new() }
     );
     assert_eq!(store.open_checkpoint(FLOW).unwrap(), Some(checkpoint(1)));
     let records = store.checkpoints(FLOW).unwrap();
@@ -125,7 +139,7 @@ fn finalizing_removes_the_pending_commits_and_completes_the_record() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path());
     store.prepare(FLOW, &checkpoint(1), &start()).unwrap();
-    store.finalize(FLOW, &id(1), committed(77), &end(10)).unwrap();
+    store.finalize(FLOW, &in_table(id(1), 77), &end(10)).unwrap();
     drop(store);
 
     let store = open(dir.path());
@@ -146,13 +160,13 @@ fn finalizing_removes_the_pending_commits_and_completes_the_record() {
 fn a_checkpoint_that_did_not_reach_the_table_is_not_the_last_one() {
     let dir = two_epochs();
     let store = open(dir.path());
-    store.finalize(FLOW, &id(2), Outcome::Superseded, &end(10)).unwrap();
+    store.finalize(FLOW, &superseded(id(2)), &end(10)).unwrap();
     store.prepare(FLOW, &checkpoint(3), &start()).unwrap();
-    let failed = Outcome::Failed { reason: "given up".into() };
-    store.finalize(FLOW, &id(3), failed.clone(), &end(10)).unwrap();
     let state = store.load(FLOW).unwrap();
-    assert_eq!(state.pending, []);
     assert_eq!(last_epoch(&state), Some(Epoch(1)));
+    let failed = Outcome::Failed { reason: "given up".into() };
+    store.give_up(FLOW, "given up").unwrap();
+    assert_eq!(store.load(FLOW).unwrap(), LocalState::default());
     let outcomes: Vec<Outcome> =
         store.checkpoints(FLOW).unwrap().into_iter().map(|record| record.outcome()).collect();
     assert_eq!(outcomes, [committed(77), Outcome::Superseded, failed]);
@@ -167,7 +181,7 @@ fn seconds_known_only_afterwards_are_added_to_the_newest_record() {
     store.add_seconds(FLOW, &later).unwrap();
     assert_eq!(store.checkpoints(FLOW).unwrap(), []);
     store.prepare(FLOW, &checkpoint(1), &start()).unwrap();
-    store.finalize(FLOW, &id(1), committed(77), &end(10)).unwrap();
+    store.finalize(FLOW, &in_table(id(1), 77), &end(10)).unwrap();
     store.add_seconds(FLOW, &later).unwrap();
     let seconds = store.checkpoints(FLOW).unwrap()[0].seconds;
     assert_eq!((seconds.seal, seconds.finalize, seconds.report), (Some(0.5), Some(0.125), None));
@@ -179,18 +193,18 @@ fn a_second_epoch_is_not_prepared_before_the_first_is_finalized() {
     let store = open(dir.path());
     let error = store.prepare(FLOW, &checkpoint(3), &start()).unwrap_err();
     assert!(matches!(error, StateError::StillOpen { open: Epoch(2), next: Epoch(3) }), "{error}");
-    assert_eq!(store.load(FLOW).unwrap().pending, checkpoint(2).pending);
+    assert_eq!(store.load(FLOW).unwrap().pending, prepared(&checkpoint(2)));
 }
 
 #[test]
 fn only_the_prepared_epoch_is_finalized_and_only_once() {
     let dir = two_epochs();
     let store = open(dir.path());
-    let error = store.finalize(FLOW, &id(1), Outcome::Superseded, &end(10)).unwrap_err();
+    let error = store.finalize(FLOW, &superseded(id(1)), &end(10)).unwrap_err();
     assert!(matches!(&error, StateError::NotOpen { open: Some(Epoch(2)), .. }), "{error}");
-    assert_eq!(store.load(FLOW).unwrap().pending, checkpoint(2).pending);
-    store.finalize(FLOW, &id(2), Outcome::Superseded, &end(10)).unwrap();
-    let error = store.finalize(FLOW, &id(2), Outcome::Superseded, &end(10)).unwrap_err();
+    assert_eq!(store.load(FLOW).unwrap().pending, prepared(&checkpoint(2)));
+    store.finalize(FLOW, &superseded(id(2)), &end(10)).unwrap();
+    let error = store.finalize(FLOW, &superseded(id(2)), &end(10)).unwrap_err();
     assert!(matches!(error, StateError::NotOpen { open: None, .. }), "{error}");
 }
 
@@ -203,13 +217,13 @@ fn only_the_retained_checkpoints_are_kept_newest_last() {
     };
     for epoch in 1..=7 {
         store.prepare(FLOW, &checkpoint(epoch), &start()).unwrap();
-        store.finalize(FLOW, &id(epoch), committed(1), &end(3)).unwrap();
+        store.finalize(FLOW, &in_table(id(epoch), 1), &end(3)).unwrap();
     }
     assert_eq!(epochs(), [5, 6, 7]);
     // A new process counts its epochs from wherever it likes: the order is that of preparing.
     store.prepare(FLOW, &checkpoint(2), &start()).unwrap();
     assert_eq!(epochs(), [5, 6, 7, 2]);
-    store.finalize(FLOW, &id(2), committed(1), &end(0)).unwrap();
+    store.finalize(FLOW, &in_table(id(2), 1), &end(0)).unwrap();
     assert_eq!(epochs(), [2]);
 }
 
@@ -233,21 +247,25 @@ fn each_commit_of_a_checkpoint_is_finalized_by_itself_and_the_last_completes_it(
     let store = open(dir.path());
     store.prepare(FLOW, &for_two_tables(1), &start()).unwrap();
     let other = CommitId("other-1".into());
-    store.finalize(FLOW, &other, committed(5), &end(10)).unwrap();
+    store.finalize(FLOW, &in_table(other.clone(), 5), &end(10)).unwrap();
     drop(store);
 
     let store = open(dir.path());
     let state = store.load(FLOW).unwrap();
-    assert_eq!(state.pending, checkpoint(1).pending, "the other table's commit is pending still");
+    assert_eq!(
+        state.pending,
+        prepared(&checkpoint(1)),
+        "the other table's commit is pending still"
+    );
     assert_eq!(state.last.keys().collect::<Vec<_>>(), ["lake.other"]);
     let record = store.checkpoints(FLOW).unwrap().remove(0);
     assert_eq!((record.outcome(), record.ended_ms), (Outcome::Pending, None));
-    let again = store.finalize(FLOW, &other, committed(5), &end(10)).unwrap_err();
+    let again = store.finalize(FLOW, &in_table(other.clone(), 5), &end(10)).unwrap_err();
     assert!(matches!(again, StateError::NotOpen { open: Some(Epoch(1)), .. }), "{again}");
     let next = store.prepare(FLOW, &checkpoint(2), &start()).unwrap_err();
     assert!(matches!(next, StateError::StillOpen { .. }), "I2: {next}");
 
-    store.finalize(FLOW, &id(1), Outcome::Superseded, &end(10)).unwrap();
+    store.finalize(FLOW, &superseded(id(1)), &end(10)).unwrap();
     let state = store.load(FLOW).unwrap();
     assert_eq!(state.pending, []);
     assert_eq!(state.last.keys().collect::<Vec<_>>(), ["lake.other"], "superseded: not seen");
@@ -264,7 +282,7 @@ fn flows_of_one_process_do_not_see_each_other() {
     store.prepare("one", &checkpoint(1), &start()).unwrap();
     store.prepare("two", &for_two_tables(9), &start()).unwrap();
     let held = store.open_checkpoint("two").unwrap();
-    store.finalize("one", &id(1), committed(1), &end(1)).unwrap();
+    store.finalize("one", &in_table(id(1), 1), &end(1)).unwrap();
     store.prepare("one", &checkpoint(2), &start()).unwrap();
     store.give_up("one", "a reason").unwrap();
     assert_eq!(store.open_checkpoint("one").unwrap(), None);
@@ -301,7 +319,7 @@ fn a_directory_of_another_pipeline_is_refused() {
             if found == "flow" && expected == "other"),
         "{error:?}"
     );
-    assert_eq!(open(dir.path()).load(FLOW).unwrap().pending, checkpoint(2).pending);
+    assert_eq!(open(dir.path()).load(FLOW).unwrap().pending, prepared(&checkpoint(2)));
 }
 
 #[test]
@@ -312,7 +330,7 @@ fn a_reader_sees_the_store_beside_the_process_that_holds_it() {
     assert_eq!(reader.pipeline().unwrap().as_deref(), Some("flow"));
     assert_eq!(reader.load(FLOW, TABLE).unwrap(), store.load(FLOW).unwrap());
     assert_eq!(reader.checkpoints(FLOW).unwrap(), store.checkpoints(FLOW).unwrap());
-    store.finalize(FLOW, &id(2), committed(78), &end(10)).unwrap();
+    store.finalize(FLOW, &in_table(id(2), 78), &end(10)).unwrap();
     let later = StateStore::open_read_only(dir.path()).unwrap();
     assert_eq!(later.open_checkpoint(FLOW).unwrap(), None);
 }
@@ -396,7 +414,7 @@ fn a_store_of_format_version_two_is_read_and_written_alike() {
     assert_eq!(hex_lines(&stored(two_epochs().path())), hex_lines(&golden));
     let dir = holding(&golden);
     let state = open(dir.path()).load(FLOW).unwrap();
-    assert_eq!(state, LocalState { pending: checkpoint(2).pending, last: last(1) });
+    assert_eq!(state, LocalState { pending: prepared(&checkpoint(2)), last: last(1) });
 }
 
 /// What the version before left: one checkpoint in the table, and one open.
@@ -409,7 +427,7 @@ fn a_store_of_format_version_one_is_upgraded_when_it_is_opened_and_goes_on() {
     let dir = format_one();
     let store = open(dir.path());
     let state = store.load(FLOW).unwrap();
-    assert_eq!(state, LocalState { pending: checkpoint(2).pending, last: last(1) });
+    assert_eq!(state, LocalState { pending: prepared(&checkpoint(2)), last: last(1) });
     let records = store.checkpoints(FLOW).unwrap();
     let outcomes: Vec<Outcome> = records.iter().map(|record| record.outcome()).collect();
     assert_eq!(outcomes, [committed(77), Outcome::Pending]);
@@ -421,7 +439,7 @@ fn a_store_of_format_version_one_is_upgraded_when_it_is_opened_and_goes_on() {
     assert!(raw.keys().all(|key| ![2, 3, 4].contains(&key[0])), "nothing of format 1 is left");
 
     let store = open(dir.path());
-    store.finalize(FLOW, &id(2), committed(78), &end(10)).unwrap();
+    store.finalize(FLOW, &in_table(id(2), 78), &end(10)).unwrap();
     store.prepare(FLOW, &checkpoint(3), &start()).unwrap();
     assert_eq!(last_epoch(&store.load(FLOW).unwrap()), Some(Epoch(2)));
     let records = store.checkpoints(FLOW).unwrap();
@@ -435,7 +453,7 @@ fn a_store_of_format_version_one_is_read_without_being_changed() {
     let before = stored(dir.path());
     let reader = StateStore::open_read_only(dir.path()).unwrap();
     let state = reader.load(FLOW, TABLE).unwrap();
-    assert_eq!(state, LocalState { pending: checkpoint(2).pending, last: last(1) });
+    assert_eq!(state, LocalState { pending: prepared(&checkpoint(2)), last: last(1) });
     assert_eq!(reader.open_checkpoints().unwrap(), [checkpoint(2)]);
     assert_eq!(reader.checkpoints(FLOW).unwrap().len(), 2);
     drop(reader);
@@ -518,7 +536,7 @@ fn what_was_prepared_survives_the_death_of_its_process() {
     if let Some(dir) = child_dir() {
         open(&dir).prepare(FLOW, &checkpoint(1), &start()).unwrap();
         let held = open(&dir);
-        held.finalize(FLOW, &id(1), committed(77), &end(10)).unwrap();
+        held.finalize(FLOW, &in_table(id(1), 77), &end(10)).unwrap();
         held.prepare(FLOW, &checkpoint(2), &start()).unwrap();
         std::process::abort();
     }
@@ -526,7 +544,7 @@ fn what_was_prepared_survives_the_death_of_its_process() {
     let output = run_child("what_was_prepared_survives_the_death_of_its_process", dir.path(), "");
     assert!(output.status.signal().is_some(), "{}", text(&output));
     let state = open(dir.path()).load(FLOW).unwrap();
-    assert_eq!(state.pending, checkpoint(2).pending);
+    assert_eq!(state.pending, prepared(&checkpoint(2)));
     assert_eq!(last_epoch(&state), Some(Epoch(1)));
 }
 
@@ -537,14 +555,14 @@ fn a_directory_held_by_another_process_is_refused_and_left_alone() {
         let error = StateStore::open(&dir, "flow", (FLOW, TABLE)).unwrap_err();
         assert!(matches!(error, StateError::InUse { .. }), "{error:?}");
         let reader = StateStore::open_read_only(&dir).unwrap();
-        assert_eq!(reader.load(FLOW, TABLE).unwrap().pending, checkpoint(2).pending);
+        assert_eq!(reader.load(FLOW, TABLE).unwrap().pending, prepared(&checkpoint(2)));
         return;
     }
     let dir = two_epochs();
     let held = open(dir.path());
     let output = run_child(name, dir.path(), "");
     assert!(output.status.success(), "{}", text(&output));
-    held.finalize(FLOW, &id(2), committed(78), &end(10)).unwrap();
+    held.finalize(FLOW, &in_table(id(2), 78), &end(10)).unwrap();
 }
 
 /// A limit on the size of files lets a real write of RocksDB fail half way.
@@ -570,10 +588,10 @@ fn a_store_takes_no_write_after_a_failed_one_and_opens_again_with_what_was_synce
     // And it takes writes again.
     let next = checkpoint(open + 1);
     if open > last {
-        store.finalize(FLOW, &id(open), Outcome::Superseded, &end(10)).unwrap();
+        store.finalize(FLOW, &superseded(id(open)), &end(10)).unwrap();
     }
     store.prepare(FLOW, &next, &start()).unwrap();
-    assert_eq!(store.load(FLOW).unwrap().pending, next.pending);
+    assert_eq!(store.load(FLOW).unwrap().pending, prepared(&next));
 }
 
 fn fill_until_a_write_fails(dir: &Path) {
@@ -584,7 +602,7 @@ fn fill_until_a_write_fails(dir: &Path) {
         next.pending[0].files[0].data_file = "x".repeat(50_000);
         let written = store
             .prepare(FLOW, &next, &start())
-            .and_then(|()| store.finalize(FLOW, &id(next.epoch.0), committed(1), &end(2)));
+            .and_then(|_| store.finalize(FLOW, &in_table(id(next.epoch.0), 1), &end(2)));
         match written {
             Ok(()) => acknowledged += 1,
             Err(error) => break error,
@@ -594,8 +612,8 @@ fn fill_until_a_write_fails(dir: &Path) {
     assert!(matches!(error, StateError::RocksDb { operation: "write", .. }), "{error:?}");
     let open = store.open_checkpoint(FLOW).unwrap().map(|open| open.epoch);
     let next = match open {
-        Some(epoch) => store.finalize(FLOW, &id(epoch.0), Outcome::Superseded, &end(2)),
-        None => store.prepare(FLOW, &checkpoint(acknowledged + 1), &start()),
+        Some(epoch) => store.finalize(FLOW, &superseded(id(epoch.0)), &end(2)),
+        None => store.prepare(FLOW, &checkpoint(acknowledged + 1), &start()).map(|_| ()),
     };
     assert!(matches!(next, Err(StateError::WriteFailedBefore { .. })), "{next:?}");
     let later = store.add_seconds(FLOW, &StepSeconds::default());

@@ -9,12 +9,12 @@ use uuid::Uuid;
 use super::io::Encoded;
 use super::snapshot::{self, Change, Proposal};
 use super::sweep::Freed;
-use super::upkeep::Upkeep;
-use super::{Catalog, LoadedTable, TableError, expiry, io, ledger, manifest, sql};
+use super::upkeep::{Sweeping, Upkeep};
+use super::{Catalog, LoadedTable, NotSent, TableError, expiry, io, ledger, manifest, sql};
 use crate::base::clock::now_ms;
 use crate::base::location::store_of;
 use crate::crash;
-use crate::protocol::{self, LedgerEdit, PendingCommit};
+use crate::protocol::{self, LedgerEdit, Permit};
 
 /// What became of a commit. The table in the module's documentation says what each means.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub enum CommitOutcome<T = LoadedTable> {
     Unknown(String),
     /// The catalog refused it, and would refuse it again.
     Rejected(String),
+    /// The catalog did not look at it: we are not signed in, or there were too many requests.
+    TurnedAway(TableError),
 }
 
 impl<T> CommitOutcome<T> {
@@ -53,6 +55,7 @@ impl<T> CommitOutcome<T> {
             Self::Conflict(reason) => CommitOutcome::Conflict(reason),
             Self::Unknown(reason) => CommitOutcome::Unknown(reason),
             Self::Rejected(detail) => CommitOutcome::Rejected(detail),
+            Self::TurnedAway(error) => CommitOutcome::TurnedAway(error),
         }
     }
 }
@@ -66,21 +69,20 @@ pub struct Appended {
     pub freed: Option<Freed>,
 }
 
-/// Appends the files of `pending` and moves its ledger, in one snapshot, in one request, pinned to
-/// the head of `loaded`. Makes exactly one attempt; the caller has asked the protocol whether
-/// `pending` may enter `loaded`. A pending commit without files makes a snapshot too, because a
+/// Appends the files of the commit that `permit` is for and moves its ledger, in one snapshot, in one
+/// request, pinned to the head that it was decided on; `loaded` must be that reading, else nothing is
+/// sent. Makes exactly one attempt. A pending commit without files makes a snapshot too, because a
 /// catalog can assert a snapshot and cannot assert a property.
 ///
 /// # Errors
-/// An error means that the commit was **certainly not made**. `Unreachable`, `Storage` and
-/// `DiskFull` pass by themselves; the others do not.
+/// [`NotSent`]. `Unreachable`, `Storage` and `DiskFull` pass by themselves; the others do not.
 pub async fn append(
     catalog: &Catalog,
     loaded: &LoadedTable,
-    pending: &PendingCommit,
+    permit: Permit<'_>,
     upkeep: &Arc<Upkeep>,
-) -> Result<Appended, TableError> {
-    append_at(catalog, loaded, pending, now_ms(), upkeep).await
+) -> Result<Appended, NotSent> {
+    append_at(catalog, loaded, permit, now_ms(), upkeep).await
 }
 
 /// Commits a person's edit of a ledger: a snapshot without files, in one request, pinned to the head
@@ -92,67 +94,105 @@ pub async fn append_edit(
     catalog: &Catalog,
     loaded: &LoadedTable,
     edit: &LedgerEdit,
-) -> Result<CommitOutcome, TableError> {
-    if loaded.metadata.current_snapshot_id() != edit.head {
-        return Ok(CommitOutcome::Conflict(format!("table {} moved on", loaded.name)));
+) -> Result<CommitOutcome, NotSent> {
+    if let Some(outcome) = moved(loaded, &edit.table_uuid, edit.head) {
+        return Ok(outcome);
     }
+    let change = edit_change(loaded, edit).map_err(NotSent::because)?;
+    Ok(commit(catalog, loaded, change, &Upkeep::none()).await?.outcome)
+}
+
+fn edit_change(loaded: &LoadedTable, edit: &LedgerEdit) -> Result<Change, TableError> {
     let text = |source| ledger::failed(loaded, &edit.pipeline, source);
     let summary = protocol::encode_parts(&edit.pipeline, &edit.parts).map_err(text)?;
     let value = protocol::encode_ledger(&edit.after).map_err(text)?;
-    let change = Change {
+    Ok(Change {
+        head: edit.head,
         files: manifest::NewFiles::new(),
         summary: summary.into_iter().collect(),
         properties: HashMap::from([(protocol::ledger_key(&edit.pipeline), value)]),
         now_ms: now_ms(),
-    };
-    Ok(commit(catalog, loaded, &edit.table_uuid, change, &Upkeep::none()).await?.outcome)
+    })
 }
 
 /// [`append`] with the clock as an argument.
 pub(super) async fn append_at(
     catalog: &Catalog,
     loaded: &LoadedTable,
-    pending: &PendingCommit,
+    permit: Permit<'_>,
     now_ms: i64,
     upkeep: &Arc<Upkeep>,
-) -> Result<Appended, TableError> {
-    if let Some(outcome) = replaced(loaded, &pending.table_uuid) {
+) -> Result<Appended, NotSent> {
+    let uuids = [permit.table_uuid(), permit.commit().table_uuid.as_str()];
+    if let Some(outcome) = uuids.iter().find_map(|uuid| moved(loaded, uuid, permit.head())) {
         return Ok(Appended { outcome, freed: None });
     }
-    check_writable(loaded)?;
-    let summary = protocol::encode_summary(pending)
-        .map_err(|source| ledger::failed(loaded, &pending.pipeline, source))?;
-    let change = Change {
-        files: manifest::data_files(loaded, pending)?,
-        summary: summary.into_iter().collect(),
-        properties: ledger_property(loaded, pending)?,
-        now_ms,
-    };
-    commit(catalog, loaded, &pending.table_uuid, change, upkeep).await
+    let change = append_change(loaded, &permit, now_ms).map_err(NotSent::because)?;
+    commit(catalog, loaded, change, upkeep).await
 }
 
-/// A commit is for one table, and never for another of its name.
-fn replaced(loaded: &LoadedTable, expected: &str) -> Option<CommitOutcome> {
+fn append_change(
+    loaded: &LoadedTable,
+    permit: &Permit<'_>,
+    now_ms: i64,
+) -> Result<Change, TableError> {
+    check_writable(loaded)?;
+    let pending = permit.commit();
+    let text = |source| ledger::failed(loaded, &pending.pipeline, source);
+    let summary = protocol::encode_summary(pending).map_err(text)?;
+    let after = protocol::advance(permit.ledger(), pending);
+    let value = protocol::encode_ledger(&after).map_err(text)?;
+    Ok(Change {
+        head: permit.head(),
+        files: manifest::data_files(loaded, pending)?,
+        summary: summary.into_iter().collect(),
+        properties: HashMap::from([(protocol::ledger_key(&pending.pipeline), value)]),
+        now_ms,
+    })
+}
+
+/// What was decided on one reading of a table is not sent for another: neither for another table of
+/// its name, nor for another head.
+fn moved(loaded: &LoadedTable, expected: &str, head: Option<i64>) -> Option<CommitOutcome> {
     let uuid = loaded.metadata.uuid();
-    (Uuid::parse_str(expected) != Ok(uuid)).then(|| {
-        CommitOutcome::Rejected(format!(
+    if Uuid::parse_str(expected) != Ok(uuid) {
+        return Some(CommitOutcome::Rejected(format!(
             "table {} was replaced: the commit is for the table with uuid {expected}, the catalog has {uuid}",
             loaded.name
-        ))
-    })
+        )));
+    }
+    (loaded.metadata.current_snapshot_id() != head)
+        .then(|| CommitOutcome::Conflict(format!("table {} moved on", loaded.name)))
+}
+
+/// A commit whose files are written, and what follows from its answer.
+struct Written {
+    proposal: Proposal,
+    files: Vec<Encoded>,
+    paths: Vec<String>,
+    sweeping: Option<Sweeping>,
 }
 
 /// Writes what the change needs and makes one request.
 async fn commit(
     catalog: &Catalog,
     loaded: &LoadedTable,
-    table_uuid: &str,
     change: Change,
     upkeep: &Arc<Upkeep>,
-) -> Result<Appended, TableError> {
-    if let Some(outcome) = replaced(loaded, table_uuid) {
-        return Ok(Appended { outcome, freed: None });
-    }
+) -> Result<Appended, NotSent> {
+    let written = write(catalog, loaded, change, upkeep).await.map_err(NotSent::because)?;
+    crash::point("commit.before-request");
+    let outcome = send(catalog, loaded, &written).await?;
+    // From here on the request is out: there is nothing more to fail.
+    Ok(appended(loaded, written, outcome, upkeep))
+}
+
+async fn write(
+    catalog: &Catalog,
+    loaded: &LoadedTable,
+    change: Change,
+    upkeep: &Arc<Upkeep>,
+) -> Result<Written, TableError> {
     check_writable(loaded)?;
     crash::point("commit.before-manifest");
     // Without the place for a sweep nothing is freed by this commit.
@@ -170,22 +210,40 @@ async fn commit(
         // The server's to delete: it wrote them.
         proposal.old_metadata.clear();
     }
-    let written: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
+    let paths: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
     // None of them refers to another by more than its path and size: all go at once.
     if let Err(error) = io::write_all(&loaded.io, loaded.metadata.location(), &files).await {
-        discard(loaded, &written).await;
+        discard(loaded, &paths).await;
         return Err(error);
     }
     upkeep.add_written(files.len(), files.iter().map(|file| file.bytes.len()).sum());
-    crash::point("commit.before-request");
+    Ok(Written { proposal, files, paths, sweeping })
+}
+
+async fn send(
+    catalog: &Catalog,
+    loaded: &LoadedTable,
+    written: &Written,
+) -> Result<CommitOutcome, NotSent> {
+    let Written { proposal, paths, .. } = written;
     let answer = match catalog {
-        Catalog::Sql(catalog) => catalog.swap(loaded, &proposal, metadata_file(&written)).await,
-        Catalog::Rest(catalog) => catalog.commit(loaded, &proposal).await,
+        Catalog::Sql(catalog) => catalog.swap(loaded, proposal, metadata_file(paths)).await,
+        Catalog::Rest(catalog) => catalog.commit(loaded, proposal).await,
     };
     crash::point("commit.after-request");
-    let outcome = settle(catalog, loaded, &proposal, &written, answer).await?;
+    settle(catalog, loaded, proposal, paths, answer).await
+}
+
+/// What a commit that is in the table leaves to remember and to delete.
+fn appended(
+    loaded: &LoadedTable,
+    written: Written,
+    outcome: CommitOutcome,
+    upkeep: &Arc<Upkeep>,
+) -> Appended {
+    let Written { proposal, files, sweeping, .. } = written;
     let CommitOutcome::Committed { table, .. } = &outcome else {
-        return Ok(Appended { outcome, freed: None });
+        return Appended { outcome, freed: None };
     };
     remember(loaded, table, files, upkeep);
     proposal.replaced.iter().for_each(|path| upkeep.cache.forget(path));
@@ -197,7 +255,7 @@ async fn commit(
             None
         }
     };
-    Ok(Appended { outcome, freed })
+    Appended { outcome, freed }
 }
 
 /// The snapshots that the commit is to take out.
@@ -267,18 +325,6 @@ fn check_writable(loaded: &LoadedTable) -> Result<(), TableError> {
     Ok(())
 }
 
-/// The ledger after this commit, as a table property.
-fn ledger_property(
-    loaded: &LoadedTable,
-    pending: &PendingCommit,
-) -> Result<HashMap<String, String>, TableError> {
-    let before = ledger::read(loaded, &pending.pipeline)?;
-    let after = protocol::advance(before.as_ref(), pending);
-    let value = protocol::encode_ledger(&after)
-        .map_err(|source| ledger::failed(loaded, &pending.pipeline, source))?;
-    Ok(HashMap::from([(protocol::ledger_key(&pending.pipeline), value)]))
-}
-
 /// SQL catalogs: the metadata file, which is the last one.
 fn metadata_file(written: &[String]) -> &str {
     written.last().map_or("", String::as_str)
@@ -291,11 +337,11 @@ async fn settle(
     loaded: &LoadedTable,
     proposal: &Proposal,
     written: &[String],
-    answer: Result<CommitOutcome, TableError>,
-) -> Result<CommitOutcome, TableError> {
+    answer: Result<CommitOutcome, NotSent>,
+) -> Result<CommitOutcome, NotSent> {
     match (answer, catalog) {
         (Ok(CommitOutcome::Conflict(reason)), Catalog::Rest(_)) => {
-            settle_conflict(catalog, loaded, proposal, written, reason).await
+            Ok(settle_conflict(catalog, loaded, proposal, written, reason).await)
         }
         // Catalogs call a snapshot a bad request whose sequence number another one took meanwhile: on
         // another branch of the table, or on a head that was then moved back to ours.
@@ -306,11 +352,10 @@ async fn settle(
             }
         }
         // A no that came over HTTP may be about a second copy of the request too, and the table may
-        // not be readable to look. What is left costs space, never rows. Only where the library
-        // says that there was no connection, nothing was sent.
-        (Err(error), Catalog::Rest(_)) if !never_sent(&error) => {
+        // not be readable to look. What is left costs space, never rows.
+        (Ok(CommitOutcome::TurnedAway(error)), _) => {
             tracing::debug!(table = %loaded.name, files = ?written, "metadata files of a refused commit are left");
-            Err(error)
+            Ok(CommitOutcome::TurnedAway(error))
         }
         (answer @ (Err(_) | Ok(CommitOutcome::Conflict(_))), _) => {
             discard(loaded, written).await;
@@ -318,10 +363,6 @@ async fn settle(
         }
         (answer, _) => answer,
     }
-}
-
-fn never_sent(error: &TableError) -> bool {
-    matches!(error, TableError::Unreachable { source: Some(_), .. })
 }
 
 /// Has the table been given a snapshot since it was loaded? False if it does not tell.
@@ -340,12 +381,12 @@ async fn settle_conflict(
     proposal: &Proposal,
     written: &[String],
     reason: String,
-) -> Result<CommitOutcome, TableError> {
+) -> CommitOutcome {
     let snapshot_id = proposal.snapshot_id;
     match catalog.load(&loaded.name).await {
         Ok(Some(table)) if table.metadata.uuid() == loaded.metadata.uuid() => {
             if table.metadata.snapshot_by_id(snapshot_id).is_some() {
-                return Ok(CommitOutcome::Committed { snapshot_id, table });
+                return CommitOutcome::Committed { snapshot_id, table };
             }
             if table.metadata.current_snapshot_id() != loaded.metadata.current_snapshot_id() {
                 discard(loaded, written).await;
@@ -357,7 +398,7 @@ async fn settle_conflict(
             tracing::warn!(table = %loaded.name, %error, "metadata files of a conflicting commit are left: the table could not be read");
         }
     }
-    Ok(CommitOutcome::Conflict(reason))
+    CommitOutcome::Conflict(reason)
 }
 
 /// Deletes metadata files that nothing refers to. What cannot be deleted is left and logged: it

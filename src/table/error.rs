@@ -6,10 +6,8 @@ use crate::protocol::LedgerError;
 /// Any error of a library below.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// An operation on a table or its catalog failed.
-///
-/// From [`append`](super::append) an error always means that the commit was **certainly not made**;
-/// an outcome in doubt is `CommitOutcome::Unknown`, never an error.
+/// An operation on a table or its catalog failed. Of a commit only a [`NotSent`](super::NotSent)
+/// with such an error says that it failed; what came behind the request is a `CommitOutcome`.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
     /// The catalog did not answer, or said that it cannot answer now. Try again later.

@@ -10,8 +10,9 @@
 //! | `Committed` | in the table; the catalog showed its snapshot | are the table's |
 //! | `Conflict` | not in the table and never will be by this request | deleted (left if in doubt) |
 //! | `Rejected` | not in the table; the same request would be refused again | left |
+//! | `TurnedAway` | not in the table: the catalog did not look at the request | left |
 //! | `Unknown` | maybe in the table, maybe about to be: load and look for the commit id | left |
-//! | an error | not in the table: it failed before the request, or the catalog took none | deleted |
+//! | [`NotSent`] | not in the table: nothing was sent | deleted |
 //!
 //! Files it wrote means manifests, manifest lists and table metadata; data files of a pending commit
 //! are never deleted here (I8). A future that is dropped while the request is under way leaves an
@@ -28,6 +29,7 @@ mod list;
 mod listing;
 mod manifest;
 mod merge;
+mod not_sent;
 mod orphans;
 mod properties;
 mod rest;
@@ -57,6 +59,7 @@ pub use error::{BoxError, TableError};
 pub use files::{LiveFile, live_files};
 pub use io::{delete_files, file_io};
 pub use ledger::{Understood, edit_basis, entry, full_view, view};
+pub use not_sent::NotSent;
 pub use orphans::{
     Candidates, FileKind, Judged, OrphanSearch, OrphansError, OwnFile, delete_orphans,
 };
@@ -67,8 +70,6 @@ pub use spec::{SpecError, parse_spec};
 pub use sql::SqlCatalog;
 pub use sweep::Freed;
 pub use upkeep::{Upkeep, UpkeepTotals};
-
-use crate::protocol::PendingCommit;
 
 /// A table as `namespace.table`; a namespace may have several levels.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -223,19 +224,6 @@ impl Catalog {
             Self::Sql(catalog) => catalog.create(&creation).await,
             Self::Rest(catalog) => catalog.create(&creation).await,
         }
-    }
-
-    /// Appends a pending commit to the table as `loaded` shows it, once, with no upkeep. See
-    /// [`append`].
-    ///
-    /// # Errors
-    /// As [`append`]: an error means that the commit was certainly not made.
-    pub async fn commit_append(
-        &self,
-        loaded: &LoadedTable,
-        pending: &PendingCommit,
-    ) -> Result<CommitOutcome, TableError> {
-        Ok(append(self, loaded, pending, &Upkeep::none()).await?.outcome)
     }
 }
 

@@ -11,8 +11,8 @@ use serde_json::json;
 use super::rest_client::{Answer, RestClient, SendError, is_iceberg_error, told};
 use super::snapshot::Proposal;
 use super::{
-    CatalogSettings, CommitOutcome, Creation, LoadedTable, TableError, TableName, io, settings,
-    unreadable,
+    CatalogSettings, CommitOutcome, Creation, LoadedTable, NotSent, TableError, TableName, io,
+    settings, unreadable,
 };
 
 /// A REST catalog.
@@ -185,13 +185,12 @@ impl RestCatalog {
     /// The compare-and-swap: one POST with what must hold and what to change.
     ///
     /// # Errors
-    /// An error means that the request never reached the catalog, or that the catalog turned it away
-    /// unread (not signed in, too many requests).
+    /// The request never reached the catalog.
     pub(super) async fn commit(
         &self,
         loaded: &LoadedTable,
         proposal: &Proposal,
-    ) -> Result<CommitOutcome, TableError> {
+    ) -> Result<CommitOutcome, NotSent> {
         let table = &loaded.name;
         let doing = format!("commit to table {table}");
         let body = to_bytes(&json!({
@@ -202,14 +201,18 @@ impl RestCatalog {
         let url = self.table_url(table);
         let answer = match self.client.send(&doing, Method::POST, &url, Some(body)).await {
             Ok(answer) => answer,
-            Err(SendError::NotSent(error)) => return Err(error),
+            Err(SendError::NotSent(error)) => return Err(NotSent::because(error)),
+            Err(SendError::TurnedAway(error)) => return Ok(CommitOutcome::TurnedAway(error)),
             Err(SendError::Lost(reason)) => return Ok(CommitOutcome::Unknown(reason)),
         };
         let said = format!("HTTP {}{}", answer.status, told(&answer.body));
         match answer.status {
             200 => Ok(committed(loaded, proposal, &answer)),
             409 => Ok(CommitOutcome::Conflict(said)),
-            401 | 403 | 419 | 429 => Err(self.client.refused(&doing, answer.status, &answer.body)),
+            401 | 403 | 419 | 429 => {
+                let error = self.client.refused(&doing, answer.status, &answer.body);
+                Ok(CommitOutcome::TurnedAway(error))
+            }
             400 | 404 | 405 | 406 | 410 | 411 | 413 | 414 | 415 | 422 => {
                 Ok(CommitOutcome::Rejected(said))
             }
@@ -256,7 +259,7 @@ async fn lookup(
     body: Option<Vec<u8>>,
 ) -> Result<Answer, TableError> {
     client.send(doing, method, url, body).await.map_err(|error| match error {
-        SendError::NotSent(error) => error,
+        SendError::NotSent(error) | SendError::TurnedAway(error) => error,
         SendError::Lost(reason) => client.unreachable(doing, reason, None),
     })
 }

@@ -31,6 +31,8 @@ pub(super) struct Answer {
 pub(super) enum SendError {
     /// It certainly never reached the server.
     NotSent(TableError),
+    /// The server did not look at it, and it could not be sent again.
+    TurnedAway(TableError),
     /// It was sent, or may have been.
     Lost(String),
 }
@@ -101,8 +103,15 @@ impl RestClient {
             return Ok(answer);
         }
         tracing::info!(catalog = %self.label, "the catalog no longer takes the token, fetching a new one");
-        let fresh = self.token(doing, token.as_ref()).await.map_err(SendError::NotSent)?;
-        self.send_with(doing, &method, url, body, fresh.as_ref()).await
+        let again = async {
+            let fresh = self.token(doing, token.as_ref()).await.map_err(SendError::NotSent)?;
+            self.send_with(doing, &method, url, body, fresh.as_ref()).await
+        };
+        // The first copy went out.
+        again.await.map_err(|error| match error {
+            SendError::NotSent(error) => SendError::TurnedAway(error),
+            other => other,
+        })
     }
 
     async fn send_with(

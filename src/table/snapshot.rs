@@ -35,6 +35,8 @@ pub(super) struct Proposal {
 
 /// What an append brings besides its files.
 pub(super) struct Change {
+    /// The head that it was decided on; the request is pinned to it.
+    pub(super) head: Option<i64>,
     /// Data files, possibly none.
     pub(super) files: NewFiles,
     /// Keys for the summary of the snapshot.
@@ -85,7 +87,7 @@ pub(super) async fn propose(
 
     let builder = Snapshot::builder()
         .with_snapshot_id(snapshot_id)
-        .with_parent_snapshot_id(metadata.current_snapshot_id())
+        .with_parent_snapshot_id(change.head)
         .with_sequence_number(metadata.next_sequence_number())
         .with_timestamp_ms(timestamp(metadata, change.now_ms))
         .with_manifest_list(list_location)
@@ -95,11 +97,12 @@ pub(super) async fn propose(
         Some((first, added)) => builder.with_row_range(first, added).build(),
         None => builder.build(),
     };
-    let proposal = apply(loaded, snapshot.clone(), change.properties.clone(), expire)?;
+    let (head, properties) = (change.head, change.properties);
+    let proposal = apply(loaded, head, snapshot.clone(), properties.clone(), expire)?;
     let shown = LoadedTable { metadata: proposal.metadata.clone(), ..loaded.clone() };
     let proposal = match expire.is_empty() || expiry::is_consistent(&shown, upkeep) {
         true => proposal,
-        false => apply(loaded, snapshot, change.properties, &[])?,
+        false => apply(loaded, head, snapshot, properties, &[])?,
     };
     Ok(Proposal { replaced, ..proposal })
 }
@@ -108,6 +111,7 @@ pub(super) async fn propose(
 /// REST catalog is asked to apply.
 fn apply(
     loaded: &LoadedTable,
+    head: Option<i64>,
     snapshot: Snapshot,
     properties: HashMap<String, String>,
     expire: &[i64],
@@ -135,10 +139,7 @@ fn apply(
         })?;
     let requirements = vec![
         TableRequirement::UuidMatch { uuid: metadata.uuid() },
-        TableRequirement::RefSnapshotIdMatch {
-            r#ref: MAIN_BRANCH.to_string(),
-            snapshot_id: metadata.current_snapshot_id(),
-        },
+        TableRequirement::RefSnapshotIdMatch { r#ref: MAIN_BRANCH.to_string(), snapshot_id: head },
     ];
     let old = built.expired_metadata_logs.into_iter().map(|entry| entry.metadata_file);
     let old_metadata = match deletes_old_metadata(built.metadata.properties()) {

@@ -18,7 +18,7 @@ use super::settings::mask_uri;
 use super::snapshot::Proposal;
 use super::sql_pool::{Pool, Refusal, open, refusal};
 use super::{
-    CatalogSettings, CommitOutcome, Creation, LoadedTable, TableError, TableName, io,
+    CatalogSettings, CommitOutcome, Creation, LoadedTable, NotSent, TableError, TableName, io,
     parse_metadata, unreadable,
 };
 
@@ -306,17 +306,18 @@ impl SqlCatalog {
     /// `new_location`, where the proposal's metadata is.
     ///
     /// # Errors
-    /// An error means that nothing was sent.
+    /// Nothing was sent.
     pub(super) async fn swap(
         &self,
         loaded: &LoadedTable,
         proposal: &Proposal,
         new_location: &str,
-    ) -> Result<CommitOutcome, TableError> {
+    ) -> Result<CommitOutcome, NotSent> {
         let namespace = loaded.name.dotted_namespace();
         let result = on_pool!(&self.pool, db => {
             // Reaching the database is apart from asking it: what fails here was not sent.
-            let mut connection = self.run("commit", db.acquire()).await?;
+            let acquired = self.run("commit", db.acquire()).await;
+            let mut connection = acquired.map_err(NotSent::because)?;
             let update = sqlx::query(SWAP)
                 .bind(new_location)
                 .bind(&loaded.metadata_location)

@@ -10,8 +10,8 @@ use iceberg::arrow::schema_to_arrow_schema;
 
 use super::{Depth, Kind, Report, gather};
 use crate::protocol::{
-    Epoch, Frontier, Offset, OffsetRange, PendingCommit, PendingFile, Ranges, RowCounts,
-    TopicPartition, commit_id,
+    Admission, Epoch, Frontier, Offset, OffsetRange, PendingCommit, PendingFile, Prepared, Ranges,
+    RowCounts, TopicPartition, admit, commit_id,
 };
 use crate::table::{
     self, Catalog, CatalogKind, CatalogSettings, CommitOutcome, LoadedTable, RestAuth, TableName,
@@ -130,14 +130,17 @@ impl Fixture {
             ranges,
             files,
         };
-        let appended = table::append(&self.catalog, &self.loaded, &pending, &self.upkeep).await;
+        let view = table::view(&self.loaded, PIPELINE, &self.upkeep.understood).expect("a view");
+        let prepared = Prepared::on_disk(pending);
+        let Admission::Commit(permit) = admit(&prepared, &view) else { panic!("not admitted") };
+        let appended = table::append(&self.catalog, &self.loaded, permit, &self.upkeep).await;
         let appended = appended.expect("an answer");
         let CommitOutcome::Committed { table, .. } = appended.outcome else { panic!("a commit") };
         if let Some(freed) = appended.freed {
             freed.sweep().await;
         }
         self.loaded = table;
-        self.frontier = pending.to();
+        self.frontier = prepared.to();
     }
 
     async fn report(&self) -> Report {

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use iceberg::arrow::schema_to_arrow_schema;
 use icestream::protocol::{
-    Admission, Epoch, Frontier, OffsetRange, PendingCommit, PendingFile, Ranges, RowCounts,
-    TopicPartition, admit, commit_id,
+    Admission, Epoch, Frontier, OffsetRange, PendingCommit, PendingFile, Prepared, Ranges,
+    RowCounts, TopicPartition, admit, commit_id,
 };
 use icestream::table::{
     self, Catalog, CatalogKind, CatalogSettings, CommitOutcome, LoadedTable, RestAuth, TableName,
@@ -132,13 +132,13 @@ impl Subject {
 
     /// One commit as the committer makes it: decide on what is known, append.
     async fn commit(&mut self) -> Cost {
-        let pending = self.pending();
+        let pending = Prepared::on_disk(self.pending());
         let before = self.upkeep.totals();
         let began = Instant::now();
         let understood = &self.upkeep.understood;
         let view = table::view(&self.loaded, PIPELINE, understood).expect("a view");
-        assert!(matches!(admit(&pending, &view), Admission::Commit { .. }));
-        let appended = table::append(&self.catalog, &self.loaded, &pending, &self.upkeep).await;
+        let Admission::Commit(permit) = admit(&pending, &view) else { panic!("not admitted") };
+        let appended = table::append(&self.catalog, &self.loaded, permit, &self.upkeep).await;
         let commit = began.elapsed();
         let appended = appended.expect("an answer");
         let CommitOutcome::Committed { table, .. } = appended.outcome else {

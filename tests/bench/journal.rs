@@ -11,7 +11,7 @@ use iceberg::spec::{
     FormatVersion, MAIN_BRANCH, Operation, Snapshot, Summary, TableMetadataBuilder,
 };
 use icestream::protocol::{
-    Admission, CommitId, Epoch, Frontier, OffsetRange, PendingCommit, Ranges, RowCounts,
+    Admission, CommitId, Epoch, Frontier, OffsetRange, PendingCommit, Prepared, Ranges, RowCounts,
     TopicPartition, admit, advance, encode_ledger, encode_summary, ledger_key,
 };
 use icestream::table::{self, LoadedTable, Understood};
@@ -41,6 +41,7 @@ pub fn measure() -> String {
         let understood = Understood::default();
         let uuid = loaded.metadata.uuid().to_string();
         let next = PendingCommit { table_uuid: uuid, ..pending(partitions, snapshots + 1) };
+        let next = Prepared::on_disk(next);
         let before = reset_peak_memory();
         let began = Instant::now();
         decide(&loaded, &understood, &next);
@@ -66,9 +67,9 @@ pub fn measure() -> String {
 }
 
 /// What a committer does with the answer to a commit, up to the request for the next one.
-fn decide(loaded: &LoadedTable, understood: &Understood, next: &PendingCommit) {
+fn decide(loaded: &LoadedTable, understood: &Understood, next: &Prepared) {
     let view = table::view(loaded, PIPELINE, understood).expect("a view");
-    assert!(matches!(admit(next, &view), Admission::Commit { .. }));
+    assert!(matches!(admit(next, &view), Admission::Commit(_)));
 }
 
 /// A table's metadata after so many commits, each of which moved every partition.

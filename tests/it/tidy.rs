@@ -231,6 +231,19 @@ fn unsafe_code_is_in_three_files() {
     assert_eq!(unsafe_ones, ["decode/simd.rs", "source/admin.rs", "source/client_queue.rs"]);
 }
 
+/// I4: only what is in the store is admitted.
+#[test]
+fn nothing_but_the_checkpoint_store_calls_a_commit_prepared() {
+    let simulated = ["pipeline/sim/", "protocol/model/"];
+    let callers: Vec<String> = sources()
+        .into_iter()
+        .filter(|(path, _)| !is_test(path) && !simulated.iter().any(|dir| path.starts_with(dir)))
+        .filter(|(_, content)| code(content).any(|line| line.contains("Prepared::on_disk")))
+        .map(|(path, _)| path)
+        .collect();
+    assert_eq!(callers, ["state/reader.rs"]);
+}
+
 #[test]
 fn every_crash_point_is_listed_and_every_listed_one_is_in_the_code() {
     let mut placed = Vec::new();

@@ -24,12 +24,12 @@ use crate::pipeline::reading::Reading;
 use crate::pipeline::seams::{Checkpoints, Source, Table};
 use crate::pipeline::world::{ShardTask, World};
 use crate::protocol::{
-    Checkpoint, CommitId, FlowTable, Frontier, JournalParts, LastCheckpoint, LocalState, LogRange,
-    Offset, PendingCommit, TopicPartition, one_epoch_is_open, request_is_prepared,
+    Checkpoint, FlowTable, Frontier, JournalParts, LastCheckpoint, LocalState, LogRange, Offset,
+    Permit, Prepared, Settled, TopicPartition, one_epoch_is_open, request_is_prepared,
 };
 use crate::source::{Share, SourceError, TopicInfo, Topics};
 use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StateError, StepSeconds};
-use crate::table::{CommitOutcome, TableError};
+use crate::table::{CommitOutcome, NotSent, TableError};
 
 /// One run of a process.
 #[derive(Clone)]
@@ -101,11 +101,11 @@ impl Port {
     }
 
     /// A write that ends, whoever waits for it, unless the process dies.
-    async fn write(
+    async fn write<T: Default + Send + 'static>(
         &self,
         what: &'static str,
-        effect: impl FnOnce(&mut State) -> Result<(), Failure> + Send + 'static,
-    ) -> Result<(), Failure> {
+        effect: impl FnOnce(&mut State) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
         self.pass(what).await;
         if self.write_failed.load(Ordering::Relaxed) {
             return Err(broken_disk());
@@ -119,7 +119,8 @@ impl Port {
                 let mut state = port.sim.lock();
                 let rate = state.plan.disk_errors;
                 let (fails, anyway) = (state.fault(rate), state.rng.bool());
-                let mut result = if fails && !anyway { Ok(()) } else { effect(&mut state) };
+                let mut result =
+                    if fails && !anyway { Ok(T::default()) } else { effect(&mut state) };
                 if fails {
                     state
                         .note(format_args!("{} {what} failed: on disk {anyway}", port.life.name()));
@@ -213,12 +214,16 @@ fn kafka_error(what: &'static str) -> Failure {
 }
 
 fn catalog_error(doing: &str) -> Failure {
-    Failure::Table(TableError::Unreachable {
+    Failure::Table(unreachable(doing))
+}
+
+fn unreachable(doing: &str) -> TableError {
+    TableError::Unreachable {
         catalog: String::from("c"),
         doing: doing.to_owned(),
         detail: String::from("simulated"),
         source: None,
-    })
+    }
 }
 
 fn broken_disk() -> Failure {
@@ -442,13 +447,14 @@ impl Table for SimTable {
     async fn append(
         &self,
         reading: &Reading<Arc<Meta>>,
-        pending: &PendingCommit,
-    ) -> Result<CommitOutcome<Reading<Arc<Meta>>>, Failure> {
+        permit: Permit<'_>,
+    ) -> Result<CommitOutcome<Reading<Arc<Meta>>>, NotSent> {
         let at = self.at;
         self.port.pass("append").await;
         let fate = self.port.fate();
         let (request, there, patience) = {
             let mut state = self.port.sim.lock();
+            let pending = permit.commit();
             let open = state.drives[self.port.life.slot()].now.open.as_ref();
             if let Err(violation) = request_is_prepared(open, &pending.commit_id) {
                 state.find(violation.to_string());
@@ -462,7 +468,7 @@ impl Table for SimTable {
         };
         let unknown = || CommitOutcome::Unknown(String::from("no answer"));
         let outcome = match fate {
-            Fate::NeverSent => return Err(catalog_error("append")),
+            Fate::NeverSent => return Err(NotSent::simulated(unreachable("append"))),
             Fate::Busy => CommitOutcome::Conflict(String::from("busy")),
             Fate::Rejected => {
                 self.port.sim.lock().rejected.insert(self.port.life.name().to_owned());
@@ -508,6 +514,10 @@ impl Table for SimTable {
     }
 }
 
+fn prepared(checkpoint: &Checkpoint) -> Vec<Prepared> {
+    checkpoint.pending.iter().cloned().map(Prepared::on_disk).collect()
+}
+
 impl Checkpoints for Port {
     async fn load(&self) -> Result<LocalState, Failure> {
         let slot = self.life.slot();
@@ -516,7 +526,7 @@ impl Checkpoints for Port {
             let half = now.open.as_ref().is_some_and(|o| o.pending.len() < o.frontiers.len());
             state.half_starts += usize::from(half);
             let now = &state.drives[slot].now;
-            let pending = now.open.iter().flat_map(|open| open.pending.clone()).collect();
+            let pending = now.open.iter().flat_map(prepared).collect();
             Ok(LocalState { pending, last: now.last.clone() })
         })
         .await
@@ -526,7 +536,7 @@ impl Checkpoints for Port {
         &self,
         checkpoint: Checkpoint,
         _start: CheckpointStart,
-    ) -> Result<(), Failure> {
+    ) -> Result<Vec<Prepared>, Failure> {
         let life = self.life.clone();
         self.write("prepare", move |state| {
             let next = checkpoint.epoch;
@@ -536,19 +546,16 @@ impl Checkpoints for Port {
             }
             state.note(format_args!("{} prepares epoch {next}", life.name()));
             let drive = &mut state.drives[life.slot()];
+            let prepared = prepared(&checkpoint);
             drive.now.open = Some(checkpoint);
             drive.copy();
-            Ok(())
+            Ok(prepared)
         })
         .await
     }
 
-    async fn finalize(
-        &self,
-        commit: CommitId,
-        outcome: Outcome,
-        _end: CheckpointEnd,
-    ) -> Result<(), Failure> {
+    async fn finalize(&self, settled: Settled, _end: CheckpointEnd) -> Result<(), Failure> {
+        let (commit, outcome) = (settled.commit_id().clone(), Outcome::of(&settled));
         let life = self.life.clone();
         self.write("finalize", move |state| {
             let slot = life.slot();

@@ -64,7 +64,7 @@ pub(super) enum Maker {
 
 /// A commit.
 pub(super) struct Commit {
-    pub pending: PendingCommit,
+    pub pending: Prepared,
     /// What its snapshot says, after a way through the summary.
     pub journal: JournalParts,
     /// The records in its files: partition and offset.
@@ -172,12 +172,13 @@ impl Facts {
         let summary = encode_summary(&pending).unwrap().into_iter().collect();
         let journal = decode_summary(PIPELINE, &summary).unwrap().unwrap();
         let number = CommitNo::try_from(self.commits.len()).unwrap();
+        let pending = Prepared::on_disk(pending);
         self.commits.push(Commit { pending, journal, rows });
         self.commit_numbers.insert(sealing, number);
         Ok(number)
     }
 
-    pub fn pending(&self, commit: CommitNo) -> &PendingCommit {
+    pub fn pending(&self, commit: CommitNo) -> &Prepared {
         &self.commits[usize::from(commit)].pending
     }
 

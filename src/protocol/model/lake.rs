@@ -197,18 +197,11 @@ impl Lake {
             return Ok(*decision);
         }
         let (pending, view) = (self.facts.pending(commit), self.view(number));
-        let admission = admit(pending, &view);
-        let local = LocalState { pending: vec![pending.clone()], last: BTreeMap::new() };
-        let views = BTreeMap::from([(TABLE.to_owned(), view.clone())]);
-        let recovery = recover(Some(&local), &views);
-        if recovery.steps.len() != 1 || recovery.steps[0].admission != admission {
-            return violated(LIVE, "recovery decides other than admission");
-        }
-        let decision = match admission {
-            Admission::Commit { head } if head == view.head => Decision::Commit,
-            Admission::Commit { .. } => return violated("I6", "admitted to another head"),
-            Admission::AlreadyCommitted => Decision::AlreadyCommitted,
-            Admission::Superseded { .. } => {
+        let decision = match admit(pending, &view) {
+            Admission::Commit(permit) if permit.head() == view.head => Decision::Commit,
+            Admission::Commit(_) => return violated("I6", "admitted to another head"),
+            Admission::AlreadyCommitted(_) => Decision::AlreadyCommitted,
+            Admission::Superseded(_) => {
                 let full = self.full_view_of(self.table(number));
                 let ranges_of = |shown: &ShownCommit| full.ranges_of(shown);
                 Decision::Superseded { absent: is_provably_absent(pending, &view, ranges_of) }
@@ -254,7 +247,7 @@ impl Lake {
     /// I5: the table shows the commit.
     pub fn check_shown(&mut self, commit: CommitNo, number: TableNo) -> Result<(), Halt> {
         if !self.shown.contains(&(commit, number)) {
-            finalized_is_shown(&self.view(number), &self.facts.pending(commit).commit_id)?;
+            Shown::by(&self.view(number), &self.facts.pending(commit).commit_id)?;
             self.shown.insert((commit, number));
         }
         Ok(())

@@ -225,7 +225,7 @@ impl World {
         if let Err(refusal) = seen {
             return self.refuse(state, who, state.table, refusal);
         }
-        let next_epoch = recover(Some(&local), &Default::default()).next_epoch;
+        let next_epoch = recover(&local, &BTreeMap::new()).next_epoch;
         let me = &mut state.instances[who];
         me.epoch = u8::try_from(next_epoch.0.saturating_sub(1)).unwrap();
         match instance.local.open {
@@ -379,7 +379,7 @@ impl World {
             Checkpoint {
                 epoch: prepared.epoch,
                 frontiers: BTreeMap::from([(TABLE.to_owned(), frontier(&open.frontier))]),
-                pending: vec![prepared.clone()],
+                pending: vec![PendingCommit::clone(prepared)],
             }
         });
         request_is_prepared(synced.as_ref(), &pending.commit_id)?;

@@ -3,7 +3,7 @@
 use iceberg::spec::{FormatVersion, MAIN_BRANCH, SnapshotReference, SnapshotRetention, SortOrder};
 
 use super::*;
-use crate::table::commit::append_at;
+use crate::protocol::{Admission, admit};
 
 #[tokio::test]
 async fn an_append_shows_rows_ledger_and_journal() {
@@ -145,6 +145,30 @@ async fn a_stale_table_conflicts_and_changes_nothing() {
     assert_eq!(bench.row().await, row);
     assert_eq!(bench.metadata_files(), files);
     assert!(stale.io.exists(&file.path).await.unwrap(), "data files are never deleted here");
+}
+
+#[tokio::test]
+async fn a_permit_for_one_reading_of_a_table_is_used_for_no_other() {
+    let bench = Bench::new().await;
+    let first = bench.create().await;
+    let seen = view(&first, PIPELINE).unwrap();
+    let commit = Prepared::on_disk(pending(&first, 0, 1, vec![]));
+    let now = bench.append_rows(0, &[(1, "a")]).await;
+    let (row, files) = (bench.row().await, bench.metadata_files());
+
+    let permit = || match admit(&commit, &seen) {
+        Admission::Commit(permit) => permit,
+        other => panic!("{other:?}"),
+    };
+    let upkeep = Upkeep::none();
+    let appended = super::super::append(&bench.catalog, &now, permit(), &upkeep).await.unwrap();
+    assert!(matches!(appended.outcome, CommitOutcome::Conflict(_)), "{:?}", appended.outcome);
+
+    let other = Bench::new().await;
+    let other = other.create().await;
+    let appended = super::super::append(&bench.catalog, &other, permit(), &upkeep).await.unwrap();
+    assert!(matches!(appended.outcome, CommitOutcome::Rejected(_)), "{:?}", appended.outcome);
+    assert_eq!((bench.row().await, bench.metadata_files()), (row, files), "nothing was sent");
 }
 
 #[tokio::test]

@@ -183,15 +183,12 @@ async fn broken_table_metadata_is_told_from_missing_metadata() {
 }
 
 #[tokio::test]
-async fn a_ledger_that_cannot_be_read_stops_the_commit() {
+async fn a_ledger_that_cannot_be_read_stops_its_pipeline_and_no_other() {
     let bench = Bench::new().await;
     bench.create().await;
     let key = crate::protocol::ledger_key(PIPELINE);
     bench.foreign(|b| b.set_properties(HashMap::from([(key, "{\"v\": 99}".into())]))).await;
     let loaded = bench.load().await;
     assert!(matches!(view(&loaded, PIPELINE), Err(TableError::Ledger { .. })));
-    let commit = pending(&loaded, 0, 1, vec![]);
-    let error = bench.catalog.commit_append(&loaded, &commit).await.unwrap_err();
-    assert!(matches!(error, TableError::Ledger { .. }), "{error}");
     assert!(view(&loaded, "another").is_ok());
 }

@@ -31,7 +31,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::protocol::{
-    CommitId, Epoch, Frontier, OffsetRange, PendingFile, RowCounts, TableView, TopicPartition,
+    CommitId, Epoch, Frontier, LedgerEdit, OffsetRange, PendingCommit, PendingFile, Permit,
+    Prepared, RowCounts, TableView, TopicPartition,
 };
 
 const PIPELINE: &str = "flights";
@@ -275,6 +276,55 @@ async fn ids(loaded: &LoadedTable) -> Vec<i64> {
         .collect();
     ids.sort_unstable();
     ids
+}
+
+/// Appends by a permit that nobody gave: what catalogs do with requests is tested here, not who may
+/// send them.
+async fn append_at(
+    catalog: &Catalog,
+    loaded: &LoadedTable,
+    pending: &PendingCommit,
+    now_ms: i64,
+    upkeep: &Arc<Upkeep>,
+) -> Result<Appended, TableError> {
+    let (prepared, view) = (Prepared::on_disk(pending.clone()), forged_view(loaded, pending));
+    let permit = Permit::forged(&prepared, &view);
+    let appended = super::commit::append_at(catalog, loaded, permit, now_ms, upkeep).await;
+    appended.map_err(NotSent::into_error)
+}
+
+async fn append(
+    catalog: &Catalog,
+    loaded: &LoadedTable,
+    pending: &PendingCommit,
+    upkeep: &Arc<Upkeep>,
+) -> Result<Appended, TableError> {
+    let (prepared, view) = (Prepared::on_disk(pending.clone()), forged_view(loaded, pending));
+    let permit = Permit::forged(&prepared, &view);
+    super::append(catalog, loaded, permit, upkeep).await.map_err(NotSent::into_error)
+}
+
+async fn append_edit(
+    catalog: &Catalog,
+    loaded: &LoadedTable,
+    edit: &LedgerEdit,
+) -> Result<CommitOutcome, TableError> {
+    super::append_edit(catalog, loaded, edit).await.map_err(NotSent::into_error)
+}
+
+fn forged_view(loaded: &LoadedTable, pending: &PendingCommit) -> TableView {
+    view(loaded, &pending.pipeline).unwrap()
+}
+
+impl Catalog {
+    /// [`append`] without upkeep.
+    async fn commit_append(
+        &self,
+        loaded: &LoadedTable,
+        pending: &PendingCommit,
+    ) -> Result<CommitOutcome, TableError> {
+        Ok(append(self, loaded, pending, &Upkeep::none()).await?.outcome)
+    }
 }
 
 /// What admission sees, by one who sees the table for the first time.

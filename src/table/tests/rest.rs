@@ -8,7 +8,6 @@ use serde_json::json;
 
 use super::server::{Reply, Server};
 use super::*;
-use crate::table::commit::append_at;
 
 const CONFIG: &str = "GET /v1/config";
 const TOKENS: &str = "POST /v1/oauth/tokens";
@@ -244,10 +243,11 @@ async fn a_rejection_by_a_table_that_got_a_snapshot_meanwhile_is_a_conflict() {
 }
 
 #[tokio::test]
-async fn requests_turned_away_unread_are_errors() {
+async fn requests_turned_away_unread_are_told_from_those_that_were_not_sent() {
     for (code, transient) in [(401, false), (403, false), (419, false), (429, true)] {
         let scripted = Scripted::new().await;
-        let error = scripted.commit(status(code)).await.unwrap_err();
+        let outcome = scripted.commit(status(code)).await.unwrap();
+        let CommitOutcome::TurnedAway(error) = outcome else { panic!("{code}: {outcome:?}") };
         assert_eq!(error.is_transient(), transient, "{code}: {error}");
         assert_eq!(matches!(error, TableError::Unauthorised { .. }), !transient, "{code}: {error}");
         assert_eq!(scripted.files(), 1, "{code}: a first copy of the request may have landed");
@@ -355,8 +355,24 @@ async fn an_expired_token_is_renewed_once_and_the_request_sent_again() {
     let loaded = scripted.load(&catalog).await;
     scripted.server.reply(COMMIT, status(401)).reply(COMMIT, status(401));
     scripted.server.text(TOKENS, 200, r#"{"access_token":"newer"}"#);
-    let error = catalog.commit_append(&loaded, &pending(&loaded, 0, 3, vec![])).await.unwrap_err();
+    let outcome = catalog.commit_append(&loaded, &pending(&loaded, 0, 3, vec![])).await.unwrap();
+    let CommitOutcome::TurnedAway(error) = outcome else { panic!("{outcome:?}") };
     assert!(matches!(error, TableError::Unauthorised { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_request_that_was_turned_away_and_cannot_be_sent_again_had_been_sent() {
+    let scripted = Scripted::new().await;
+    let auth = RestAuth { credential: Some("me:pass".into()), ..RestAuth::default() };
+    let settings = CatalogSettings { rest: auth, ..scripted.settings() };
+    scripted.server.text(TOKENS, 200, r#"{"access_token":"old"}"#);
+    let catalog = scripted.connect_with(settings).await;
+    let loaded = scripted.load(&catalog).await;
+    scripted.server.reply(COMMIT, status(401)).reply(TOKENS, status(503));
+    let outcome = catalog.commit_append(&loaded, &pending(&loaded, 0, 3, vec![])).await.unwrap();
+    let CommitOutcome::TurnedAway(error) = outcome else { panic!("{outcome:?}") };
+    assert!(error.is_transient(), "{error}");
+    assert_eq!(scripted.files(), 1, "a first copy of the request may have landed");
 }
 
 #[tokio::test]
