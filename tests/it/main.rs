@@ -11,6 +11,7 @@
 mod bad_input;
 mod broken_servers;
 mod crashes;
+mod crates;
 mod fetching;
 mod flights;
 mod foreign_writers;
