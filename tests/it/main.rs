@@ -25,6 +25,7 @@ mod memory;
 mod old_copies;
 mod orphans;
 mod outages;
+mod pages;
 mod proofs;
 mod refusals;
 mod replies;
