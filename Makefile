@@ -11,9 +11,14 @@ CARGO := scripts/cargo
 # The release profile and no other, so that the dependencies compile once.
 CARGO_FLAGS := --release --locked
 BINARY := $(CARGO_TARGET_DIR)/release/icestream
+# Tests have the feature `faults`, and in our own crate overflow checks and debug assertions.
+OURS := --config profile.release.package.icestream
+TEST_FLAGS := $(CARGO_FLAGS) --features faults $(OURS).overflow-checks=true $(OURS).debug-assertions=true
+# Unit tests by themselves are rather built quickly than run quickly.
+UNIT_FLAGS := $(TEST_FLAGS) $(OURS).opt-level=0 $(OURS).codegen-units=256 $(OURS).incremental=true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test soak bench bench-peers check fmt lint docs clean
+.PHONY: help setup build demo unit test soak bench bench-peers check fmt lint docs deps advisories clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -29,13 +34,17 @@ build: ## Build the binary
 demo: build ## Build, then show the main job on embedded parts (DEMO_ARGS="--records N --kills N")
 	"$(BINARY)" demo $(DEMO_ARGS)
 
+unit: ## Run the library's tests, which need no server (TEST_ARGS=name picks some)
+	@scripts/setup build
+	$(CARGO) test $(UNIT_FLAGS) --lib $(TEST_ARGS)
+
 test: ## Run every test on real components (TEST_ARGS=name picks some)
 	@scripts/setup test
-	$(CARGO) test $(CARGO_FLAGS) --features faults $(TEST_ARGS)
+	$(CARGO) test $(TEST_FLAGS) $(TEST_ARGS)
 
 soak: ## Every fault at random, for MINUTES (20)
 	@scripts/setup test
-	ICESTREAM_SOAK_MINUTES=$(or $(MINUTES),20) $(CARGO) test $(CARGO_FLAGS) --features faults --test it -- \
+	ICESTREAM_SOAK_MINUTES=$(or $(MINUTES),20) $(CARGO) test $(TEST_FLAGS) --test it -- \
 		--nocapture --exact soak::every_fault_at_random_is_survived
 
 bench: ## Measure on a real Kafka (BENCH_ARGS)
@@ -46,19 +55,28 @@ bench-peers: ## Measure Flink and Kafka Connect beside it (BENCH_ARGS)
 	@scripts/setup peers
 	$(CARGO) bench --locked --bench bench -- --peers $(BENCH_ARGS)
 
-check: ## Formatting, lints and documentation links, all as errors
-	@scripts/setup build
-	@$(MAKE) --no-print-directory lint docs
+check: ## Formatting, lints, documentation links and dependencies, all as errors
+	@scripts/setup check
+	@$(MAKE) --no-print-directory lint docs deps
 
 fmt: ## Format the code
 	cargo fmt
 
-lint: ## Formatting and clippy
+lint: ## Formatting and clippy, of what ships and of the tests
 	cargo fmt --check
+	$(CARGO) clippy $(CARGO_FLAGS) -- -D warnings
 	$(CARGO) clippy $(CARGO_FLAGS) --all-targets --features faults -- -D warnings
 
 docs: ## Build the documentation of the code
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(CARGO_FLAGS) --no-deps --lib
+
+deps: ## Licences, sources and duplicates of the dependencies, and whether each is used
+	scripts/tool cargo-deny --locked check -D unmatched-skip -D unnecessary-skip bans licenses sources
+	scripts/tool cargo-machete
+
+advisories: ## Known vulnerabilities of the dependencies, from a database that is fetched
+	@scripts/setup rust tools
+	scripts/tool cargo-deny --locked check advisories
 
 clean: ## Remove what was built (not what was fetched)
 	cargo clean

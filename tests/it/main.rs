@@ -11,6 +11,7 @@
 mod bad_input;
 mod broken_servers;
 mod crashes;
+mod crates;
 mod fetching;
 mod flights;
 mod foreign_writers;
@@ -24,6 +25,7 @@ mod memory;
 mod old_copies;
 mod orphans;
 mod outages;
+mod pages;
 mod proofs;
 mod refusals;
 mod replies;
