@@ -27,6 +27,7 @@ mod outages;
 mod proofs;
 mod refusals;
 mod replies;
+mod secrets;
 mod secure;
 mod soak;
 mod spark;
