@@ -24,20 +24,16 @@ pub async fn connect_catalog(config: &Config) -> Result<Catalog, Failure> {
             CatalogType::Rest => CatalogKind::Rest,
         },
         name: iceberg.catalog_name.clone(),
-        uri: iceberg.catalog_uri.expose().to_owned(),
+        uri: iceberg.catalog_uri.clone(),
         warehouse: iceberg.warehouse.clone(),
         rest: RestAuth {
-            token: iceberg.rest.token.as_ref().map(|s| s.expose().to_owned()),
-            credential: iceberg.rest.credential.as_ref().map(|s| s.expose().to_owned()),
+            token: iceberg.rest.token.clone(),
+            credential: iceberg.rest.credential.clone(),
             scope: iceberg.rest.scope.clone(),
             oauth2_server_uri: iceberg.rest.oauth2_server_uri.clone(),
             ..RestAuth::default()
         },
-        io_properties: iceberg
-            .io_properties
-            .iter()
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect(),
+        io_properties: iceberg.io_properties.clone(),
         request_timeout: CATALOG_TIMEOUT,
     };
     Ok(Catalog::connect(&settings).await?)
@@ -108,12 +104,7 @@ pub fn source_settings(config: &Config) -> SourceSettings {
         topics: topics(config),
         group_id: config.kafka.group_id.clone(),
         group: None,
-        properties: config
-            .kafka
-            .properties
-            .iter()
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect(),
+        properties: config.kafka.properties.clone(),
         fetch_bytes: shares.fetch,
         queue_bytes: shares.queue,
         queue_messages: shares.queue_messages,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::base::secret::mask_text;
 use crate::config::ConfigError;
 use crate::decode::{BadRecord, UnsupportedSchema};
 use crate::protocol::{CommitId, EditError, Epoch, Refusal};
@@ -271,7 +272,7 @@ impl Failure {
     }
 }
 
-/// An error and all its causes in one line.
+/// An error and all its causes in one line, without the passwords of the addresses that they name.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -284,5 +285,23 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         }
         cause = inner.source();
     }
-    text
+    mask_text(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_library_says_of_an_address_is_shown_without_its_password() {
+        let cause = iceberg::Error::new(iceberg::ErrorKind::Unexpected, "no answer")
+            .with_context("url", "http://me:hunter2@lake/b?X-Amz-Signature=hunter2");
+        let source = Box::new(cause);
+        let path = String::from("s3://b/t/data/f.parquet");
+        let error = Failure::from(WriteError::Storage { action: "write", path, source });
+        let shown = chain(&error);
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert!(shown.contains("http://***@lake/b?X-Amz-Signature=***"), "{shown}");
+        assert!(shown.contains("s3://b/t/data/f.parquet"), "{shown}");
+    }
 }

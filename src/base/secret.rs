@@ -22,6 +22,12 @@ impl Secret {
     }
 }
 
+impl<T: Into<String>> From<T> for Secret {
+    fn from(value: T) -> Self {
+        Self::new(value)
+    }
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(MASK)
@@ -47,6 +53,12 @@ impl Uri {
     /// The whole URI with its password, for the client that connects to it. Never for a message.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+}
+
+impl<T: Into<String>> From<T> for Uri {
+    fn from(value: T) -> Self {
+        Self::new(value)
     }
 }
 
@@ -83,9 +95,33 @@ impl Properties {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
+    /// Is it set?
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Takes a property out.
+    pub fn remove(&mut self, name: &str) -> Option<String> {
+        self.0.remove(name)
+    }
+
     /// True if no property is set.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl<N: Into<String>, V: Into<String>> Extend<(N, V)> for Properties {
+    fn extend<T: IntoIterator<Item = (N, V)>>(&mut self, properties: T) {
+        properties.into_iter().for_each(|(name, value)| self.set(name, value));
+    }
+}
+
+impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Properties {
+    fn from_iter<T: IntoIterator<Item = (N, V)>>(properties: T) -> Self {
+        let mut all = Self::default();
+        all.extend(properties);
+        all
     }
 }
 

@@ -13,6 +13,7 @@ use iceberg::spec::TableMetadata;
 use super::probe::{self, Seen};
 use super::written;
 use crate::base::location::local_path;
+use crate::base::secret::Properties;
 use crate::config::{Config, ConfigError};
 use crate::connect::{connect_catalog, source_settings, table_name};
 use crate::failure::{Failure, chain, exit};
@@ -280,9 +281,7 @@ async fn store(
     let place = match (loaded, &config.iceberg.warehouse) {
         (Some(loaded), _) => Ok((loaded.io.clone(), loaded.metadata.location().to_owned())),
         (None, Some(warehouse)) if warehouse.contains("://") => {
-            let properties = config.iceberg.io_properties.iter();
-            let properties = properties.map(|(name, value)| (name.to_owned(), value.to_owned()));
-            table::file_io(warehouse, &properties.collect())
+            table::file_io(warehouse, &config.iceberg.io_properties)
                 .map(|io| (io, warehouse.clone()))
                 .map_err(|error| chain(&error))
         }
@@ -318,7 +317,7 @@ fn local_warehouse(path: &Path) -> Seen {
 
 /// A store for a table that does not exist: nothing is written to it.
 fn no_store() -> Result<FileIO, String> {
-    table::file_io("file:///", &BTreeMap::new()).map_err(|error| chain(&error))
+    table::file_io("file:///", &Properties::default()).map_err(|error| chain(&error))
 }
 
 fn write_settings(config: &Config, out: &mut dyn Write) -> io::Result<()> {

@@ -14,13 +14,14 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::base::kafka_columns::KafkaColumn;
+use crate::base::secret::mask_text;
 use crate::config::{CatalogType, Config};
 use crate::connect::{FORMAT, source_settings, table_plan, topics};
 use crate::failure::{Failure, chain};
 use crate::pipeline::RowBuilder;
 use crate::protocol::{LogRange, Offset, TopicPartition};
 use crate::retry::Backoff;
-use crate::source::SourceSettings;
+use crate::source::{SourceError, SourceSettings};
 use crate::state::StateStore;
 use crate::table::TableName;
 use crate::write::{TableWriter, WriteSettings};
@@ -91,7 +92,8 @@ pub(super) fn access(
     patience: Duration,
 ) -> Seen {
     let settings = source_settings(config);
-    let consumer = consumer(&settings).map_err(|error| refused(&settings, &error))?;
+    let consumer =
+        consumer(&settings).map_err(|error| SourceError::settings(&error).to_string())?;
     let mut list = TopicPartitionList::new();
     for (tp, _) in logs {
         list.add_partition(&tp.topic, tp.partition);
@@ -116,7 +118,7 @@ pub(super) fn access(
 fn consumer(settings: &SourceSettings) -> Result<BaseConsumer, KafkaError> {
     let mut config = ClientConfig::new();
     config.set("client.id", "icestream-check");
-    for (name, value) in &settings.properties {
+    for (name, value) in settings.properties.iter() {
         config.set(name, value);
     }
     config
@@ -291,8 +293,9 @@ pub(super) async fn store(io: &FileIO, location: &str) -> Seen {
         let path = path.clone();
         move |error: iceberg::Error| {
             format!(
-                "cannot {doing} {path}: {error}; check ICEBERG_WAREHOUSE, the S3 or AWS settings \
-                 and the rights of this user"
+                "cannot {doing} {path}: {}; check ICEBERG_WAREHOUSE, the S3 or AWS settings and \
+                 the rights of this user",
+                mask_text(&error.to_string())
             )
         }
     };

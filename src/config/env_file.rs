@@ -7,6 +7,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::error::Problem;
+use crate::base::secret::{MASK, is_secret_name};
 
 /// The names and values of an env file.
 #[derive(Default)]
@@ -53,6 +54,9 @@ pub(super) fn parse(path: &Path, text: &str) -> EnvFile {
         match unset {
             Some(variable) => {
                 file.unusable.push(name.clone());
+                // A password with a dollar sign in it looks like a variable.
+                let secret = is_secret_name(&name) || raw.contains("://");
+                let variable = if secret { MASK.to_owned() } else { variable };
                 file.problems.push(Problem::UnsetVariable { name, variable, path, line });
             }
             None => file.values.push((name, value)),
@@ -190,6 +194,14 @@ mod tests {
         assert!(
             problems[1].contains("Q on line 2 of my.env refers to the variable `NOT_SET_AT_ALL`")
         );
+    }
+
+    #[test]
+    fn a_password_that_looks_like_a_variable_is_not_shown() {
+        for line in ["KAFKA_SASL_PASSWORD=pa$hunter2", "URI=postgres://ice:pa${hunter2}@db/c"] {
+            let (_, problems) = parsed(line);
+            assert!(problems[0].contains("variable `***`") && !problems[0].contains("hunter2"));
+        }
     }
 
     #[test]

@@ -212,7 +212,7 @@ pub struct Rest {
     /// Scope to ask a token for.
     pub scope: Option<String>,
     /// Where a token is asked for; unset for the catalog's own endpoint.
-    pub oauth2_server_uri: Option<String>,
+    pub oauth2_server_uri: Option<Uri>,
 }
 
 /// When a checkpoint is taken and where it is kept.

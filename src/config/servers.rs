@@ -319,7 +319,7 @@ fn rest(values: &mut Values) -> Rest {
         values.invalid(ENDPOINT, None);
     }
     let scope = values.text("ICEBERG_REST_SCOPE");
-    Rest { credential, token, scope, oauth2_server_uri: values.text(ENDPOINT) }
+    Rest { credential, token, scope, oauth2_server_uri: values.text(ENDPOINT).map(Uri::new) }
 }
 
 fn io_properties(values: &mut Values) -> Properties {

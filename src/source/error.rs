@@ -2,6 +2,7 @@
 
 use rdkafka::error::KafkaError;
 
+use crate::base::secret::{MASK, is_secret_name};
 use crate::protocol::{Offset, TopicPartition};
 
 /// What went wrong with Kafka.
@@ -9,11 +10,11 @@ use crate::protocol::{Offset, TopicPartition};
 pub enum SourceError {
     /// The client refused its settings.
     #[error(
-        "the Kafka client refused its settings: {source}; check KAFKA_* and [kafka.properties]"
+        "the Kafka client refused its settings: {detail}; check KAFKA_* and [kafka.properties]"
     )]
     Settings {
-        /// What librdkafka says.
-        source: KafkaError,
+        /// What librdkafka says, without values.
+        detail: String,
     },
     /// What is to protect the connections of icestream's own fetcher cannot be used.
     #[error(
@@ -117,6 +118,20 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// The client refused its settings. The crate repeats the value, which may be a password under
+    /// a name that was misspelt; librdkafka says as much without it.
+    pub fn settings(error: &KafkaError) -> Self {
+        let detail = match error {
+            KafkaError::ClientConfig(_, said, name, value) => {
+                let hide = is_secret_name(name) && !value.is_empty();
+                let said = if hide { said.replace(value, MASK) } else { said.clone() };
+                format!("{name}: {said}")
+            }
+            other => other.to_string(),
+        };
+        Self::Settings { detail }
+    }
+
     /// May the same call succeed later without anybody's doing?
     pub fn is_transient(&self) -> bool {
         match self {
@@ -130,5 +145,29 @@ impl SourceError {
             | Self::OutOfRange { .. }
             | Self::CutOff { .. } => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::config::ClientConfig;
+    use rdkafka::consumer::BaseConsumer;
+
+    use super::*;
+
+    #[test]
+    fn a_setting_that_the_client_refuses_is_named_without_its_value() {
+        for (name, value) in [("sasl.pasword", "hunter2"), ("sasl.jaas.config", "password=hunter2")]
+        {
+            let made: Result<BaseConsumer, _> = ClientConfig::new().set(name, value).create();
+            let error = SourceError::settings(&made.err().unwrap());
+            let shown = format!("{error} {error:?}");
+            assert!(!shown.contains("hunter2"), "{shown}");
+            assert!(shown.contains(name), "{shown}");
+        }
+        let mut wrong = ClientConfig::new();
+        let made: Result<BaseConsumer, _> = wrong.set("security.protocol", "tls").create();
+        let shown = SourceError::settings(&made.err().unwrap()).to_string();
+        assert!(shown.contains("security.protocol") && shown.contains("tls"), "{shown}");
     }
 }

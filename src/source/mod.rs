@@ -26,6 +26,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
+use crate::base::secret::Properties;
 use crate::protocol::{Frontier, LogRange, Offset, TopicPartition};
 
 pub use error::SourceError;
@@ -81,8 +82,8 @@ pub struct SourceSettings {
     pub group_id: String,
     /// Membership in that group; without it this process reads all partitions.
     pub group: Option<GroupMember>,
-    /// librdkafka properties of the user: security and tuning. May hold secrets.
-    pub properties: BTreeMap<String, String>,
+    /// librdkafka properties of the user: security and tuning.
+    pub properties: Properties,
     /// Most bytes that one broker's answer may have.
     pub fetch_bytes: u64,
     /// Most bytes that the client may hold ready for each shard.
@@ -151,7 +152,7 @@ impl Source {
             // Its partitions are paused at once. What it asked for before that is thrown away.
             config.set("queued.min.messages", "1").set("fetch.message.max.bytes", "1024");
         }
-        for (name, value) in &settings.properties {
+        for (name, value) in settings.properties.iter() {
             config.set(name, value);
         }
         config
@@ -165,7 +166,7 @@ impl Source {
             // end, where it reads on after a rebalance: the next record would be skipped.
             .set("enable.partition.eof", "false")
             .set("allow.auto.create.topics", "false");
-        if !settings.properties.contains_key("queued.max.messages.kbytes") {
+        if !settings.properties.contains("queued.max.messages.kbytes") {
             let kbytes = (settings.queue_bytes / 1024).clamp(1024, 2_097_151);
             config.set("queued.max.messages.kbytes", kbytes.to_string());
         }
@@ -174,14 +175,13 @@ impl Source {
             config.set("group.instance.id", &group.member);
             let session = group.session_timeout.as_millis();
             config.set("session.timeout.ms", session.to_string());
-            if !settings.properties.contains_key("heartbeat.interval.ms") {
+            if !settings.properties.contains("heartbeat.interval.ms") {
                 config.set("heartbeat.interval.ms", (session / 3).clamp(1, 3000).to_string());
             }
         }
         let context = SourceContext::default();
-        let consumer: BaseConsumer<SourceContext> = config
-            .create_with_context(context)
-            .map_err(|source| SourceError::Settings { source })?;
+        let consumer: BaseConsumer<SourceContext> =
+            config.create_with_context(context).map_err(|error| SourceError::settings(&error))?;
         let fetcher = (settings.fetch_by == FetchBy::Icestream).then(|| {
             Security::new(&settings.properties)
                 .map(|security| Fetcher::new(&settings.topics, settings.queue_bytes, security))

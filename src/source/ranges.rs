@@ -78,6 +78,7 @@ mod tests {
 
     use super::super::{FetchBy, Source, SourceError, SourceSettings, Topics};
     use super::*;
+    use crate::base::secret::Properties;
 
     /// Two topics and how many partitions they have.
     const TOPICS: [(&str, i32); 2] = [("orders", 60), ("payments", 6)];
@@ -134,7 +135,7 @@ mod tests {
             topics: Topics::new(topics),
             group_id: String::from("ranges"),
             group: None,
-            properties: BTreeMap::new(),
+            properties: Properties::default(),
             fetch_bytes: 1 << 20,
             queue_bytes: 1 << 20,
             queue_messages: 1000,

@@ -1,6 +1,6 @@
 //! Files of a table: where they are, how to reach them, how to make them durable.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,22 +14,20 @@ use iceberg_storage_opendal::OpenDalStorageFactory;
 use super::TableError;
 use crate::base::durable::{leading_directories, sync};
 use crate::base::location::{Store, local_path, store_of};
+use crate::base::secret::Properties;
 
 /// The store that holds `location`: local files (`file:` and bare absolute paths) or S3
 /// (`s3://`, `s3a://`, `s3n://`) with the Iceberg properties of `properties`.
 ///
 /// # Errors
 /// `Setting` if the location is of another kind.
-pub fn file_io(
-    location: &str,
-    properties: &BTreeMap<String, String>,
-) -> Result<FileIO, TableError> {
+pub fn file_io(location: &str, properties: &Properties) -> Result<FileIO, TableError> {
     match store_of(location) {
         Some(Store::Local) => Ok(FileIOBuilder::new(Arc::new(LocalFsStorageFactory)).build()),
         Some(Store::S3) => {
             let factory = OpenDalStorageFactory::S3 { customized_credential_load: None };
-            let mut builder = FileIOBuilder::new(Arc::new(factory)).with_props(properties);
-            if properties.contains_key("s3.endpoint") && !names_region(properties) {
+            let mut builder = FileIOBuilder::new(Arc::new(factory)).with_props(properties.iter());
+            if properties.contains("s3.endpoint") && !names_region(properties) {
                 // Stores with an endpoint of their own have no regions, but signing needs one.
                 builder = builder.with_prop("s3.region", "us-east-1");
             }
@@ -44,8 +42,8 @@ pub fn file_io(
     }
 }
 
-fn names_region(properties: &BTreeMap<String, String>) -> bool {
-    properties.contains_key("s3.region") || properties.contains_key("client.region")
+fn names_region(properties: &Properties) -> bool {
+    properties.contains("s3.region") || properties.contains("client.region")
 }
 
 /// A file that is complete in memory and not yet in the store.
@@ -156,9 +154,9 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_of_store_is_refused_by_name() {
-        let error = file_io("gs://bucket/t", &BTreeMap::new()).unwrap_err();
+        let error = file_io("gs://bucket/t", &Properties::default()).unwrap_err();
         assert!(error.to_string().contains("gs://bucket/t"), "{error}");
-        assert!(file_io("s3a://bucket/t", &BTreeMap::new()).is_ok());
+        assert!(file_io("s3a://bucket/t", &Properties::default()).is_ok());
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@
 //! unknown outcome, as a lost reply does.
 
 mod cache;
+mod client_log;
 mod commit;
 mod error;
 mod expiry;

@@ -8,12 +8,13 @@ use reqwest::Method;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::rest_client::{Answer, RestClient, SendError, is_iceberg_error, told};
+use super::rest_client::{Answer, RestClient, SendError, is_iceberg_error};
 use super::snapshot::Proposal;
 use super::{
     CatalogSettings, CommitOutcome, Creation, LoadedTable, NotSent, TableError, TableName, io,
-    settings, unreadable,
+    unreadable,
 };
+use crate::base::secret::{Properties, is_secret_name, mask_uri};
 
 /// A REST catalog.
 pub struct RestCatalog {
@@ -21,7 +22,7 @@ pub struct RestCatalog {
     /// Address of the catalog's resources: base, `/v1`, and the prefix that the catalog asks for.
     root: String,
     /// Properties of the store: the catalog's defaults, ours, and what the catalog overrides.
-    io_properties: BTreeMap<String, String>,
+    io_properties: Properties,
 }
 
 impl fmt::Debug for RestCatalog {
@@ -60,7 +61,7 @@ impl RestCatalog {
     /// Signs in and asks for the catalog's configuration.
     pub(super) async fn connect(settings: &CatalogSettings) -> Result<Self, TableError> {
         let client = RestClient::new(settings)?;
-        let base = settings.uri.trim_end_matches('/');
+        let base = settings.uri.expose().trim_end_matches('/');
         let warehouse = settings.warehouse.as_deref().map(encode_segment);
         let query = warehouse.map_or(String::new(), |name| format!("?warehouse={name}"));
         let doing = "read the configuration";
@@ -70,8 +71,8 @@ impl RestCatalog {
             return Err(client.refused(doing, answer.status, &answer.body));
         }
         let config: ConfigAnswer = parse(&client, doing, &answer)?;
-        let mut properties = config.defaults.unwrap_or_default();
-        properties.extend(settings.io_properties.clone());
+        let mut properties = Properties::from_iter(config.defaults.unwrap_or_default());
+        properties.extend(settings.io_properties.iter());
         properties.extend(config.overrides.unwrap_or_default());
         let base = properties.remove("uri").unwrap_or_else(|| base.to_string());
         let base = base.trim_end_matches('/');
@@ -113,12 +114,12 @@ impl RestCatalog {
             self.client.unreachable(doing, format!("the answer broke off: {error}"), None)
         })?;
         let parsed: TableAnswer = serde_json::from_slice(body)
-            .map_err(|error| unreadable(table, &self.table_url(table), error))?;
+            .map_err(|error| unreadable(table, &mask_uri(&self.table_url(table)), error))?;
         let location = parsed.metadata.location().to_string();
         let mut properties = self.io_properties.clone();
         let config = parsed.config.unwrap_or_default();
         let credentials = vended(parsed.storage_credentials.unwrap_or_default(), &location);
-        let vended = !credentials.is_empty() || config.keys().any(|key| settings::is_secret(key));
+        let vended = !credentials.is_empty() || config.keys().any(|key| is_secret_name(key));
         properties.extend(config);
         properties.extend(credentials);
         Ok(LoadedTable {
@@ -205,7 +206,7 @@ impl RestCatalog {
             Err(SendError::TurnedAway(error)) => return Ok(CommitOutcome::TurnedAway(error)),
             Err(SendError::Lost(reason)) => return Ok(CommitOutcome::Unknown(reason)),
         };
-        let said = format!("HTTP {}{}", answer.status, told(&answer.body));
+        let said = format!("HTTP {}{}", answer.status, self.client.told(&answer.body));
         match answer.status {
             200 => Ok(committed(loaded, proposal, &answer)),
             409 => Ok(CommitOutcome::Conflict(said)),

@@ -9,8 +9,9 @@ use reqwest::{Client, Method, redirect};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use super::settings::{RestAuth, mask_uri};
+use super::settings::RestAuth;
 use super::{CatalogSettings, TableError};
+use crate::base::secret::{MASK, Secret, Uri, mask_text, mask_uri};
 
 /// Longest time to open a connection; the request timeout, if shorter, wins.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -18,6 +19,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const RENEW_AFTER: f64 = 0.8;
 /// Longest part of an answer that a message repeats.
 const MAX_DETAIL: usize = 300;
+/// Shortest secret that is looked for in an answer.
+const SHORTEST_SECRET: usize = 4;
 
 /// What a server answered. The status line is enough to know what it decided.
 pub(super) struct Answer {
@@ -43,14 +46,20 @@ pub(super) struct RestClient {
     /// Address of the catalog without secrets, for messages.
     pub(super) label: String,
     auth: RestAuth,
-    token_uri: String,
+    token_uri: Uri,
     token: Mutex<Option<Token>>,
 }
 
 #[derive(Clone)]
 struct Token {
-    value: String,
+    value: Secret,
     renew_at: Option<Instant>,
+}
+
+impl Token {
+    fn secret(&self) -> Secret {
+        self.value.clone()
+    }
 }
 
 #[derive(Deserialize)]
@@ -62,7 +71,7 @@ struct TokenAnswer {
 impl RestClient {
     pub(super) fn new(settings: &CatalogSettings) -> Result<Self, TableError> {
         let bad = |reason: String| TableError::Setting { setting: "catalog uri", reason };
-        let base = settings.uri.trim_end_matches('/');
+        let base = settings.uri.expose().trim_end_matches('/');
         let label = mask_uri(base);
         match url::Url::parse(base) {
             Ok(uri) if matches!(uri.scheme(), "http" | "https") => {}
@@ -82,8 +91,8 @@ impl RestClient {
             .build()
             .map_err(|error| bad(format!("no HTTP client can be made: {error}")))?;
         let auth = settings.rest.clone();
-        let token_uri =
-            auth.oauth2_server_uri.clone().unwrap_or_else(|| format!("{base}/v1/oauth/tokens"));
+        let own = || Uri::new(format!("{base}/v1/oauth/tokens"));
+        let token_uri = auth.oauth2_server_uri.clone().unwrap_or_else(own);
         let token = auth.token.clone().map(|value| Token { value, renew_at: None });
         Ok(Self { http, label, auth, token_uri, token: Mutex::new(token) })
     }
@@ -124,7 +133,7 @@ impl RestClient {
     ) -> Result<Answer, SendError> {
         let mut request = self.http.request(method.clone(), url);
         if let Some(token) = token {
-            request = request.bearer_auth(&token.value);
+            request = request.bearer_auth(token.value.expose());
         }
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, "application/json").body(body);
@@ -155,7 +164,7 @@ impl RestClient {
                 && refused.is_none_or(|refused| refused.value != token.value)
         });
         if !good && let Some(credential) = &self.auth.credential {
-            *current = Some(self.fetch_token(doing, credential).await?);
+            *current = Some(self.fetch_token(doing, credential.expose()).await?);
         }
         Ok(current.clone())
     }
@@ -182,10 +191,10 @@ impl RestClient {
         let form = self.token_form(credential);
         let request = self
             .http
-            .post(&self.token_uri)
+            .post(self.token_uri.expose())
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(form);
-        let at = format!("{doing} (fetching a token from {})", mask_uri(&self.token_uri));
+        let at = format!("{doing} (fetching a token from {})", self.token_uri);
         let response = request
             .send()
             .await
@@ -205,7 +214,7 @@ impl RestClient {
         let renew_at = life
             .and_then(|seconds| Duration::try_from_secs_f64(seconds * RENEW_AFTER).ok())
             .and_then(|after| asked.checked_add(after));
-        Ok(Token { value: answer.access_token, renew_at })
+        Ok(Token { value: answer.access_token.into(), renew_at })
     }
 
     /// The error for an answer that is neither success nor expected.
@@ -215,7 +224,7 @@ impl RestClient {
         status: u16,
         body: &Result<Bytes, String>,
     ) -> TableError {
-        let detail = format!("HTTP {status}{}", told(body));
+        let detail = format!("HTTP {status}{}", self.told(body));
         match status {
             401 | 403 | 419 => TableError::Unauthorised {
                 catalog: self.label.clone(),
@@ -225,6 +234,34 @@ impl RestClient {
             408 | 425 | 429 | 500..=599 => self.unreachable(doing, detail, None),
             _ => self.rejected(doing, detail),
         }
+    }
+
+    /// What the body of an error says, to follow the status in a message. Servers, and proxies more so,
+    /// repeat what they were sent: what is secret of that is masked.
+    pub(super) fn told(&self, body: &Result<Bytes, String>) -> String {
+        let text = self.without_secrets(mask_text(&words(body)));
+        let text = text.trim();
+        if text.is_empty() {
+            return String::new();
+        }
+        let shown: String = text.chars().take(MAX_DETAIL).collect();
+        let more = if shown.len() < text.len() { "..." } else { "" };
+        format!(", {shown}{more}")
+    }
+
+    fn without_secrets(&self, text: String) -> String {
+        // Whoever holds the lock fetches a token that was sent nowhere yet.
+        let current =
+            self.token.try_lock().ok().and_then(|token| token.as_ref().map(Token::secret));
+        let auth = &self.auth;
+        let known = current.iter().chain(&auth.token).chain(&auth.credential);
+        let known = known.chain(auth.headers.values()).map(Secret::expose);
+        let parts = known.flat_map(|secret| {
+            secret.split_once(':').map_or([secret; 2], |(_, part)| [secret, part])
+        });
+        // Shorter ones are part of many a word.
+        let parts = parts.filter(|part| part.len() >= SHORTEST_SECRET);
+        parts.fold(text, |text, part| text.replace(part, MASK))
     }
 
     pub(super) fn rejected(&self, doing: &str, detail: String) -> TableError {
@@ -249,7 +286,7 @@ impl RestClient {
 /// Headers of every request, marked so that they are never shown.
 fn headers(settings: &CatalogSettings) -> Result<HeaderMap, TableError> {
     let mut headers = HeaderMap::new();
-    if !settings.io_properties.contains_key("s3.access-key-id") {
+    if !settings.io_properties.contains("s3.access-key-id") {
         // Ask for the credentials of the table's store, unless we have our own.
         headers.insert(
             HeaderName::from_static("x-iceberg-access-delegation"),
@@ -261,7 +298,7 @@ fn headers(settings: &CatalogSettings) -> Result<HeaderMap, TableError> {
             setting: "catalog headers",
             reason: format!("{name:?} or its value cannot be an HTTP header"),
         };
-        let mut value = HeaderValue::from_str(value).map_err(|_| bad())?;
+        let mut value = HeaderValue::from_str(value.expose()).map_err(|_| bad())?;
         value.set_sensitive(true);
         headers.insert(HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?, value);
     }
@@ -298,9 +335,9 @@ pub(super) fn is_iceberg_error(body: &Result<Bytes, String>) -> bool {
     body.as_ref().is_ok_and(|body| serde_json::from_slice::<ErrorAnswer>(body).is_ok())
 }
 
-/// What the body of an error says, to follow the status in a message.
-pub(super) fn told(body: &Result<Bytes, String>) -> String {
-    let text = match body {
+/// What the body of an error says.
+fn words(body: &Result<Bytes, String>) -> String {
+    match body {
         Err(error) => format!("body cannot be read: {error}"),
         Ok(body) => match serde_json::from_slice::<ErrorAnswer>(body) {
             Ok(ErrorAnswer { error }) => {
@@ -309,12 +346,5 @@ pub(super) fn told(body: &Result<Bytes, String>) -> String {
             }
             Err(_) => String::from_utf8_lossy(body).into_owned(),
         },
-    };
-    let text = text.trim();
-    if text.is_empty() {
-        return String::new();
     }
-    let shown: String = text.chars().take(MAX_DETAIL).collect();
-    let more = if shown.len() < text.len() { "..." } else { "" };
-    format!(", {shown}{more}")
 }

@@ -4,7 +4,6 @@
 //! A table is one row with the location of its current metadata file; a commit is one `UPDATE` that
 //! finds the row only while it still names the file that was loaded.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::str::FromStr;
 use std::time::Duration;
@@ -14,13 +13,13 @@ use iceberg::spec::{FormatVersion, TableMetadata, TableMetadataBuilder};
 use iceberg::{MetadataLocation, TableCreation};
 
 use super::io::Encoded;
-use super::settings::mask_uri;
 use super::snapshot::Proposal;
 use super::sql_pool::{Pool, Refusal, open, refusal};
 use super::{
     CatalogSettings, CommitOutcome, Creation, LoadedTable, NotSent, TableError, TableName, io,
     parse_metadata, unreadable,
 };
+use crate::base::secret::Properties;
 
 /// Columns as Java's JdbcCatalog makes them.
 const CREATE_TABLES: [&str; 2] = [
@@ -59,7 +58,7 @@ pub struct SqlCatalog {
     /// Address without secrets, for messages.
     label: String,
     warehouse: Option<String>,
-    io_properties: BTreeMap<String, String>,
+    io_properties: Properties,
     timeout: Duration,
     /// Catalogs made by older programs have no column `iceberg_type`, and hold no views.
     has_type: bool,
@@ -80,7 +79,7 @@ impl SqlCatalog {
         let mut catalog = Self {
             pool,
             name: settings.name.clone(),
-            label: mask_uri(&settings.uri),
+            label: settings.uri.to_string(),
             warehouse: settings.warehouse.clone(),
             io_properties: settings.io_properties.clone(),
             timeout: settings.request_timeout,

@@ -10,7 +10,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{PgPool, SqlitePool};
 
-use super::settings::mask_uri;
+use super::client_log::without_values;
 use super::{CatalogSettings, TableError};
 
 /// Few: commits come one at a time, and SQLite has one writer.
@@ -28,13 +28,13 @@ pub(super) enum Pool {
 /// Opens the database that the settings name, when it is first used.
 pub(super) fn open(settings: &CatalogSettings) -> Result<Pool, TableError> {
     let bad = |reason: String| TableError::Setting { setting: "catalog uri", reason };
-    let uri = &settings.uri;
+    let (uri, shown) = (settings.uri.expose(), &settings.uri);
     if uri.starts_with("sqlite:") {
-        let options =
-            SqliteConnectOptions::from_str(uri).map_err(|error| bad(format!("{uri}: {error}")))?;
+        let options = SqliteConnectOptions::from_str(uri)
+            .map_err(|error| bad(format!("{shown}: {error}")))?;
         let file = options.get_filename().to_path_buf();
         if uri.contains(":memory:") || uri.contains("mode=memory") || file.as_os_str().is_empty() {
-            return Err(bad(format!("{uri}: a catalog in memory would be lost; name a file")));
+            return Err(bad(format!("{shown}: a catalog in memory would be lost; name a file")));
         }
         create_parent(&file)?;
         let options = options
@@ -50,8 +50,8 @@ pub(super) fn open(settings: &CatalogSettings) -> Result<Pool, TableError> {
         ));
     }
     if uri.starts_with("postgresql:") || uri.starts_with("postgres:") {
-        let options = PgConnectOptions::from_str(uri)
-            .map_err(|error| bad(format!("{}: {error}", mask_uri(uri))))?;
+        let options = without_values(|| PgConnectOptions::from_str(uri))
+            .map_err(|error| bad(format!("{shown}: {error}")))?;
         return Ok(Pool::Postgres(
             PgPoolOptions::new()
                 .max_connections(MAX_CONNECTIONS)
@@ -59,7 +59,7 @@ pub(super) fn open(settings: &CatalogSettings) -> Result<Pool, TableError> {
                 .connect_lazy_with(options.application_name("icestream")),
         ));
     }
-    Err(bad(format!("{} is neither sqlite:///path nor postgresql://...", mask_uri(uri))))
+    Err(bad(format!("{shown} is neither sqlite:///path nor postgresql://...")))
 }
 
 fn create_parent(file: &Path) -> Result<(), TableError> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::labels::Server;
+use crate::base::secret::mask_text;
 
 /// Whether the process is alive and ready. Cheap to clone; all clones are the same state.
 #[derive(Clone)]
@@ -71,9 +72,9 @@ impl Health {
         self.state().not_ready = None;
     }
 
-    /// The pipeline does not run: `reason` is shown, so it must hold no secret.
+    /// The pipeline does not run, and why. Passwords inside addresses are not shown.
     pub fn set_not_ready(&self, reason: impl Into<String>) {
-        self.state().not_ready = Some(reason.into());
+        self.state().not_ready = Some(mask_text(&reason.into()));
     }
 
     /// Checkpoints complete (`None`), or how long none did although there is something to commit.
@@ -86,9 +87,9 @@ impl Health {
         self.state().unreachable.insert(server, None);
     }
 
-    /// A server did not answer: `error` is shown, so it must hold no secret.
+    /// A server did not answer, and why. Passwords inside addresses are not shown.
     pub fn set_unreachable(&self, server: Server, error: impl Into<String>) {
-        self.state().unreachable.insert(server, Some(error.into()));
+        self.state().unreachable.insert(server, Some(mask_text(&error.into())));
     }
 
     /// The coordinator is alive.
@@ -135,6 +136,11 @@ mod tests {
         health.set_ready();
         assert!(health.readiness().ready);
         health.set_unreachable(Server::Catalog, "connection refused");
+        let address = "postgres://db?user=ice&password=hunter2";
+        health.set_unreachable(Server::Kafka, format!("no answer from {address}"));
+        let error = health.readiness().servers["kafka"].error.clone();
+        assert_eq!(error.unwrap(), "no answer from postgres://db?user=ice&password=***");
+        health.set_reachable(Server::Kafka);
         let readiness = health.clone().readiness();
         assert!(!readiness.ready);
         assert_eq!(readiness.servers["catalog"].error.as_deref(), Some("connection refused"));

@@ -1,6 +1,6 @@
 //! Log lines on standard error, for people or as JSON.
 
-use std::io;
+use std::io::{self, Write};
 
 use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
@@ -8,6 +8,7 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
+use crate::base::secret::mask_text;
 use crate::config::{Log, LogFormat};
 
 /// Why logging cannot be set up.
@@ -43,7 +44,7 @@ where
         .map_err(|source| LogError::Filter { level: log.level.clone(), source })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(writer)
+        .with_writer(Masked(writer))
         .with_ansi(false)
         // Complaining about a closed standard error on standard error would panic.
         .log_internal_errors(false);
@@ -53,9 +54,36 @@ where
     })
 }
 
+/// Takes the passwords out of the addresses in each line, whoever logs it: libraries log too.
+struct Masked<W>(W);
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Masked<W> {
+    type Writer = MaskedLines<W::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        MaskedLines(self.0.make_writer())
+    }
+}
+
+/// Is given whole lines.
+struct MaskedLines<W>(W);
+
+impl<W: Write> Write for MaskedLines<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match str::from_utf8(line) {
+            Ok(text) if text.contains("://") => self.0.write_all(mask_text(text).as_bytes())?,
+            _ => self.0.write_all(line)?,
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
     use std::sync::{Arc, Mutex};
 
     use super::*;
@@ -81,6 +109,10 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(epoch = 7, "sealed");
             tracing::debug!("detail");
+            tracing::trace!(
+                at = "https://me:hunter2@lake",
+                "asks postgres://db/c?password=hunter2"
+            );
         });
         let bytes = lines.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -100,6 +132,17 @@ mod tests {
         assert_eq!(object["message"], "sealed");
         assert_eq!(object["epoch"], 7);
         assert_eq!(object["level"], "INFO");
+    }
+
+    #[test]
+    fn no_line_shows_the_password_of_an_address() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let text = logged("trace", format);
+            assert!(!text.contains("hunter2"), "{text}");
+            for shown in ["https://***@lake\"", "postgres://db/c?password=***"] {
+                assert!(text.contains(shown), "{text}");
+            }
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use iceberg::arrow::schema_to_arrow_schema;
 
 use super::{Depth, Kind, Report, gather};
+use crate::base::secret::Properties;
 use crate::protocol::{
     Admission, Epoch, Frontier, Offset, OffsetRange, PendingCommit, PendingFile, Prepared, Ranges,
     RowCounts, TopicPartition, admit, commit_id,
@@ -44,10 +45,10 @@ impl Fixture {
         let settings = CatalogSettings {
             kind: CatalogKind::Sql,
             name: "c".into(),
-            uri: format!("sqlite://{}", dir.join("catalog.db").display()),
+            uri: format!("sqlite://{}", dir.join("catalog.db").display()).into(),
             warehouse: Some(format!("file://{}", dir.join("warehouse").display())),
             rest: RestAuth::default(),
-            io_properties: BTreeMap::new(),
+            io_properties: Properties::default(),
             request_timeout: Duration::from_secs(10),
         };
         let catalog = Catalog::connect(&settings).await.expect("a catalog");

@@ -18,6 +18,7 @@ use super::location::{Locations, partition_path};
 use super::open_partition::OpenPartition;
 use super::partition::{Group, PartitionKey, Partitioner};
 use crate::base::durable::sync;
+use crate::base::secret::mask_text;
 use crate::protocol::PendingFile;
 
 /// Files that may be ending at once: what an upload keeps of each is not counted any more.
@@ -441,7 +442,11 @@ impl TableWriter {
     /// Deletes a file that is in no list any more, so that `abort` would not find it.
     fn discard(&self, path: &str) {
         if let Err(left) = self.runtime.block_on(self.file_io.delete(path)) {
-            tracing::warn!(path, error = %left, "a data file was not deleted");
+            tracing::warn!(
+                path,
+                error = mask_text(&left.to_string()),
+                "a data file was not deleted"
+            );
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use iceberg::arrow::schema_to_arrow_schema;
+use icestream::base::secret::Properties;
 use icestream::protocol::{
     Admission, Epoch, Frontier, OffsetRange, PendingCommit, PendingFile, Prepared, Ranges,
     RowCounts, TopicPartition, admit, commit_id,
@@ -193,10 +194,10 @@ fn settings(lake: &Lake) -> CatalogSettings {
     CatalogSettings {
         kind: if sql { CatalogKind::Sql } else { CatalogKind::Rest },
         name: "icestream".into(),
-        uri: settings["ICEBERG_CATALOG_URI"].clone(),
+        uri: settings["ICEBERG_CATALOG_URI"].as_str().into(),
         warehouse: settings.get("ICEBERG_WAREHOUSE").cloned(),
         rest: RestAuth::default(),
-        io_properties: BTreeMap::new(),
+        io_properties: Properties::default(),
         request_timeout: Duration::from_secs(30),
     }
 }

@@ -10,6 +10,7 @@ use iceberg::TableCreation;
 use iceberg::spec::{
     FormatVersion, MAIN_BRANCH, Operation, Snapshot, Summary, TableMetadataBuilder,
 };
+use icestream::base::secret::Properties;
 use icestream::protocol::{
     Admission, CommitId, Epoch, Frontier, OffsetRange, PendingCommit, Prepared, Ranges, RowCounts,
     TopicPartition, admit, advance, encode_ledger, encode_summary, ledger_key,
@@ -108,7 +109,7 @@ fn table(partitions: i32, snapshots: u64) -> LoadedTable {
         name: "bench.journal".parse().expect("a name"),
         metadata: metadata.expect("metadata").metadata.into(),
         metadata_location: String::from("file:///journal/metadata/1.metadata.json"),
-        io: table::file_io("file:///journal", &BTreeMap::new()).expect("a store"),
+        io: table::file_io("file:///journal", &Properties::default()).expect("a store"),
         vended: false,
     }
 }

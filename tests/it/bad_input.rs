@@ -13,13 +13,11 @@ use crate::landing::{pipeline, records, schema};
 use crate::support::icestream::{Exit, Icestream};
 use crate::support::kafka::Kafka;
 use crate::support::oracle::{self, Reader, assert_exactly_once};
-use crate::support::postgres::Postgres;
 use crate::support::process;
 use crate::support::producing::{Produced, Record};
 use crate::support::proxy::{Fault, Matching, Proxy};
-use crate::support::s3::S3;
 use crate::support::table::Lake;
-use crate::support::{PATIENCE, foreign, free_port, new_dir, unique};
+use crate::support::{PATIENCE, foreign, new_dir, unique};
 
 const COMMITTED: &str = "icestream_committed_records_total";
 
@@ -489,81 +487,6 @@ fn a_process_asked_to_stop_commits_what_it_has_read() {
             [(0, 500), (1, 500)].into()
         );
     }
-}
-
-const SECRET: &str = "s3cr3t-Hx7";
-
-fn assert_kept_secret(exit: &Exit, secret: &str) {
-    for text in [&exit.log, &exit.stdout] {
-        let line = text.lines().find(|line| line.contains(secret));
-        assert_eq!(line, None, "a secret is shown");
-    }
-}
-
-#[test]
-fn a_password_for_kafka_is_never_shown() {
-    let (icestream, _) = pipeline(&Lake::sqlite(), 1);
-    let icestream = icestream
-        .set("KAFKA_SECURITY_PROTOCOL", "sasl_plaintext")
-        .set("KAFKA_SASL_MECHANISM", "PLAIN")
-        .set("KAFKA_SASL_USERNAME", "reader")
-        .set("KAFKA_SASL_PASSWORD", SECRET)
-        .set("RETRY_GIVE_UP_MS", "1000")
-        .set("LOG_LEVEL", "trace");
-    // The broker wants none: it hangs up. Then settings that are wrong beside the secret.
-    let exit = icestream.command(&["run"]).with_code(5);
-    assert_kept_secret(&exit, SECRET);
-    let exit = icestream.set("KAFKA_SASL_MECHANISM", SECRET).command(&["run"]).with_code(3);
-    assert!(exit.log.contains("KAFKA_SASL_MECHANISM"), "{}", exit.log);
-    let shown = exit.log.matches(SECRET).count();
-    assert_eq!(shown, 1, "the mechanism and not the password: {}", exit.log);
-}
-
-#[test]
-fn a_password_of_postgresql_is_never_shown() {
-    let (icestream, _) = pipeline(&Lake::sqlite(), 1);
-    let (right, closed) = (Postgres::shared().create_database(), free_port());
-    let right = right.replace("icestream@", &format!("icestream:{SECRET}@"));
-    let away = format!("postgres://icestream:{SECRET}@127.0.0.1:{closed}/catalog");
-    let icestream = icestream.set("LOG_LEVEL", "trace").set("RETRY_GIVE_UP_MS", "1000");
-    let exit = icestream.clone().set("ICEBERG_CATALOG_URI", &right).run_until_caught_up();
-    assert_kept_secret(&exit, SECRET);
-    let exit = icestream.set("ICEBERG_CATALOG_URI", &away).command(&["run"]).with_code(5);
-    assert!(exit.log.contains(&format!("127.0.0.1:{closed}")), "{}", exit.log);
-    assert_kept_secret(&exit, SECRET);
-}
-
-#[test]
-fn a_credential_of_the_rest_catalog_is_never_shown() {
-    let lake = Lake::rest();
-    let proxy = Proxy::before(&lake.rest_catalog().address());
-    let lake = lake.through(proxy.uri());
-    let (icestream, _) = pipeline(&lake, 1);
-    let icestream = icestream
-        .set("ICEBERG_REST_CREDENTIAL", format!("reader:{SECRET}"))
-        .set("LOG_LEVEL", "trace");
-    let says_no = String::from(r#"{"error":{"message":"bad client","type":"No","code":401}}"#);
-    let tokens = Matching::new("POST", "/oauth/tokens");
-    proxy.on(tokens.clone(), Fault::Answer(401, says_no));
-    let exit = icestream.command(&["run"]).with_code(3);
-    assert!(exit.log.contains("bad client"), "{}", exit.log);
-    assert_kept_secret(&exit, SECRET);
-    let token = json!({ "access_token": format!("token-{SECRET}"), "token_type": "bearer" });
-    proxy.on(tokens, Fault::Answer(200, token.to_string()));
-    assert_kept_secret(&icestream.run_until_caught_up(), SECRET);
-    let exit = icestream.unset("ICEBERG_REST_CREDENTIAL").set("ICEBERG_REST_TOKEN", SECRET);
-    assert_kept_secret(&exit.run_until_caught_up(), SECRET);
-}
-
-#[test]
-fn a_key_of_s3_is_never_shown() {
-    let lake = Lake::sqlite_on_s3();
-    let (icestream, topic) = pipeline(&lake, 2);
-    let produced = produce(&topic, 0..10);
-    let exit = icestream.set("LOG_LEVEL", "trace").run_until_caught_up();
-    assert_kept_secret(&exit, S3::SECRET_ACCESS_KEY);
-    let table = lake.table(&format!("db.{topic}"));
-    assert_eq!(assert_exactly_once(&table, &[&produced]), 10);
 }
 
 /// Nobody waits for ever at a server that takes connections and says nothing.

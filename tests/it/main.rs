@@ -29,6 +29,7 @@ mod pages;
 mod proofs;
 mod refusals;
 mod replies;
+mod secrets;
 mod secure;
 mod soak;
 mod spark;

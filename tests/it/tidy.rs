@@ -23,21 +23,21 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The measures that a test may take away.
     ("protocol", &["broken"]),
     ("decode", &["base", "protocol"]),
-    ("source", &["protocol"]),
+    ("source", &["base", "protocol"]),
     ("state", &["protocol"]),
     ("write", &["base", "protocol"]),
     ("table", &["base", "protocol"]),
     // A crash point between writing the manifests and asking the catalog lies in here.
     ("table/commit.rs", &["base", "protocol", "crash"]),
-    ("telemetry", &[]),
+    ("telemetry", &["base"]),
     // LOG_LEVEL and LOG_FORMAT are this module's to understand.
-    ("telemetry/logs.rs", &["config"]),
+    ("telemetry/logs.rs", &["base", "config"]),
     // Positions of partitions.
     ("telemetry/metrics.rs", &["protocol"]),
     // Every boundary's error with its exit code.
     (
         "failure",
-        &["config", "decode", "protocol", "source", "state", "table", "telemetry", "write"],
+        &["base", "config", "decode", "protocol", "source", "state", "table", "telemetry", "write"],
     ),
     (
         // Some of the measures that a test may take away are the committer's.

@@ -1,6 +1,5 @@
 //! How a connection is protected, and how it logs in.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpStream;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use super::connection::ExchangeError;
 use super::sasl;
 use super::scram::{Client, Hash};
 use super::tls::{Stream, Tls};
+use crate::base::secret::Properties;
 
 /// Most characters that are repeated of what a broker says.
 const MOST_TOLD: usize = 300;
@@ -23,8 +23,8 @@ pub(in crate::source) struct Security {
 
 impl Security {
     /// From librdkafka's properties. The error says what is wrong with which of them.
-    pub(in crate::source) fn new(properties: &BTreeMap<String, String>) -> Result<Self, String> {
-        let protocol = properties.get("security.protocol").map_or("plaintext", String::as_str);
+    pub(in crate::source) fn new(properties: &Properties) -> Result<Self, String> {
+        let protocol = properties.get("security.protocol").unwrap_or("plaintext");
         let (tls, login) = match protocol {
             "plaintext" => (false, false),
             "ssl" => (true, false),
@@ -73,14 +73,14 @@ pub(super) struct Login {
 }
 
 impl Login {
-    fn new(properties: &BTreeMap<String, String>) -> Result<Self, String> {
+    fn new(properties: &Properties) -> Result<Self, String> {
         let get = |name: &str| properties.get(name).ok_or_else(|| format!("no {name}"));
         let mechanism = get("sasl.mechanism")?;
-        let known = Mechanism::EACH.into_iter().find(|known| known.name() == mechanism.as_str());
+        let known = Mechanism::EACH.into_iter().find(|known| known.name() == mechanism);
         Ok(Self {
             mechanism: known.ok_or_else(|| format!("`{mechanism}` is no mechanism known here"))?,
-            user: get("sasl.username")?.clone(),
-            password: get("sasl.password")?.clone(),
+            user: get("sasl.username")?.to_owned(),
+            password: get("sasl.password")?.to_owned(),
         })
     }
 

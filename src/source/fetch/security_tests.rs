@@ -3,8 +3,8 @@ use crate::source::fetch::scram::ScramError;
 
 const PASSWORD: &str = "hunter2";
 
-fn properties(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+fn properties(pairs: &[(&str, &str)]) -> Properties {
+    pairs.iter().copied().collect()
 }
 
 fn login(mechanism: &str) -> Login {
@@ -122,6 +122,6 @@ fn settings_that_cannot_be_used_are_named_without_what_is_secret() {
 
 #[test]
 fn without_a_protocol_nothing_is_protected() {
-    let security = Security::new(&BTreeMap::new()).unwrap();
+    let security = Security::new(&Properties::default()).unwrap();
     assert!(security.tls.is_none() && security.login.is_none());
 }

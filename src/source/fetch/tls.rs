@@ -1,6 +1,5 @@
 //! TLS by rustls, set up by the same properties as librdkafka's.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -10,6 +9,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
+use crate::base::secret::Properties;
+
 /// Whom to trust, and what to show.
 pub(super) struct Tls {
     config: Arc<ClientConfig>,
@@ -17,7 +18,7 @@ pub(super) struct Tls {
 
 impl Tls {
     /// Reads the files that the properties name. The error says which file, and what is wrong.
-    pub(super) fn new(properties: &BTreeMap<String, String>) -> Result<Self, String> {
+    pub(super) fn new(properties: &Properties) -> Result<Self, String> {
         let path = |name| properties.get(name).map(Path::new);
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)

@@ -18,6 +18,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
 use super::*;
+use crate::base::secret::Properties;
 use crate::protocol::TopicPartition;
 use crate::source::fetch::tests::{Entry, Got, NamedValue, Written};
 use crate::source::{FetchBy, Share, Source, SourceSettings, Topics};
@@ -82,7 +83,7 @@ fn read(
         topics: topics(),
         group_id: String::from("queues"),
         group: None,
-        properties: BTreeMap::new(),
+        properties: Properties::default(),
         fetch_bytes: 1 << 20,
         queue_bytes: 1 << 20,
         queue_messages: 1000,

@@ -152,14 +152,22 @@ async fn a_database_server_that_is_not_there_is_unreachable() {
     let port = listener.local_addr().unwrap().port();
     drop(listener);
     let dir = tempfile::tempdir().unwrap();
-    let settings = CatalogSettings {
-        uri: format!("postgresql://user:hunter2@127.0.0.1:{port}/db"),
-        request_timeout: Duration::from_millis(500),
-        ..settings(&dir)
-    };
-    let error = Catalog::connect(&settings).await.unwrap_err();
-    assert!(error.is_transient(), "{error:?}");
-    assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+    for uri in [
+        format!("postgresql://user:hunter2@127.0.0.1:{port}/db"),
+        format!("postgresql://127.0.0.1:{port}/db?user=me&password=hunter2"),
+        format!("postgresql://127.0.0.1:{port}/db?user=me&p%61ssword=x@hunter2&nonsense=1"),
+    ] {
+        let settings = CatalogSettings {
+            uri: uri.as_str().into(),
+            request_timeout: Duration::from_millis(500),
+            ..settings(&dir)
+        };
+        let error = Catalog::connect(&settings).await.unwrap_err();
+        assert!(error.is_transient(), "{error:?}");
+        let shown = format!("{error} {error:?}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert!(shown.contains(&format!("127.0.0.1:{port}/db")), "{shown}");
+    }
 }
 
 #[test]

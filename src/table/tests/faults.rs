@@ -8,7 +8,7 @@ use super::*;
 use crate::table::sql_pool::Pool;
 
 async fn connection(bench: &Bench) -> SqliteConnection {
-    SqliteConnection::connect(&bench.settings.uri).await.unwrap()
+    SqliteConnection::connect(bench.settings.uri.expose()).await.unwrap()
 }
 
 /// Appends, and checks that the answer is the truth.
@@ -75,7 +75,7 @@ async fn a_reader_of_a_rollback_journal_never_yields_a_commit_believed_and_not_m
         .journal_mode(SqliteJournalMode::Delete)
         .busy_timeout(Duration::from_millis(100));
     let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
-    let settings = CatalogSettings { uri: uri.clone(), ..bench.settings.clone() };
+    let settings = CatalogSettings { uri: uri.as_str().into(), ..bench.settings.clone() };
     let catalog = Catalog::Sql(SqlCatalog::with_pool(Pool::Sqlite(pool), &settings).await.unwrap());
 
     let mut reader = SqliteConnection::connect(&uri).await.unwrap();

@@ -30,6 +30,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
+use crate::base::secret::Properties;
 use crate::protocol::{
     CommitId, Epoch, Frontier, LedgerEdit, OffsetRange, PendingCommit, PendingFile, Permit,
     Prepared, RowCounts, TableView, TopicPartition,
@@ -85,7 +86,7 @@ impl Bench {
 
     /// The catalog's database, past our own code.
     async fn database(&self) -> SqlitePool {
-        SqlitePool::connect(&self.settings.uri).await.unwrap()
+        SqlitePool::connect(self.settings.uri.expose()).await.unwrap()
     }
 
     async fn row(&self) -> (String, Option<String>) {
@@ -146,10 +147,10 @@ fn settings(dir: &TempDir) -> CatalogSettings {
     CatalogSettings {
         kind: CatalogKind::Sql,
         name: "icestream".into(),
-        uri: format!("sqlite://{}/deep/catalog.db", dir.path().display()),
+        uri: format!("sqlite://{}/deep/catalog.db", dir.path().display()).into(),
         warehouse: Some(format!("file://{}/warehouse", dir.path().display())),
         rest: RestAuth::default(),
-        io_properties: BTreeMap::new(),
+        io_properties: Properties::default(),
         request_timeout: Duration::from_secs(20),
     }
 }

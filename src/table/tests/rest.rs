@@ -46,7 +46,7 @@ impl Scripted {
     fn settings(&self) -> CatalogSettings {
         CatalogSettings {
             kind: CatalogKind::Rest,
-            uri: self.server.uri.clone(),
+            uri: self.server.uri.as_str().into(),
             warehouse: None,
             ..settings(&self.dir)
         }
@@ -78,7 +78,7 @@ impl Scripted {
     /// The metadata after somebody else's commit, which brings no data files but one manifest list.
     async fn moved(&self) -> TableMetadata {
         let server = Server::start().await;
-        let settings = CatalogSettings { uri: server.uri.clone(), ..self.settings() };
+        let settings = CatalogSettings { uri: server.uri.as_str().into(), ..self.settings() };
         server.text(CONFIG, 200, "{}").text(LOAD, 200, self.table()).reply(COMMIT, self.applied());
         let catalog = Catalog::connect(&settings).await.unwrap();
         let loaded = catalog.load(&self.name).await.unwrap().unwrap();
@@ -202,7 +202,8 @@ async fn a_catalog_that_is_gone_got_no_request() {
     let catalog = scripted.connect().await;
     let loaded = scripted.load(&catalog).await;
     let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let settings = CatalogSettings { uri: format!("http://{nowhere}"), ..scripted.settings() };
+    let settings =
+        CatalogSettings { uri: format!("http://{nowhere}").into(), ..scripted.settings() };
     let error = Catalog::connect(&settings).await.unwrap_err();
     assert!(matches!(&error, TableError::Unreachable { .. }) && error.is_transient(), "{error}");
 
@@ -381,7 +382,7 @@ async fn a_token_is_renewed_before_it_expires() {
     let auth = RestAuth {
         credential: Some("me:pass".into()),
         scope: Some("PRINCIPAL_ROLE:ALL".into()),
-        oauth2_server_uri: Some(format!("{}/elsewhere", scripted.server.uri)),
+        oauth2_server_uri: Some(format!("{}/elsewhere", scripted.server.uri).into()),
         ..RestAuth::default()
     };
     let settings = CatalogSettings { rest: auth, ..scripted.settings() };
@@ -413,6 +414,48 @@ async fn credentials_that_are_refused_are_told_without_showing_them() {
         assert_eq!(matches!(error, TableError::Unauthorised { .. }), unauthorised, "{error}");
         assert_eq!(error.is_transient(), !unauthorised);
         assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_repeats_of_what_it_was_sent_is_not_shown() {
+    let scripted = Scripted::new().await;
+    let token = json!({ "access_token": "t0ken-of-ours", "expires_in": 3600 });
+    let echo = json!({ "error": { "type": "Bad", "code": 400, "message":
+        "Bearer t0ken-of-ours, id:hunter2, hunter2, h3ader at http://me:passw0rd@proxy/?sig=x" } });
+    let rest = RestAuth {
+        credential: Some("id:hunter2".into()),
+        headers: BTreeMap::from([("X-Key".into(), "h3ader".into())]),
+        ..RestAuth::default()
+    };
+    scripted.server.text(TOKENS, 400, &echo).text(TOKENS, 200, token).text(CONFIG, 400, echo);
+    let settings = CatalogSettings { rest, ..scripted.settings() };
+    for shows in [vec!["t0ken-of-ours"], vec![]] {
+        let error = Catalog::connect(&settings).await.unwrap_err();
+        let told = format!("{error} {error:?}");
+        for secret in ["t0ken-of-ours", "hunter2", "h3ader", "passw0rd", "sig=x"] {
+            // Before it is a token of ours it is a word like any other.
+            assert_eq!(told.contains(secret), shows.contains(&secret), "{secret}: {told}");
+        }
+        assert!(told.contains("Bad: Bearer") && told.contains("http://***@proxy"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_with_a_password_in_it_is_not_shown() {
+    let scripted = Scripted::new().await;
+    let host = scripted.server.uri.strip_prefix("http://").unwrap();
+    let uri = format!("http://me:hunter2@{host}");
+    scripted.server.text(CONFIG, 500, "").text(CONFIG, 200, "{}");
+    scripted.server.text(LOAD, 200, "[]").text(LOAD, 503, "");
+    let settings = CatalogSettings { uri: uri.as_str().into(), ..scripted.settings() };
+    let mut told = vec![Catalog::connect(&settings).await.unwrap_err()];
+    let catalog = Catalog::connect(&settings).await.unwrap();
+    told.push(catalog.load(&scripted.name).await.unwrap_err());
+    told.push(catalog.load(&scripted.name).await.unwrap_err());
+    for error in told {
+        let shown = format!("{error} {error:?} {catalog:?} {settings:?}");
+        assert!(!shown.contains("hunter2") && shown.contains(&format!("***@{host}")), "{shown}");
     }
 }
 
@@ -450,7 +493,7 @@ async fn the_prefix_and_levels_of_a_namespace_are_in_the_address() {
 async fn credentials_that_come_with_a_table_are_used_for_its_store() {
     let scripted = Scripted::new().await;
     let settings = CatalogSettings {
-        io_properties: BTreeMap::from([("s3.region".into(), "ours".into())]),
+        io_properties: Properties::from_iter([("s3.region", "ours")]),
         ..scripted.settings()
     };
     let config = json!({ "defaults": { "s3.region": "theirs", "s3.endpoint": "http://127.0.0.1:1" },

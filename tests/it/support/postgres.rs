@@ -52,6 +52,11 @@ impl Postgres {
         Self { port, _process: process }
     }
 
+    /// `host:port`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     /// Creates a database and gives its URL, for `ICEBERG_CATALOG_URI`.
     pub fn create_database(&self) -> String {
         let name = unique("catalog");
