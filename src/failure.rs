@@ -25,7 +25,7 @@ pub mod exit {
     /// Refused rather than guessed: a person must look.
     pub const REFUSED: u8 = 4;
     /// A server or a disk did not recover within `RETRY_GIVE_UP_MS`, or before `RESTART_STRATEGY`
-    /// had no restart left.
+    /// had no restart left; or it refuses a file for good.
     pub const GAVE_UP: u8 = 5;
     /// A bad record under `BAD_RECORDS=fail`.
     pub const BAD_RECORD: u8 = 6;
@@ -214,6 +214,7 @@ impl Failure {
             }
             Self::Source(e) if !e.is_transient() => exit::CONFIG,
             Self::Table(TableError::Ledger { .. }) => exit::REFUSED,
+            Self::Table(TableError::Denied { .. }) => exit::GAVE_UP,
             Self::Table(e) if !e.is_transient() => exit::CONFIG,
             Self::Write(WriteError::Property { .. } | WriteError::Unsupported { .. }) => {
                 exit::CONFIG
@@ -248,9 +249,11 @@ impl Failure {
     pub fn server(&self) -> Option<Server> {
         match self {
             Self::Source(_) => Some(Server::Kafka),
-            Self::Table(TableError::Storage { .. } | TableError::DiskFull { .. }) => {
-                Some(Server::Store)
-            }
+            Self::Table(
+                TableError::Storage { .. }
+                | TableError::DiskFull { .. }
+                | TableError::Denied { .. },
+            ) => Some(Server::Store),
             Self::Table(_) | Self::Unsettled { .. } => Some(Server::Catalog),
             Self::Write(_) => Some(Server::Store),
             Self::GaveUp { last, .. }

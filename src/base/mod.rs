@@ -6,4 +6,5 @@ pub mod clock;
 pub mod durable;
 pub mod kafka_columns;
 pub mod location;
+pub mod os_error;
 pub mod secret;

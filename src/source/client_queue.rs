@@ -19,6 +19,7 @@ use super::{
     Header, Headers, HeadersError, PartitionId, Polled, Record, SourceContext, SourceError,
     TopicIndex, Topics, admin,
 };
+use crate::base::os_error::is_log_truncation;
 use crate::protocol::{Offset, TopicPartition};
 
 /// Messages taken from the client at once: enough to spread the cost of a call, few enough that a
@@ -287,8 +288,7 @@ unsafe fn polled<'a>(
     let partition = topics.tp(id);
     let code = RDKafkaErrorCode::from(m.err);
     let error = match code {
-        // There is no code of its own for it where a reset is an error.
-        RDKafkaErrorCode::AutoOffsetReset if detail.contains("log truncation") => {
+        RDKafkaErrorCode::AutoOffsetReset if is_log_truncation(&detail) => {
             SourceError::CutOff { partition, detail }
         }
         RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset => {

@@ -1,6 +1,7 @@
 //! What can go wrong at a catalog or a store, told apart by what the caller should do.
 
 use super::TableName;
+use crate::base::os_error::{Verdict, verdict};
 use crate::protocol::LedgerError;
 
 /// Any error of a library below.
@@ -107,6 +108,18 @@ pub enum TableError {
         #[source]
         source: BoxError,
     },
+    /// A file may not be written, and waiting does not change that: no permission, a read-only file
+    /// system, a store that forbids it.
+    #[error("cannot {doing} {path}: check that the store is reachable and writable")]
+    Denied {
+        /// What was being done.
+        doing: &'static str,
+        /// The file.
+        path: String,
+        /// What the store said.
+        #[source]
+        source: BoxError,
+    },
     /// The table uses something that icestream does not write.
     #[error("table {table} cannot be written: {what}")]
     Unsupported {
@@ -136,41 +149,23 @@ impl TableError {
             | Self::Unreadable { .. }
             | Self::Ledger { .. }
             | Self::BadFile { .. }
+            | Self::Denied { .. }
             | Self::Unsupported { .. }
             | Self::Setting { .. } => false,
         }
     }
 
-    /// An error of the store while `doing` something to `path`.
+    /// An error of the store while `doing` something to `path`. What cannot be read is tried again
+    /// whatever the reason: another writer may have replaced it meanwhile.
     pub(super) fn storage(doing: &'static str, path: &str, source: impl Into<BoxError>) -> Self {
         let (path, source) = (path.to_string(), source.into());
-        if is_disk_full(source.as_ref()) {
-            Self::DiskFull { doing, path, source }
-        } else {
-            Self::Storage { doing, path, source }
+        let writes = matches!(doing, "write" | "sync" | "create directory");
+        match verdict(source.as_ref()) {
+            Verdict::Full => Self::DiskFull { doing, path, source },
+            Verdict::Refused if writes => Self::Denied { doing, path, source },
+            Verdict::Refused | Verdict::Passing => Self::Storage { doing, path, source },
         }
     }
-}
-
-/// Looks for ENOSPC and EDQUOT. The crate that writes local files passes the error number on in the
-/// text alone, which the standard library renders as `(os error N)` on every platform.
-fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-            if matches!(io.kind(), StorageFull | QuotaExceeded) {
-                return true;
-            }
-        }
-        let text = error.to_string();
-        let full = [libc::ENOSPC, libc::EDQUOT];
-        if full.iter().any(|number| text.contains(&format!("(os error {number})"))) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 #[cfg(test)]
@@ -186,7 +181,20 @@ mod tests {
             format!("Failed: {}", std::io::Error::from_raw_os_error(libc::ENOSPC)),
         );
         assert!(matches!(TableError::storage("write", "p", wrapped), TableError::DiskFull { .. }));
-        let denied = std::io::Error::from_raw_os_error(libc::EACCES);
-        assert!(matches!(TableError::storage("write", "p", denied), TableError::Storage { .. }));
+        let passing = std::io::Error::from_raw_os_error(libc::EIO);
+        assert!(matches!(TableError::storage("write", "p", passing), TableError::Storage { .. }));
+    }
+
+    #[test]
+    fn a_write_that_is_refused_is_not_tried_again_and_a_reading_is() {
+        for code in [libc::EACCES, libc::EROFS] {
+            let refused = || std::io::Error::from_raw_os_error(code);
+            for doing in ["write", "sync", "create directory"] {
+                let error = TableError::storage(doing, "p", refused());
+                assert!(matches!(error, TableError::Denied { .. }), "{error:?}");
+                assert!(!error.is_transient() && !error.to_string().contains("tried again"));
+            }
+            assert!(TableError::storage("read", "p", refused()).is_transient());
+        }
     }
 }

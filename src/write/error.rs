@@ -5,6 +5,8 @@ use std::io;
 use arrow::error::ArrowError;
 use parquet::errors::ParquetError;
 
+use crate::base::os_error::{Verdict, verdict};
+
 /// Why a batch could not be written. After any of these the writer can only be aborted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -109,10 +111,12 @@ impl WriteError {
     /// Sorts a store's error: full, or anything else.
     pub(super) fn storage(action: &'static str, path: &str, source: iceberg::Error) -> Self {
         let path = path.to_owned();
-        if is_full(&all_words(&source)) {
-            return Self::StorageFull { path, source: Box::new(source) };
+        match verdict(&source) {
+            Verdict::Full => Self::StorageFull { path, source: Box::new(source) },
+            Verdict::Refused | Verdict::Passing => {
+                Self::Storage { action, path, source: Box::new(source) }
+            }
         }
-        Self::Storage { action, path, source: Box::new(source) }
     }
 
     pub(super) fn encode(path: &str, source: ParquetError) -> Self {
@@ -123,40 +127,12 @@ impl WriteError {
     /// or full, false for what only a change of settings, table or data can cure.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::StorageFull { .. } | Self::SyncDirectory { .. } => true,
-            Self::Storage { source, .. } => !is_permanent(&all_words(source)),
+            Self::StorageFull { .. } => true,
+            Self::Storage { source, .. } => verdict(source.as_ref()) != Verdict::Refused,
+            Self::SyncDirectory { source, .. } => verdict(source) != Verdict::Refused,
             _ => false,
         }
     }
-}
-
-/// The error and its causes: the crate gives local I/O errors as text only.
-fn all_words(error: &iceberg::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        words.push_str(": ");
-        words.push_str(&error.to_string());
-        cause = error.source();
-    }
-    words
-}
-
-/// ENOSPC and EDQUOT.
-fn is_full(words: &str) -> bool {
-    has_os_error(words, &[libc::ENOSPC, libc::EDQUOT])
-}
-
-/// Errors that waiting does not cure: no permission, read-only file system, name too long, a file
-/// where a directory should be, and what the object store marks as permanent.
-fn is_permanent(words: &str) -> bool {
-    const OS: [i32; 5] =
-        [libc::EACCES, libc::EPERM, libc::EROFS, libc::ENAMETOOLONG, libc::ENOTDIR];
-    has_os_error(words, &OS) || words.contains("(permanent)")
-}
-
-fn has_os_error(words: &str, codes: &[i32]) -> bool {
-    codes.iter().any(|code| words.contains(&format!("(os error {code})")))
 }
 
 #[cfg(test)]
