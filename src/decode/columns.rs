@@ -1,6 +1,6 @@
 //! Columns planned from an Arrow schema: append, roll back to a number of rows, finish into arrays
-//! of exactly the schema's types. They know no format: `K` is what one keeps beside the fields of each
-//! struct to tell them apart.
+//! of exactly the schema's types. They know no format: `F` is what one keeps beside each field
+//! of a struct, and `S` beside all of them, to tell them apart.
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -26,8 +26,8 @@ pub(super) const MAX_DEPTH: u32 = 128;
 
 /// One column, at the top or nested.
 #[derive(Debug)]
-pub(super) struct Column<K> {
-    pub values: Values<K>,
+pub(super) struct Column<F, S> {
+    pub values: Values<F, S>,
     /// None for a required column.
     nulls: Option<Nulls>,
 }
@@ -57,7 +57,7 @@ impl Nulls {
 /// of a field takes longer to tell, once for each value of each record.
 #[derive(Debug)]
 #[repr(u8)]
-pub(super) enum Values<K> {
+pub(super) enum Values<F, S> {
     Boolean(Vec<bool>),
     Int(Vec<i32>),
     Long(Vec<i64>),
@@ -71,35 +71,45 @@ pub(super) enum Values<K> {
     Binary { offsets: Vec<i64>, bytes: Vec<u8> },
     Fixed { width: usize, bytes: Vec<u8> },
     // Boxed: a hundred columns should fit a processor's first cache.
-    Struct(Box<StructColumn<K>>),
-    List(ListColumn<K>),
-    Map(Box<MapColumn<K>>),
+    Struct(Box<StructColumn<F, S>>),
+    List(ListColumn<F, S>),
+    Map(Box<MapColumn<F, S>>),
 }
 
 /// The fields of a struct, or of the record itself.
 #[derive(Debug)]
-pub(super) struct StructColumn<K> {
-    pub keys: K,
-    pub fields: Vec<Column<K>>,
+pub(super) struct StructColumn<F, S> {
+    pub keys: S,
+    pub fields: Vec<StructField<F, S>>,
     /// Structs appended.
     pub length: usize,
     arrow: Fields,
 }
 
+/// A field of a struct, with what the format keeps of it: both are looked at together.
 #[derive(Debug)]
-pub(super) struct ListColumn<K> {
+pub(super) struct StructField<F, S> {
+    pub key: F,
+    pub column: Column<F, S>,
+}
+
+/// What a format keeps beside each of these fields, in their order, and beside all of them.
+pub(super) type KeysOf<F, S> = fn(&Fields) -> (Vec<F>, S);
+
+#[derive(Debug)]
+pub(super) struct ListColumn<F, S> {
     pub offsets: Vec<i32>,
-    pub items: Box<Column<K>>,
+    pub items: Box<Column<F, S>>,
     /// Bytes of an item, see [`Column::width`].
     pub item_width: usize,
     arrow: FieldRef,
 }
 
 #[derive(Debug)]
-pub(super) struct MapColumn<K> {
+pub(super) struct MapColumn<F, S> {
     pub offsets: Vec<i32>,
     /// Two fields: the key and the value.
-    pub entries: StructColumn<K>,
+    pub entries: StructColumn<F, S>,
     /// Bytes of an entry, see [`Column::width`].
     pub entry_width: usize,
     arrow: FieldRef,
@@ -112,13 +122,13 @@ pub(super) enum Key<'a> {
     Bytes(&'a [u8]),
 }
 
-impl<K> Column<K> {
+impl<F, S> Column<F, S> {
     /// Plans the column of `field`; `path` leads to it, `depth` structures are around it.
     fn plan(
         field: &Field,
         path: &str,
         depth: u32,
-        keys: fn(&Fields) -> K,
+        keys: KeysOf<F, S>,
     ) -> Result<Self, UnsupportedSchema> {
         let path =
             if path.is_empty() { field.name().clone() } else { format!("{path}.{}", field.name()) };
@@ -178,12 +188,12 @@ impl<K> Column<K> {
     }
 }
 
-impl<K> Values<K> {
+impl<F, S> Values<F, S> {
     fn plan(
         data_type: &DataType,
         path: &str,
         depth: u32,
-        keys: fn(&Fields) -> K,
+        keys: KeysOf<F, S>,
     ) -> Result<Self, UnsupportedSchema> {
         let unsupported = |why| UnsupportedSchema {
             path: path.to_owned(),
@@ -273,7 +283,7 @@ impl<K> Values<K> {
             Self::Fixed { width, bytes } => bytes.resize(bytes.len() + *width, 0),
             Self::Struct(fields) => {
                 fields.length += 1;
-                fields.fields.iter_mut().for_each(Column::append_masked);
+                fields.fields.iter_mut().for_each(|field| field.column.append_masked());
             }
             Self::List(list) => repeat_last(&mut list.offsets),
             Self::Map(map) => repeat_last(&mut map.offsets),
@@ -379,33 +389,36 @@ impl<K> Values<K> {
     }
 }
 
-impl<K> StructColumn<K> {
+impl<F, S> StructColumn<F, S> {
     /// Plans the columns of `fields`, in their order, and what the format keeps of their names.
     pub(super) fn plan(
         fields: &Fields,
         path: &str,
         depth: u32,
-        keys: fn(&Fields) -> K,
+        keys: KeysOf<F, S>,
     ) -> Result<Self, UnsupportedSchema> {
-        let columns = fields.iter().map(|field| Column::plan(field, path, depth, keys));
-        let columns = columns.collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { keys: keys(fields), fields: columns, length: 0, arrow: fields.clone() })
+        let (each, keys_of_all) = keys(fields);
+        let field = |(key, field): (F, &FieldRef)| {
+            Ok(StructField { key, column: Column::plan(field, path, depth, keys)? })
+        };
+        let columns: Result<Vec<_>, _> = each.into_iter().zip(fields).map(field).collect();
+        Ok(Self { keys: keys_of_all, fields: columns?, length: 0, arrow: fields.clone() })
     }
 
     /// Bytes that each struct takes, see [`Column::width`].
     pub(super) fn width(&self) -> usize {
-        self.fields.iter().map(Column::width).sum()
+        self.fields.iter().map(|field| field.column.width()).sum()
     }
 
     pub(super) fn truncate(&mut self, length: usize) {
         self.length = length;
-        self.fields.iter_mut().for_each(|field| field.truncate(length));
+        self.fields.iter_mut().for_each(|field| field.column.truncate(length));
     }
 
     /// The fields as arrays of `length` values.
     pub(super) fn finish(&mut self, length: usize) -> Result<Vec<ArrayRef>, ArrowError> {
         self.length = 0;
-        self.fields.iter_mut().map(|field| field.finish(length)).collect()
+        self.fields.iter_mut().map(|field| field.column.finish(length)).collect()
     }
 
     fn finish_struct(
@@ -418,13 +431,13 @@ impl<K> StructColumn<K> {
     }
 }
 
-impl<K> MapColumn<K> {
+impl<F, S> MapColumn<F, S> {
     /// None if `field` is not what the entries of a map are.
     fn plan(
         field: &FieldRef,
         path: &str,
         depth: u32,
-        keys: fn(&Fields) -> K,
+        keys: KeysOf<F, S>,
     ) -> Option<Result<Self, UnsupportedSchema>> {
         let DataType::Struct(fields) = field.data_type() else { return None };
         let [key, _] = fields.as_ref() else { return None };

@@ -1,16 +1,27 @@
 //! The key of an object -> the field of a struct: first the one that followed in an earlier
 //! record, then the one that four bytes of the key tell, then a hash table.
 
-use arrow::datatypes::Fields;
+use arrow::datatypes::{FieldRef, Fields};
 
 use super::scan::Scanner;
+use crate::decode::columns::StructField;
 use crate::decode::error::{RecordError, Step};
 use crate::decode::simd::{BLOCK, equal_prefix};
 
-/// The fields of a struct, found by their names in an object.
+/// The key of a field.
+#[derive(Debug)]
+pub(super) struct Key {
+    name: Name,
+    /// The last object that had this field.
+    pub met_in: u64,
+}
+
+/// A field of a struct, with its key.
+pub(super) type Field = StructField<Key, Keys>;
+
+/// What finds the fields of a struct by their names in an object.
 #[derive(Debug)]
 pub(super) struct Keys {
-    fields: Vec<Named>,
     /// Open addressing, a power of two long, at most a quarter full: field index + 1, or 0.
     slots: Vec<u32>,
     shortcut: Shortcut,
@@ -18,13 +29,6 @@ pub(super) struct Keys {
     first: usize,
     /// The number of the object being read, to tell which of its fields were met.
     object: u64,
-}
-
-#[derive(Debug)]
-struct Named {
-    name: Name,
-    /// The last object that had this field.
-    met_in: u64,
 }
 
 #[derive(Debug)]
@@ -77,18 +81,17 @@ pub(super) struct Place {
 }
 
 impl Keys {
-    /// Fields in their order.
-    pub(super) fn new(fields: &Fields) -> Self {
-        Self::of(fields.iter().map(|field| field.name().as_str()))
-    }
-
-    fn of<'a>(names: impl Iterator<Item = &'a str>) -> Self {
-        let named = |(text, next)| Named { name: Name::new(text, next), met_in: 0 };
-        let fields: Vec<Named> = names.zip(1..).map(named).collect();
-        let mut slots = vec![0; (fields.len() * 4).next_power_of_two()];
+    /// The keys of fields, in their order, and what finds them.
+    pub(super) fn of(fields: &Fields) -> (Vec<Key>, Self) {
+        let named = |(field, next): (&FieldRef, usize)| Key {
+            name: Name::new(field.name(), next),
+            met_in: 0,
+        };
+        let keys: Vec<Key> = fields.iter().zip(1..).map(named).collect();
+        let mut slots = vec![0; (keys.len() * 4).next_power_of_two()];
         let mask = slots.len() - 1;
-        for (index, field) in (1..).zip(&fields) {
-            let mut at = hash(field.name.text.as_bytes()) & mask;
+        for (index, key) in (1..).zip(&keys) {
+            let mut at = hash(key.name.text.as_bytes()) & mask;
             while slots.get(at).is_some_and(|slot| *slot != 0) {
                 at = (at + 1) & mask;
             }
@@ -96,94 +99,88 @@ impl Keys {
                 *slot = index;
             }
         }
-        let shortcut = Shortcut::new(&fields);
-        Self { fields, slots, shortcut, first: 0, object: 0 }
+        let shortcut = Shortcut::new(&keys);
+        (keys, Self { slots, shortcut, first: 0, object: 0 })
     }
 
-    /// Another object begins: the place before its first field.
+    /// Another object begins: its number, and the place before its first field.
     #[inline]
-    pub(super) fn begin(&mut self) -> Place {
+    pub(super) fn begin(&mut self) -> (u64, Place) {
         self.object += 1;
-        Place { after: usize::MAX, expected: self.first }
-    }
-
-    /// Notes that the object has this field. False if it had it before.
-    #[inline(always)]
-    pub(super) fn meet(&mut self, field: usize) -> bool {
-        let Some(named) = self.fields.get_mut(field) else { return true };
-        std::mem::replace(&mut named.met_in, self.object) != self.object
-    }
-
-    /// Does the object lack this field?
-    pub(super) fn lacks(&self, field: usize) -> bool {
-        self.fields.get(field).is_some_and(|named| named.met_in != self.object)
-    }
-
-    #[inline(always)]
-    fn name(&self, field: usize) -> Option<&Name> {
-        self.fields.get(field).map(|field| &field.name)
+        (self.object, Place { after: usize::MAX, expected: self.first })
     }
 
     /// Reads a key and the colon after it: the field of that name, if there is one, the place in
     /// the object after that, and where the value begins.
     #[inline(always)]
-    pub(super) fn read_key(
+    pub(super) fn read_key<'f>(
         &mut self,
+        fields: &'f mut [Field],
         s: &Scanner<'_>,
         at: usize,
         place: Place,
-    ) -> Step<(Option<usize>, Place, usize)> {
-        if let Some(name) = self.name(place.expected)
+    ) -> Step<(Option<&'f mut Field>, Place, usize)> {
+        if let Some(name) = name(fields, place.expected)
             && let Some(at) = name.read(s, at)
         {
             let place = Place { after: place.expected, expected: name.next };
-            return Ok((Some(place.after), place, at));
+            return Ok((fields.get_mut(place.after), place, at));
         }
-        let (found, at) = self.look_up(s, at)?;
+        let (found, at) = self.look_up(fields, s, at)?;
         let Some(found) = found else { return Ok((None, place, at)) };
-        let place = self.step_to(place, found);
-        Ok((Some(found), place, at))
+        let place = self.step_to(fields, place, found);
+        Ok((fields.get_mut(found), place, at))
     }
 
     /// The place after the field `found`, which came where another was expected.
-    fn step_to(&mut self, from: Place, found: usize) -> Place {
+    fn step_to(&mut self, fields: &mut [Field], from: Place, found: usize) -> Place {
         // A field that is missing now and then is still the one to expect.
-        let missing = self.name(from.expected).is_some_and(|name| name.next == found);
+        let missing = name(fields, from.expected).is_some_and(|name| name.next == found);
         if !missing {
-            let next = self.fields.get_mut(from.after).map(|field| &mut field.name.next);
+            let next = fields.get_mut(from.after).map(|field| &mut field.key.name.next);
             *next.unwrap_or(&mut self.first) = found;
         }
-        Place { after: found, expected: self.name(found).map_or(0, |name| name.next) }
+        Place { after: found, expected: name(fields, found).map_or(0, |name| name.next) }
     }
 
     #[inline(never)]
-    fn look_up(&self, s: &Scanner<'_>, at: usize) -> Step<(Option<usize>, usize)> {
+    fn look_up(
+        &self,
+        fields: &[Field],
+        s: &Scanner<'_>,
+        at: usize,
+    ) -> Step<(Option<usize>, usize)> {
         let guess = self.shortcut.guess(s, at);
-        if let Some(at) = self.name(guess).and_then(|name| name.read(s, at)) {
+        if let Some(at) = name(fields, guess).and_then(|name| name.read(s, at)) {
             return Ok((Some(guess), at));
         }
         let (key, at) = s.key(at)?;
-        Ok((self.find(&key.text()), at))
+        Ok((self.find(fields, &key.text()), at))
     }
 
     /// The field of exactly this name.
-    fn find(&self, key: &[u8]) -> Option<usize> {
+    fn find(&self, fields: &[Field], key: &[u8]) -> Option<usize> {
         let mask = self.slots.len() - 1;
         let mut at = hash(key) & mask;
         loop {
             let field = (*self.slots.get(at)?).checked_sub(1)? as usize;
-            if self.name(field)?.text.as_bytes() == key {
+            if name(fields, field)?.text.as_bytes() == key {
                 return Some(field);
             }
             at = (at + 1) & mask;
         }
     }
+}
 
-    /// A fault in the value of a field, seen from the struct.
-    #[cold]
-    pub(super) fn fault(&self, field: usize, fault: Box<RecordError>) -> Box<RecordError> {
-        fault.in_field(self.name(field).map_or("", |name| &name.text))
-    }
+#[inline(always)]
+fn name(fields: &[Field], field: usize) -> Option<&Name> {
+    fields.get(field).map(|field| &field.key.name)
+}
+
+/// A fault in the value of a field, seen from the struct.
+#[cold]
+pub(super) fn fault(fields: &[Field], field: usize, fault: Box<RecordError>) -> Box<RecordError> {
+    fault.in_field(name(fields, field).map_or("", |name| &name.text))
 }
 
 /// Tells a field from four bytes of its key, at a place where the names differ: a shorter way than
@@ -199,15 +196,15 @@ struct Shortcut {
 
 impl Shortcut {
     /// The best of some random ones: the one that tells most fields apart.
-    fn new(fields: &[Named]) -> Self {
-        let names = || fields.iter().map(|field| &field.name);
+    fn new(keys: &[Key]) -> Self {
+        let names = || keys.iter().map(|key| &key.name);
         let lengths = names().map(|name| name.length.min(BLOCK)).filter(|length| *length >= 4);
         let shortest = lengths.min().unwrap_or(4);
         let rng = &mut fastrand::Rng::with_seed(0);
         let mut best = Self { offset: 0, multiplier: 1, slots: vec![u16::MAX; 2] };
         let mut most = 0;
         for attempt in 0..64 {
-            let slots = vec![u16::MAX; (fields.len() * 16).next_power_of_two().clamp(2, 1 << 16)];
+            let slots = vec![u16::MAX; (keys.len() * 16).next_power_of_two().clamp(2, 1 << 16)];
             let offset = attempt % (shortest - 3);
             let mut shortcut = Self { offset, multiplier: rng.u32(..) | 1, slots };
             let mut placed = 0;
@@ -223,7 +220,7 @@ impl Shortcut {
             if placed > most {
                 (best, most) = (shortcut, placed);
             }
-            if most == fields.len() {
+            if most == keys.len() {
                 break;
             }
         }
@@ -258,6 +255,9 @@ fn hash(key: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use arrow::datatypes::{DataType, Field as ArrowField};
+
+    use super::super::read::StructColumn;
     use super::super::scan::Padded;
     use super::*;
 
@@ -280,16 +280,25 @@ mod tests {
         padded
     }
 
+    /// A struct of fields of these names.
+    fn fields<'a>(names: impl Iterator<Item = &'a str>) -> StructColumn {
+        let fields = names.map(|name| ArrowField::new(name, DataType::Int64, true)).collect();
+        StructColumn::plan(&fields, "", 1, Keys::of).unwrap()
+    }
+
     /// Reads a key with the field that is guessed first, and then with another.
-    fn read(names: &mut Keys, text: &str, after: usize) -> (Option<usize>, usize) {
+    fn read(of: &mut StructColumn, text: &str, after: usize) -> (Option<usize>, usize) {
+        let StructColumn { keys, fields, .. } = of;
         let padded = padded(text);
         let s = Scanner::new(&padded);
         let [first, again] = [(), ()].map(|()| {
-            let expected = names.name(after).map_or(names.first, |name| name.next);
+            let expected = name(fields, after).map_or(keys.first, |name| name.next);
             let place = Place { after, expected };
-            let (found, place, end) = names.read_key(&s, 0, place).unwrap();
-            assert_eq!(place.after, found.unwrap_or(after));
-            (found, end)
+            let (found, place, end) = keys.read_key(fields, &s, 0, place).unwrap();
+            let found = found.map(|field| std::ptr::from_ref(field));
+            let at = fields.iter().position(|field| Some(std::ptr::from_ref(field)) == found);
+            assert_eq!((place.after, found.is_some()), (at.unwrap_or(after), at.is_some()));
+            (at, end)
         });
         assert_eq!(first, again);
         first
@@ -297,7 +306,7 @@ mod tests {
 
     #[test]
     fn keys_match_exactly_and_never_by_prefix() {
-        let mut names = Keys::of(NAMES.into_iter());
+        let mut names = fields(NAMES.into_iter());
         for start in (0..NAMES.len()).chain([usize::MAX]) {
             for (text, expected) in [
                 (r#""a":"#, Some(0)),
@@ -332,7 +341,7 @@ mod tests {
             ["", "t", "a_name_of_twenty-eight_bytes", "a_name_of_more_than_thirty-two_bytes"]
         {
             let all: Vec<String> = (0..100).map(|i| format!("{prefix}{i:03}")).collect();
-            let mut names = Keys::of(all.iter().map(String::as_str));
+            let mut names = fields(all.iter().map(String::as_str));
             for (index, name) in all.iter().enumerate().rev() {
                 let (first, rest) = name.split_at(1);
                 let escaped = format!("\\u{:04x}{rest}", first.as_bytes()[0]);

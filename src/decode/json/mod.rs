@@ -46,7 +46,7 @@ pub struct JsonDecoder {
 
 impl JsonDecoder {
     pub(super) fn new(schema: &Schema) -> Result<Self, UnsupportedSchema> {
-        let record = StructColumn::plan(schema.fields(), "", 1, Keys::new)?;
+        let record = StructColumn::plan(schema.fields(), "", 1, Keys::of)?;
         let row_width = record.width();
         Ok(Self {
             record,

@@ -7,18 +7,18 @@ use std::fmt::{self, Display};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::keys::Keys;
+use super::keys::{self, Key as FieldKey, Keys};
 use super::scan::{RawText, Scanner};
 use crate::decode::columns::{self, Key, Values};
 use crate::decode::datetime::{self, TimestampForm};
 use crate::decode::error::{Reason, RecordError, Step};
 use crate::decode::number::{DecimalForm, Number, short_float, short_integer};
 
-type Column = columns::Column<Keys>;
-type ListColumn = columns::ListColumn<Keys>;
-type MapColumn = columns::MapColumn<Keys>;
+type Column = columns::Column<FieldKey, Keys>;
+type ListColumn = columns::ListColumn<FieldKey, Keys>;
+type MapColumn = columns::MapColumn<FieldKey, Keys>;
 /// The columns of an object.
-pub(super) type StructColumn = columns::StructColumn<Keys>;
+pub(super) type StructColumn = columns::StructColumn<FieldKey, Keys>;
 
 /// Keys of one map that are compared pairwise; more are hashed.
 const FEW_KEYS: usize = 8;
@@ -139,7 +139,9 @@ pub(super) fn read_struct(
 ) -> Step<usize> {
     let mut at = s.enter(at)?;
     let StructColumn { keys, fields, .. } = column;
-    let mut place = keys.begin();
+    // Once: a vector would be asked for its slice at each key.
+    let fields = fields.as_mut_slice();
+    let (object, mut place) = keys.begin();
     let mut met = 0;
     let first;
     (at, first) = s.token(at);
@@ -148,14 +150,15 @@ pub(super) fn read_struct(
     } else {
         loop {
             let (field, value);
-            (field, place, value) = keys.read_key(s, at, place)?;
-            if let Some((field, column)) = field.and_then(|at| Some((at, fields.get_mut(at)?))) {
-                if !keys.meet(field) {
-                    return Err(keys.fault(field, duplicate_field()));
+            (field, place, value) = keys.read_key(fields, s, at, place)?;
+            if let Some(field) = field {
+                if field.key.met_in == object {
+                    return Err(keys::fault(fields, place.after, duplicate_field()));
                 }
-                at = match read_value(s, value, column) {
+                field.key.met_in = object;
+                at = match read_value(s, value, &mut field.column) {
                     Ok(end) => end,
-                    Err(fault) => return Err(keys.fault(field, fault)),
+                    Err(fault) => return Err(keys::fault(fields, place.after, fault)),
                 };
                 met += 1;
             } else {
@@ -171,16 +174,20 @@ pub(super) fn read_struct(
     }
     column.length += 1;
     if met < column.fields.len() {
-        append_absent(column)?
+        append_absent(column, object)?
     }
     Ok(at)
 }
 
 #[inline(never)]
-fn append_absent(column: &mut StructColumn) -> Step<()> {
-    let StructColumn { keys, fields, .. } = column;
-    for (at, field) in fields.iter_mut().enumerate().filter(|(at, _)| keys.lacks(*at)) {
-        field.append_null("absent").map_err(|fault| keys.fault(at, fault))?;
+fn append_absent(column: &mut StructColumn, object: u64) -> Step<()> {
+    let fields = &mut column.fields;
+    for at in 0..fields.len() {
+        let Some(field) = fields.get_mut(at).filter(|field| field.key.met_in != object) else {
+            continue;
+        };
+        let appended = field.column.append_null("absent");
+        appended.map_err(|fault| keys::fault(fields, at, fault))?;
     }
     Ok(())
 }
@@ -270,8 +277,8 @@ fn read_pair(s: &mut Scanner<'_>, at: usize, map: &mut MapColumn) -> Step<usize>
     let (text, at) = s.key(at)?;
     // Planned with two fields.
     let [key, value] = map.entries.fields.as_mut_slice() else { return s.skip_value(at) };
-    append_key(s, text, key).map_err(|fault| fault.in_field("key"))?;
-    read_value(s, at, value).map_err(|fault| fault.in_field("value"))
+    append_key(s, text, &mut key.column).map_err(|fault| fault.in_field("key"))?;
+    read_value(s, at, &mut value.column).map_err(|fault| fault.in_field("value"))
 }
 
 /// Reads `{"key": .., "value": ..}`.
@@ -285,7 +292,7 @@ fn read_entry(s: &mut Scanner<'_>, at: usize, map: &mut MapColumn) -> Step<usize
 /// Refuses two equal keys among the `count` entries from `start` on.
 fn check_unique(map: &MapColumn, start: usize, count: usize) -> Step<()> {
     let Some(keys) = map.entries.fields.first() else { return Ok(()) };
-    let keys = || (start..start + count).filter_map(|at| keys.values.key(at));
+    let keys = || (start..start + count).filter_map(|at| keys.column.values.key(at));
     let duplicate: Option<Key<'_>> = if count <= FEW_KEYS {
         keys().enumerate().find(|(at, key)| keys().take(*at).any(|k| k == *key)).map(|(_, key)| key)
     } else {
