@@ -63,7 +63,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("service", &["config", "failure", "pipeline", "restart", "telemetry", "watch"]),
     ("verify", &["base", "protocol", "table"]),
     // Writes the tables that its tests read.
-    ("verify/scan_tests.rs", &["protocol", "table", "write"]),
+    ("verify/scan_tests.rs", &["base", "protocol", "table", "write"]),
     (
         "commands",
         &[
