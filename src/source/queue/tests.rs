@@ -28,6 +28,8 @@ const TOPICS: [&str; 2] = ["orders", "payments"];
 /// Of the request that brings batches to a broker.
 const VERSION: i16 = 8;
 
+/// What came of each partition.
+type Records = BTreeMap<TopicPartition, Vec<Got>>;
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 
 /// A broker, and topics of two partitions.
@@ -77,7 +79,7 @@ fn read(
     fetch_by: FetchBy,
     partitions: &[TopicPartition],
     count: usize,
-) -> (BTreeMap<TopicPartition, Vec<Got>>, Vec<(PartitionId, Offset)>) {
+) -> (Records, Vec<(PartitionId, Offset)>) {
     let source = Source::connect(SourceSettings {
         brokers: cluster.bootstrap_servers(),
         topics: topics(),
@@ -94,7 +96,7 @@ fn read(
     let mut queue = source.queues(1).remove(0);
     let share = |tp: &TopicPartition| Share { tp: tp.clone(), start: 0, shard: 0 };
     source.take(&partitions.iter().map(share).collect::<Vec<_>>()).unwrap();
-    let (mut got, mut came, begun) = (BTreeMap::<_, Vec<Got>>::new(), 0, Instant::now());
+    let (mut got, mut came, begun) = (Records::new(), 0, Instant::now());
     while came < count {
         assert!(begun.elapsed() < PATIENCE, "{came} of {count} records came");
         source.serve(Duration::ZERO).unwrap();
