@@ -83,11 +83,14 @@ pub(super) struct Sealing {
     last: bool,
 }
 
+/// The commits of a sealed epoch, under way.
+type Commits<T> = JoinHandle<Result<Vec<Done<T>>, Failure>>;
+
 /// What changes while a run goes on.
 pub(super) struct Run<W: World> {
     trigger: Trigger,
     pub sealing: Option<Sealing>,
-    pub commit: Option<JoinHandle<Result<Vec<Done<Loaded<W>>>, Failure>>>,
+    pub commit: Option<Commits<Loaded<W>>>,
     /// Changes of the assignment, and where the one under way is.
     pub members: Members,
     /// Timestamps of the last records by partition of the epoch being committed.
@@ -516,7 +519,7 @@ impl<W: World> Coordinator<W> {
 
 /// Lets a commit under way come to its end, within the time for leaving. Cut off, its pending
 /// commit stays in the checkpoint and the next start settles it.
-async fn leave<T>(mut commit: JoinHandle<Result<Vec<Done<T>>, Failure>>, patience: Duration) {
+async fn leave<T>(mut commit: Commits<T>, patience: Duration) {
     match tokio::time::timeout(patience, &mut commit).await {
         Ok(Ok(Ok(done))) => {
             for Done { pending, .. } in done {
@@ -538,9 +541,7 @@ async fn leave<T>(mut commit: JoinHandle<Result<Vec<Done<T>>, Failure>>, patienc
     }
 }
 
-async fn finished<T>(
-    commit: &mut Option<JoinHandle<Result<Vec<Done<T>>, Failure>>>,
-) -> Result<Vec<Done<T>>, Failure> {
+async fn finished<T>(commit: &mut Option<Commits<T>>) -> Result<Vec<Done<T>>, Failure> {
     match commit {
         Some(handle) => handle.await.map_err(join_error)?,
         None => std::future::pending().await,

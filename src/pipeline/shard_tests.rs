@@ -222,7 +222,7 @@ impl Rig {
     fn seal(&mut self, epoch: u64) -> Result<bool, Failure> {
         let seal = Command::Seal {
             epoch: Epoch(epoch),
-            next: vec![Arc::new(()); self.tables],
+            next: (0..self.tables).map(|_| Arc::new(())).collect(),
             release: Arc::default(),
         };
         self.shard.obey(seal, &self.out)

@@ -403,9 +403,9 @@ impl State {
 
     /// And forward again.
     pub fn roll_forward(&mut self) {
-        for at in 0..self.lakes.len() {
+        for (at, table) in TABLES.iter().enumerate().take(self.lakes.len()) {
             let Some(head) = self.lakes[at].rolled_back.take() else { continue };
-            self.note(format_args!("{} is rolled forward to {head}", TABLES[at]));
+            self.note(format_args!("{table} is rolled forward to {head}"));
             self.set_head(at, head);
         }
     }
