@@ -23,7 +23,7 @@ use crate::failure::{Failure, chain};
 use crate::protocol::{
     Checkpoint, Frontier, Offset, PendingCommit, Prepared, Refusal, Settled, group_is_behind_ledger,
 };
-use crate::state::{CheckpointStart, StepSeconds};
+use crate::state::{CheckpointStart, StateError, StepSeconds};
 use crate::telemetry::{CheckpointOutcome, Metrics, Server, Step};
 
 /// Commits to the tables of a flow.
@@ -210,12 +210,12 @@ impl<W: World> Committer<W> {
         join_all(readings).await.into_iter().collect()
     }
 
-    /// Deletes the files of an epoch that never became a checkpoint: nothing names them (I8).
+    /// Deletes the files of an epoch that never became a checkpoint.
     async fn drop_unprepared(&self, work: &Work<Loaded<W>>) {
         for pending in &work.checkpoint.pending {
             let table = self.tables.get(&pending.table).zip(work.tables.get(&pending.table));
             if let Some((table, loaded)) = table {
-                unprepared::delete::<W>(&table.table, loaded, &pending.files).await;
+                unprepared::delete(table, loaded, &pending.files).await;
             }
         }
     }
@@ -249,7 +249,7 @@ impl<W: World> Committer<W> {
         Ok(())
     }
 
-    async fn prepare(&self, work: &Work<Loaded<W>>) -> Result<Vec<Prepared>, Failure> {
+    pub(super) async fn prepare(&self, work: &Work<Loaded<W>>) -> Result<Vec<Prepared>, Failure> {
         let start = CheckpointStart {
             instance: self.instance.clone(),
             started_ms: work.started_ms,
@@ -257,14 +257,23 @@ impl<W: World> Committer<W> {
         };
         let files = work.checkpoint.pending.iter().flat_map(|pending| &pending.files);
         let bytes: u64 = files.map(|file| file.bytes).sum();
-        let prepared = self.state.prepare(work.checkpoint.clone(), start).await?;
+        let prepared = self.state.prepare(work.checkpoint.clone(), start).await;
+        let prepared = prepared.inspect_err(|failure| {
+            if let Failure::State(StateError::StillOpen(violation)) = failure {
+                self.metrics.add_violation(violation.id);
+            }
+        })?;
         self.metrics.set_checkpoint_size(bytes);
         Ok(prepared)
     }
 
     /// Tells the group how far all tables are in the partitions that moved. Group offsets are for lag
     /// tools: a failure is counted and told, and decides nothing.
-    async fn report(&self, done: &[Done<Loaded<W>>], unmoved: &[Frontier]) -> Result<(), Failure> {
+    pub(super) async fn report(
+        &self,
+        done: &[Done<Loaded<W>>],
+        unmoved: &[Frontier],
+    ) -> Result<(), Failure> {
         if done.iter().any(|done| done.settled.is_superseded()) {
             return Ok(());
         }

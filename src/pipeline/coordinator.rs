@@ -396,7 +396,7 @@ impl<W: World> Coordinator<W> {
                 continue;
             }
             let commit = self.flow.commit(&table.target, sealing.epoch, share);
-            self.check(&commit, &table.ledger)?;
+            check_sealed(&self.metrics, &commit, &table.ledger)?;
             let mut frontier = table.ledger.clone();
             frontier.0.extend(commit.to().0);
             frontiers.insert(commit.table.clone(), frontier);
@@ -417,14 +417,6 @@ impl<W: World> Coordinator<W> {
         let committer = self.committer.clone();
         run.commit = Some(tokio::spawn(async move { committer.carry(work).await }));
         Ok(())
-    }
-
-    /// I3 and I10 of what is about to be prepared.
-    fn check(&self, commit: &PendingCommit, ledger: &Frontier) -> Result<(), Failure> {
-        pending_is_contiguous(commit)
-            .and_then(|()| pending_continues(commit, ledger))
-            .and_then(|()| written_rows_are_in_files(commit))
-            .map_err(|violation| violated(&self.metrics, &violation))
     }
 
     /// The commits of an epoch are settled.
@@ -515,6 +507,18 @@ impl<W: World> Coordinator<W> {
             self.metrics.set_position(tp, ledger, end, behind);
         }
     }
+}
+
+/// I3 and I10 of what is about to be prepared.
+pub(super) fn check_sealed(
+    metrics: &Metrics,
+    commit: &PendingCommit,
+    ledger: &Frontier,
+) -> Result<(), Failure> {
+    pending_is_contiguous(commit)
+        .and_then(|()| pending_continues(commit, ledger))
+        .and_then(|()| written_rows_are_in_files(commit))
+        .map_err(|violation| violated(metrics, &violation))
 }
 
 /// Lets a commit under way come to its end, within the time for leaving. Cut off, its pending

@@ -3,7 +3,7 @@
 use crate::decode::BadRecord;
 use crate::failure::Failure;
 use crate::protocol::Violation;
-use crate::telemetry::{Invariant, Metrics};
+use crate::telemetry::Metrics;
 
 /// Why a run ended well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,17 +45,6 @@ pub(super) fn join_error(error: tokio::task::JoinError) -> Failure {
 
 /// Counts a broken invariant and makes it the end of the process: nothing is built on it.
 pub(super) fn violated(metrics: &Metrics, violation: &Violation) -> Failure {
-    metrics.add_violation(match violation.id {
-        "I1" => Invariant::I1,
-        "I2" => Invariant::I2,
-        "I3" => Invariant::I3,
-        "I4" => Invariant::I4,
-        "I5" => Invariant::I5,
-        "I6" => Invariant::I6,
-        "I7" => Invariant::I7,
-        "I8" => Invariant::I8,
-        "I9" => Invariant::I9,
-        _ => Invariant::I10,
-    });
+    metrics.add_violation(violation.id);
     Failure::Internal(violation.to_string())
 }

@@ -222,6 +222,7 @@ impl Pipeline {
         let (events, watching) = connected.source.watch(started.info.partitions.len())?;
         running.push(watching);
 
+        let committer = started.committer;
         let coordinator = Coordinator {
             settings: self.settings.clone(),
             info: started.info,
@@ -232,7 +233,7 @@ impl Pipeline {
             owned: BTreeMap::new(),
             timestamps: BTreeMap::new(),
             targets,
-            committer: started.committer,
+            committer: committer.clone(),
             source: connected.source.clone(),
             progress,
             commands,
@@ -247,7 +248,7 @@ impl Pipeline {
         let (ended, unprepared) = coordinator.run(stop).await;
         // The coordinator is gone, and with it the channels that the others live by.
         let intact = futures::future::join_all(running).await.into_iter().all(|intact| intact);
-        unprepared.delete(&connected.tables).await;
+        unprepared.delete(&committer).await;
         if !intact && ended.is_ok() {
             return Err(Failure::Internal(String::from("a thread of the pipeline panicked")));
         }

@@ -15,6 +15,8 @@ pub(super) struct Partition {
     pub(super) places: Vec<Place>,
     /// The next offset to read.
     pub(super) next: Offset,
+    /// One past what was handed over of it. At a barrier that is `next` (I7).
+    pub(super) consumed: Offset,
     pub(super) last_timestamp: Option<i64>,
     /// Stopped before a bad record.
     pub(super) stopped: bool,
@@ -30,6 +32,7 @@ impl Partition {
     /// have it.
     pub(super) fn stop(&mut self, offset: Offset, at: usize) {
         self.stopped = true;
+        self.consumed = self.next;
         for before in self.places.iter_mut().take(at).filter(|place| place.wants(offset)) {
             before.ahead = true;
         }
@@ -54,6 +57,13 @@ impl Place {
     /// Does the table lack the record at `offset`?
     pub(super) fn wants(&self, offset: Offset) -> bool {
         offset >= self.start
+    }
+
+    /// One past what the table took or dropped of a partition of which so much was consumed; `None`
+    /// if nothing moved for it.
+    pub(super) fn reached(&self, consumed: Offset) -> Option<Offset> {
+        let end = if self.ahead { consumed + 1 } else { consumed };
+        (end > self.start).then_some(end)
     }
 
     /// Ends the epoch at `next`, the partition's position: the ledger value that the range continues,
@@ -140,6 +150,7 @@ impl Partitions {
         match self.get_mut(id) {
             Some(p) if !p.stopped && position > p.next => {
                 p.next = position;
+                p.consumed = position;
                 self.moved.push(id);
                 true
             }

@@ -11,13 +11,17 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::end::violated;
 use super::messages::{Begin, Command, Progress, Report, Sealed};
 use super::partitions::{Partition, Partitions, Place};
 use super::seams::{Closing, Queue, Sink, now};
 use crate::config::BadRecords;
 use crate::decode::{BadRecord, Pushed, RecordError};
 use crate::failure::{Failure, chain};
-use crate::protocol::{Epoch, Fate, Offset, RowCounts, TableShare, TopicPartition};
+use crate::protocol::{
+    Epoch, Fate, Frontier, Offset, RowCounts, TableShare, TopicPartition, consumed_is_covered,
+    every_record_has_one_fate,
+};
 use crate::source::{Polled, Record, Topics};
 use crate::telemetry::Metrics;
 
@@ -62,6 +66,8 @@ struct ShardTable<S> {
     sink: S,
     /// What became of the records of the open epoch.
     counts: RowCounts,
+    /// Records that it was given, whatever became of them (I10).
+    given: u64,
 }
 
 /// An epoch whose files are not known to be durable yet.
@@ -82,7 +88,7 @@ impl<S: Sink> Shard<S> {
         progress: Arc<Progress>,
         metrics: Metrics,
     ) -> Self {
-        let table = |sink| ShardTable { sink, counts: RowCounts::default() };
+        let table = |sink| ShardTable { sink, counts: RowCounts::default(), given: 0 };
         Self {
             settings,
             topics,
@@ -233,6 +239,7 @@ impl<S: Sink> Shard<S> {
             id,
             places: begin.tables.into_iter().map(Place::new).collect(),
             next: begin.start,
+            consumed: begin.start,
             last_timestamp: None,
             stopped: false,
             uncounted: (0, 0),
@@ -263,6 +270,7 @@ impl<S: Sink> Shard<S> {
         if p.stopped || record.offset < p.next {
             return Ok(Taken::Still);
         }
+        p.consumed = record.offset + 1;
         match record.value {
             None => self.metrics.add_tombstones(1),
             Some(value) => self.bytes += value.len() as u64,
@@ -271,6 +279,7 @@ impl<S: Sink> Shard<S> {
             if !p.places.get(at).is_some_and(|place| place.wants(record.offset)) {
                 continue;
             }
+            table.given += 1;
             let fate = match record.value {
                 None => Fate::Tombstone,
                 Some(value) => match table.sink.push(record, value)? {
@@ -279,6 +288,7 @@ impl<S: Sink> Shard<S> {
                         self.metrics.add_bad_records(error.reason.label(), 1);
                         match self.settings.bad_records {
                             BadRecords::Fail => {
+                                table.given -= 1;
                                 p.stop(record.offset, at);
                                 let (partition, offset) = (p.tp.clone(), record.offset);
                                 return Ok(Taken::Bad(BadRecord { partition, offset, error }));
@@ -340,14 +350,21 @@ impl<S: Sink> Shard<S> {
         for (table, next) in self.tables.iter_mut().zip(next) {
             ending.files.push(table.sink.close(next)?);
             let rows = std::mem::take(&mut table.counts);
+            every_record_has_one_fate(std::mem::take(&mut table.given), &rows)
+                .map_err(|violation| violated(&self.metrics, &violation))?;
             ending.sealed.shares.push(TableShare { rows, ..TableShare::default() });
         }
         let records = std::mem::take(&mut self.records);
         self.progress.epoch_bytes.fetch_sub(ending.sealed.bytes, Ordering::Relaxed);
         self.progress.epoch_records.fetch_sub(records, Ordering::Relaxed);
+        let mut consumed = vec![Frontier::default(); ending.sealed.shares.len()];
         for p in self.partitions.iter_mut() {
             let mut moved = false;
-            for (place, share) in p.places.iter_mut().zip(&mut ending.sealed.shares) {
+            let shares = ending.sealed.shares.iter_mut().zip(&mut consumed);
+            for (place, (share, consumed)) in p.places.iter_mut().zip(shares) {
+                if let Some(reached) = place.reached(p.consumed) {
+                    consumed.set(p.tp.clone(), reached);
+                }
                 let Some((ledger, range)) = place.seal(p.next) else { continue };
                 share.from.extend(ledger.map(|ledger| (p.tp.clone(), ledger)));
                 share.ranges.insert(p.tp.clone(), range);
@@ -356,6 +373,10 @@ impl<S: Sink> Shard<S> {
             if let Some(timestamp) = p.last_timestamp.filter(|_| moved) {
                 ending.sealed.last_timestamps.insert(p.tp.clone(), timestamp);
             }
+        }
+        for (consumed, share) in consumed.iter().zip(&ending.sealed.shares) {
+            consumed_is_covered(consumed, &share.ranges)
+                .map_err(|violation| violated(&self.metrics, &violation))?;
         }
         self.show_buffered();
         Ok(())

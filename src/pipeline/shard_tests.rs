@@ -7,7 +7,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
 use crate::decode::{Reason, SchemaId};
-use crate::protocol::{Offset, OffsetRange, PendingFile, StartAt, TopicPartition};
+use crate::protocol::{InvariantId, Offset, OffsetRange, PendingFile, StartAt, TopicPartition};
 use crate::source::{Headers, PartitionId, TopicIndex};
 
 /// What the sink is told and tells.
@@ -448,4 +448,33 @@ fn a_sink_that_has_no_room_for_a_record_is_a_defect() {
     let mut rig = Rig::under(Disk { pushed, ..Disk::default() }, BadRecords::Skip);
     let failure = rig.shard.read(&mut rig.log, Duration::ZERO, &rig.out).unwrap_err();
     assert!(failure.to_string().contains("offset 12"), "{failure}");
+}
+
+/// The invariant that a shard finds violated at a barrier, by its counter.
+fn violated_at_the_barrier(harm: impl Fn(&mut Shard<Store>)) -> Vec<InvariantId> {
+    let mut rig = Rig::new(Disk::default());
+    rig.read();
+    harm(&mut rig.shard);
+    rig.seal(1).unwrap_err();
+    let page = rig.shard.metrics.encode(std::time::SystemTime::now()).unwrap();
+    let is_counted = |id: &InvariantId| {
+        page.contains(&format!("icestream_invariant_violations_total{{id=\"{id}\"}} 1"))
+    };
+    InvariantId::COUNTED.into_iter().filter(is_counted).collect()
+}
+
+#[test]
+fn i7_a_partition_that_did_not_move_on_with_its_records_is_counted() {
+    let found = violated_at_the_barrier(|shard| {
+        shard.partitions.iter_mut().for_each(|partition| partition.next -= 1);
+    });
+    assert_eq!(found, [InvariantId::I7]);
+}
+
+#[test]
+fn i10_a_record_without_a_fate_or_with_two_is_counted() {
+    for rows in [4, 6] {
+        let found = violated_at_the_barrier(|shard| shard.tables[0].counts.written = rows);
+        assert_eq!(found, [InvariantId::I10]);
+    }
 }

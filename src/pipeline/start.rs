@@ -51,6 +51,9 @@ impl<W: World> Started<W> {
             check_history(name, view)
                 .and_then(|()| check_source(name, view, &info.cluster_id, &topic_ids))
                 .map_err(|refusal| committer.refuse(refusal))?;
+            if let Some(table) = committer.tables.get(name) {
+                table.check_journal(reading);
+            }
         }
         let flow = Flow {
             pipeline: settings.pipeline.clone(),
@@ -131,7 +134,7 @@ impl<W: World> Started<W> {
     }
 }
 
-fn committer<W: World>(
+pub(super) fn committer<W: World>(
     connected: &Connected<W>,
     settings: &RunSettings,
     instance: &str,

@@ -18,8 +18,9 @@ use crate::failure::{Failure, chain};
 #[cfg(feature = "faults")]
 use crate::protocol::Permit;
 use crate::protocol::{
-    Admission, PendingCommit, Prepared, Refusal, Settled, Shown, ShownCommit, TableView, admit,
-    is_provably_absent, ledger_does_not_decrease,
+    Admission, Contiguity, PendingCommit, PendingFile, Prepared, Refusal, Settled, Shown,
+    ShownCommit, TableView, Violation, admit, doomed_files_are_unused, is_provably_absent,
+    ledger_does_not_decrease,
 };
 use crate::retry::Backoff;
 use crate::state::{CheckpointEnd, StepSeconds};
@@ -252,7 +253,7 @@ impl<W: World> TableCommitter<W> {
     }
 
     /// I5 and I6 on what the catalog answered, before anything is finalized.
-    fn check(
+    pub(super) fn check(
         &self,
         before: &TableView,
         after: &TableView,
@@ -303,10 +304,59 @@ impl<W: World> TableCommitter<W> {
             );
             return;
         }
-        let paths: Vec<String> = pending.files.iter().map(|file| file.path.clone()).collect();
-        if let Err(error) = self.table.delete_files(reading.table(), paths).await {
+        if let Err(error) = self.delete_unused(reading.table(), &pending.files).await {
             tracing::warn!(error = %chain(&error), "files of a superseded commit stay behind as orphans");
         }
+    }
+
+    /// Deletes data files that no snapshot has, unless a pending commit in the checkpoint store names
+    /// one of them (I8).
+    ///
+    /// # Errors
+    /// If the store names one, or they cannot be deleted.
+    pub async fn delete_unused(
+        &self,
+        loaded: &Loaded<W>,
+        files: impl IntoIterator<Item = &PendingFile>,
+    ) -> Result<(), Failure> {
+        let doomed: Vec<String> = files.into_iter().map(|file| file.path.clone()).collect();
+        if doomed.is_empty() {
+            return Ok(());
+        }
+        let local = self.state.load().await?;
+        let named = local.pending.iter().flat_map(|pending| &pending.files);
+        let named = named.map(|file| file.path.as_str()).collect();
+        doomed_files_are_unused(doomed.iter().map(String::as_str), &named)
+            .map_err(|violation| violated(&self.metrics, &violation))?;
+        self.table.delete_files(loaded, doomed).await
+    }
+
+    /// I1, as far as the metadata shows it. What is wrong is in the table already, and stopping would
+    /// heal nothing: it is counted and told.
+    pub fn check_journal(&self, reading: &Reading<Loaded<W>>) {
+        let view = reading.view();
+        let mut journal = Contiguity::default();
+        for shown in view.commits.iter().filter(|shown| shown.in_ancestry) {
+            // The reading was refused if it could not be understood.
+            let Ok(Some(entry)) = self.table.entry(reading.table(), shown.snapshot_id) else {
+                return;
+            };
+            let added = journal.add(&entry.commit_id, &entry.ranges, entry.edit.as_ref());
+            if let Err(violation) = added {
+                return self.journal_is_wrong(&violation);
+            }
+        }
+        if let Err(violation) = journal.end(view.ledger.as_ref()) {
+            self.journal_is_wrong(&violation);
+        }
+    }
+
+    fn journal_is_wrong(&self, violation: &Violation) {
+        self.metrics.add_violation(violation.id);
+        tracing::error!(
+            table = %self.name, %violation,
+            "the journal of the table has a gap or a repetition: run `icestream verify`"
+        );
     }
 }
 

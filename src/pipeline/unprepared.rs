@@ -1,14 +1,14 @@
-//! What an ended run leaves of an epoch that never became a checkpoint. Nothing names its files
-//! (I8), so they are deleted.
+//! What an ended run leaves of an epoch that never became a checkpoint. Nothing names its files, so
+//! they are deleted.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::committer::Committer;
 use super::flow_tables::Tables;
 use super::messages::{Report, Sealed};
-use super::seams::Table;
+use super::table_committer::TableCommitter;
 use super::world::{Loaded, World};
 use crate::failure::chain;
 use crate::protocol::PendingFile;
@@ -28,7 +28,7 @@ pub(super) struct Unprepared<W: World> {
 
 impl<W: World> Unprepared<W> {
     /// Deletes their files. To be called when every shard has ended, so that all have answered.
-    pub async fn delete(mut self, tables: &BTreeMap<String, W::Table>) {
+    pub async fn delete(mut self, committer: &Committer<W>) {
         let mut sealed = self.taken;
         while let Ok(report) = self.reports.try_recv() {
             if let Report::Sealed(_, part) | Report::Left(part) = report {
@@ -37,9 +37,8 @@ impl<W: World> Unprepared<W> {
         }
         for (at, state) in self.tables.iter().enumerate() {
             let shares = sealed.iter().filter_map(|part| part.shares.get(at));
-            if let Some(table) = tables.get(&state.target.name) {
-                let files = shares.flat_map(|share| &share.files);
-                delete::<W>(table, &state.loaded, files).await;
+            if let Some(table) = committer.tables.get(&state.target.name) {
+                delete(table, &state.loaded, shares.flat_map(|share| &share.files)).await;
             }
         }
     }
@@ -47,15 +46,12 @@ impl<W: World> Unprepared<W> {
 
 /// Deletes files that no checkpoint names. What cannot be deleted stays behind as orphans.
 pub(super) async fn delete<W: World>(
-    table: &W::Table,
+    table: &TableCommitter<W>,
     loaded: &Loaded<W>,
     files: impl IntoIterator<Item = &PendingFile>,
 ) {
-    let paths: Vec<String> = files.into_iter().map(|file| file.path.clone()).collect();
-    if paths.is_empty() {
-        return;
-    }
-    let left = match tokio::time::timeout(PATIENCE, table.delete_files(loaded, paths)).await {
+    let deleting = table.delete_unused(loaded, files);
+    let left = match tokio::time::timeout(PATIENCE, deleting).await {
         Ok(Ok(())) => return,
         Ok(Err(error)) => chain(&error),
         Err(_) => String::from("the store did not answer in time"),

@@ -1,9 +1,9 @@
 use super::*;
-use crate::protocol::PendingFile;
 use crate::protocol::fixtures::*;
+use crate::protocol::{Checkpoint, PendingFile};
 
 fn id(result: Result<(), Violation>) -> &'static str {
-    result.unwrap_err().id
+    result.unwrap_err().id.name()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::protocol::{CommitId, Epoch};
+use crate::protocol::{CommitId, Epoch, Violation};
 
 /// An error of the checkpoint store.
 #[derive(Debug, thiserror::Error)]
@@ -118,13 +118,8 @@ pub enum StateError {
         expected: String,
     },
     /// An epoch was to be prepared while the last one is not finalized (I2).
-    #[error("epoch {next} cannot be prepared: epoch {open} is prepared and not finalized")]
-    StillOpen {
-        /// The epoch that is not finalized.
-        open: Epoch,
-        /// The epoch to be prepared.
-        next: Epoch,
-    },
+    #[error(transparent)]
+    StillOpen(#[from] Violation),
     /// A commit was to be finalized that is not in the prepared checkpoint.
     #[error("commit {commit} cannot be finalized: {}", match open {
         Some(open) => format!("it is not in the checkpoint of epoch {open}, the prepared one"),

@@ -30,4 +30,6 @@ pub use record::{
 pub use store::StateStore;
 
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 mod tests;

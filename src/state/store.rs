@@ -11,7 +11,9 @@ use super::record::{
     CheckpointEnd, CheckpointRecord, CheckpointStart, Member, Meta, Open, Outcome, StepSeconds,
 };
 use super::{StateError, StateReader, format_1, frame, keys};
-use crate::protocol::{Checkpoint, Epoch, LastCheckpoint, LocalState, Prepared, Settled};
+use crate::protocol::{
+    Checkpoint, Epoch, LastCheckpoint, LocalState, Prepared, Settled, one_epoch_is_open,
+};
 
 /// The checkpoint store of one process, held alone.
 #[derive(Debug)]
@@ -145,9 +147,8 @@ impl StateStore {
         checkpoint: &Checkpoint,
         start: &CheckpointStart,
     ) -> Result<Vec<Prepared>, StateError> {
-        if let Some(open) = self.open_checkpoint(flow)? {
-            return Err(StateError::StillOpen { open: open.epoch, next: checkpoint.epoch });
-        }
+        let open = self.open_checkpoint(flow)?.map(|open| open.epoch);
+        one_epoch_is_open(open, checkpoint.epoch)?;
         let records = keys::records(flow);
         let last = self.reader.record_numbers(&records)?.last().copied();
         let number = last.map_or(0, |number| number.saturating_add(1));

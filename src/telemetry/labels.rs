@@ -132,29 +132,3 @@ label! {
         PartitionsAdded = "partitions_added",
     }
 }
-
-label! {
-    /// An invariant of the protocol, by its id.
-    Invariant {
-        /// A table's rows are exactly the records below its ledger, less those its journal names.
-        I1 = "I1",
-        /// At most one epoch is between prepare and finalize.
-        I2 = "I2",
-        /// A pending commit begins at the frontier it continues.
-        I3 = "I3",
-        /// No catalog request before the checkpoint is synced.
-        I4 = "I4",
-        /// No finalize before the table shows the commit id.
-        I5 = "I5",
-        /// A ledger never decreases.
-        I6 = "I6",
-        /// Every record consumed advances its partition.
-        I7 = "I7",
-        /// A file in a pending commit or a snapshot is never deleted.
-        I8 = "I8",
-        /// A group offset is never above the ledger.
-        I9 = "I9",
-        /// A record is data or dead letter or counted skip: never none, never two.
-        I10 = "I10",
-    }
-}

@@ -18,9 +18,18 @@ use prometheus::{
 };
 
 use super::labels::{
-    Admission, CheckpointOutcome, CommitOutcome, Invariant, Label, Rebalance, Restart, Server, Step,
+    Admission, CheckpointOutcome, CommitOutcome, Label, Rebalance, Restart, Server, Step,
 };
+pub(super) use crate::protocol::InvariantId;
 use crate::protocol::{Offset, TopicPartition};
+
+impl Label for InvariantId {
+    const ALL: &'static [Self] = &Self::COUNTED;
+
+    fn text(self) -> &'static str {
+        self.name()
+    }
+}
 
 /// From a millisecond, what a local sync takes, to the ten minutes of a checkpoint's timeout.
 const STEP_BUCKETS: [f64; 17] = [
@@ -315,7 +324,7 @@ impl Metrics {
     }
 
     /// Counts a violation of an invariant: a bug in icestream.
-    pub fn add_violation(&self, id: Invariant) {
+    pub fn add_violation(&self, id: InvariantId) {
         self.0.handles.violations.with_label_values(&[id.text()]).inc();
     }
 }
@@ -410,7 +419,7 @@ impl Handles {
         touch::<Rebalance>(&self.rebalances);
         touch::<Server>(&self.retries);
         touch::<Restart>(&self.restarts);
-        touch::<Invariant>(&self.violations);
+        touch::<InvariantId>(&self.violations);
         for server in Server::ALL {
             self.reachable.with_label_values(&[server.text()]).set(0);
         }

@@ -12,8 +12,6 @@ mod page;
 
 pub use health::Health;
 pub use http::{HttpError, HttpServer};
-pub use labels::{
-    Admission, CheckpointOutcome, CommitOutcome, Invariant, Rebalance, Restart, Server, Step,
-};
+pub use labels::{Admission, CheckpointOutcome, CommitOutcome, Rebalance, Restart, Server, Step};
 pub use metrics::{Metrics, PartitionMetrics, UpkeepCounts};
 pub use page::metrics_page;

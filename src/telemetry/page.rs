@@ -1,9 +1,9 @@
 //! Renders `docs/metrics.md` from the metrics themselves.
 
 use super::labels::{
-    Admission, CheckpointOutcome, CommitOutcome, Invariant, Label, Rebalance, Restart, Server, Step,
+    Admission, CheckpointOutcome, CommitOutcome, Label, Rebalance, Restart, Server, Step,
 };
-use super::metrics::Metrics;
+use super::metrics::{InvariantId, Metrics};
 
 const INTRODUCTION: &str = "# Metrics and health
 
@@ -72,7 +72,7 @@ pub fn metrics_page(metrics: &Metrics) -> String {
         ("`decision`", values::<Admission>()),
         ("`event`", values::<Rebalance>()),
         ("`reason` of restarts", values::<Restart>()),
-        ("`id`", values::<Invariant>()),
+        ("`id`", values::<InvariantId>()),
     ];
     for (label, values) in rows {
         page.push_str(&format!("| {label} | {values} |\n"));

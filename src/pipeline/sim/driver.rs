@@ -377,7 +377,7 @@ impl Driver {
     }
 }
 
-fn draw_settings(state: &mut State) -> RunSettings {
+pub(super) fn draw_settings(state: &mut State) -> RunSettings {
     let latest = state.plan.latest;
     let group = state.plan.group;
     let rng = &mut state.rng;
@@ -467,7 +467,7 @@ async fn supervise(
     }
 }
 
-fn connect(sim: &Sim, life: &Life) -> Port {
+pub(super) fn connect(sim: &Sim, life: &Life) -> Port {
     let mut state = sim.lock();
     state.last_client += 1;
     let client = state.last_client;

@@ -14,6 +14,7 @@ mod lake;
 mod port;
 mod sink;
 mod state;
+mod violations;
 
 use driver::Outcome;
 

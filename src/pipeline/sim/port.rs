@@ -543,6 +543,7 @@ impl Checkpoints for Port {
             let open = state.drives[life.slot()].now.open.as_ref().map(|open| open.epoch);
             if let Err(violation) = one_epoch_is_open(open, next) {
                 state.find(violation.to_string());
+                return Err(Failure::State(violation.into()));
             }
             state.note(format_args!("{} prepares epoch {next}", life.name()));
             let drive = &mut state.drives[life.slot()];

@@ -32,7 +32,18 @@ mod walks_tests;
 
 use std::fmt;
 
-use super::Violation;
+/// Something that must hold does not: an invariant, or what is promised beside them ([`LIVE`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Violation {
+    id: &'static str,
+    detail: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is violated: {}", self.id, self.detail)
+    }
+}
 
 /// How a path ends before its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,9 +55,10 @@ enum Halt {
     Blind,
 }
 
-impl From<Violation> for Halt {
-    fn from(violation: Violation) -> Self {
-        Self::Broken(violation)
+impl From<super::Violation> for Halt {
+    fn from(violation: super::Violation) -> Self {
+        let super::Violation { id, detail } = violation;
+        Self::Broken(Violation { id: id.name(), detail })
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
-use super::super::Violation;
-use super::Halt;
 use super::quiet::Quiet;
 use super::state::{Answer, How, Memory, Mix, NAMES, Phase, State, Step};
 use super::steps::{Seen, World};
+use super::{Halt, Violation};
 
 /// What a search came to.
 #[derive(Debug)]
