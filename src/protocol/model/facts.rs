@@ -4,11 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::super::fixtures::{UUID, tp};
 use super::super::*;
-use super::state::{NAMES, Offsets, PARTITIONS};
+use super::state::{NAMES, Offsets, PARTITIONS, TABLES};
 use super::{Halt, violated};
 
-pub(super) const TABLE: &str = "lake.readings";
+pub(super) const TABLE_NAMES: [&str; TABLES] = ["lake.readings", "lake.readings_too"];
+pub(super) const UUIDS: [&str; TABLES] = [UUID, "table-2"];
 pub(super) const PIPELINE: &str = "flow";
+const CLUSTER: &str = "cluster-1";
+/// The first offset of every log.
+pub(super) const LOG_START: u8 = 0;
 
 pub(super) type CommitNo = u16;
 pub(super) type LedgerNo = u16;
@@ -44,6 +48,7 @@ fn items(partition: usize, count: u8) -> Vec<Item> {
 /// All that makes a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Sealing {
+    pub table: usize,
     pub who: usize,
     pub incarnation: u8,
     pub epoch: u8,
@@ -64,6 +69,8 @@ pub(super) enum Maker {
 
 /// A commit.
 pub(super) struct Commit {
+    /// The number of its table.
+    pub table: usize,
     pub pending: Prepared,
     /// What its snapshot says, after a way through the summary.
     pub journal: JournalParts,
@@ -117,38 +124,38 @@ impl Facts {
     }
 
     fn new_commit(&mut self, sealing: Sealing) -> Result<CommitNo, Halt> {
-        let mut pending = super::super::fixtures::pending("", &[], &[]);
-        pending.epoch = Epoch(sealing.epoch.into());
-        pending.instance = format!("{}.{}", NAMES[sealing.who], sealing.incarnation);
-        pending.generation = sealing.generation.into();
-        pending.from = frontier(&sealing.from);
+        let flow = Flow {
+            pipeline: PIPELINE.into(),
+            instance: format!("{}.{}", NAMES[sealing.who], sealing.incarnation),
+            cluster_id: CLUSTER.into(),
+            topic_ids: topic_ids(),
+        };
+        let table = FlowTable {
+            name: TABLE_NAMES[sealing.table].into(),
+            uuid: UUIDS[sealing.table].into(),
+            generation: sealing.generation.into(),
+        };
+        let mut share = TableShare { from: frontier(&sealing.from).0, ..TableShare::default() };
         let mut consumed = Frontier::default();
-        let (mut records, mut rows) = (0, Vec::new());
+        let mut rows = Vec::new();
+        let mut records = 0;
         for (partition, range) in sealing.ranges.into_iter().enumerate() {
             let Some((start, end)) = range else { continue };
             let whole = OffsetRange { start: start.into(), end: end.into() };
-            pending.ranges.insert(number_tp(partition), whole);
+            share.ranges.insert(number_tp(partition), whole);
             let read = self.rest(partition, start).iter().take_while(|item| item.next <= end);
             for item in read {
                 consumed.set(number_tp(partition), item.next.into());
                 let Some((offset, fate)) = item.record else { continue };
                 records += 1;
-                pending.rows.count(fate);
+                share.rows.count(fate);
                 if fate == Fate::Row {
                     rows.push((partition, offset));
                 }
             }
         }
-        pending.commit_id = commit_id(
-            PIPELINE,
-            &pending.instance,
-            pending.epoch,
-            UUID,
-            &pending.from,
-            &pending.ranges,
-        );
         if !rows.is_empty() {
-            pending.files.push(PendingFile {
+            share.files.push(PendingFile {
                 path: format!("{}.parquet", self.commits.len()),
                 data_file: String::new(),
                 schema_id: 0,
@@ -157,6 +164,7 @@ impl Facts {
                 bytes: 1,
             });
         }
+        let pending = flow.commit(&table, Epoch(sealing.epoch.into()), share);
         pending_is_contiguous(&pending)?;
         consumed_is_covered(&consumed, &pending.ranges)?;
         every_record_has_one_fate(records, &pending.rows)?;
@@ -173,13 +181,18 @@ impl Facts {
         let journal = decode_summary(PIPELINE, &summary).unwrap().unwrap();
         let number = CommitNo::try_from(self.commits.len()).unwrap();
         let pending = Prepared::on_disk(pending);
-        self.commits.push(Commit { pending, journal, rows });
+        self.commits.push(Commit { table: sealing.table, pending, journal, rows });
         self.commit_numbers.insert(sealing, number);
         Ok(number)
     }
 
     pub fn pending(&self, commit: CommitNo) -> &Prepared {
         &self.commits[usize::from(commit)].pending
+    }
+
+    /// The number of the table that a commit is for.
+    pub fn table_of(&self, commit: CommitNo) -> usize {
+        self.commits[usize::from(commit)].table
     }
 
     pub fn ledger(&self, ledger: Option<LedgerNo>) -> Option<&Ledger> {
@@ -225,14 +238,14 @@ impl Facts {
         let owned = (0..PARTITIONS).filter(|partition| owns & bit(*partition) != 0);
         let log = owned.map(|partition| {
             let end = self.end(partition).into();
-            (number_tp(partition), LogRange { start: 0, end })
+            (number_tp(partition), LogRange { start: LOG_START.into(), end })
         });
-        SourceView {
-            cluster_id: "cluster-1".into(),
-            topic_ids: BTreeMap::from([("readings".into(), "topic-1".into())]),
-            log: log.collect(),
-        }
+        SourceView { cluster_id: CLUSTER.into(), topic_ids: topic_ids(), log: log.collect() }
     }
+}
+
+fn topic_ids() -> BTreeMap<String, String> {
+    BTreeMap::from([("readings".into(), "topic-1".into())])
 }
 
 pub(super) fn bit(partition: usize) -> u8 {

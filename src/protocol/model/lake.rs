@@ -3,10 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::super::fixtures::UUID;
 use super::super::*;
-use super::facts::{CommitNo, Facts, PIPELINE, TABLE, number_tp};
-use super::state::{Offsets, PARTITIONS, Request};
+use super::facts::{CommitNo, Facts, PIPELINE, TABLE_NAMES, UUIDS, number_tp};
+use super::state::{Offsets, PARTITIONS, Request, TABLES};
 use super::table::{Change, Table};
 use super::{Halt, LIVE, violated};
 
@@ -39,12 +38,13 @@ pub(super) struct Lake {
 }
 
 impl Lake {
-    /// With one table, number 0, that nobody wrote to.
-    pub fn new(facts: Facts) -> Self {
+    /// With the tables of a flow to which nobody wrote.
+    pub fn new(facts: Facts, tables: usize) -> Self {
+        let tables: Vec<Table> = (0..tables).map(Table::new).collect();
         Self {
             facts,
-            tables: vec![Table::default()],
-            numbers: HashMap::from([(Table::default(), 0)]),
+            numbers: tables.iter().cloned().zip(0..).collect(),
+            tables,
             changes: HashMap::new(),
             decisions: HashMap::new(),
             starts: HashMap::new(),
@@ -56,8 +56,22 @@ impl Lake {
         &self.tables[number as usize]
     }
 
+    /// What a world begins with. A table that the flow has not stays what the first began as.
+    pub fn first(&self) -> [TableNo; TABLES] {
+        let mut first = [0; TABLES];
+        for (number, table) in (0..).zip(&self.tables) {
+            first[table.number] = number;
+        }
+        first
+    }
+
     pub fn len(&self) -> usize {
         self.tables.len()
+    }
+
+    /// The table as `namespace.table`.
+    pub fn name(&self, number: TableNo) -> &'static str {
+        TABLE_NAMES[self.table(number).number]
     }
 
     pub fn ledger(&self, number: TableNo) -> Option<&Ledger> {
@@ -108,7 +122,7 @@ impl Lake {
             }
         }
         let view = self.view_of(table);
-        let history = check_history(TABLE, &view);
+        let history = check_history(TABLE_NAMES[table.number], &view);
         let exact = self.is_exact(table);
         let is_foreign = matches!(change, Change::Expire { .. } | Change::Rollback(_));
         match (&history, exact) {
@@ -171,8 +185,8 @@ impl Lake {
         EditBasis {
             pipeline: PIPELINE.into(),
             instance: format!("a person at {}", table.last),
-            table: TABLE.into(),
-            table_uuid: UUID.into(),
+            table: TABLE_NAMES[table.number].into(),
+            table_uuid: UUIDS[table.number].into(),
             head: table.head.map(i64::from),
             ledger: self.facts.ledger(table.ledger).cloned(),
             snapshots: table.snapshots.iter().map(facts).collect(),
@@ -217,7 +231,8 @@ impl Lake {
         match self.table(number).rolled_back {
             // What is not rolled back was checked when it was reached.
             false => Ok(()),
-            true => check_history(TABLE, &self.view(number)).map_err(|refusal| refusal.name()),
+            true => check_history(self.name(number), &self.view(number))
+                .map_err(|refusal| refusal.name()),
         }
     }
 
@@ -227,7 +242,8 @@ impl Lake {
             return *start;
         }
         let view = self.view(number);
-        let starts = positions(TABLE, &view, &self.facts.source(owns), ResetPolicy::Earliest);
+        let source = self.facts.source(owns);
+        let starts = positions(self.name(number), &view, &source, ResetPolicy::Earliest);
         let start = starts.map_err(|refusal| refusal.name()).map(|starts| {
             let (mut ledger, mut at) = (Offsets::default(), Offsets::default());
             for partition in 0..PARTITIONS {

@@ -1,14 +1,15 @@
 //! An exhaustive search over a small world that runs the protocol's own code.
 //!
 //! The world: one topic of two partitions with a few records each (one bad, one a tombstone, some
-//! offsets that are no record), one table with its snapshots, ledger property and files, and two
-//! instances of one pipeline, each with durable local state and a volatile run. What they decide is
-//! decided by `admit`, `check_history`, `recover`, `check_last`, `positions`, `advance` and the
-//! codecs of ledger and journal; the model only carries their decisions out, in every order, with
-//! everything that may go wrong in between, as often as a [`Mix`] allows each.
+//! offsets that are no record), one table or two, each with its snapshots, ledger property and
+//! files, and two instances of one pipeline, each with durable local state and a volatile run. What
+//! they decide is decided by `admit`, `check_history`, `recover`, `check_last`, `positions`,
+//! `advance`, `Flow::commit` and the codecs of ledger and journal; the model only carries their
+//! decisions out, in every order, with everything that may go wrong in between, as often as a
+//! [`Mix`] allows each.
 //!
 //! In every state the invariants hold, and a table that is not exact is refused. From every state,
-//! each instance alone, with no more faults, brings the table exactly to the end of the log.
+//! each instance alone, with no more faults, brings all tables exactly to the end of the log.
 //!
 //! Steps that nothing can observe apart are one step, which loses no behaviour and shrinks the
 //! search:
@@ -20,9 +21,11 @@
 //! * Finalize and report are one: group offsets decide nothing.
 //! * A crash with a request under way is a lost answer and a crash.
 
+mod choices;
 mod facts;
 mod lake;
 mod quiet;
+mod runs;
 mod search;
 mod state;
 mod steps;

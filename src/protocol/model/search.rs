@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
 use super::quiet::Quiet;
-use super::state::{Answer, How, Memory, Mix, NAMES, Phase, State, Step};
+use super::state::{Answer, Foreign, How, Memory, Mix, NAMES, Phase, State, Step};
 use super::steps::{Seen, World};
 use super::{Halt, Violation};
 
@@ -39,7 +39,7 @@ pub(super) struct Trace {
 pub(super) fn search(mix: &Mix, limit: usize) -> Found {
     let mut world = World::new(mix);
     let mut quiet = Quiet::default();
-    let mut reached = Reached::new(State::new(0, mix));
+    let mut reached = Reached::new(world.first(mix));
     let (mut steps, mut at) = (0, 0);
     let mut quiet_steps = Vec::new();
     let mut seen = Seen::default();
@@ -98,7 +98,7 @@ impl Reached {
     fn new(first: State) -> Self {
         let (states, from) = (Vec::new(), Vec::new());
         let mut reached = Self { states, from, slots: vec![FREE; 1 << 16] };
-        reached.insert(first, 0, Step::Append);
+        reached.insert(first, 0, Step::Start(0));
         reached
     }
 
@@ -147,7 +147,7 @@ impl Reached {
 /// without faults that failed, if one did.
 pub(super) fn tell(mix: &Mix, violation: Violation, way: &[Step], quiet: &[Step]) -> Trace {
     let mut world = World::new(mix);
-    let mut state = State::new(0, mix);
+    let mut state = world.first(mix);
     let mut steps = Vec::new();
     for step in way {
         let words = in_words(*step);
@@ -176,8 +176,8 @@ fn in_words(step: Step) -> String {
         Step::Seal(who, [a, b]) => {
             format!("{} reads {a} items of partition 0 and {b} of 1, seals, prepares", NAMES[who])
         }
-        Step::Attempt(who) => format!("{} reads the table and admits", NAMES[who]),
-        Step::Answer(who, answer) => {
+        Step::Attempt(who, table) => format!("{} reads table {table} and admits", NAMES[who]),
+        Step::Answer(who, table, answer) => {
             let what = match answer {
                 Answer::Told => "decides and answers",
                 Answer::ToldTwice => "decides and answers, and a copy of the request is late",
@@ -186,9 +186,9 @@ fn in_words(step: Step) -> String {
                 Answer::Gone => "does not answer, the request is gone",
                 Answer::Rejected => "rejects; the process ends",
             };
-            format!("the catalog, asked by {}, {what}", NAMES[who])
+            format!("the catalog, asked by {} for table {table}, {what}", NAMES[who])
         }
-        Step::Finalize(who) => format!("{} finalizes", NAMES[who]),
+        Step::Finalize(who, table) => format!("{} finalizes table {table}", NAMES[who]),
         Step::Crash(who, memory) => {
             let memory = match memory {
                 Memory::Kept => "crashes",
@@ -203,43 +203,63 @@ fn in_words(step: Step) -> String {
             let old = if noticed { "the other knows" } else { "the other does not know" };
             format!("partition {partition} is given to {}, {old}", NAMES[to])
         }
-        Step::Append => String::from("a foreign engine appends"),
-        Step::Compact => String::from("a foreign engine compacts"),
-        Step::Expire { what, orphans } => {
-            let parents = if orphans { ", and the parents of those left" } else { "" };
-            format!("a foreign engine expires {what:?}{parents}")
+        Step::Foreign(table, foreign) => {
+            let what = match foreign {
+                Foreign::Append => String::from("a foreign engine appends"),
+                Foreign::Compact => String::from("a foreign engine compacts"),
+                Foreign::Expire { what, orphans } => {
+                    let parents = if orphans { ", and the parents of those left" } else { "" };
+                    format!("a foreign engine expires {what:?}{parents}")
+                }
+                Foreign::Rewind => String::from("a person rewinds the ledger"),
+                Foreign::Rollback(to) => format!("a foreign engine moves the head to {to}"),
+            };
+            format!("{what}, in table {table}")
         }
-        Step::Rewind => String::from("a person rewinds the ledger"),
-        Step::Rollback(to) => format!("a foreign engine moves the head to snapshot {to}"),
     }
 }
 
 /// What a step led to, as far as it is not said by the step.
 fn outcome(world: &World, step: Step, state: &State) -> String {
-    let table = world.lake.table(state.table);
-    let head = table.head.map_or_else(|| String::from("none"), |head| head.to_string());
-    let next = world.lake.ledger(state.table).map(|ledger| super::facts::offsets(&ledger.frontier));
-    let shown = format!("head {head}, ledger {:?}", next.unwrap_or_default());
-    let who = match step {
-        Step::Start(who)
-        | Step::Seal(who, _)
-        | Step::Attempt(who)
-        | Step::Answer(who, _)
-        | Step::Finalize(who) => who,
-        Step::Crash(..) | Step::Copy(_) | Step::Move { .. } => return String::new(),
-        _ => return format!("; {shown}"),
+    let shown = |table| shown(world, state, table);
+    let said: Vec<String> = match step {
+        Step::Crash(..) | Step::Copy(_) | Step::Move { .. } => Vec::new(),
+        Step::Arrive(_) => (0..world.tables).map(shown).collect(),
+        Step::Foreign(table, _) => vec![shown(table)],
+        Step::Start(who) | Step::Seal(who, _) => {
+            (0..world.tables).map(|table| stands(world, state, who, table)).collect()
+        }
+        Step::Attempt(who, table) | Step::Answer(who, table, _) | Step::Finalize(who, table) => {
+            vec![stands(world, state, who, table)]
+        }
     };
+    said.into_iter().map(|said| format!("; {said}")).collect()
+}
+
+fn shown(world: &World, state: &State, table: usize) -> String {
+    let number = state.tables[table];
+    let head = world.lake.table(number).head;
+    let head = head.map_or_else(|| String::from("none"), |head| head.to_string());
+    let next = world.lake.ledger(number).map(|ledger| super::facts::offsets(&ledger.frontier));
+    format!("table {table}: head {head}, ledger {:?}", next.unwrap_or_default())
+}
+
+/// Where an instance stands with a table.
+fn stands(world: &World, state: &State, who: usize, table: usize) -> String {
     let me = &state.instances[who];
-    match me.phase {
-        Phase::Down => String::from("; its run ends"),
-        Phase::Running => format!("; reads on at {:?}", me.at),
-        Phase::Pending { commit, .. } => format!("; commit {commit} is pending; {shown}"),
+    let shown = shown(world, state, table);
+    match me.phases[table] {
+        Phase::Down => String::from("its run ends"),
+        Phase::Running => format!("reads on at {:?}", me.at),
+        Phase::Pending { commit, .. } => format!("commit {commit} is pending; {shown}"),
         Phase::Waiting { request, .. } => {
-            format!("; sends commit {} pinned to {head}", request.commit)
+            format!("sends commit {} pinned to the head of {shown}", request.commit)
         }
         Phase::Settled { commit, how: How::Superseded, .. } => {
-            format!("; commit {commit} is superseded; {shown}")
+            format!("commit {commit} is superseded; {shown}")
         }
-        Phase::Settled { commit, .. } => format!("; commit {commit} is in the table; {shown}"),
+        Phase::Settled { commit, .. } => format!("commit {commit} is in the table; {shown}"),
+        Phase::Fenced => format!("its run is to end; {shown}"),
+        Phase::Failed => format!("its process is to end; {shown}"),
     }
 }

@@ -4,6 +4,8 @@ use super::facts::{CommitNo, LedgerNo};
 use super::lake::TableNo;
 
 pub(super) const PARTITIONS: usize = 2;
+/// Tables of a flow, at most.
+pub(super) const TABLES: usize = 2;
 /// Requests that are late at the same time, at most.
 pub(super) const LATE: usize = 3;
 pub(super) const NAMES: [&str; 2] = ["one", "two"];
@@ -41,6 +43,8 @@ pub(super) struct Budget {
 /// What is searched: the size of the world and the faults in it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mix {
+    /// Tables of the flow.
+    pub tables: usize,
     /// Items of the log by partition.
     pub items: [u8; PARTITIONS],
     /// Partitions that each instance reads at first, a bit for each.
@@ -70,7 +74,7 @@ pub(super) enum How {
     Superseded,
 }
 
-/// Where the run of an instance is. All of it is lost in a crash.
+/// Where the run of an instance is with one table. All of it is lost in a crash.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) enum Phase {
     /// Not running, or between two runs.
@@ -84,9 +88,21 @@ pub(super) enum Phase {
     Waiting { request: Request, recovering: bool },
     /// Its fate is known from the table as it was in `view`, and not yet finalized.
     Settled { commit: CommitNo, how: How, view: TableNo, recovering: bool },
+    /// Superseded in a run, which ends when the other tables came to an end.
+    Fenced,
+    /// Refused or rejected, its commit still pending. The process ends when the other tables came to
+    /// an end.
+    Failed,
 }
 
-/// The checkpoint between prepare and finalize.
+impl Phase {
+    /// Has the table a commit that is prepared and not at its end?
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Pending { .. } | Self::Waiting { .. } | Self::Settled { .. })
+    }
+}
+
+/// A table's part of the checkpoint between prepare and finalize.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Open {
     pub commit: CommitNo,
@@ -101,17 +117,18 @@ pub(super) struct Last {
     pub generation: u8,
 }
 
-/// Local state: what a crash leaves.
+/// Local state: what a crash leaves, by table. What is open is one checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Local {
-    pub open: Option<Open>,
-    pub last: Option<Last>,
+    pub open: [Option<Open>; TABLES],
+    pub last: [Option<Last>; TABLES],
 }
 
 /// One instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Instance {
-    pub phase: Phase,
+    /// By table; `Down` of one that the flow has not.
+    pub phases: [Phase; TABLES],
     /// Partitions that it believes to be its own, a bit for each.
     pub owns: u8,
     /// Counts the processes that sealed something; names the instance.
@@ -120,11 +137,12 @@ pub(super) struct Instance {
     pub sealed: bool,
     /// The last epoch it sealed or knows of. 0 while it is down.
     pub epoch: u8,
-    /// The ledger as it knows it, while it runs.
-    pub ledger: Offsets,
-    /// The generation of that ledger.
-    pub generation: u8,
-    /// Where its next epoch begins to read, of each partition that this run reads.
+    /// The ledger of each table as it knows it, while it runs.
+    pub ledgers: [Offsets; TABLES],
+    /// The generations of those ledgers.
+    pub generations: [u8; TABLES],
+    /// Where its next epoch begins to read, of each partition that this run reads: where the table is
+    /// that has the least.
     pub at: Offsets,
     pub local: Local,
     /// An older copy of local state.
@@ -132,12 +150,23 @@ pub(super) struct Instance {
 }
 
 impl Instance {
+    /// Not running, or between two runs.
+    pub fn is_down(&self) -> bool {
+        self.phases[0] == Phase::Down
+    }
+
+    /// Running, with nothing between prepare and finalize.
+    pub fn is_reading(&self) -> bool {
+        let others = |phase| matches!(phase, &Phase::Running | &Phase::Down);
+        self.phases[0] == Phase::Running && self.phases.iter().all(others)
+    }
+
     /// The run ends; the process may go on with another.
     pub fn end_run(&mut self) {
-        self.phase = Phase::Down;
+        self.phases = Default::default();
         self.epoch = 0;
-        self.ledger = Offsets::default();
-        self.generation = 0;
+        self.ledgers = Default::default();
+        self.generations = Default::default();
         self.at = Offsets::default();
     }
 
@@ -154,7 +183,7 @@ impl Instance {
 /// All of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct State {
-    pub table: TableNo,
+    pub tables: [TableNo; TABLES],
     pub instances: [Instance; 2],
     /// Requests on their way that nobody waits for, in order.
     pub late: [Option<Request>; LATE],
@@ -162,9 +191,9 @@ pub(super) struct State {
 }
 
 impl State {
-    pub fn new(table: TableNo, mix: &Mix) -> Self {
+    pub fn new(tables: [TableNo; TABLES], mix: &Mix) -> Self {
         let instance = |owns| Instance { owns, ..Instance::default() };
-        Self { table, instances: mix.owns.map(instance), late: [None; LATE], left: mix.budget }
+        Self { tables, instances: mix.owns.map(instance), late: [None; LATE], left: mix.budget }
     }
 
     pub fn has_room(&self) -> bool {
@@ -238,17 +267,17 @@ pub(super) enum Expiry {
     One(u8),
 }
 
-/// One step of the world.
+/// One step of the world. A number beside that of an instance is that of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// A run starts: reads local state and table.
+    /// A run starts: reads local state and tables.
     Start(usize),
     /// It reads that many items of each partition, seals and prepares.
     Seal(usize, [u8; PARTITIONS]),
     /// Reads the table, admits, sends a request if it may.
-    Attempt(usize),
-    Answer(usize, Answer),
-    Finalize(usize),
+    Attempt(usize, usize),
+    Answer(usize, usize, Answer),
+    Finalize(usize, usize),
     Crash(usize, Memory),
     /// Local state is copied.
     Copy(usize),
@@ -260,6 +289,13 @@ pub(super) enum Step {
         to: usize,
         noticed: bool,
     },
+    /// Something happens to a table.
+    Foreign(usize, Foreign),
+}
+
+/// What others do to a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Foreign {
     Append,
     Compact,
     /// Does the engine take away the parents of those whose parent is expired, as pyiceberg does?

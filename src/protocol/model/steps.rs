@@ -1,16 +1,15 @@
-//! What may happen in a state, and what it leads to.
+//! What a step leads to.
 
 use std::collections::BTreeMap;
 
 use super::super::*;
-use super::facts::{CommitNo, Facts, Sealing, TABLE, bit, frontier, offsets};
+use super::Halt;
+use super::facts::{CommitNo, Facts, Maker, bit, frontier, offsets};
 use super::lake::{Decision, Lake, TableNo};
 use super::state::{
-    Answer, Expiry, How, Instance, Last, Local, Memory, Mix, Open, PARTITIONS, Phase, Request,
-    State, Step,
+    Answer, Foreign, How, Instance, Last, Local, Memory, Mix, Phase, Request, State, Step, TABLES,
 };
 use super::table::{Change, Table};
-use super::{Halt, LIVE, violated};
 use crate::broken::{self, Variant};
 
 /// How often each thing happened: a search that never comes upon it proves nothing about it.
@@ -29,125 +28,55 @@ pub(super) struct Seen {
     pub rewound: u64,
     /// Paths that ended with [`Halt::Blind`].
     pub blind: u64,
+    /// By table: epochs whose commits to both tables were open when that to this one landed first.
+    pub landed_first: [u64; TABLES],
+    /// Crashes after one table's commit of an epoch was finalized and before the other's was.
+    pub crashed_between: u64,
+    /// Commits that were finalized as in the table after the other table's failed.
+    pub went_on: u64,
+    /// Runs that began with one table ahead of the other.
+    pub began_apart: u64,
+    /// Epochs of which one table dropped records that it had already.
+    pub dropped: u64,
 }
 
 /// The world without its state.
 pub(super) struct World {
     pub lake: Lake,
     pub seen: Seen,
+    /// How many tables the flow has.
+    pub tables: usize,
     takes_old_numbers: bool,
 }
 
 impl World {
     pub fn new(mix: &Mix) -> Self {
-        let lake = Lake::new(Facts::new(mix.items));
-        Self { lake, seen: Seen::default(), takes_old_numbers: mix.takes_old_numbers }
-    }
-
-    /// Everything that may happen in `state`.
-    pub fn steps(&self, state: &State) -> Vec<Step> {
-        let mut steps = Vec::new();
-        for who in 0..2 {
-            self.own_steps(state, who, &mut steps);
-        }
-        self.shared_steps(state, &mut steps);
-        steps
-    }
-
-    fn own_steps(&self, state: &State, who: usize, steps: &mut Vec<Step>) {
-        let instance = &state.instances[who];
-        match instance.phase {
-            Phase::Down => steps.push(Step::Start(who)),
-            Phase::Running => {
-                let rest =
-                    |p: usize| instance.at[p].map_or(0, |at| self.lake.facts.rest(p, at).len());
-                let upto = |p| 0..=u8::try_from(rest(p)).unwrap();
-                let lengths = upto(0).flat_map(|one| upto(1).map(move |two| [one, two]));
-                steps.extend(lengths.filter(|l| *l != [0, 0]).map(|l| Step::Seal(who, l)));
-            }
-            Phase::Pending { .. } => steps.push(Step::Attempt(who)),
-            Phase::Waiting { .. } => {
-                let mut answer = |answer| steps.push(Step::Answer(who, answer));
-                answer(Answer::Told);
-                if state.left.answers > 0 {
-                    [Answer::Lost, Answer::Gone, Answer::Rejected]
-                        .into_iter()
-                        .for_each(&mut answer);
-                }
-                if state.left.late > 0 && state.has_room() {
-                    [Answer::Late, Answer::ToldTwice].into_iter().for_each(&mut answer);
-                }
-            }
-            Phase::Settled { .. } => steps.push(Step::Finalize(who)),
-        }
-        if state.left.crashes > 0 {
-            if instance.phase != Phase::Down {
-                steps.push(Step::Crash(who, Memory::Kept));
-            }
-            if state.left.losses > 0 && instance.local != Local::default() {
-                steps.push(Step::Crash(who, Memory::Lost));
-            }
-            if state.left.restores > 0 {
-                if instance.copy.is_some_and(|copy| copy != instance.local) {
-                    steps.push(Step::Crash(who, Memory::Restored));
-                }
-                if instance.copy.is_none() && instance.local != Local::default() {
-                    steps.push(Step::Copy(who));
-                }
-            }
+        Self {
+            lake: Lake::new(Facts::new(mix.items), mix.tables),
+            seen: Seen::default(),
+            tables: mix.tables,
+            takes_old_numbers: mix.takes_old_numbers,
         }
     }
 
-    fn shared_steps(&self, state: &State, steps: &mut Vec<Step>) {
-        steps.extend((0..state.late.len()).filter(|i| state.late[*i].is_some()).map(Step::Arrive));
-        if state.left.moves > 0 {
-            for (partition, to) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                let owns = |who: usize| state.instances[who].owns & bit(partition) != 0;
-                if !owns(to) {
-                    steps.push(Step::Move { partition, to, noticed: false });
-                    if owns(1 - to) {
-                        steps.push(Step::Move { partition, to, noticed: true });
-                    }
-                }
-            }
-        }
-        let table = self.lake.table(state.table);
-        if state.left.appends > 0 {
-            steps.push(Step::Append);
-        }
-        let Some(head) = table.head else { return };
-        if state.left.compactions > 0 {
-            steps.push(Step::Compact);
-        }
-        let others = || table.snapshots.iter().map(|snapshot| snapshot.id).filter(|id| *id != head);
-        if state.left.expirations > 0 && others().next().is_some() {
-            for orphans in [false, true] {
-                steps.push(Step::Expire { what: Expiry::AllButHead, orphans });
-                if others().nth(1).is_some() {
-                    let one = |id| Step::Expire { what: Expiry::One(id), orphans };
-                    steps.extend(others().map(one));
-                }
-            }
-        }
-        if state.left.rollbacks > 0 {
-            steps.extend(others().map(Step::Rollback));
-        }
-        if state.left.rewinds > 0 {
-            steps.push(Step::Rewind);
-        }
+    /// Before anything happened.
+    pub fn first(&self, mix: &Mix) -> State {
+        State::new(self.lake.first(), mix)
     }
 
     /// What `step` leads to.
     pub fn apply(&mut self, state: &State, step: Step) -> Result<State, Halt> {
         let mut next = *state;
-        let left = &mut next.left;
         match step {
             Step::Start(who) => self.start(&mut next, who)?,
             Step::Seal(who, lengths) => self.seal(&mut next, who, lengths)?,
-            Step::Attempt(who) => self.attempt(&mut next, who)?,
-            Step::Answer(who, answer) => self.answer(&mut next, who, answer)?,
-            Step::Finalize(who) => self.finalize(&mut next, who)?,
-            Step::Crash(who, memory) => crash(&mut next, who, memory),
+            Step::Attempt(who, table) => self.attempt(&mut next, who, table)?,
+            Step::Answer(who, table, answer) => self.answer(&mut next, who, table, answer)?,
+            Step::Finalize(who, table) => self.finalize(&mut next, who, table)?,
+            Step::Crash(who, memory) => {
+                self.seen.crashed_between += u64::from(self.is_half_finalized(&next, who));
+                crash(&mut next, who, memory);
+            }
             Step::Copy(who) => next.instances[who].copy = Some(next.instances[who].local),
             Step::Arrive(which) => {
                 if let Some(request) = next.take_late(which)
@@ -157,7 +86,7 @@ impl World {
                 }
             }
             Step::Move { partition, to, noticed } => {
-                left.moves -= 1;
+                next.left.moves -= 1;
                 if noticed {
                     let loser = &mut next.instances[1 - to];
                     loser.owns &= !bit(partition);
@@ -165,199 +94,77 @@ impl World {
                 }
                 self.gain(&mut next, to, partition)?;
             }
-            Step::Append => {
-                left.appends -= 1;
-                next.table = self.lake.change(state.table, Change::Append)?;
-            }
-            Step::Compact => {
-                left.compactions -= 1;
-                next.table = self.lake.change(state.table, Change::Compact)?;
-            }
-            Step::Expire { what, orphans } => {
-                left.expirations -= 1;
-                let change = Change::Expire { what, orphans };
-                next.table = self.lake.change(state.table, change)?;
-            }
-            Step::Rollback(to) => {
-                left.rollbacks -= 1;
-                next.table = self.lake.change(state.table, Change::Rollback(to))?;
-            }
-            Step::Rewind => {
-                left.rewinds -= 1;
-                if let Some(table) = self.lake.rewind(state.table)? {
-                    next.table = table;
-                    self.seen.rewound += 1;
-                }
-            }
+            Step::Foreign(table, foreign) => self.foreign(&mut next, table, foreign)?,
         }
-        let table = self.lake.table(next.table);
         let head_may_return = next.left.rollbacks > 0;
+        let tables = next.tables;
         next.canonical(|request| {
+            let table = self.lake.table(tables[self.lake.facts.table_of(request.commit)]);
             self.is_new(table, request) && (head_may_return || request.pin == table.head)
         });
         Ok(next)
     }
 
-    /// The process ends with a refusal of the table in `view`, which must not be unless that was
-    /// rolled back.
-    fn refuse(
-        &mut self,
-        state: &mut State,
-        who: usize,
-        view: TableNo,
-        refusal: &str,
-    ) -> Result<(), Halt> {
-        if !self.lake.table(view).rolled_back {
-            return violated(LIVE, format!("refused without cause: {refusal}"));
-        }
-        self.seen.refused += 1;
-        state.instances[who].end_process();
-        Ok(())
-    }
-
-    fn start(&mut self, state: &mut State, who: usize) -> Result<(), Halt> {
-        let instance = state.instances[who];
-        let local = self.local_state(&instance.local);
-        let seen = self.lake.history(state.table).and_then(|()| match instance.local {
-            Local { open: None, last: None } => Ok(()),
-            _ => check_last(TABLE, &local, &self.lake.view(state.table)).map_err(|r| r.name()),
-        });
-        if let Err(refusal) = seen {
-            return self.refuse(state, who, state.table, refusal);
-        }
-        let next_epoch = recover(&local, &BTreeMap::new()).next_epoch;
-        let me = &mut state.instances[who];
-        me.epoch = u8::try_from(next_epoch.0.saturating_sub(1)).unwrap();
-        match instance.local.open {
-            Some(Open { commit, .. }) => {
-                me.phase = Phase::Pending { commit, recovering: true, retry: false };
-                Ok(())
+    fn foreign(&mut self, state: &mut State, table: usize, foreign: Foreign) -> Result<(), Halt> {
+        let left = &mut state.left;
+        let (left, change) = match foreign {
+            Foreign::Append => (&mut left.appends, Change::Append),
+            Foreign::Compact => (&mut left.compactions, Change::Compact),
+            Foreign::Expire { what, orphans } => {
+                (&mut left.expirations, Change::Expire { what, orphans })
             }
-            None => self.read_from(state, who, state.table),
-        }
-    }
-
-    fn local_state(&self, local: &Local) -> LocalState {
-        LocalState {
-            pending: local.open.iter().map(|o| self.lake.facts.pending(o.commit).clone()).collect(),
-            last: local
-                .last
-                .map(|last| LastCheckpoint {
-                    epoch: Epoch(last.epoch.into()),
-                    frontier: frontier(&last.frontier),
-                    generation: last.generation.into(),
-                })
-                .map(|last| (TABLE.to_owned(), last))
-                .into_iter()
-                .collect(),
-        }
-    }
-
-    /// A run finds its place in the table as it was in `view`.
-    fn read_from(&mut self, state: &mut State, who: usize, view: TableNo) -> Result<(), Halt> {
-        match self.lake.start(state.instances[who].owns, view) {
-            Ok((ledger, generation, at)) => {
-                let me = &mut state.instances[who];
-                (me.ledger, me.generation, me.at) = (ledger, generation, at);
-                me.phase = Phase::Running;
-                Ok(())
-            }
-            Err(refusal) => self.refuse(state, who, view, refusal),
-        }
-    }
-
-    /// An instance that is between prepare and finalize reads an assigned partition after that:
-    /// what it is about to commit may be of that partition.
-    fn gain(&mut self, state: &mut State, who: usize, partition: usize) -> Result<(), Halt> {
-        state.instances[who].owns |= bit(partition);
-        match state.instances[who].phase {
-            Phase::Running => self.read_assigned(state, who, state.table),
-            _ => Ok(()),
-        }
-    }
-
-    /// Reading of the partitions that were assigned since starts at the ledger in `view`.
-    fn read_assigned(&mut self, state: &mut State, who: usize, view: TableNo) -> Result<(), Halt> {
-        for partition in 0..PARTITIONS {
-            let me = state.instances[who];
-            if me.owns & bit(partition) == 0 || me.at[partition].is_some() {
-                continue;
-            }
-            match self.lake.start(bit(partition), view) {
-                // The generation stays that of the start: an edit since fences the whole run.
-                Ok((ledger, _, at)) => {
-                    state.instances[who].ledger[partition] = ledger[partition];
-                    state.instances[who].at[partition] = at[partition];
+            Foreign::Rollback(to) => (&mut left.rollbacks, Change::Rollback(to)),
+            Foreign::Rewind => {
+                left.rewinds -= 1;
+                if let Some(rewound) = self.lake.rewind(state.tables[table])? {
+                    state.tables[table] = rewound;
+                    self.seen.rewound += 1;
                 }
-                Err(refusal) => return self.refuse(state, who, view, refusal),
+                return Ok(());
             }
-        }
+        };
+        *left -= 1;
+        state.tables[table] = self.lake.change(state.tables[table], change)?;
         Ok(())
     }
 
-    /// Reads, seals and prepares.
-    fn seal(
-        &mut self,
-        state: &mut State,
-        who: usize,
-        lengths: [u8; PARTITIONS],
-    ) -> Result<(), Halt> {
-        let me = &mut state.instances[who];
-        let mut sealing = Sealing {
-            who,
-            incarnation: me.incarnation,
-            epoch: me.epoch + 1,
-            from: Default::default(),
-            ranges: Default::default(),
-            generation: me.generation,
-        };
-        let open = me.local.open.map(|open| self.lake.facts.pending(open.commit).epoch);
-        one_epoch_is_open(open, Epoch(sealing.epoch.into()))?;
-        for (partition, length) in lengths.into_iter().enumerate().filter(|(_, l)| *l > 0) {
-            let Some(at) = me.at[partition] else { continue };
-            let read = &self.lake.facts.rest(partition, at)[..usize::from(length)];
-            let end = read.last().map_or(at, |item| item.next);
-            sealing.from[partition] = me.ledger[partition];
-            sealing.ranges[partition] = Some((at, end));
-            me.at[partition] = Some(end);
-        }
-        let commit = self.lake.facts.commit(sealing, &frontier(&me.ledger))?;
-        let mut after = me.ledger;
-        for (next, range) in after.iter_mut().zip(sealing.ranges) {
-            *next = range.map(|(_, end)| end).or(*next);
-        }
-        me.sealed = true;
-        me.epoch = sealing.epoch;
-        me.local.open = Some(Open { commit, frontier: after });
-        me.phase = Phase::Pending { commit, recovering: false, retry: false };
-        Ok(())
+    /// Is one table's commit of the open epoch finalized?
+    fn is_half_finalized(&self, state: &State, who: usize) -> bool {
+        let local = &state.instances[who].local;
+        let mut open = local.open.iter().flatten();
+        let epoch = open.next().map(|open| self.lake.facts.pending(open.commit).epoch.0);
+        local.last.iter().flatten().any(|last| Some(u64::from(last.epoch)) == epoch)
     }
 
     /// Reads the table, admits, sends.
-    fn attempt(&mut self, state: &mut State, who: usize) -> Result<(), Halt> {
-        let Phase::Pending { commit, recovering, retry } = state.instances[who].phase else {
+    fn attempt(&mut self, state: &mut State, who: usize, table: usize) -> Result<(), Halt> {
+        let Phase::Pending { commit, recovering, retry } = state.instances[who].phases[table]
+        else {
             return Ok(());
         };
+        let view = state.tables[table];
         if broken::is(Variant::FinalizeBeforeCommit) && !recovering && !retry {
-            self.settle_locally(state, who, commit, Some(state.table))?;
+            self.settle_locally(state, who, commit, Some(view))?;
         }
         let decision = match retry && broken::is(Variant::RetryWithoutReading) {
             true => Decision::Commit,
-            false => self.lake.decide(commit, state.table)?,
+            false => self.lake.decide(commit, view)?,
         };
-        let view = state.table;
         let settled = |how| Phase::Settled { commit, how, view, recovering };
         match decision {
             Decision::Commit => return self.send(state, who, commit, recovering),
             Decision::AlreadyCommitted => {
                 self.seen.already_committed += 1;
-                state.instances[who].phase = settled(How::AlreadyCommitted);
+                state.instances[who].phases[table] = settled(How::AlreadyCommitted);
             }
             Decision::Superseded { .. } => {
                 self.seen.superseded += 1;
-                state.instances[who].phase = settled(How::Superseded);
+                state.instances[who].phases[table] = settled(How::Superseded);
             }
-            Decision::Refused(refusal) => return self.refuse(state, who, view, refusal),
+            Decision::Refused(refusal) => {
+                self.refuse(state, who, view, refusal)?;
+                return self.go_on(state, who, state.tables, recovering);
+            }
         }
         Ok(())
     }
@@ -369,23 +176,30 @@ impl World {
         commit: CommitNo,
         recovering: bool,
     ) -> Result<(), Halt> {
-        let table = self.lake.table(state.table);
-        let (pin, before, number) = (table.head, table.ledger, table.last + 1);
+        let number = self.lake.facts.table_of(commit);
+        let table = self.lake.table(state.tables[number]);
+        let (pin, before, last) = (table.head, table.ledger, table.last);
         let ledger = self.lake.facts.advanced(before, commit);
         let pending = self.lake.facts.pending(commit);
-        let open = state.instances[who].local.open;
-        let synced = open.map(|open| {
-            let prepared = self.lake.facts.pending(open.commit);
-            Checkpoint {
-                epoch: prepared.epoch,
-                frontiers: BTreeMap::from([(TABLE.to_owned(), frontier(&open.frontier))]),
-                pending: vec![PendingCommit::clone(prepared)],
-            }
-        });
+        let synced = self.checkpoint(&state.instances[who].local);
         request_is_prepared(synced.as_ref(), &pending.commit_id)?;
-        let request = Request { commit, pin, ledger, number };
-        state.instances[who].phase = Phase::Waiting { request, recovering };
+        let request = Request { commit, pin, ledger, number: last + 1 };
+        state.instances[who].phases[number] = Phase::Waiting { request, recovering };
         Ok(())
+    }
+
+    /// The checkpoint that is open.
+    fn checkpoint(&self, local: &Local) -> Option<Checkpoint> {
+        let mut checkpoint = None;
+        for open in local.open.iter().flatten() {
+            let pending = self.lake.facts.pending(open.commit);
+            let Checkpoint { frontiers, pending: all, .. } = checkpoint.get_or_insert_with(|| {
+                Checkpoint { epoch: pending.epoch, frontiers: BTreeMap::new(), pending: Vec::new() }
+            });
+            frontiers.insert(pending.table.clone(), frontier(&open.frontier));
+            all.push(PendingCommit::clone(pending));
+        }
+        checkpoint
     }
 
     /// Numbers of snapshots only grow, also when the head is moved back.
@@ -395,17 +209,37 @@ impl World {
 
     /// The catalog's compare-and-swap: does the request land?
     fn meet(&mut self, state: &mut State, request: Request) -> Result<bool, Halt> {
-        let table = self.lake.table(state.table);
+        let number = self.lake.facts.table_of(request.commit);
+        let table = self.lake.table(state.tables[number]);
         if table.head != request.pin || !self.is_new(table, &request) {
             return Ok(false);
         }
-        state.table = self.lake.change(state.table, Change::Land(request))?;
+        state.tables[number] = self.lake.change(state.tables[number], Change::Land(request))?;
         self.seen.committed += 1;
+        self.seen.landed_first[number] += u64::from(self.is_before_other(state, request.commit));
         Ok(true)
     }
 
-    fn answer(&mut self, state: &mut State, who: usize, answer: Answer) -> Result<(), Halt> {
-        let Phase::Waiting { request, recovering } = state.instances[who].phase else {
+    /// Is the commit of the same epoch to the other table open, too, and not in it?
+    fn is_before_other(&self, state: &State, commit: CommitNo) -> bool {
+        let other = 1 - self.lake.facts.table_of(commit);
+        let open = |instance: &Instance| instance.local.open.map(|open| Some(open?.commit));
+        let mut all = state.instances.iter().map(open);
+        let epoch = all.find(|commits| commits.contains(&Some(commit)));
+        epoch.and_then(|commits| commits[other]).is_some_and(|other_commit| {
+            let mut snapshots = self.lake.table(state.tables[other]).snapshots.iter();
+            snapshots.all(|snapshot| snapshot.by != Some(Maker::Commit(other_commit)))
+        })
+    }
+
+    fn answer(
+        &mut self,
+        state: &mut State,
+        who: usize,
+        table: usize,
+        answer: Answer,
+    ) -> Result<(), Halt> {
+        let Phase::Waiting { request, recovering } = state.instances[who].phases[table] else {
             return Ok(());
         };
         match answer {
@@ -419,54 +253,64 @@ impl World {
             state.put_late(request);
         }
         let commit = request.commit;
-        state.instances[who].phase = match answer {
+        state.instances[who].phases[table] = match answer {
             Answer::Told | Answer::ToldTwice if landed => {
-                let (how, view) = (How::Committed, state.table);
+                let (how, view) = (How::Committed, state.tables[table]);
                 Phase::Settled { commit, how, view, recovering }
             }
-            Answer::Rejected => {
-                state.instances[who].end_process();
-                return Ok(());
-            }
+            Answer::Rejected => Phase::Failed,
             _ => {
                 self.seen.conflicts += u64::from(decided && !landed);
                 Phase::Pending { commit, recovering, retry: true }
             }
         };
-        Ok(())
+        self.go_on(state, who, state.tables, recovering)
     }
 
-    /// One synced write, then the files and the report.
-    fn finalize(&mut self, state: &mut State, who: usize) -> Result<(), Halt> {
-        let Phase::Settled { commit, how, view, recovering } = state.instances[who].phase else {
+    /// One synced write, then the files and, in a run, the report.
+    fn finalize(&mut self, state: &mut State, who: usize, table: usize) -> Result<(), Halt> {
+        let Phase::Settled { commit, how, view, recovering } = state.instances[who].phases[table]
+        else {
             return Ok(());
         };
         let committed = how != How::Superseded;
         self.settle_locally(state, who, commit, committed.then_some(view))?;
         if !committed {
             self.drop_files(state, commit, view)?;
+        } else {
+            let failed = state.instances[who].phases.contains(&Phase::Failed);
+            self.seen.went_on += u64::from(failed);
         }
-        if recovering {
-            return self.read_from(state, who, view);
+        if committed && !recovering {
+            self.report(state, who, commit)?;
         }
-        if !committed {
-            state.instances[who].end_run();
-            return Ok(());
-        }
+        state.instances[who].phases[table] = match committed || recovering {
+            true => Phase::Running,
+            false => Phase::Fenced,
+        };
+        let mut views = state.tables;
+        views[table] = view;
+        self.go_on(state, who, views, recovering)
+    }
+
+    /// The table has the commit: the ledger that the run knows and the group offsets move. (What is
+    /// reported is the lowest of all tables, and this is not below it.)
+    fn report(&mut self, state: &mut State, who: usize, commit: CommitNo) -> Result<(), Halt> {
+        let table = self.lake.facts.table_of(commit);
         let pending = self.lake.facts.pending(commit);
         let to = pending.to();
-        let ledger = self.lake.ledger(state.table);
+        let ledger = self.lake.ledger(state.tables[table]);
         // A person's edit may have taken the ledger back, and so may a rollback.
-        if !self.lake.table(state.table).rolled_back && generation(ledger) == pending.generation {
+        let rolled_back = self.lake.table(state.tables[table]).rolled_back;
+        if !rolled_back && generation(ledger) == pending.generation {
             let frontier = ledger.map(|ledger| ledger.frontier.clone()).unwrap_or_default();
             group_is_behind_ledger(&to, &frontier)?;
         }
-        let me = &mut state.instances[who];
-        for (ledger, next) in me.ledger.iter_mut().zip(offsets(&to)) {
+        let known = &mut state.instances[who].ledgers[table];
+        for (ledger, next) in known.iter_mut().zip(offsets(&to)) {
             *ledger = next.or(*ledger);
         }
-        me.phase = Phase::Running;
-        self.read_assigned(state, who, view)
+        Ok(())
     }
 
     /// The synced write of finalize. `view` is what shows the commit, unless it was superseded.
@@ -483,11 +327,12 @@ impl World {
         let pending = self.lake.facts.pending(commit);
         let epoch = u8::try_from(pending.epoch.0).unwrap();
         let generation = u8::try_from(pending.generation).unwrap();
+        let table = self.lake.facts.table_of(commit);
         let local = &mut state.instances[who].local;
-        if let (Some(open), Some(_)) = (local.open, view) {
-            local.last = Some(Last { epoch, frontier: open.frontier, generation });
+        if let (Some(open), Some(_)) = (local.open[table], view) {
+            local.last[table] = Some(Last { epoch, frontier: open.frontier, generation });
         }
-        local.open = None;
+        local.open[table] = None;
         Ok(())
     }
 
@@ -501,10 +346,11 @@ impl World {
         if self.lake.decide(commit, view)? != (Decision::Superseded { absent: true }) {
             return Ok(());
         }
-        let open = state.instances.iter().filter_map(|instance: &Instance| instance.local.open);
+        let open = state.instances.iter().flat_map(|instance| instance.local.open).flatten();
         let pending: Vec<CommitNo> = open.map(|open| open.commit).collect();
-        self.lake.check_doomed(commit, state.table, &pending)?;
-        state.table = self.lake.change(state.table, Change::Delete(commit))?;
+        let table = &mut state.tables[self.lake.facts.table_of(commit)];
+        self.lake.check_doomed(commit, *table, &pending)?;
+        *table = self.lake.change(*table, Change::Delete(commit))?;
         self.seen.deleted += 1;
         Ok(())
     }

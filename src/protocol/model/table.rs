@@ -26,6 +26,8 @@ pub(super) struct Snapshot {
 /// One version of the table's metadata, and what became of files.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Table {
+    /// Which table of the flow it is.
+    pub number: usize,
     /// As the metadata shows them, oldest first.
     pub snapshots: Vec<Snapshot>,
     pub head: Option<u8>,
@@ -57,6 +59,11 @@ pub(super) enum Change {
 }
 
 impl Table {
+    /// The table of that number, to which nobody wrote.
+    pub fn new(number: usize) -> Self {
+        Self { number, ..Self::default() }
+    }
+
     pub fn snapshot(&self, id: Option<u8>) -> Option<&Snapshot> {
         self.snapshots.iter().find(|snapshot| Some(snapshot.id) == id)
     }

@@ -9,7 +9,7 @@ use super::state::{Budget, Mix};
 
 /// Both instances read all partitions, as processes without a consumer group do.
 const BOTH_READ_ALL: Mix =
-    Mix { items: [1, 1], owns: [3, 3], budget: NOTHING, takes_old_numbers: false };
+    Mix { tables: 1, items: [1, 1], owns: [3, 3], budget: NOTHING, takes_old_numbers: false };
 /// Each instance reads one partition.
 const EACH_READS_ONE: Mix = Mix { owns: [1, 2], ..BOTH_READ_ALL };
 
@@ -41,6 +41,7 @@ fn enlarged(mut mix: Mix) -> (Mix, usize) {
         let budget = &mut mix.budget;
         match name {
             "states" => states = value,
+            "tables" => mix.tables = value,
             "items" => mix.items = [small; 2],
             "crashes" => budget.crashes = small,
             "losses" => budget.losses = small,
@@ -130,6 +131,58 @@ fn a_table_that_was_rolled_back_goes_on_exactly_after_its_ledger_is_rewound() {
     assert!(found.seen.refused > 0 && found.seen.rewound > 0, "{found:?}");
 }
 
+/// A flow of two tables.
+const TWO_TABLES: Mix = Mix { tables: 2, items: [1, 0], ..BOTH_READ_ALL };
+
+/// Each table's commit of an epoch landed before the other's.
+fn either_order(found: &Found) {
+    assert!(found.seen.landed_first.iter().all(|times| *times > 0), "{found:?}");
+}
+
+#[test]
+fn every_answer_lost_late_or_twice_leaves_two_tables_of_a_flow_exact() {
+    let budget = Budget { crashes: 2, answers: 2, late: 1, ..NOTHING };
+    let found = sound("two tables", Mix { budget, ..TWO_TABLES });
+    either_order(&found);
+    assert!(found.seen.landed_late > 0 && found.seen.already_committed > 0, "{found:?}");
+    assert!(found.seen.crashed_between > 0 && found.seen.went_on > 0, "{found:?}");
+}
+
+#[test]
+fn a_table_that_is_ahead_of_the_other_drops_what_it_has() {
+    let budget = Budget { crashes: 1, ..NOTHING };
+    let found = sound("two tables, longer log", Mix { items: [2, 0], budget, ..TWO_TABLES });
+    either_order(&found);
+    assert!(found.seen.began_apart > 0 && found.seen.dropped > 0, "{found:?}");
+    assert!(found.seen.crashed_between > 0, "{found:?}");
+}
+
+#[test]
+fn local_state_lost_or_old_leaves_two_tables_of_a_flow_exact() {
+    let budget = Budget { crashes: 2, losses: 1, restores: 1, late: 1, expirations: 1, ..NOTHING };
+    let found = sound("two tables, local state", Mix { budget, ..TWO_TABLES });
+    either_order(&found);
+    assert!(found.seen.crashed_between > 0 && found.seen.began_apart > 0, "{found:?}");
+}
+
+#[test]
+fn a_table_that_is_refused_lets_the_other_come_to_its_end() {
+    let budget = Budget { crashes: 1, rollbacks: 1, ..NOTHING };
+    let mix = Mix { items: [2, 0], budget, ..TWO_TABLES };
+    let found = sound("two tables, rollback of one", mix);
+    either_order(&found);
+    assert!(found.seen.refused > 0 && found.seen.went_on > 0, "{found:?}");
+    assert!(found.seen.crashed_between > 0, "{found:?}");
+}
+
+#[test]
+fn partitions_that_move_leave_two_tables_of_a_flow_exact() {
+    let budget = Budget { crashes: 1, moves: 1, ..NOTHING };
+    let found = sound("two tables, group", Mix { tables: 2, budget, ..EACH_READS_ONE });
+    either_order(&found);
+    assert!(found.seen.superseded > 0 && found.seen.crashed_between > 0, "{found:?}");
+}
+
 /// What the promise about deleted files stands on: that a catalog gives no sequence number twice.
 #[test]
 fn a_catalog_that_takes_old_sequence_numbers_could_show_deleted_files_after_a_rollback() {
@@ -150,8 +203,12 @@ mod broken_variants {
     use crate::broken::{Variant, with};
 
     fn caught(variant: Variant, items: u8, violated: &str) {
+        caught_with(1, variant, items, violated);
+    }
+
+    fn caught_with(tables: usize, variant: Variant, items: u8, violated: &str) {
         let budget = Budget { answers: 1, appends: 1, ..NOTHING };
-        let mix = Mix { items: [items, 0], budget, ..BOTH_READ_ALL };
+        let mix = Mix { tables, items: [items, 0], budget, ..BOTH_READ_ALL };
         let found = with(Some(variant), || search(&mix, MANY));
         let trace = found.violation.expect("a violation");
         println!("model, {}, {} states: {trace}", variant.name(), found.states);
@@ -179,5 +236,12 @@ mod broken_variants {
     #[test]
     fn a_checkpoint_that_is_finalized_before_its_commit_is_caught() {
         caught(Variant::FinalizeBeforeCommit, 2, "I5");
+    }
+
+    #[test]
+    fn variants_are_caught_with_two_tables_in_the_flow() {
+        caught_with(2, Variant::FinalizeBeforeCommit, 1, "I5");
+        caught_with(2, Variant::RetryWithoutReading, 1, "I1");
+        caught_with(2, Variant::MarkerOnlyInHead, 1, "I1");
     }
 }

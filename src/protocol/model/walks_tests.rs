@@ -4,12 +4,13 @@ use proptest::prelude::*;
 
 use super::Halt;
 use super::quiet::Quiet;
-use super::state::{Budget, Mix, State, Step};
+use super::state::{Budget, Mix, Step};
 use super::steps::World;
 
 const MANY: u8 = 200;
 
 const LONG: Mix = Mix {
+    tables: 1,
     items: [30, 30],
     owns: [3, 3],
     budget: Budget {
@@ -31,7 +32,7 @@ const LONG: Mix = Mix {
 /// Takes the steps that `choices` choose among those that may happen, and ends in quiet.
 fn walk(mix: &Mix, choices: &[u16]) -> Result<(), String> {
     let mut world = World::new(mix);
-    let mut state = State::new(0, mix);
+    let mut state = world.first(mix);
     let mut quiet = Quiet::default();
     let mut steps = Vec::new();
     let told = |way: &[_], halt| match halt {
@@ -68,5 +69,19 @@ proptest! {
     ) {
         let budget = Budget { rollbacks: 2, rewinds: 3, ..LONG.budget };
         walk(&Mix { budget, ..LONG }, &choices).map_err(TestCaseError::fail)?;
+    }
+    #[test]
+    fn a_long_history_of_faults_leaves_two_tables_of_a_flow_exact(
+        choices in proptest::collection::vec(any::<u16>(), 0..300),
+    ) {
+        walk(&Mix { tables: 2, ..LONG }, &choices).map_err(TestCaseError::fail)?;
+    }
+
+    #[test]
+    fn a_long_history_with_rollbacks_leaves_each_of_two_tables_exact_or_refused(
+        choices in proptest::collection::vec(any::<u16>(), 0..200),
+    ) {
+        let budget = Budget { rollbacks: 2, rewinds: 3, ..LONG.budget };
+        walk(&Mix { tables: 2, budget, ..LONG }, &choices).map_err(TestCaseError::fail)?;
     }
 }
