@@ -12,6 +12,8 @@
 mod batch;
 mod codec;
 mod connection;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod lane;
 mod queue;
 mod reader;
