@@ -18,7 +18,7 @@ TEST_FLAGS := $(CARGO_FLAGS) --features faults $(OURS).overflow-checks=true $(OU
 UNIT_FLAGS := $(TEST_FLAGS) $(OURS).opt-level=0 $(OURS).codegen-units=256 $(OURS).incremental=true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo unit test soak bench bench-peers check fmt lint docs deps advisories clean
+.PHONY: help setup build demo unit test soak fuzz bench bench-peers check fmt lint docs deps advisories clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -46,6 +46,10 @@ soak: ## Every fault at random, for MINUTES (20)
 	@scripts/setup test
 	ICESTREAM_SOAK_MINUTES=$(or $(MINUTES),20) $(CARGO) test $(TEST_FLAGS) --test it -- \
 		--nocapture --exact soak::every_fault_at_random_is_survived
+
+fuzz: ## Fuzz what reads bytes from outside, each target for SECONDS (30); FUZZ_TARGETS="a b" picks some
+	@scripts/setup build
+	scripts/fuzz $(or $(SECONDS),30) $(FUZZ_TARGETS)
 
 bench: ## Measure on a real Kafka (BENCH_ARGS)
 	@scripts/setup test

@@ -39,6 +39,9 @@ pub mod crash;
 pub mod decode;
 pub mod demo;
 pub mod failure;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod pipeline;
 pub mod protocol;
 pub mod restart;

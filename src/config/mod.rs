@@ -8,6 +8,8 @@
 
 mod env_file;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod kind;
 mod owned;
 mod page;

@@ -17,6 +17,8 @@ mod bad_record;
 mod columns;
 mod datetime;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod json;
 mod number;
 mod simd;

@@ -36,6 +36,8 @@ pub use queue::{Polled, Record, ShardQueue};
 pub use topics::{PartitionId, TopicIndex, Topics};
 
 use client_queue::{ClientQueue, Forwarded, Target};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use fetch::fuzzing;
 use fetch::{Cluster, Fetcher, Security};
 
 /// A cluster that just told its metadata tells topic ids at once, or does not know them and lets

@@ -10,7 +10,7 @@ use super::{StateError, StateReader, keys};
 use crate::protocol::{Checkpoint, CommitId, Epoch, Frontier, LastCheckpoint, PendingCommit};
 
 #[derive(Debug, Deserialize)]
-struct OpenOne {
+pub(super) struct OpenOne {
     number: u64,
     checkpoint: CheckpointOne,
 }
@@ -23,7 +23,7 @@ struct CheckpointOne {
 }
 
 #[derive(Debug, Deserialize)]
-struct RecordOne {
+pub(super) struct RecordOne {
     epoch: Epoch,
     instance: String,
     started_ms: i64,
@@ -37,7 +37,7 @@ struct RecordOne {
 }
 
 impl OpenOne {
-    fn upgraded(self) -> Open {
+    pub(super) fn upgraded(self) -> Open {
         let CheckpointOne { epoch, frontier, pending } = self.checkpoint;
         let table = pending.first().map(|pending| pending.table.clone());
         let frontiers = table.into_iter().map(|table| (table, frontier.clone())).collect();
@@ -46,7 +46,7 @@ impl OpenOne {
 }
 
 impl RecordOne {
-    fn upgraded(self) -> CheckpointRecord {
+    pub(super) fn upgraded(self) -> CheckpointRecord {
         let commit = CommitRecord {
             table: String::new(),
             commit_id: CommitId(String::new()),

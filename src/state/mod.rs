@@ -17,6 +17,8 @@
 mod error;
 mod format_1;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod keys;
 mod reader;
 mod record;

@@ -72,6 +72,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("demo", &["base", "cli", "config", "connect", "failure", "protocol", "table"]),
+    // All that reads bytes from outside.
+    ("fuzzing", &["config", "decode", "protocol", "source", "state"]),
     // Names all modules.
     ("lib", &[]),
     ("main", &[]),
@@ -134,11 +136,8 @@ fn after<'a>(line: &'a str, mark: &str) -> Vec<&'a str> {
 
 /// What ships of a file: nothing of one that is there for tests, and no tests within the file.
 pub(crate) fn product<'a>(path: &str, content: &'a str) -> Option<&'a str> {
-    let worlds = ["/tests/", "/broker_tests/", "/model/", "/sim/"];
-    if worlds.iter().any(|dir| path.contains(dir))
-        || path.ends_with("tests.rs")
-        || path.ends_with("/fixtures.rs")
-    {
+    let worlds = ["/broker_tests/", "/interleaved/", "/model/", "/sim/"];
+    if is_test(path) || worlds.iter().any(|dir| path.contains(dir)) {
         return None;
     }
     content.split("#[cfg(test)]\nmod tests {").next()
@@ -170,7 +169,8 @@ fn uses<'a>(path: &str, content: &'a str) -> BTreeSet<&'a str> {
 }
 
 fn is_test(path: &str) -> bool {
-    path.contains("/tests/") || path.ends_with("tests.rs") || path.ends_with("/fixtures.rs")
+    let ends = ["tests.rs", "/fixtures.rs", "fuzzing.rs"];
+    path.contains("/tests/") || ends.iter().any(|end| path.ends_with(end))
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! What a shard reads, shared by its queue, the threads that fetch for it, and the source.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::metadata::{MetadataBroker, MetadataTopic};
 
 use super::connection::Address;
 use super::reading::{BACKOFF, Content, Reading};
+use super::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use super::turns::Turns;
 use super::wire::{Answer, Fetched, Limits, Wanted};
 use crate::protocol::Offset;

@@ -12,6 +12,8 @@
 mod batch;
 mod codec;
 mod connection;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod lane;
 mod queue;
 mod reader;
@@ -19,6 +21,7 @@ mod reading;
 mod sasl;
 mod scram;
 mod security;
+mod sync;
 #[cfg(test)]
 pub(super) mod tests;
 mod tls;
@@ -28,6 +31,8 @@ mod worker;
 
 #[cfg(test)]
 mod broker_tests;
+#[cfg(test)]
+mod interleaved;
 
 use std::collections::BTreeMap;
 use std::io;
