@@ -291,8 +291,9 @@ pub fn inherited(summary: &HashMap<String, String>) -> Option<bool> {
         ["total-records", "added-records", "deleted-records"],
     ];
     let number = |key| match summary.get(key) {
-        Some(value) => value.parse::<i128>().ok(),
-        None => Some(0),
+        // Iceberg's counts are of 64 bits: no sum of three of them overflows.
+        Some(value) => value.parse::<i64>().ok().map(i128::from),
+        None => Some(0_i128),
     };
     for [total, added, removed] in COUNTS {
         if number(total)? - number(added)? + number(removed)? > 0 {

@@ -170,6 +170,11 @@ fn running_totals_tell_whether_a_snapshot_was_made_on_files_of_an_older_one() {
     assert_eq!(told(&[("total-data-files", "0"), ("total-delete-files", "1")]), Some(true));
     assert_eq!(told(&[("added-data-files", "3")]), None);
     assert_eq!(told(&[("total-data-files", "many")]), None);
+    // What another engine wrote may be any number.
+    let (most, least) = (i64::MAX.to_string(), i64::MIN.to_string());
+    let (total, added) = (("total-data-files", &*most), ("added-data-files", &*least));
+    assert_eq!(told(&[total, added, ("deleted-data-files", &most)]), Some(true));
+    assert_eq!(told(&[("total-data-files", &i128::MAX.to_string()), added]), None);
 }
 
 #[test]

@@ -30,12 +30,12 @@ impl World {
         let known = self.local_state(&local);
         let next_epoch = recover(&known, &Default::default()).next_epoch;
         state.instances[who].epoch = u8::try_from(next_epoch.0.saturating_sub(1)).unwrap();
-        for table in 0..self.tables {
+        for (table, name) in TABLE_NAMES.iter().enumerate().take(self.tables) {
             let view = state.tables[table];
             let seen = self.lake.history(view).and_then(|()| {
                 match (local.open[table], local.last[table]) {
                     (None, None) => Ok(()),
-                    _ => check_last(TABLE_NAMES[table], &known, &self.lake.view(view))
+                    _ => check_last(name, &known, &self.lake.view(view))
                         .map_err(|refusal| refusal.name()),
                 }
             });
@@ -181,8 +181,8 @@ impl World {
             *at = read.last().map_or(*at, |item| item.next);
         }
         let mut ranges = [Default::default(); TABLES];
-        for table in 0..self.tables {
-            ranges[table] = self.seal_for(state, who, table)?;
+        for (table, range) in ranges.iter_mut().enumerate().take(self.tables) {
+            *range = self.seal_for(state, who, table)?;
         }
         self.seen.dropped += u64::from(self.tables > 1 && ranges[0] != ranges[1]);
         Ok(())
