@@ -1,9 +1,9 @@
 //! Variants of the protocol that are broken on purpose, to test the tests.
 //!
 //! Each takes away one of the measures that exactly once stands on. With the feature `faults` the
-//! environment variable `ICESTREAM_BROKEN_VARIANT`, or `with` in a unit test, chooses one; the
-//! model, the simulation and the soak must each catch every one of them. Without the feature [`is`]
-//! is always false and costs nothing. Never part of a release build.
+//! environment variable `ICESTREAM_BROKEN_VARIANT`, or `with` in a unit test, chooses one; docs/proof.md
+//! says which of the model, the simulation and the soak must catch it. Without the feature [`is`] is
+//! always false and costs nothing. Never part of a release build.
 
 /// One measure taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,15 +18,28 @@ pub enum Variant {
     MarkerOnlyInHead,
     /// The checkpoint is finalized before the commit is sent.
     FinalizeBeforeCommit,
+    /// The files of a superseded commit are deleted although the journal does not prove that they are
+    /// not in the table.
+    DeleteWithoutProof,
+    /// A revocation is acknowledged before what was read of the partitions is committed or dropped.
+    AcknowledgeBeforeFence,
+    /// Ids of topics are not compared: one that was made again goes for the one it was.
+    LeaveOutTopicId,
+    /// What the last commit left decides about the next one, whatever the verdict.
+    DecideOnMemory,
 }
 
 impl Variant {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 8] = [
         Self::NotEqualOnly,
         Self::RetryWithoutReading,
         Self::MarkerOnlyInHead,
         Self::FinalizeBeforeCommit,
+        Self::DeleteWithoutProof,
+        Self::AcknowledgeBeforeFence,
+        Self::LeaveOutTopicId,
+        Self::DecideOnMemory,
     ];
 
     /// Its name in `ICESTREAM_BROKEN_VARIANT`.
@@ -36,6 +49,10 @@ impl Variant {
             Self::RetryWithoutReading => "retry-without-reading",
             Self::MarkerOnlyInHead => "marker-only-in-head",
             Self::FinalizeBeforeCommit => "finalize-before-commit",
+            Self::DeleteWithoutProof => "delete-without-proof",
+            Self::AcknowledgeBeforeFence => "acknowledge-before-fence",
+            Self::LeaveOutTopicId => "leave-out-topic-id",
+            Self::DecideOnMemory => "decide-on-memory",
         }
     }
 }

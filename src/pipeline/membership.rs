@@ -20,6 +20,7 @@ use super::messages::{Begin, Command};
 use super::seams::Source;
 use super::starts::{Starts, starts};
 use super::world::World;
+use crate::broken::{self, Variant};
 use crate::failure::Failure;
 use crate::protocol::{Frontier, TopicPartition};
 use crate::source::{Membership, Share};
@@ -119,6 +120,9 @@ impl<W: World> Coordinator<W> {
             Some(Membership::Assigned(partitions)) => self.begin_taking(run, partitions)?,
             Some(Membership::Revoked(partitions)) => {
                 tracing::info!(partitions = %list(&partitions), "revoked: sealing and committing");
+                if broken::is(Variant::AcknowledgeBeforeFence) {
+                    self.source.release(&partitions)?;
+                }
                 let partitions = Arc::new(partitions.into_iter().collect());
                 run.members.revoking = Some(Revoking { partitions, since: now, sealed: false });
             }
@@ -243,7 +247,9 @@ impl<W: World> Coordinator<W> {
 
     fn released(&mut self, partitions: &BTreeSet<TopicPartition>) -> Result<(), Failure> {
         let gone: Vec<TopicPartition> = partitions.iter().cloned().collect();
-        self.source.release(&gone)?;
+        if !broken::is(Variant::AcknowledgeBeforeFence) {
+            self.source.release(&gone)?;
+        }
         for tp in partitions {
             self.owned.remove(tp);
             self.timestamps.remove(tp);

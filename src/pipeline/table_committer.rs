@@ -12,7 +12,6 @@ use super::reading::Reading;
 use super::seams::{Checkpoints, Table, now};
 use super::world::{Loaded, World};
 use crate::base::clock::now_ms;
-#[cfg(feature = "faults")]
 use crate::broken::{self, Variant};
 use crate::failure::{Failure, chain};
 #[cfg(feature = "faults")]
@@ -141,6 +140,7 @@ impl<W: World> TableCommitter<W> {
     ) -> Result<Attempt<Loaded<W>>, Failure> {
         match admit(pending, known.view()) {
             Admission::Commit(_) => self.decide(pending, known, false).await,
+            _ if broken::is(Variant::DecideOnMemory) => self.decide(pending, known, false).await,
             _ => self.attempt(pending, false, true).await,
         }
     }

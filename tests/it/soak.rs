@@ -2,7 +2,7 @@
 //! faults that the other tests look at one by one.
 //!
 //! `make soak MINUTES=20` is the long form (`ICESTREAM_SOAK_MINUTES`); in the suite each fault comes
-//! once. It must also catch each variant of the binary that is broken on purpose
+//! once. It must also catch variants of the binary that are broken on purpose
 //! (`icestream::broken`): a soak that does not find those finds nothing.
 
 mod faults;

@@ -1,5 +1,7 @@
 //! A run of a simulated world: what happens when, and what must be so in the end.
 
+mod remade;
+
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,6 +53,15 @@ pub(super) struct Outcome {
 
 /// Runs the world of a seed.
 pub(super) fn run(seed: u64, print: bool) -> Outcome {
+    run_world(seed, print, false)
+}
+
+/// The same, and the topic is made again in it.
+pub(super) fn run_remade(seed: u64, print: bool) -> Outcome {
+    run_world(seed, print, true)
+}
+
+fn run_world(seed: u64, print: bool, remade: bool) -> Outcome {
     // The code under test takes its chances here.
     fastrand::seed(seed);
     let runtime =
@@ -59,7 +70,10 @@ pub(super) fn run(seed: u64, print: bool) -> Outcome {
     processes.block_on(&runtime.unwrap(), async {
         let sim = Sim::new(seed, print);
         let mut driver = Driver::new(sim.clone());
-        driver.run().await;
+        match remade {
+            true => driver.run_remade().await,
+            false => driver.run().await,
+        }
         let state = sim.lock();
         Outcome {
             digest: state.trace.digest,
@@ -154,11 +168,15 @@ impl Driver {
             true => self.finish_caught_up().await,
             false => self.finish_stopped().await,
         }
-        while !self.has_found() && self.sim.lock().lakes.iter().any(|lake| lake.in_flight > 0) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        self.wait_for_requests().await;
         if !self.has_found() {
             judge(&mut self.sim.lock());
+        }
+    }
+
+    async fn wait_for_requests(&self) {
+        while !self.has_found() && self.sim.lock().lakes.iter().any(|lake| lake.in_flight > 0) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -204,7 +222,13 @@ impl Driver {
         let stopped = *process.stop.borrow();
         match ended {
             Ok(Ok(RunEnd::Stopped)) if stopped => state.note(format_args!("{name} stopped")),
-            Ok(Ok(RunEnd::CaughtUp)) if process.until_caught_up => {
+            Ok(Err(Failure::Refused(refusal)))
+                if state.remade.is_some() && refusal.name() == "topic-recreated" =>
+            {
+                state.refused += 1;
+                state.note(format_args!("{name} is refused: {refusal}"));
+            }
+            Ok(Ok(RunEnd::CaughtUp)) if process.until_caught_up && state.remade.is_none() => {
                 state.note(format_args!("{name} caught up"));
             }
             Ok(Err(Failure::Unfit { .. })) if state.rejected.contains(&name) => {

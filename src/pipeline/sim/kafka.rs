@@ -148,6 +148,28 @@ impl State {
         self.note(format_args!("log {number}: begins at {start} at least"));
     }
 
+    /// Somebody deletes the topic and makes it again, and at once it holds records at every offset that
+    /// anybody knows.
+    pub fn remake(&mut self) {
+        let count = i32::try_from(self.log.partitions.len()).unwrap();
+        let old = std::mem::replace(&mut self.log, Log::new(count));
+        let behind = |(new, old): (&Partition, &Partition)| new.end < old.end + 10;
+        while self.log.partitions.iter().zip(&old.partitions).any(behind) {
+            self.produce();
+        }
+        self.remade = Some(old);
+        self.note(format_args!("the topic is made again"));
+    }
+
+    /// The log of the topic that the pipeline reads, not of one that has its name now.
+    pub fn first_log(&self) -> &Log {
+        self.remade.as_ref().unwrap_or(&self.log)
+    }
+
+    pub fn topic_id(&self) -> &'static str {
+        if self.remade.is_some() { "j" } else { "i" }
+    }
+
     pub fn add_partition(&mut self) {
         self.log.partitions.push(Partition::default());
         let count = self.log.partitions.len();

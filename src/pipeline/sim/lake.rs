@@ -10,7 +10,7 @@ use super::state::{PIPELINE, State, tp};
 use crate::protocol::{
     CommitId, FullView, JournalParts, Ledger, Offset, PendingCommit, RowCounts, SnapshotFacts,
     TableView, advance, commits, decode_ledger, decode_summary, encode_ledger, encode_summary,
-    journal, ledger_key,
+    journal, ledger_key, request_is_prepared,
 };
 
 /// The tables that a world may have, in their order.
@@ -209,6 +209,25 @@ impl State {
         }
     }
 
+    /// What must hold of a request that is about to be sent: it is prepared (I4), and a run that is a
+    /// member of the group asks for no partition that it gave back.
+    pub fn check_request(&mut self, slot: usize, client: u64, commit: &PendingCommit) {
+        let open = self.drives[slot].now.open.as_ref();
+        if let Err(violation) = request_is_prepared(open, &commit.commit_id) {
+            self.find(violation.to_string());
+        }
+        let Some(client) = self.clients.get(&client).filter(|client| client.events.is_some())
+        else {
+            return;
+        };
+        let mut moved = commit.ranges.iter().filter(|(_, range)| range.start < range.end);
+        let given_back = moved.find(|(tp, _)| !client.fetches.contains_key(&tp.partition));
+        if let Some((tp, _)) = given_back {
+            let name = client.life.name().to_owned();
+            self.find(format!("{name} commits {tp}, which it gave back: {}", commit.commit_id));
+        }
+    }
+
     /// The compare-and-swap.
     pub fn land(&mut self, request: &Request) -> Option<(i64, Arc<Meta>)> {
         let at = request.at;
@@ -273,7 +292,8 @@ impl State {
         let mut expected = Vec::new();
         let mut counts = RowCounts::default();
         for (tp, range) in &commit.ranges {
-            let log = &self.log.partitions[index(tp.partition)];
+            let log = self.remade.as_ref().unwrap_or(&self.log);
+            let log = &log.partitions[index(tp.partition)];
             let known = self.lakes[at].reached.get(&tp.partition).copied();
             let fits = match known {
                 Some((_, end)) => end == range.start,
@@ -451,6 +471,12 @@ impl State {
             rows.extend(good.map(|(offset, _)| (number, *offset)));
         }
         (rows, self.lakes[at].foreign_rows)
+    }
+
+    /// Is the row one that the first topic of its name had?
+    pub fn is_of_the_first_topic(&self, (partition, offset): (i32, Offset)) -> bool {
+        let log = &self.first_log().partitions[index(partition)];
+        !log.range(offset, offset + 1).is_empty()
     }
 
     /// Is any file of the live snapshots gone?

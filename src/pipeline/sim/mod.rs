@@ -112,6 +112,17 @@ fn commits_of_one_epoch_land_apart_and_one_table_is_refused_while_the_other_goes
 }
 
 #[test]
+fn no_record_of_a_topic_that_was_made_again_enters_a_table_and_every_process_is_refused() {
+    let mut refused = 0;
+    for seed in 0..60 {
+        let outcome = driver::run_remade(seed, setting("ICESTREAM_SIM_SEED") == Some(seed));
+        assert!(outcome.findings.is_empty(), "seed {seed}: {outcome:#?}");
+        refused += outcome.refused;
+    }
+    assert!(refused >= 60, "{refused}");
+}
+
+#[test]
 fn a_seed_is_the_same_run_each_time() {
     for seed in 0..50 {
         assert_eq!(driver::run(seed, false), driver::run(seed, false), "seed {seed}");
@@ -124,16 +135,20 @@ mod broken_variants {
     use crate::broken::{self, Variant};
 
     /// The first seed by which the simulation found something, and what.
-    fn found(variant: Variant, most: u64) -> Option<(u64, String)> {
+    fn found(variant: Variant, most: u64, run: fn(u64, bool) -> Outcome) -> Option<(u64, String)> {
         broken::with(Some(variant), || {
             (0..most).find_map(|seed| {
-                driver::run(seed, false).findings.into_iter().next().map(|finding| (seed, finding))
+                run(seed, false).findings.into_iter().next().map(|finding| (seed, finding))
             })
         })
     }
 
     fn is_found(variant: Variant, most: u64) {
-        let found = found(variant, most);
+        is_found_in(variant, most, driver::run);
+    }
+
+    fn is_found_in(variant: Variant, most: u64, run: fn(u64, bool) -> Outcome) {
+        let found = found(variant, most, run);
         println!("{}: found by seed {found:?}", variant.name());
         assert!(found.is_some(), "{} is not found in {most} seeds", variant.name());
     }
@@ -156,5 +171,25 @@ mod broken_variants {
     #[test]
     fn a_ledger_that_is_looked_for_in_the_head_alone_is_found() {
         is_found(Variant::MarkerOnlyInHead, 200);
+    }
+
+    #[test]
+    fn files_that_are_deleted_without_proof_are_found() {
+        is_found(Variant::DeleteWithoutProof, 1000);
+    }
+
+    #[test]
+    fn a_revocation_that_is_acknowledged_before_the_fence_is_found() {
+        is_found(Variant::AcknowledgeBeforeFence, 200);
+    }
+
+    #[test]
+    fn a_topic_id_that_is_left_out_is_found_where_the_topic_is_made_again() {
+        is_found_in(Variant::LeaveOutTopicId, 20, driver::run_remade);
+    }
+
+    #[test]
+    fn a_verdict_other_than_commit_that_is_taken_from_memory_is_found() {
+        is_found(Variant::DecideOnMemory, 200);
     }
 }

@@ -25,7 +25,7 @@ use crate::pipeline::seams::{Checkpoints, Source, Table};
 use crate::pipeline::world::{ShardTask, World};
 use crate::protocol::{
     Checkpoint, FlowTable, Frontier, JournalParts, LastCheckpoint, LocalState, LogRange, Offset,
-    Permit, Prepared, Settled, TopicPartition, one_epoch_is_open, request_is_prepared,
+    Permit, Prepared, Settled, TopicPartition, one_epoch_is_open,
 };
 use crate::source::{Share, SourceError, TopicInfo, Topics};
 use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StateError, StepSeconds};
@@ -204,8 +204,8 @@ fn topics() -> Topics {
     Topics::new([TOPIC])
 }
 
-fn topic_ids() -> BTreeMap<String, String> {
-    topics().iter().map(|(_, name)| (name.to_owned(), String::from("i"))).collect()
+fn topic_ids(state: &State) -> BTreeMap<String, String> {
+    topics().iter().map(|(_, name)| (name.to_owned(), state.topic_id().to_owned())).collect()
 }
 
 fn kafka_error(what: &'static str) -> Failure {
@@ -307,14 +307,14 @@ impl Source for Port {
     async fn describe(&self) -> Result<TopicInfo, Failure> {
         self.kafka("describe", |state| TopicInfo {
             cluster_id: String::from("k"),
-            topic_ids: topic_ids(),
+            topic_ids: topic_ids(state),
             partitions: state.log.all(),
         })
         .await
     }
 
     async fn topic_ids(&self) -> BTreeMap<String, String> {
-        self.kafka("topic ids", |_| topic_ids()).await.unwrap_or_default()
+        self.kafka("topic ids", |state| topic_ids(state)).await.unwrap_or_default()
     }
 
     async fn log_ranges(
@@ -455,10 +455,7 @@ impl Table for SimTable {
         let (request, there, patience) = {
             let mut state = self.port.sim.lock();
             let pending = permit.commit();
-            let open = state.drives[self.port.life.slot()].now.open.as_ref();
-            if let Err(violation) = request_is_prepared(open, &pending.commit_id) {
-                state.find(violation.to_string());
-            }
+            state.check_request(self.port.life.slot(), self.port.client, pending);
             let longest = state.plan.travel;
             if !state.lakes[at].readers.remove(&self.port.life.slot()) {
                 state.lakes[at].remembered += 1;

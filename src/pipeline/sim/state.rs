@@ -225,6 +225,8 @@ pub(super) struct State {
     /// Faults are over.
     pub calm: bool,
     pub log: Log,
+    /// The log of the topic before it was made again, if it was.
+    pub remade: Option<Log>,
     pub group: Group,
     /// One for each run of an instance.
     pub clients: BTreeMap<u64, Client>,
@@ -295,6 +297,7 @@ impl Sim {
         let drives = (0..plan.instances).map(|_| Drive::default()).collect();
         let mut state = State {
             log: Log::new(plan.partitions),
+            remade: None,
             group: Group::new(),
             clients: BTreeMap::new(),
             last_client: 0,

@@ -209,11 +209,15 @@ mod broken_variants {
     fn caught_with(tables: usize, variant: Variant, items: u8, violated: &str) {
         let budget = Budget { answers: 1, appends: 1, ..NOTHING };
         let mix = Mix { tables, items: [items, 0], budget, ..BOTH_READ_ALL };
-        let found = with(Some(variant), || search(&mix, MANY));
+        caught_in(&mix, variant, violated);
+    }
+
+    fn caught_in(mix: &Mix, variant: Variant, violated: &str) {
+        let found = with(Some(variant), || search(mix, MANY));
         let trace = found.violation.expect("a violation");
         println!("model, {}, {} states: {trace}", variant.name(), found.states);
         assert_eq!(trace.violation.id, violated, "{trace}");
-        let sound = with(None, || search(&mix, MANY));
+        let sound = with(None, || search(mix, MANY));
         assert!(sound.complete && sound.violation.is_none(), "{sound:?}");
     }
 
@@ -243,5 +247,12 @@ mod broken_variants {
         caught_with(2, Variant::FinalizeBeforeCommit, 1, "I5");
         caught_with(2, Variant::RetryWithoutReading, 1, "I1");
         caught_with(2, Variant::MarkerOnlyInHead, 1, "I1");
+    }
+
+    #[test]
+    fn files_that_are_deleted_without_proof_are_caught() {
+        let budget = Budget { answers: 1, expirations: 1, ..NOTHING };
+        let mix = Mix { items: [2, 0], budget, ..BOTH_READ_ALL };
+        caught_in(&mix, Variant::DeleteWithoutProof, "I8");
     }
 }
