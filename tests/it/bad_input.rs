@@ -141,7 +141,7 @@ fn a_checkpoint_directory_in_use_is_left_alone() {
 
 /// Overwrites the value of the record about the store itself, as a newer program would.
 pub fn write_newer_version(dir: &Path) {
-    let mut value = b"ICES\0\x02{}".to_vec();
+    let mut value = b"ICES\0\x03{}".to_vec();
     value.extend(crc32c::crc32c(&value).to_be_bytes());
     let db = rocksdb::DB::open_default(dir).expect("the checkpoint store");
     db.put([1], value).expect("a newer record");
@@ -168,7 +168,7 @@ fn an_unusable_checkpoint_directory_is_named_and_may_be_removed() {
             |dir| fs::remove_file(dir.join("CURRENT")).unwrap(),
             &["damaged", "`icestream ledger adopt`"],
         ),
-        (write_newer_version, &["version 2", "newer program"]),
+        (write_newer_version, &["version 3", "newer program"]),
         (
             |dir| {
                 fs::remove_dir_all(dir).unwrap();
