@@ -25,9 +25,10 @@
 //! | [`restart`] | whether and when a run that failed is followed by another |
 //! | [`watch`] | do checkpoints complete while there is something to commit |
 //! | [`telemetry`] | metrics, HTTP, logs |
+//! | [`program`] | command line to exit code |
 //!
 //! Arrows point one way: `protocol` <- {`source`, `decode`, `write`, `table`, `state`} <-
-//! `pipeline` <- `service` <- `main`. ARCHITECTURE.md tells the rest.
+//! `pipeline` <- `service` <- `program`. ARCHITECTURE.md tells the rest.
 
 pub mod base;
 pub mod broken;
@@ -43,6 +44,7 @@ pub mod failure;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod pipeline;
+pub mod program;
 pub mod protocol;
 pub mod restart;
 pub mod retry;

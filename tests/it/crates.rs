@@ -9,8 +9,8 @@ use crate::tidy::{code, module_of, modules, product, read, sources};
 /// nobody, and a place that does not name it fails, too. Tests may name what they like.
 const CRATES: &[(&str, &[&str])] = &[
     // The command line.
-    ("anyhow", &["main"]),
-    ("clap", &["cli", "main"]),
+    ("anyhow", &["program"]),
+    ("clap", &["cli", "program"]),
     ("comfy_table", &["commands", "demo", "verify"]),
     ("tracing_subscriber", &["telemetry/logs", "config/validate"]),
     // Settings.
@@ -44,7 +44,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("futures", &["demo", "pipeline", "table", "verify"]),
     (
         "tokio",
-        &["commands", "demo", "main", "pipeline", "service", "table", "telemetry/http", "write"],
+        &["commands", "demo", "pipeline", "program", "service", "table", "telemetry/http", "write"],
     ),
     // Small helpers.
     ("base64", &["decode", "source/fetch/scram", "write/human"]),
@@ -76,8 +76,8 @@ const CRATES: &[(&str, &[&str])] = &[
         &[
             "connect",
             "demo",
-            "main",
             "pipeline",
+            "program",
             "service",
             "source",
             "state",

@@ -74,8 +74,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("demo", &["base", "cli", "config", "connect", "failure", "protocol", "table"]),
     // All that reads bytes from outside.
     ("fuzzing", &["config", "decode", "protocol", "source", "state"]),
+    (
+        "program",
+        &["cli", "commands", "config", "demo", "failure", "protocol", "service", "telemetry"],
+    ),
     // Names all modules.
     ("lib", &[]),
+    // Calls `program`, as any other crate would.
     ("main", &[]),
 ];
 
