@@ -7,10 +7,12 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
+# What is compiled stays in the cache from one image to the next.
+ENV ICESTREAM_CACHE=/cache
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
-    --mount=type=cache,target=/src/target \
-    cargo build --release --locked --bin icestream \
- && install -s -D target/release/icestream /out/icestream \
+    --mount=type=cache,target=/cache \
+    make build \
+ && install -s -D /cache/target/release/icestream /out/icestream \
  && /out/icestream --version
 
 FROM debian:bookworm-slim
