@@ -147,11 +147,10 @@ impl Metrics {
         let last = *lock(&self.0.last_checkpoint);
         let age = since(last.unwrap_or(self.0.started), now);
         self.0.handles.checkpoint_age.set(age.as_secs_f64());
-        for (tp, position) in lock(&self.0.positions).iter() {
-            let lag = position.oldest_missing.map(|oldest| since(oldest, now)).unwrap_or_default();
-            let partition = tp.partition.to_string();
-            let gauge = &self.0.handles.lag_seconds;
-            gauge.with_label_values(&[tp.topic.as_str(), &partition]).set(lag.as_secs_f64());
+        // Held until all is gathered: what one page says of a partition belongs together.
+        let positions = lock(&self.0.positions);
+        for (tp, position) in positions.iter() {
+            self.show(tp, position, now);
         }
         TextEncoder::new().encode_to_string(&self.0.registry.gather())
     }
@@ -176,15 +175,20 @@ impl Metrics {
         log_end: Offset,
         oldest_missing: Option<SystemTime>,
     ) {
+        let position = Position { ledger, log_end, oldest_missing };
+        lock(&self.0.positions).insert(tp.clone(), position);
+    }
+
+    fn show(&self, tp: &TopicPartition, position: &Position, now: SystemTime) {
         let partition = tp.partition.to_string();
         let labels = [tp.topic.as_str(), partition.as_str()];
         let handles = &self.0.handles;
-        handles.ledger.with_label_values(&labels).set(ledger);
-        handles.log_end.with_label_values(&labels).set(log_end);
-        let lag = log_end.saturating_sub(ledger).max(0);
+        handles.ledger.with_label_values(&labels).set(position.ledger);
+        handles.log_end.with_label_values(&labels).set(position.log_end);
+        let lag = position.log_end.saturating_sub(position.ledger).max(0);
         handles.lag_records.with_label_values(&labels).set(lag);
-        let position = Position { ledger, log_end, oldest_missing };
-        lock(&self.0.positions).insert(tp.clone(), position);
+        let late = position.oldest_missing.map(|oldest| since(oldest, now)).unwrap_or_default();
+        handles.lag_seconds.with_label_values(&labels).set(late.as_secs_f64());
     }
 
     /// Ledger offset and log end of each partition as they were last set.
@@ -195,7 +199,8 @@ impl Metrics {
 
     /// Forgets where a partition stands, because another instance has it now. Its counters stay.
     pub fn forget_position(&self, tp: &TopicPartition) {
-        lock(&self.0.positions).remove(tp);
+        let mut positions = lock(&self.0.positions);
+        positions.remove(tp);
         let partition = tp.partition.to_string();
         let labels = [tp.topic.as_str(), partition.as_str()];
         let handles = &self.0.handles;

@@ -140,3 +140,23 @@ fn promtool_finds_nothing_to_say_about_the_metrics() {
     let said = [output.stdout, output.stderr].concat();
     assert!(output.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
 }
+
+/// A page that was made while positions changed once showed the new ledger and the old log end.
+#[test]
+fn a_page_made_while_positions_change_shows_what_belongs_together() {
+    let metrics = Metrics::new().unwrap();
+    metrics.set_position(&tp(0), 0, 0, None);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            (1..20_000).for_each(|offset| metrics.set_position(&tp(0), offset, offset, None));
+        });
+        while !writer.is_finished() {
+            let page = metrics.encode(SystemTime::now()).unwrap();
+            let value = |name: &str| {
+                let line = page.lines().find(|line| line.starts_with(&format!("{name}{{")));
+                line.and_then(|line| line.rsplit(' ').next()).map(str::to_owned)
+            };
+            assert_eq!(value("icestream_ledger_offset"), value("icestream_log_end_offset"));
+        }
+    });
+}
