@@ -40,7 +40,8 @@ impl Quiet {
         let mut state = alone(state, who);
         let mut passed = Vec::new();
         let mut alone_in_group = false;
-        let refused = world.seen.refused;
+        let mut refused = world.seen.refused;
+        let mut began_before = true;
         steps.clear();
         while steps.len() < PATIENCE {
             let me = state.instances[who];
@@ -62,9 +63,15 @@ impl Quiet {
                 continue;
             };
             steps.push(step);
+            began_before &= !matches!(step, Step::Start(_));
             state = world.apply(&state, step)?;
-            // With a cause: the step looked at that. The commits to other tables came to their ends.
+            // With a cause: the step looked at that. The commits to other tables came to their ends,
+            // but those that failed in this run before nothing went wrong any more: the next has them.
             if world.seen.refused > refused && state.instances[who].is_down() {
+                if began_before {
+                    refused = world.seen.refused;
+                    continue;
+                }
                 others_are_done(world, &state, who)?;
                 break;
             }

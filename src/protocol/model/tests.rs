@@ -176,6 +176,14 @@ fn a_table_that_is_refused_lets_the_other_come_to_its_end() {
 }
 
 #[test]
+fn a_table_that_is_refused_after_a_rejection_of_the_other_lets_the_next_run_end_that() {
+    let budget = Budget { answers: 1, rollbacks: 1, ..NOTHING };
+    let mix = Mix { items: [2, 0], budget, ..TWO_TABLES };
+    let found = sound("two tables, rejection of one and rollback of the other", mix);
+    assert!(found.seen.refused > 0 && found.seen.went_on > 0, "{found:?}");
+}
+
+#[test]
 fn partitions_that_move_leave_two_tables_of_a_flow_exact() {
     let budget = Budget { crashes: 1, moves: 1, ..NOTHING };
     let found = sound("two tables, group", Mix { tables: 2, budget, ..EACH_READS_ONE });

@@ -35,8 +35,10 @@ fn walk(mix: &Mix, choices: &[u16]) -> Result<(), String> {
     let mut state = world.first(mix);
     let mut quiet = Quiet::default();
     let mut steps = Vec::new();
-    let told = |way: &[_], halt| match halt {
-        Halt::Broken(violation) => Err(super::search::tell(mix, violation, way, &[]).to_string()),
+    let told = |way: &[_], ending: &[_], halt| match halt {
+        Halt::Broken(violation) => {
+            Err(super::search::tell(mix, violation, way, ending).to_string())
+        }
         Halt::Blind => Ok(()),
     };
     for choice in choices {
@@ -46,11 +48,11 @@ fn walk(mix: &Mix, choices: &[u16]) -> Result<(), String> {
         steps.push(step);
         match world.apply(&state, step) {
             Ok(next) => state = next,
-            Err(halt) => return told(&steps, halt),
+            Err(halt) => return told(&steps, &[], halt),
         }
     }
     let mut ending = Vec::new();
-    quiet.check(&mut world, &state, &mut ending).or_else(|halt| told(&steps, halt))
+    quiet.check(&mut world, &state, &mut ending).or_else(|halt| told(&steps, &ending, halt))
 }
 
 proptest! {
@@ -70,6 +72,7 @@ proptest! {
         let budget = Budget { rollbacks: 2, rewinds: 3, ..LONG.budget };
         walk(&Mix { budget, ..LONG }, &choices).map_err(TestCaseError::fail)?;
     }
+
     #[test]
     fn a_long_history_of_faults_leaves_two_tables_of_a_flow_exact(
         choices in proptest::collection::vec(any::<u16>(), 0..300),
