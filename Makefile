@@ -72,7 +72,7 @@ lint: ## Formatting and clippy, of what ships and of the tests
 	$(CARGO) clippy $(CARGO_FLAGS) --all-targets --features faults -- -D warnings
 
 docs: ## Build the documentation of the code
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(CARGO_FLAGS) --no-deps --lib
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' $(CARGO) doc $(CARGO_FLAGS) --no-deps --lib --document-private-items
 
 deps: ## Licences, sources and duplicates of the dependencies, and whether each is used
 	scripts/tool cargo-deny --locked check -D unmatched-skip -D unnecessary-skip bans licenses sources

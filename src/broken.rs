@@ -60,12 +60,14 @@ impl Variant {
 /// Is this process (or, in a unit test, this thread) to behave as `variant`?
 #[cfg(not(feature = "faults"))]
 #[inline(always)]
-pub const fn is(_variant: Variant) -> bool {
+pub(crate) const fn is(_variant: Variant) -> bool {
     false
 }
 
 #[cfg(feature = "faults")]
-pub use chosen::{is, with};
+pub(crate) use chosen::is;
+#[cfg(all(test, feature = "faults"))]
+pub(crate) use chosen::with;
 
 #[cfg(feature = "faults")]
 mod chosen {
@@ -79,7 +81,7 @@ mod chosen {
     }
 
     /// Is this process (or, in a unit test, this thread) to behave as `variant`?
-    pub fn is(variant: Variant) -> bool {
+    pub(crate) fn is(variant: Variant) -> bool {
         static OF_PROCESS: OnceLock<Option<Variant>> = OnceLock::new();
         let process = OF_PROCESS.get_or_init(|| {
             let name = std::env::var("ICESTREAM_BROKEN_VARIANT").ok()?;
@@ -89,7 +91,8 @@ mod chosen {
     }
 
     /// Runs `run` with this thread behaving as `variant`, or as it should for `None`.
-    pub fn with<T>(variant: Option<Variant>, run: impl FnOnce() -> T) -> T {
+    #[cfg(test)]
+    pub(crate) fn with<T>(variant: Option<Variant>, run: impl FnOnce() -> T) -> T {
         struct Restore(Option<Variant>);
         impl Drop for Restore {
             fn drop(&mut self) {

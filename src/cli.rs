@@ -22,7 +22,7 @@ Examples:
 
 Settings come from the environment, over the env file, over the --config file, over the built-in
 defaults; docs/settings.md lists them all. Exit codes are in README.md.")]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -30,7 +30,7 @@ pub struct Cli {
 
 /// Where settings come from.
 #[derive(Debug, Clone, Args)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// File of NAME=value lines, as docker takes it.
     #[arg(long, value_name = "FILE")]
     pub env_file: Option<PathBuf>,
@@ -41,7 +41,7 @@ pub struct Settings {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Read the topic and commit to the table until stopped.
     Run {
         /// Where settings come from.
@@ -124,7 +124,7 @@ pub enum Command {
 
 /// Ledger commands.
 #[derive(Debug, Subcommand)]
-pub enum LedgerCommand {
+pub(crate) enum LedgerCommand {
     /// Show the ledger of the pipeline in its table.
     Show {
         /// Where settings come from.
@@ -191,7 +191,7 @@ pub enum LedgerCommand {
 
 /// Whether and how an edit is made.
 #[derive(Debug, Clone, Args)]
-pub struct Apply {
+pub(crate) struct Apply {
     /// Do it. Without this it is only shown what would be done.
     #[arg(long)]
     pub yes: bool,
@@ -229,7 +229,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// Options of `ledger at`.
 #[derive(Debug, Clone, Args)]
-pub struct LedgerAt {
+pub(crate) struct LedgerAt {
     /// Where settings come from.
     #[command(flatten)]
     pub settings: Settings,
@@ -249,7 +249,7 @@ pub struct LedgerAt {
 
 /// Options of the demo.
 #[derive(Debug, Clone, Args)]
-pub struct DemoArgs {
+pub(crate) struct DemoArgs {
     /// Records to produce.
     #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub records: u64,

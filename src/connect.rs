@@ -13,10 +13,10 @@ use crate::table::{self, Catalog, CatalogKind, CatalogSettings, LoadedTable, Res
 const CATALOG_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How the payloads of all topics are written: there is no setting for another.
-pub const FORMAT: Format = Format::Json;
+pub(crate) const FORMAT: Format = Format::Json;
 
 /// Connects to the configured catalog.
-pub async fn connect_catalog(config: &Config) -> Result<Catalog, Failure> {
+pub(crate) async fn connect_catalog(config: &Config) -> Result<Catalog, Failure> {
     let iceberg = &config.iceberg;
     let settings = CatalogSettings {
         kind: match iceberg.catalog_type {
@@ -40,12 +40,12 @@ pub async fn connect_catalog(config: &Config) -> Result<Catalog, Failure> {
 }
 
 /// The configured table's name.
-pub fn table_name(config: &Config) -> Result<TableName, Failure> {
+pub(crate) fn table_name(config: &Config) -> Result<TableName, Failure> {
     Ok(config.iceberg.table.parse::<TableName>()?)
 }
 
 /// Loads the table; makes it from `ICEBERG_TABLE_SCHEMA` if it is absent.
-pub async fn open_table(
+pub(crate) async fn open_table(
     catalog: &Catalog,
     name: &TableName,
     config: &Config,
@@ -70,7 +70,7 @@ pub async fn open_table(
 }
 
 /// Schema and partition spec of a table to be made.
-pub fn table_plan(
+pub(crate) fn table_plan(
     name: &TableName,
     path: &Path,
     spec: Option<&str>,
@@ -92,12 +92,12 @@ pub fn table_plan(
 }
 
 /// The topics to read.
-pub fn topics(config: &Config) -> Topics {
+pub(crate) fn topics(config: &Config) -> Topics {
     Topics::new([config.kafka.topic.as_str()])
 }
 
 /// How to reach the topics, as one who is no member of the group.
-pub fn source_settings(config: &Config) -> SourceSettings {
+pub(crate) fn source_settings(config: &Config) -> SourceSettings {
     let shares = config.shares();
     SourceSettings {
         brokers: config.kafka.brokers.clone(),

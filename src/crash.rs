@@ -21,11 +21,11 @@ pub const POINTS: &[(&str, &str)] = &[
 /// Marks a place at which a test can abort the process. `name` is one of [`POINTS`].
 #[cfg(not(feature = "faults"))]
 #[inline(always)]
-pub fn point(_name: &str) {}
+pub(crate) fn point(_name: &str) {}
 
 /// Marks a place at which a test can abort the process. `name` is one of [`POINTS`].
 #[cfg(feature = "faults")]
-pub fn point(name: &str) {
+pub(crate) fn point(name: &str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -39,7 +39,7 @@ pub mod exit {
 
 /// Why a pipeline ended.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// Settings are wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -154,7 +154,7 @@ impl From<NotSent> for Failure {
 impl Failure {
     /// This error as the reason why the checkpoint of `epoch` was not prepared. One that waiting
     /// does not cure ends the process in its own name.
-    pub fn of_checkpoint(self, epoch: Epoch) -> Self {
+    pub(crate) fn of_checkpoint(self, epoch: Epoch) -> Self {
         match self.is_transient() {
             true => Self::CheckpointFailed { epoch, cause: Box::new(self) },
             false => self,
@@ -162,12 +162,12 @@ impl Failure {
     }
 
     /// Did a checkpoint fail before it was prepared?
-    pub fn is_failed_checkpoint(&self) -> bool {
+    pub(crate) fn is_failed_checkpoint(&self) -> bool {
         matches!(self, Self::CheckpointTimeout { .. } | Self::CheckpointFailed { .. })
     }
 
     /// The reason by which a restart after this error is counted.
-    pub fn restart_reason(&self) -> Restart {
+    pub(crate) fn restart_reason(&self) -> Restart {
         match (self, self.server()) {
             (Self::CheckpointTimeout { .. }, _) => Restart::CheckpointTimeout,
             (_, Some(Server::Kafka)) => Restart::Kafka,
@@ -178,7 +178,7 @@ impl Failure {
     }
 
     /// May the same succeed later without anybody's doing?
-    pub fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Source(e) => e.is_transient(),
             Self::Table(e) => e.is_transient(),
@@ -205,7 +205,7 @@ impl Failure {
     }
 
     /// The process's exit code.
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Schema(_) | Self::Unfit { .. } | Self::Http(_) => exit::CONFIG,
             Self::Refused(_) | Self::Edit(_) => exit::REFUSED,
@@ -238,7 +238,7 @@ impl Failure {
     }
 
     /// Name of the refusal, if it is one: its metric label and section of docs/operations.md.
-    pub fn refusal(&self) -> Option<&'static str> {
+    pub(crate) fn refusal(&self) -> Option<&'static str> {
         match self {
             Self::Refused(refusal) => Some(refusal.name()),
             _ => None,
@@ -246,7 +246,7 @@ impl Failure {
     }
 
     /// The server it is about, if it is about one.
-    pub fn server(&self) -> Option<Server> {
+    pub(crate) fn server(&self) -> Option<Server> {
         match self {
             Self::Source(_) => Some(Server::Kafka),
             Self::Table(
@@ -276,7 +276,7 @@ impl Failure {
 }
 
 /// An error and all its causes in one line, without the passwords of the addresses that they name.
-pub fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

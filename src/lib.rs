@@ -30,29 +30,34 @@
 //! Arrows point one way: `protocol` <- {`source`, `decode`, `write`, `table`, `state`} <-
 //! `pipeline` <- `service` <- `program`. ARCHITECTURE.md tells the rest.
 
-pub mod base;
-pub mod broken;
-pub mod cli;
-pub mod commands;
-pub mod config;
-pub mod connect;
-pub mod crash;
-pub mod decode;
-pub mod demo;
-pub mod failure;
+// What nobody outside can name is dead when nobody inside uses it: the compiler says so.
+#![warn(unreachable_pub)]
+
+mod base;
+mod broken;
+mod cli;
+mod commands;
+mod config;
+mod connect;
+mod crash;
+mod decode;
+mod demo;
+mod failure;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod pipeline;
+#[doc(hidden)]
+pub mod parts;
+mod pipeline;
 pub mod program;
-pub mod protocol;
-pub mod restart;
-pub mod retry;
-pub mod service;
-pub mod source;
-pub mod state;
-pub mod table;
-pub mod telemetry;
-pub mod verify;
-pub mod watch;
-pub mod write;
+mod protocol;
+mod restart;
+mod retry;
+mod service;
+mod source;
+mod state;
+mod table;
+mod telemetry;
+mod verify;
+mod watch;
+mod write;

@@ -16,7 +16,7 @@ use crate::config::RestartStrategy;
 
 /// What is to be done after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// Begin anew after this wait.
     Restart(Duration),
     /// End the process.
@@ -25,7 +25,7 @@ pub enum Decision {
 
 /// The bound that was passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
+pub(crate) enum Limit {
     /// The strategy has no restart left.
     Strategy,
     /// `RETRY_GIVE_UP_MS`: failures for so long, and no checkpoint completed.
@@ -36,7 +36,7 @@ pub enum Limit {
 
 /// Counts failures and decides what follows them.
 #[derive(Clone, Debug)]
-pub struct Restarts {
+pub(crate) struct Restarts {
     strategy: Strategy,
     patience: Duration,
     tolerable_failed_checkpoints: u64,
@@ -47,7 +47,7 @@ pub struct Restarts {
 
 impl Restarts {
     /// Nothing has failed yet. `patience` is `RETRY_GIVE_UP_MS`.
-    pub fn new(
+    pub(crate) fn new(
         strategy: RestartStrategy,
         patience: Duration,
         tolerable_failed_checkpoints: u64,
@@ -63,13 +63,13 @@ impl Restarts {
 
     /// A checkpoint completed since the last call of [`Self::failed`]. The strategy goes on: work
     /// that fails after each checkpoint is no more healthy for it.
-    pub fn completed(&mut self) {
+    pub(crate) fn completed(&mut self) {
         self.failed_checkpoints = 0;
         self.failing_since = None;
     }
 
     /// A run failed at `now`, by a failed checkpoint or otherwise. `chance` is from 0 to 1.
-    pub fn failed(&mut self, now: Instant, of_checkpoint: bool, chance: f64) -> Decision {
+    pub(crate) fn failed(&mut self, now: Instant, of_checkpoint: bool, chance: f64) -> Decision {
         let wait = self.strategy.failed(now, chance);
         let since = *self.failing_since.get_or_insert(now);
         self.failed_checkpoints += u64::from(of_checkpoint);

@@ -10,28 +10,26 @@ const LONGEST_QUICK: Duration = Duration::from_secs(1);
 
 /// The waits of one undertaking that is tried until it succeeds or its time is up.
 #[derive(Debug)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     since: Instant,
     give_up: Duration,
-    first: Duration,
     longest: Duration,
     next: Duration,
 }
 
 impl Backoff {
     /// Tries may go on for `give_up` from `now`.
-    pub fn new(now: Instant, give_up: Duration) -> Self {
-        Self { since: now, give_up, first: FIRST, longest: LONGEST, next: FIRST }
+    pub(crate) fn new(now: Instant, give_up: Duration) -> Self {
+        Self { since: now, give_up, longest: LONGEST, next: FIRST }
     }
 
     /// For tries that fail because somebody else was faster: shorter waits.
-    pub fn quick(now: Instant, give_up: Duration) -> Self {
-        let (first, longest) = (FIRST_QUICK, LONGEST_QUICK);
-        Self { since: now, give_up, first, longest, next: first }
+    pub(crate) fn quick(now: Instant, give_up: Duration) -> Self {
+        Self { since: now, give_up, longest: LONGEST_QUICK, next: FIRST_QUICK }
     }
 
     /// How long to wait before the next try, or `None` if the time is up.
-    pub fn next_wait(&mut self, now: Instant) -> Option<Duration> {
+    pub(crate) fn next_wait(&mut self, now: Instant) -> Option<Duration> {
         if self.spent(now) >= self.give_up {
             return None;
         }
@@ -41,14 +39,8 @@ impl Backoff {
     }
 
     /// How long it has been tried.
-    pub fn spent(&self, now: Instant) -> Duration {
+    pub(crate) fn spent(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.since)
-    }
-
-    /// Begins anew: there was progress.
-    pub fn reset(&mut self, now: Instant) {
-        self.since = now;
-        self.next = self.first;
     }
 }
 
@@ -67,8 +59,5 @@ mod tests {
             last_limit = (last_limit * 2).min(LONGEST);
         }
         assert_eq!(backoff.next_wait(start + Duration::from_secs(60)), None);
-        backoff.reset(start + Duration::from_secs(60));
-        let wait = backoff.next_wait(start + Duration::from_secs(61)).expect("begun anew");
-        assert!(wait <= FIRST);
     }
 }

@@ -24,7 +24,7 @@ const FENCED_SPREAD: f64 = 0.5;
 const WATCH: Duration = Duration::from_secs(1);
 
 /// Runs the pipeline until it is caught up (if asked), stopped, or cannot go on.
-pub async fn run(
+pub(crate) async fn run(
     config: Config,
     until_caught_up: bool,
     stop: watch::Receiver<bool>,

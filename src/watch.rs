@@ -16,7 +16,7 @@ const STALLED_MORE: Duration = Duration::from_secs(120);
 
 /// How checkpoints go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
+pub(crate) enum Pace {
     /// One completed not long ago, or there is nothing to commit.
     Good,
     /// None for so long although there is something to commit: whoever watches should know.
@@ -27,7 +27,7 @@ pub enum Pace {
 
 /// Remembers when a checkpoint last completed or there was nothing to commit.
 #[derive(Clone, Debug)]
-pub struct Watch {
+pub(crate) struct Watch {
     late: Duration,
     stalled: Duration,
     completed: u64,
@@ -36,7 +36,7 @@ pub struct Watch {
 
 impl Watch {
     /// `patience` is `RETRY_GIVE_UP_MS`, the time that a commit may be retried.
-    pub fn new(checkpoints: &Checkpointing, patience: Duration) -> Self {
+    pub(crate) fn new(checkpoints: &Checkpointing, patience: Duration) -> Self {
         let Checkpointing { interval, timeout, min_pause, .. } = *checkpoints;
         let stalled = [min_pause, timeout, patience, STALLED_MORE]
             .into_iter()
@@ -46,7 +46,7 @@ impl Watch {
     }
 
     /// `completed` counts the checkpoints of the process.
-    pub fn look(&mut self, now: Instant, completed: u64, uncommitted: bool) -> Pace {
+    pub(crate) fn look(&mut self, now: Instant, completed: u64, uncommitted: bool) -> Pace {
         if completed != self.completed || !uncommitted {
             self.completed = completed;
             self.since = uncommitted.then_some(now);

@@ -1,15 +1,15 @@
 //! Days of the proleptic Gregorian calendar.
 
 /// Seconds of a day.
-pub const SECONDS_OF_DAY: i64 = 86_400;
+pub(crate) const SECONDS_OF_DAY: i64 = 86_400;
 /// 0001-01-01 as days since 1970-01-01.
-pub const FIRST_DAY: i64 = -719_162;
+pub(crate) const FIRST_DAY: i64 = -719_162;
 /// 9999-12-31 as days since 1970-01-01.
-pub const LAST_DAY: i64 = 2_932_896;
+pub(crate) const LAST_DAY: i64 = 2_932_896;
 
 /// Days since 1970-01-01, by counting years from March so that the leap day comes last.
 #[inline]
-pub fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+pub(crate) fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let day_of_year = (153 * month + 2) / 5 + day - 1;
     // Year 0 of this count begins on 0000-03-01, 719,468 days before 1970-01-01.
@@ -19,7 +19,7 @@ pub fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
 
 /// Year, month (1 to 12) and day of the month of a count of days since 1970-01-01.
 #[inline]
-pub fn civil_from_days(days: i64) -> (i64, i64, i64) {
+pub(crate) fn civil_from_days(days: i64) -> (i64, i64, i64) {
     // Counted in eras of 400 years that begin on a first of March, where the leap day comes last.
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);
@@ -35,7 +35,7 @@ pub fn civil_from_days(days: i64) -> (i64, i64, i64) {
 
 /// Days of a month (1 to 12).
 #[inline]
-pub fn days_of_month(year: i64, month: i64) -> i64 {
+pub(crate) fn days_of_month(year: i64, month: i64) -> i64 {
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     match month {
         4 | 6 | 9 | 11 => 30,

@@ -5,13 +5,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use chrono::{DateTime, SecondsFormat};
 
 /// Milliseconds since the Unix epoch; 0 for a clock before it.
-pub fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A time in milliseconds since the Unix epoch, for people: RFC 3339, UTC.
-pub fn rfc3339(timestamp_ms: i64) -> String {
+pub(crate) fn rfc3339(timestamp_ms: i64) -> String {
     match DateTime::from_timestamp_millis(timestamp_ms) {
         Some(time) => time.to_rfc3339_opts(SecondsFormat::Millis, true),
         None => format!("{timestamp_ms} ms"),

@@ -9,12 +9,15 @@ use std::path::Path;
 ///
 /// # Errors
 /// Those of the operating system: it cannot be opened, or not be written.
-pub fn sync(path: &Path) -> io::Result<()> {
+pub(crate) fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
 /// The directories whose entries lead to `file`: its own, and those above it up to `top`.
-pub fn leading_directories<'a>(file: &'a Path, top: &'a Path) -> impl Iterator<Item = &'a Path> {
+pub(crate) fn leading_directories<'a>(
+    file: &'a Path,
+    top: &'a Path,
+) -> impl Iterator<Item = &'a Path> {
     let mut next = file.parent();
     std::iter::from_fn(move || {
         let directory = next?;

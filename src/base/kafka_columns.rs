@@ -2,17 +2,17 @@
 //! them; with them `verify` can tell each row from every other.
 
 /// Column with the topic of a row.
-pub const KAFKA_TOPIC: &str = "_kafka_topic";
+pub(crate) const KAFKA_TOPIC: &str = "_kafka_topic";
 /// Column with the Kafka partition of a row.
-pub const KAFKA_PARTITION: &str = "_kafka_partition";
+pub(crate) const KAFKA_PARTITION: &str = "_kafka_partition";
 /// Column with the offset of a row.
-pub const KAFKA_OFFSET: &str = "_kafka_offset";
+pub(crate) const KAFKA_OFFSET: &str = "_kafka_offset";
 /// Column with the timestamp that Kafka has for a row.
-pub const KAFKA_TIMESTAMP: &str = "_kafka_timestamp";
+pub(crate) const KAFKA_TIMESTAMP: &str = "_kafka_timestamp";
 
 /// What one of them holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KafkaColumn {
+pub(crate) enum KafkaColumn {
     /// The topic of the record.
     Topic,
     /// Its partition.
@@ -25,10 +25,10 @@ pub enum KafkaColumn {
 
 impl KafkaColumn {
     /// All of them, in the order in which they are added to a table.
-    pub const ALL: [Self; 4] = [Self::Topic, Self::Partition, Self::Offset, Self::Timestamp];
+    pub(crate) const ALL: [Self; 4] = [Self::Topic, Self::Partition, Self::Offset, Self::Timestamp];
 
     /// Its name in a table.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Topic => KAFKA_TOPIC,
             Self::Partition => KAFKA_PARTITION,
@@ -38,7 +38,7 @@ impl KafkaColumn {
     }
 
     /// The one of this name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|column| column.name() == name)
     }
 }

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 /// The property of a table that says where its data files go.
-pub const DATA_PATH: &str = "write.data.path";
+pub(crate) const DATA_PATH: &str = "write.data.path";
 
 /// The path of a location on this machine: `file:///x`, `file:/x` (as Java servers write it), `/x`.
 ///
 /// `None` for any other: `file:x` and `x` name no place that others would find, and what follows
 /// `file://` up to the next slash is a host.
-pub fn local_path(location: &str) -> Option<PathBuf> {
+pub(crate) fn local_path(location: &str) -> Option<PathBuf> {
     let path = match location.strip_prefix("file:") {
         Some(rest) => rest.strip_prefix("//").unwrap_or(rest),
         None => location,
@@ -19,13 +19,13 @@ pub fn local_path(location: &str) -> Option<PathBuf> {
 }
 
 /// A location as programs of this machine take it: the path if it is one, else the location itself.
-pub fn shown_path(location: &str) -> String {
+pub(crate) fn shown_path(location: &str) -> String {
     local_path(location).map_or_else(|| location.to_owned(), |path| path.display().to_string())
 }
 
 /// A location on S3, in its parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OnS3<'a> {
+pub(crate) struct OnS3<'a> {
     /// `s3`, `s3a` or `s3n`: all the same.
     pub scheme: &'a str,
     /// The bucket; never empty.
@@ -35,7 +35,7 @@ pub struct OnS3<'a> {
 }
 
 /// The parts of a location on S3; `None` if it is elsewhere.
-pub fn on_s3(location: &str) -> Option<OnS3<'_>> {
+pub(crate) fn on_s3(location: &str) -> Option<OnS3<'_>> {
     let (scheme, rest) = location.split_once("://")?;
     let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
     let known = ["s3", "s3a", "s3n"].contains(&scheme) && !bucket.is_empty();
@@ -44,7 +44,7 @@ pub fn on_s3(location: &str) -> Option<OnS3<'_>> {
 
 /// The kinds of store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Store {
+pub(crate) enum Store {
     /// Directories of this machine.
     Local,
     /// S3, or what speaks its language.
@@ -53,7 +53,7 @@ pub enum Store {
 
 /// The store that holds a location; `None` if there is none that we know. All files of a table are
 /// reached by the store of its own location.
-pub fn store_of(location: &str) -> Option<Store> {
+pub(crate) fn store_of(location: &str) -> Option<Store> {
     match (local_path(location), on_s3(location)) {
         (Some(_), _) => Some(Store::Local),
         (None, Some(_)) => Some(Store::S3),
@@ -63,7 +63,7 @@ pub fn store_of(location: &str) -> Option<Store> {
 
 /// The location under which the data files of a table are written: what its property
 /// [`DATA_PATH`] says, or `data` under its own location. Without a slash at its end.
-pub fn data_root(table_location: &str, properties: &HashMap<String, String>) -> String {
+pub(crate) fn data_root(table_location: &str, properties: &HashMap<String, String>) -> String {
     match properties.get(DATA_PATH) {
         Some(path) => path.trim_end_matches('/').to_owned(),
         None => format!("{}/data", table_location.trim_end_matches('/')),

@@ -1,10 +1,10 @@
 //! What every module may use and none owns: rules that must be the same wherever they are asked for.
 //! Nothing here uses another module.
 
-pub mod calendar;
-pub mod clock;
-pub mod durable;
-pub mod kafka_columns;
-pub mod location;
-pub mod os_error;
-pub mod secret;
+pub(crate) mod calendar;
+pub(crate) mod clock;
+pub(crate) mod durable;
+pub(crate) mod kafka_columns;
+pub(crate) mod location;
+pub(crate) mod os_error;
+pub(crate) mod secret;

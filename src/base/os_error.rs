@@ -7,7 +7,7 @@ use std::io;
 
 /// What waiting does about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// The disk or the quota is used up. Waiting helps when somebody frees some.
     Full,
     /// It would be refused again: no permission, a read-only file system, a path that cannot be, a
@@ -22,7 +22,7 @@ const REFUSED: [i32; 5] =
     [libc::EACCES, libc::EPERM, libc::EROFS, libc::ENAMETOOLONG, libc::ENOTDIR];
 
 /// What waiting does about `error`, by its words and codes and those of its causes.
-pub fn verdict(error: &(dyn Error + 'static)) -> Verdict {
+pub(crate) fn verdict(error: &(dyn Error + 'static)) -> Verdict {
     if causes(error).any(|cause| has_code(cause, &FULL)) {
         return Verdict::Full;
     }
@@ -48,7 +48,7 @@ fn has_code(error: &(dyn Error + 'static), codes: &[i32]) -> bool {
 
 /// Does librdkafka say that a log was cut off? There is no code of its own for it where a reset of
 /// the position is an error.
-pub fn is_log_truncation(said: &str) -> bool {
+pub(crate) fn is_log_truncation(said: &str) -> bool {
     said.contains("log truncation")
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// What stands in place of a secret wherever a setting is shown.
-pub const MASK: &str = "***";
+pub(crate) const MASK: &str = "***";
 
 /// A value that is never printed: `Debug` and `Display` show [`MASK`].
 #[derive(Clone, PartialEq, Eq)]
@@ -139,7 +139,7 @@ pub(crate) fn mask(secret: bool, value: &str) -> String {
 
 /// Does the name of a property, a setting or a query parameter say that its value is a secret? Errs
 /// on the side of masking.
-pub fn is_secret_name(name: &str) -> bool {
+pub(crate) fn is_secret_name(name: &str) -> bool {
     const WORDS: [&str; 20] = [
         "password",
         "passwd",
@@ -177,14 +177,14 @@ pub fn is_secret_name(name: &str) -> bool {
 ///
 /// Works on the text and not on a parsed URI, because a URI that does not parse is exactly the one
 /// that an error message quotes. Where a text can be read in two ways, more is masked.
-pub fn mask_uri(uri: &str) -> String {
+pub(crate) fn mask_uri(uri: &str) -> String {
     let (scheme, rest) = uri.split_at(scheme_length(uri));
     let rest = mask_parameters(rest, !scheme.is_empty());
     format!("{scheme}{}", mask_user(scheme, &rest))
 }
 
 /// Masks every URI within a text, such as a library's error that quotes what it asked for.
-pub fn mask_text(text: &str) -> String {
+pub(crate) fn mask_text(text: &str) -> String {
     let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '`' | '<' | '>');
     let words = text.split_inclusive(ends).map(|word| {
         let at = word.find("://").map_or(word.len(), |at| {

@@ -52,7 +52,7 @@ struct Next {
 ///
 /// # Errors
 /// The directory is in use, belongs to another pipeline, or cannot be written.
-pub async fn adopt(
+pub(crate) async fn adopt(
     config: &Config,
     apply: bool,
     json: bool,

@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// Only if the lines cannot be written.
-pub async fn check(
+pub(crate) async fn check(
     loaded: Result<Config, ConfigError>,
     out: &mut dyn Write,
 ) -> Result<u8, Failure> {

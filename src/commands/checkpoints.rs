@@ -38,7 +38,11 @@ struct Next {
 ///
 /// # Errors
 /// The checkpoint directory is not there or cannot be read.
-pub async fn checkpoints(config: &Config, json: bool, out: &mut dyn Write) -> Result<u8, Failure> {
+pub(crate) async fn checkpoints(
+    config: &Config,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<u8, Failure> {
     let dir = config.checkpoint.dir.clone();
     let flow = config.flow().to_owned();
     let read = move || StateStore::open_read_only(&dir)?.checkpoints(&flow);

@@ -14,7 +14,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// The HTTP client cannot be made.
-pub async fn health(url: &str, out: &mut dyn Write) -> Result<u8, Failure> {
+pub(crate) async fn health(url: &str, out: &mut dyn Write) -> Result<u8, Failure> {
     let client = reqwest::Client::builder()
         .timeout(TIMEOUT)
         .no_proxy()

@@ -50,7 +50,11 @@ struct Row {
 ///
 /// # Errors
 /// The table cannot be reached, or its ledger cannot be understood.
-pub async fn ledger_show(config: &Config, json: bool, out: &mut dyn Write) -> Result<u8, Failure> {
+pub(crate) async fn ledger_show(
+    config: &Config,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<u8, Failure> {
     let loaded = existing_table(config).await?;
     let view = understood(table::view(&loaded, &config.kafka.group_id, &Understood::default()))?;
     let (log, kafka_error) = match log_ranges(config).await? {

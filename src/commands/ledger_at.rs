@@ -82,7 +82,7 @@ struct Shown {
 ///
 /// # Errors
 /// The table cannot be reached, or its ledger cannot be understood.
-pub async fn ledger_at(
+pub(crate) async fn ledger_at(
     config: &Config,
     tp: TopicPartition,
     offset: Offset,

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Which edit, with a person's words on it.
 #[derive(Clone, Debug)]
-pub enum EditRequest {
+pub(crate) enum EditRequest {
     /// What the table holds at its head.
     Rewind {
         /// The snapshot that it must be, if one is named.
@@ -87,7 +87,7 @@ struct TopicIds {
 ///
 /// # Errors
 /// The edit cannot be proven or is not needed; the table or Kafka cannot be reached.
-pub async fn ledger_edit(
+pub(crate) async fn ledger_edit(
     config: &Config,
     request: &EditRequest,
     apply: bool,

@@ -17,15 +17,15 @@ mod verify;
 
 use std::io;
 
-pub use adopt::adopt;
-pub use check::check;
-pub use checkpoints::checkpoints;
-pub use health::health;
-pub use ledger::ledger_show;
-pub use ledger_at::ledger_at;
-pub use ledger_edit::{EditRequest, ledger_edit};
-pub use orphans::orphans;
-pub use verify::verify;
+pub(crate) use adopt::adopt;
+pub(crate) use check::check;
+pub(crate) use checkpoints::checkpoints;
+pub(crate) use health::health;
+pub(crate) use ledger::ledger_show;
+pub(crate) use ledger_at::ledger_at;
+pub(crate) use ledger_edit::{EditRequest, ledger_edit};
+pub(crate) use orphans::orphans;
+pub(crate) use verify::verify;
 
 use crate::config::Config;
 use crate::connect::{connect_catalog, table_name};

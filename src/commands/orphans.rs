@@ -68,7 +68,7 @@ impl Count {
 /// # Errors
 /// The table or its store cannot be read, its ledgers cannot be relied upon, or its files may be
 /// another table's as well.
-pub async fn orphans(
+pub(crate) async fn orphans(
     config: &Config,
     older_than: Duration,
     delete: bool,

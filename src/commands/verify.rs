@@ -12,7 +12,7 @@ use crate::verify::{Depth, Report, gather};
 ///
 /// # Errors
 /// The table cannot be reached or read.
-pub async fn verify(
+pub(crate) async fn verify(
     config: &Config,
     rows: bool,
     json: bool,

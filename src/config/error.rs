@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// All that is wrong with the settings; `Display` lists every problem on a line of its own.
 #[derive(Debug)]
-pub struct ConfigError {
+pub(crate) struct ConfigError {
     /// The problems, in the order of the settings table.
     pub problems: Vec<Problem>,
 }
@@ -22,7 +22,7 @@ impl fmt::Display for ConfigError {
 
 /// One thing that is wrong with the settings. Values are kept masked if they are secret.
 #[derive(Debug, thiserror::Error)]
-pub enum Problem {
+pub(crate) enum Problem {
     /// A setting that must be set is not.
     #[error("{setting} is not set: set it to {allowed} (in a TOML file: `{key}`)")]
     Missing {

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::Problem;
 use super::env_file::parse;
+use super::error::Problem;
 
 /// The text of an env file. Each name has one value, each problem stands on a line that is there,
 /// and what was read is read again from a file that quotes it.

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// What values a setting takes. Bounds include both ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Any text, described in words.
     Text(&'static str),
     /// A whole number.

@@ -12,6 +12,7 @@ mod error;
 pub(crate) mod fuzzing;
 mod kind;
 mod owned;
+#[cfg(test)]
 mod page;
 mod servers;
 mod settings;
@@ -29,16 +30,13 @@ use std::time::Duration;
 
 use crate::base::secret::{Properties, Secret, Uri};
 
-pub use error::{ConfigError, Problem};
-pub use kind::Kind;
-pub use owned::OWNED_PROPERTIES;
-pub use page::settings_page;
-pub use settings::{SETTINGS, SettingDoc};
-pub use shares::Shares;
+pub(crate) use error::ConfigError;
+pub(crate) use settings::SETTINGS;
+pub(crate) use shares::Shares;
 
 /// All settings, validated. Made by [`load`] only.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub(crate) struct Config {
     /// Where the records come from.
     pub kafka: Kafka,
     /// Where the rows go.
@@ -70,31 +68,31 @@ pub struct Config {
 
 impl Config {
     /// The name of the pipeline, for ever: `KAFKA_GROUP_ID`.
-    pub fn pipeline(&self) -> &str {
+    pub(crate) fn pipeline(&self) -> &str {
         &self.kafka.group_id
     }
 
     /// The name under which local state keeps the flow of these settings. It is their only one, and
     /// has the pipeline's name.
-    pub fn flow(&self) -> &str {
+    pub(crate) fn flow(&self) -> &str {
         self.pipeline()
     }
 
     /// What each part of the process may take of the memory.
-    pub fn shares(&self) -> Shares {
+    pub(crate) fn shares(&self) -> Shares {
         Shares::new(self.memory_limit, self.parallelism)
     }
 
     /// Every setting that has a value, with its source and without its secrets, in the order of
     /// the settings page; the user's librdkafka properties after them.
-    pub fn effective(&self) -> &[EffectiveSetting] {
+    pub(crate) fn effective(&self) -> &[EffectiveSetting] {
         &self.effective
     }
 }
 
 /// A setting as `icestream check` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EffectiveSetting {
+pub(crate) struct EffectiveSetting {
     /// Name of the setting, or `kafka.properties.` and the property.
     pub name: String,
     /// Its value, masked if it is secret.
@@ -105,7 +103,7 @@ pub struct EffectiveSetting {
 
 /// Where the records come from.
 #[derive(Clone, Debug)]
-pub struct Kafka {
+pub(crate) struct Kafka {
     /// `host:port`, several with commas.
     pub brokers: String,
     /// Topic to read.
@@ -125,13 +123,13 @@ pub struct Kafka {
     /// Who fetches the records.
     pub fetcher: Fetcher,
     /// Security, SASL and SSL settings and the user's own properties, ready for librdkafka. None
-    /// of [`OWNED_PROPERTIES`] is the user's.
+    /// of [`owned::OWNED_PROPERTIES`] is the user's.
     pub properties: Properties,
 }
 
 /// Who decides which partitions a process reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Assignment {
+pub(crate) enum Assignment {
     /// The consumer group shares them out among the processes of the pipeline.
     Group,
     /// Nobody: the process reads them all.
@@ -140,7 +138,7 @@ pub enum Assignment {
 
 /// Who fetches records from the brokers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fetcher {
+pub(crate) enum Fetcher {
     /// icestream itself.
     Icestream,
     /// librdkafka.
@@ -149,7 +147,7 @@ pub enum Fetcher {
 
 impl Fetcher {
     /// Its name, as in `KAFKA_FETCHER`.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Icestream => "icestream",
             Self::Librdkafka => "librdkafka",
@@ -159,7 +157,7 @@ impl Fetcher {
 
 /// Where a partition begins that the ledger does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OffsetReset {
+pub(crate) enum OffsetReset {
     /// At the first record that the topic still holds.
     Earliest,
     /// After the last record at that moment.
@@ -168,7 +166,7 @@ pub enum OffsetReset {
 
 /// Where the rows go.
 #[derive(Clone, Debug)]
-pub struct Iceberg {
+pub(crate) struct Iceberg {
     /// Kind of catalog.
     pub catalog_type: CatalogType,
     /// Name under which a SQL catalog keeps its tables.
@@ -197,7 +195,7 @@ pub struct Iceberg {
 
 /// Kind of catalog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CatalogType {
+pub(crate) enum CatalogType {
     /// A SQLite file or a PostgreSQL database.
     Sql,
     /// A server that speaks Iceberg's REST protocol.
@@ -206,7 +204,7 @@ pub enum CatalogType {
 
 /// How to log in to a REST catalog.
 #[derive(Clone, Debug)]
-pub struct Rest {
+pub(crate) struct Rest {
     /// `client-id:client-secret`. Never set together with `token`.
     pub credential: Option<Secret>,
     /// A fixed bearer token.
@@ -219,7 +217,7 @@ pub struct Rest {
 
 /// When a checkpoint is taken and where it is kept.
 #[derive(Clone, Debug)]
-pub struct Checkpointing {
+pub(crate) struct Checkpointing {
     /// From one checkpoint's start to the next one's.
     pub interval: Duration,
     /// How long the shards may take to seal.
@@ -240,7 +238,7 @@ pub struct Checkpointing {
 
 /// What follows a failure that may pass: names and meaning are Flink's.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum RestartStrategy {
+pub(crate) enum RestartStrategy {
     /// A restart after a wait that grows from failure to failure.
     ExponentialDelay {
         /// Wait after the first failure.
@@ -278,7 +276,7 @@ pub enum RestartStrategy {
 
 /// How batches and data files are cut.
 #[derive(Clone, Debug)]
-pub struct Write {
+pub(crate) struct Write {
     /// Rows in one Arrow batch.
     pub batch_size: usize,
     /// How long a batch that is not full waits.
@@ -289,7 +287,7 @@ pub struct Write {
 
 /// What becomes of a record that cannot be a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BadRecords {
+pub(crate) enum BadRecords {
     /// Stop at the record and name it.
     Fail,
     /// Leave it out and count it.
@@ -298,7 +296,7 @@ pub enum BadRecords {
 
 /// Which log lines are written, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Log {
+pub(crate) struct Log {
     /// A level or filter directives, known to parse.
     pub level: String,
     /// Text or JSON.
@@ -307,7 +305,7 @@ pub struct Log {
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// For people.
     Text,
     /// One JSON object a line.
@@ -319,7 +317,7 @@ pub enum LogFormat {
 /// # Errors
 /// Everything that is wrong with the settings at once. If a file cannot be read or parsed at all,
 /// that alone.
-pub fn load(
+pub(crate) fn load(
     env_file: Option<&Path>,
     config_file: Option<&Path>,
     environment: impl Iterator<Item = (String, String)>,
@@ -331,7 +329,7 @@ pub fn load(
 
 /// The environment of this process. Bytes that are not UTF-8 are replaced, where
 /// [`std::env::vars`] would panic.
-pub fn process_environment() -> impl Iterator<Item = (String, String)> {
+pub(crate) fn process_environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().map(|(name, value)| {
         (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
     })

@@ -1,7 +1,7 @@
 //! The properties of librdkafka that are icestream's own.
 
 /// Properties of librdkafka that the user may not set in `[kafka.properties]`, and why.
-pub const OWNED_PROPERTIES: &[(&str, &str)] = &[
+pub(crate) const OWNED_PROPERTIES: &[(&str, &str)] = &[
     ("bootstrap.servers", "use KAFKA_BROKERS"),
     ("metadata.broker.list", "use KAFKA_BROKERS"),
     ("group.id", "use KAFKA_GROUP_ID"),

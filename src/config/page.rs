@@ -65,7 +65,7 @@ const SECTIONS: [(&str, &[&str]); 8] = [
 ];
 
 /// The text of `docs/settings.md`.
-pub fn settings_page() -> String {
+pub(crate) fn settings_page() -> String {
     let mut page = INTRODUCTION.to_owned();
     for (title, prefixes) in SECTIONS {
         page.push_str(&format!(

@@ -5,7 +5,7 @@ use super::kind::Kind;
 
 /// One setting: everything that is to be said about it.
 #[derive(Clone, Copy, Debug)]
-pub struct SettingDoc {
+pub(crate) struct SettingDoc {
     /// Name of the environment variable, also in the env file.
     pub name: &'static str,
     /// A second name, which counts where the same source does not have the first.
@@ -13,8 +13,10 @@ pub struct SettingDoc {
     /// Key in the TOML file, with its section.
     pub key: &'static str,
     /// What it means.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the page, which a test writes"))]
     pub meaning: &'static str,
     /// Its default in words. `required` if there is none and it must be set, `none` if it may stay unset.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the page, which a test writes"))]
     pub default: &'static str,
     /// Which values it takes.
     pub kind: Kind,
@@ -54,7 +56,7 @@ const DAY_MS: u64 = 86_400_000;
 const ANY: Kind = Kind::Text("any text");
 
 /// Every setting, in the order of `docs/settings.md`.
-pub const SETTINGS: &[SettingDoc] = &[
+pub(crate) const SETTINGS: &[SettingDoc] = &[
     setting(
         "KAFKA_BROKERS",
         "kafka.brokers",

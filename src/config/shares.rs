@@ -14,7 +14,7 @@ const MESSAGE: u64 = 600;
 /// while it is unpacked, a batch while it is split, a row group while it is encoded) are given room
 /// by a multiple of what is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shares {
+pub(crate) struct Shares {
     /// Bytes of one broker's answer, as they come over the network. It is unpacked at once, and each
     /// message in it costs some 600 bytes more: there is room for twelve times as much.
     pub fetch: u64,
@@ -33,7 +33,7 @@ pub struct Shares {
 
 impl Shares {
     /// The shares of `limit` bytes among so many shards.
-    pub fn new(limit: u64, shards: usize) -> Self {
+    pub(crate) fn new(limit: u64, shards: usize) -> Self {
         let rest = limit.saturating_sub(BASE);
         let shard = rest / (shards.max(1) as u64);
         Self {
@@ -47,7 +47,7 @@ impl Shares {
     }
 
     /// How many shards there may be.
-    pub fn most_shards(limit: u64) -> usize {
+    pub(crate) fn most_shards(limit: u64) -> usize {
         let most = limit.saturating_sub(BASE) / SHARD;
         usize::try_from(most).unwrap_or(usize::MAX).max(1)
     }

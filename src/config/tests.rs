@@ -5,6 +5,9 @@ use tempfile::NamedTempFile;
 
 use super::*;
 use crate::base::secret::MASK;
+use crate::config::kind::Kind;
+use crate::config::owned::OWNED_PROPERTIES;
+use crate::config::page::settings_page;
 
 /// The least that a run needs, and `more`, which wins.
 pub(super) fn environment(more: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {

@@ -7,7 +7,7 @@ use crate::protocol::{Offset, TopicPartition};
 
 /// A record that could not be decoded, under `BAD_RECORDS=fail`.
 #[derive(Debug)]
-pub struct BadRecord {
+pub(crate) struct BadRecord {
     /// Its partition.
     pub partition: TopicPartition,
     /// Its offset.

@@ -31,9 +31,11 @@ use arrow::array::ArrayRef;
 use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
 
-pub use bad_record::BadRecord;
-pub use error::{Reason, RecordError, UnsupportedSchema};
-pub use json::JsonDecoder;
+pub(crate) use bad_record::BadRecord;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use error::Reason;
+pub(crate) use error::{RecordError, UnsupportedSchema};
+pub(crate) use json::JsonDecoder;
 
 /// What a decoder did with a payload.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -26,7 +26,7 @@ pub(super) struct Child {
 }
 
 impl Child {
-    pub fn start(executable: &Path, workspace: &Workspace) -> Result<Self, DemoError> {
+    pub(crate) fn start(executable: &Path, workspace: &Workspace) -> Result<Self, DemoError> {
         let log = workspace.log();
         let file = |what| {
             let path = log.clone();
@@ -62,24 +62,24 @@ impl Child {
     }
 
     /// How it ended, if it did. Does not wait.
-    pub fn ended(&mut self) -> Result<Option<ExitStatus>, DemoError> {
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>, DemoError> {
         self.process.try_wait().map_err(DemoError::Runtime)
     }
 
     /// Kills it with SIGKILL. How it ended, if it was faster.
-    pub fn kill(&mut self) -> Result<Option<ExitStatus>, DemoError> {
+    pub(crate) fn kill(&mut self) -> Result<Option<ExitStatus>, DemoError> {
         self.process.kill().map_err(DemoError::Runtime)?;
         let status = self.process.wait().map_err(DemoError::Runtime)?;
         Ok((status.signal() != Some(SIGKILL)).then_some(status))
     }
 
     /// The error of a child that ended by itself and not well.
-    pub fn failed(&self, status: ExitStatus) -> DemoError {
+    pub(crate) fn failed(&self, status: ExitStatus) -> DemoError {
         DemoError::Child { status, log: self.log.clone(), tail: self.tail() }
     }
 
     /// The error of a child that does nothing.
-    pub fn stuck(&self, after: Duration) -> DemoError {
+    pub(crate) fn stuck(&self, after: Duration) -> DemoError {
         DemoError::Stuck { after, log: self.log.clone(), tail: self.tail() }
     }
 

@@ -13,7 +13,7 @@ use crate::table::TableError;
 
 /// Why the demo did not come to a good end.
 #[derive(Debug, thiserror::Error)]
-pub enum DemoError {
+pub(crate) enum DemoError {
     /// More records than the embedded broker keeps.
     #[error(
         "the embedded broker keeps at most {} records of the demo in memory, and {} were asked for; use fewer --records, or `icestream run` with a Kafka of your own",
@@ -178,7 +178,7 @@ impl DemoError {
     }
 
     /// The process's exit code.
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Interrupted => exit::INTERRUPTED,
             _ => exit::FAILED,

@@ -19,7 +19,7 @@ mod workspace;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-pub use error::DemoError;
+pub(crate) use error::DemoError;
 use tokio::runtime::Runtime;
 
 use crate::cli::DemoArgs;
@@ -43,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// Whatever keeps the demo from its end; [`DemoError::Wrong`] if the table does not hold every
 /// record once.
-pub fn run(args: &DemoArgs) -> Result<(), DemoError> {
+pub(crate) fn run(args: &DemoArgs) -> Result<(), DemoError> {
     let plan = Plan::new(args.records, args.kills)?;
     let workspace = Workspace::new(args.keep.as_deref(), &plan)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

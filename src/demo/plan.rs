@@ -27,7 +27,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub fn new(records: u64, kills: u32) -> Result<Self, DemoError> {
+    pub(crate) fn new(records: u64, kills: u32) -> Result<Self, DemoError> {
         let in_partition = PARTITION_BYTES / MAX_RECORD_BYTES as u64;
         let partitions = records.div_ceil(in_partition).max(LEAST_PARTITIONS);
         if partitions > MOST_PARTITIONS {
@@ -43,7 +43,7 @@ impl Plan {
 
     /// Records produced before the child of this round starts; the rounds after the last kill is
     /// the last.
-    pub fn slice(&self, round: u32) -> u64 {
+    pub(crate) fn slice(&self, round: u32) -> u64 {
         let slices = u128::from(self.kills) + 1;
         let until = |round: u128| u128::from(self.records) * round / slices;
         let round = u128::from(round);
@@ -51,11 +51,11 @@ impl Plan {
     }
 
     /// Records after which the child makes a checkpoint.
-    pub fn checkpoint_records(&self) -> u64 {
+    pub(crate) fn checkpoint_records(&self) -> u64 {
         (self.slice(0) / CHECKPOINTS_A_SLICE).max(1)
     }
 
-    pub fn kill_points(&self) -> KillPoints {
+    pub(crate) fn kill_points(&self) -> KillPoints {
         KillPoints(fastrand::Rng::with_seed(SEED))
     }
 }
@@ -64,7 +64,7 @@ impl Plan {
 pub(super) struct KillPoints(fastrand::Rng);
 
 impl KillPoints {
-    pub fn next_point(&mut self) -> KillPoint {
+    pub(crate) fn next_point(&mut self) -> KillPoint {
         KillPoint {
             share: 0.8 * self.0.f64(),
             // Up to about the length of one checkpoint: some step of the next one is met.
@@ -90,7 +90,7 @@ impl KillPoint {
         clippy::cast_sign_loss,
         reason = "a rough place in at most a few million records"
     )]
-    pub fn records(&self, before: u64, produced: u64) -> u64 {
+    pub(crate) fn records(&self, before: u64, produced: u64) -> u64 {
         let work = produced.saturating_sub(before);
         before + ((work as f64 * self.share) as u64).clamp(1, work.max(1))
     }

@@ -17,20 +17,20 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub fn new(records: u64, kills: u32) -> Self {
+    pub(crate) fn new(records: u64, kills: u32) -> Self {
         let terminal = io::stderr().is_terminal();
         Self { terminal, began: Instant::now(), drawn: None, records, produced: 0, kills }
     }
 
     /// Records in the topic now.
-    pub fn produced(&mut self, produced: u64) {
+    pub(crate) fn produced(&mut self, produced: u64) {
         self.produced = produced;
         let (produced, records) = (grouped(produced), grouped(self.records));
         self.note(&format!("produced {produced} of {records} records"));
     }
 
     /// Records in the table now, and kills so far; shown on a terminal alone.
-    pub fn moving(&mut self, in_table: u64, kills: u32) {
+    pub(crate) fn moving(&mut self, in_table: u64, kills: u32) {
         if !self.terminal || self.drawn.is_some_and(|drawn| drawn.elapsed() < REDRAW) {
             return;
         }
@@ -45,13 +45,13 @@ impl Progress {
     }
 
     /// A line that stays.
-    pub fn note(&mut self, text: &str) {
+    pub(crate) fn note(&mut self, text: &str) {
         self.clear();
         self.write(&format!("{}{text}\n", self.clock()));
     }
 
     /// Takes the changing line away.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         if self.drawn.take().is_some() {
             self.write("\r\x1b[2K");
         }

@@ -50,7 +50,7 @@ pub(super) struct Readings {
 }
 
 impl Readings {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let random = fastrand::Rng::with_seed(seed);
         let measured_at = DateTime::from_timestamp(FIRST_MEASURED, 0).unwrap_or_default();
         Self { random, number: 0, measured_at }

@@ -22,13 +22,13 @@ pub(super) struct Report {
 
 impl Report {
     /// Prints it to standard output.
-    pub fn print(&self, kept: bool) -> Result<(), DemoError> {
+    pub(crate) fn print(&self, kept: bool) -> Result<(), DemoError> {
         let text = self.text(kept);
         std::io::stdout().lock().write_all(text.as_bytes()).map_err(DemoError::Output)
     }
 
     /// `Wrong` unless every record is in the table once, and nothing else.
-    pub fn verdict(&self, workspace: &Workspace) -> Result<(), DemoError> {
+    pub(crate) fn verdict(&self, workspace: &Workspace) -> Result<(), DemoError> {
         match self.tally.is_exact() {
             true => Ok(()),
             false => Err(DemoError::Wrong {

@@ -14,7 +14,7 @@ pub(super) struct Stop(Arc<AtomicBool>);
 
 impl Stop {
     /// Listens for signals as long as the runtime lives.
-    pub fn on_signals(runtime: &Runtime) -> Result<Self, DemoError> {
+    pub(crate) fn on_signals(runtime: &Runtime) -> Result<Self, DemoError> {
         let stop = Self::default();
         let _entered = runtime.enter();
         let mut interrupt = signal(SignalKind::interrupt()).map_err(DemoError::Runtime)?;
@@ -32,7 +32,7 @@ impl Stop {
 
     /// # Errors
     /// `Interrupted` once a signal came.
-    pub fn check(&self) -> Result<(), DemoError> {
+    pub(crate) fn check(&self) -> Result<(), DemoError> {
         if self.0.load(Ordering::Relaxed) { Err(DemoError::Interrupted) } else { Ok(()) }
     }
 }

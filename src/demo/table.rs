@@ -22,7 +22,7 @@ pub(super) struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    pub fn open(runtime: &'a Runtime, workspace: &Workspace) -> Result<Self, DemoError> {
+    pub(crate) fn open(runtime: &'a Runtime, workspace: &Workspace) -> Result<Self, DemoError> {
         // The environment does not count, as for the child.
         let config = crate::config::load(Some(&workspace.env_file()), None, std::iter::empty())?;
         let catalog = runtime.block_on(connect_catalog(&config))?;
@@ -30,7 +30,7 @@ impl<'a> Table<'a> {
     }
 
     /// Records below the ledger; as last seen, if the catalog is busy with the child.
-    pub fn in_ledger(&mut self) -> Result<u64, DemoError> {
+    pub(crate) fn in_ledger(&mut self) -> Result<u64, DemoError> {
         match self.runtime.block_on(self.catalog.load(&self.name)) {
             Ok(None) => {}
             Ok(Some(loaded)) => {
@@ -47,7 +47,11 @@ impl<'a> Table<'a> {
     }
 
     /// Reads where every row comes from; also tells where the table's metadata is.
-    pub fn read_back(&self, ends: &[Offset], stop: &Stop) -> Result<(Tally, String), DemoError> {
+    pub(crate) fn read_back(
+        &self,
+        ends: &[Offset],
+        stop: &Stop,
+    ) -> Result<(Tally, String), DemoError> {
         self.runtime.block_on(async {
             let Some(loaded) = self.catalog.load(&self.name).await? else {
                 return Err(DemoError::TableAbsent { table: self.name.to_string() });

@@ -17,13 +17,13 @@ pub(super) struct Tally {
 
 impl Tally {
     /// `ends` are the ends of the log, by partition, each log beginning at 0 without holes.
-    pub fn new(ends: &[Offset]) -> Self {
+    pub(crate) fn new(ends: &[Offset]) -> Self {
         let seen = ends.iter().map(|end| vec![false; usize::try_from(*end).unwrap_or(0)]).collect();
         Self { seen, rows: 0, repeated: 0, unknown: 0 }
     }
 
     /// Counts a row; `None` for a row that does not tell where it comes from.
-    pub fn row(&mut self, origin: Option<(i32, Offset)>) {
+    pub(crate) fn row(&mut self, origin: Option<(i32, Offset)>) {
         self.rows += 1;
         let index = |(partition, offset)| {
             Some((usize::try_from(partition).ok()?, usize::try_from(offset).ok()?))
@@ -39,12 +39,12 @@ impl Tally {
     }
 
     /// Records without a row.
-    pub fn missing(&self) -> u64 {
+    pub(crate) fn missing(&self) -> u64 {
         self.seen.iter().flatten().map(|seen| u64::from(!seen)).sum()
     }
 
     /// Is every record in the table once, and nothing else?
-    pub fn is_exact(&self) -> bool {
+    pub(crate) fn is_exact(&self) -> bool {
         self.repeated == 0 && self.unknown == 0 && self.missing() == 0
     }
 }

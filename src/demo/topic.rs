@@ -64,7 +64,7 @@ pub(super) struct Topic {
 }
 
 impl Topic {
-    pub fn start(partitions: i32) -> Result<Self, DemoError> {
+    pub(crate) fn start(partitions: i32) -> Result<Self, DemoError> {
         let cluster = MockCluster::new(BROKERS).map_err(broker("start"))?;
         cluster.create_topic(TOPIC, partitions, BROKERS).map_err(broker("make the topic"))?;
         let producer = ClientConfig::new()
@@ -81,12 +81,12 @@ impl Topic {
     }
 
     /// Bootstrap servers, on the loopback interface.
-    pub fn brokers(&self) -> String {
+    pub(crate) fn brokers(&self) -> String {
         self.cluster.bootstrap_servers()
     }
 
     /// Produces readings; returns when all are acknowledged.
-    pub fn produce(
+    pub(crate) fn produce(
         &self,
         readings: impl Iterator<Item = Reading>,
         stop: &Stop,
@@ -125,7 +125,7 @@ impl Topic {
     }
 
     /// Ends of the log by partition, after a proof that the broker holds all that it acknowledged.
-    pub fn ends(&self) -> Result<Vec<Offset>, DemoError> {
+    pub(crate) fn ends(&self) -> Result<Vec<Offset>, DemoError> {
         let client = self.producer.client();
         let range = |partition| {
             let range = client.fetch_watermarks(TOPIC, partition, PATIENCE);

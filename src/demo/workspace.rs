@@ -22,7 +22,7 @@ pub(super) struct Workspace {
 
 impl Workspace {
     /// Makes the directory. One of the user's must be empty or absent.
-    pub fn new(keep: Option<&Path>, plan: &Plan) -> Result<Self, DemoError> {
+    pub(crate) fn new(keep: Option<&Path>, plan: &Plan) -> Result<Self, DemoError> {
         let dir = match keep {
             Some(dir) => dir.to_owned(),
             None => {
@@ -51,7 +51,7 @@ impl Workspace {
     }
 
     /// Writes the env file and the schema.
-    pub fn write(&self, brokers: &str) -> Result<(), DemoError> {
+    pub(crate) fn write(&self, brokers: &str) -> Result<(), DemoError> {
         for (path, text) in
             [(self.env_file(), self.settings(brokers)), (self.schema_file(), SCHEMA.to_owned())]
         {
@@ -61,12 +61,12 @@ impl Workspace {
     }
 
     /// The env file, also for the user's own look at the table.
-    pub fn env_file(&self) -> PathBuf {
+    pub(crate) fn env_file(&self) -> PathBuf {
         self.dir.join("demo.env")
     }
 
     /// Where the children write their logs.
-    pub fn log(&self) -> PathBuf {
+    pub(crate) fn log(&self) -> PathBuf {
         self.dir.join("icestream.log")
     }
 
@@ -103,22 +103,22 @@ impl Workspace {
     }
 
     /// The demo's directory.
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// Is the directory the user's?
-    pub fn is_kept(&self) -> bool {
+    pub(crate) fn is_kept(&self) -> bool {
         self.keep
     }
 
     /// Leaves the directory in place.
-    pub fn leave(mut self) {
+    pub(crate) fn leave(mut self) {
         self.keep = true;
     }
 
     /// Removes the directory, unless it is the user's.
-    pub fn close(mut self) -> Result<(), DemoError> {
+    pub(crate) fn close(mut self) -> Result<(), DemoError> {
         if std::mem::replace(&mut self.keep, true) {
             return Ok(());
         }

@@ -27,7 +27,7 @@ use crate::state::{CheckpointStart, StateError, StepSeconds};
 use crate::telemetry::{CheckpointOutcome, Metrics, Server, Step};
 
 /// Commits to the tables of a flow.
-pub struct Committer<W: World> {
+pub(crate) struct Committer<W: World> {
     /// Its tables, by `namespace.table`.
     pub tables: BTreeMap<String, TableCommitter<W>>,
     /// Names this process.
@@ -41,7 +41,7 @@ pub struct Committer<W: World> {
 }
 
 /// A sealed epoch on its way into the tables.
-pub struct Work<T> {
+pub(crate) struct Work<T> {
     /// What is prepared.
     pub checkpoint: Checkpoint,
     /// Wall-clock milliseconds at which the barrier went out.
@@ -55,7 +55,7 @@ pub struct Work<T> {
 }
 
 /// A commit that came to its end.
-pub struct Done<T> {
+pub(crate) struct Done<T> {
     /// How.
     pub settled: Settled,
     /// The table after it.
@@ -76,7 +76,10 @@ impl<W: World> Committer<W> {
     ///
     /// # Errors
     /// If it did not come to its end for all tables; those for which it did are finalized.
-    pub async fn carry(&self, work: Work<Loaded<W>>) -> Result<Vec<Done<Loaded<W>>>, Failure> {
+    pub(crate) async fn carry(
+        &self,
+        work: Work<Loaded<W>>,
+    ) -> Result<Vec<Done<Loaded<W>>>, Failure> {
         let epoch = work.checkpoint.epoch;
         self.metrics.observe_step(Step::Seal, work.seal);
 
@@ -177,7 +180,7 @@ impl<W: World> Committer<W> {
     ///
     /// # Errors
     /// [`Refusal::TableMissing`] if the flow has no such table.
-    pub fn table(&self, pending: &PendingCommit) -> Result<&TableCommitter<W>, Failure> {
+    pub(crate) fn table(&self, pending: &PendingCommit) -> Result<&TableCommitter<W>, Failure> {
         let only = || match self.tables.len() {
             1 => self.tables.values().next(),
             _ => None,
@@ -189,7 +192,7 @@ impl<W: World> Committer<W> {
     }
 
     /// Counts a checkpoint whose commits all came to their ends.
-    pub fn count_checkpoint(&self, done: &[Done<Loaded<W>>]) {
+    pub(crate) fn count_checkpoint(&self, done: &[Done<Loaded<W>>]) {
         let superseded = done.iter().any(|done| done.settled.is_superseded());
         let outcome = match superseded {
             true => CheckpointOutcome::Superseded,
@@ -202,7 +205,7 @@ impl<W: World> Committer<W> {
     ///
     /// # Errors
     /// If one cannot be read.
-    pub async fn readings(&self) -> Result<Readings<Loaded<W>>, Failure> {
+    pub(crate) async fn readings(&self) -> Result<Readings<Loaded<W>>, Failure> {
         let readings = self
             .tables
             .iter()
@@ -294,7 +297,7 @@ impl<W: World> Committer<W> {
     }
 
     /// Counts a refusal and makes it the end of the flow.
-    pub fn refuse(&self, refusal: Refusal) -> Failure {
+    pub(crate) fn refuse(&self, refusal: Refusal) -> Failure {
         self.metrics.add_refusal(refusal.name());
         Failure::Refused(refusal)
     }

@@ -109,7 +109,7 @@ pub(super) struct Run<W: World> {
 impl<W: World> Coordinator<W> {
     /// Runs until there is a reason to end. Dropping the coordinator stops the shards; what is left
     /// of an epoch that was not prepared is for the caller.
-    pub async fn run(
+    pub(crate) async fn run(
         mut self,
         stop: &mut watch::Receiver<bool>,
     ) -> (Result<RunEnd, Failure>, Unprepared<W>) {

@@ -7,7 +7,7 @@ use crate::telemetry::Metrics;
 
 /// Why a run ended well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RunEnd {
+pub(crate) enum RunEnd {
     /// Everything up to the ends of the log at start is in the table.
     CaughtUp,
     /// It was asked to stop.
@@ -29,7 +29,7 @@ pub(super) enum Finish {
 }
 
 impl Finish {
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Stopped => "stopped",
             Self::CaughtUp => "caught_up",

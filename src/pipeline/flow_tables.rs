@@ -19,7 +19,7 @@ pub(super) struct TableState<W: World> {
 
 impl<W: World> TableState<W> {
     /// From a reading.
-    pub fn new(name: &str, reading: Reading<Loaded<W>>) -> Self {
+    pub(crate) fn new(name: &str, reading: Reading<Loaded<W>>) -> Self {
         let view = reading.view();
         let (uuid, ledger) = (view.table_uuid.clone(), view.ledger.as_ref());
         Self {
@@ -34,28 +34,28 @@ impl<W: World> TableState<W> {
 pub(super) struct Tables<W: World>(pub Vec<TableState<W>>);
 
 impl<W: World> Tables<W> {
-    pub fn iter(&self) -> impl Iterator<Item = &TableState<W>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &TableState<W>> {
         self.0.iter()
     }
 
-    pub fn get_mut(&mut self, name: &str) -> Option<&mut TableState<W>> {
+    pub(crate) fn get_mut(&mut self, name: &str) -> Option<&mut TableState<W>> {
         self.0.iter_mut().find(|table| table.target.name == name)
     }
 
     /// Their names, for logs.
-    pub fn names(&self) -> String {
+    pub(crate) fn names(&self) -> String {
         let names: Vec<&str> = self.iter().map(|table| table.target.name.as_str()).collect();
         names.join(" ")
     }
 
     /// The readings that files are written for, by `namespace.table`.
-    pub fn loaded(&self) -> BTreeMap<String, Arc<Loaded<W>>> {
+    pub(crate) fn loaded(&self) -> BTreeMap<String, Arc<Loaded<W>>> {
         let named = self.iter().map(|table| (table.target.name.clone(), table.loaded.clone()));
         named.collect()
     }
 
     /// The ledgers of those for which `checkpoint` holds nothing.
-    pub fn unmoved(&self, checkpoint: &Checkpoint) -> Vec<Frontier> {
+    pub(crate) fn unmoved(&self, checkpoint: &Checkpoint) -> Vec<Frontier> {
         let moved = |table: &&TableState<W>| {
             checkpoint.pending.iter().any(|pending| pending.table == table.target.name)
         };
@@ -63,13 +63,13 @@ impl<W: World> Tables<W> {
     }
 
     /// How far all tables are in a partition; `None` while one of them never began it.
-    pub fn ledger(&self, tp: &TopicPartition) -> Option<Offset> {
+    pub(crate) fn ledger(&self, tp: &TopicPartition) -> Option<Offset> {
         let all: Option<Vec<Offset>> = self.iter().map(|table| table.ledger.get(tp)).collect();
         all?.into_iter().min()
     }
 
     /// How far all tables are, of each partition that all began.
-    pub fn lowest(&self) -> Frontier {
+    pub(crate) fn lowest(&self) -> Frontier {
         let first = self.0.first().map(|table| table.ledger.clone()).unwrap_or_default();
         let all = first.0.into_keys().filter_map(|tp| Some((tp.clone(), self.ledger(&tp)?)));
         all.collect()

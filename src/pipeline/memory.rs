@@ -5,7 +5,7 @@
 /// To send the next one on it is as sound as to read the table: either way the request is pinned to
 /// the head that was looked at, and the catalog refuses it if the head has moved since. Only a first
 /// attempt uses it: conflict, unknown and errors lead to a fresh reading.
-pub struct Memory<T> {
+pub(crate) struct Memory<T> {
     table: Option<T>,
     head: Option<i64>,
     /// The last time it was compared, nobody else had moved the head. While others commit, too,
@@ -21,24 +21,24 @@ impl<T> Default for Memory<T> {
 
 impl<T> Memory<T> {
     /// What a first attempt may be decided on; it is used once.
-    pub fn take(&mut self) -> Option<T> {
+    pub(crate) fn take(&mut self) -> Option<T> {
         let table = self.table.take();
         table.filter(|_| self.alone)
     }
 
     /// Keeps the table that a commit of ours is the head of, if it may be kept.
-    pub fn keep(&mut self, table: Option<T>, head: Option<i64>) {
+    pub(crate) fn keep(&mut self, table: Option<T>, head: Option<i64>) {
         self.table = table;
         self.head = head;
     }
 
     /// A fresh reading before a first attempt.
-    pub fn compare(&mut self, head: Option<i64>) {
+    pub(crate) fn compare(&mut self, head: Option<i64>) {
         self.alone = self.head.is_none() || self.head == head;
     }
 
     /// A conflict on what was remembered: somebody else commits, too.
-    pub fn set_shared(&mut self) {
+    pub(crate) fn set_shared(&mut self) {
         self.alone = false;
     }
 }

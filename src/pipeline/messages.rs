@@ -11,7 +11,7 @@ use crate::source::{Membership, SourceError};
 
 /// Counters that the coordinator reads while shards run.
 #[derive(Default)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// Payload bytes read since the last barrier.
     pub epoch_bytes: AtomicU64,
     /// Records read since the last barrier.
@@ -23,7 +23,7 @@ pub struct Progress {
 }
 
 /// A partition that a shard is to read.
-pub struct Begin {
+pub(crate) struct Begin {
     /// The partition.
     pub tp: TopicPartition,
     /// Where it starts in each table of the flow, in their order.
@@ -35,7 +35,7 @@ pub struct Begin {
 }
 
 /// What a shard is told.
-pub enum Command<T> {
+pub(crate) enum Command<T> {
     /// Read these partitions, too. Answered before they are assigned: a record that comes before
     /// the shard knows its partition would be dropped as somebody else's.
     Take(Vec<Begin>),
@@ -52,7 +52,7 @@ pub enum Command<T> {
 
 /// What a shard did in an epoch.
 #[derive(Debug, Default)]
-pub struct Sealed {
+pub(crate) struct Sealed {
     /// What goes into each table of the flow, in their order.
     pub shares: Vec<TableShare>,
     /// Timestamp of the last record by partition, milliseconds since the Unix epoch.
@@ -62,7 +62,7 @@ pub struct Sealed {
 }
 
 /// What a shard reports.
-pub enum Report {
+pub(crate) enum Report {
     /// The answer to [`Command::Take`].
     Ready,
     /// The answer to a barrier.
@@ -76,7 +76,7 @@ pub enum Report {
 }
 
 /// What the monitor tells.
-pub enum Event {
+pub(crate) enum Event {
     /// The cluster answered.
     Reachable,
     /// It did not.

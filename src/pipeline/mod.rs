@@ -21,7 +21,7 @@ mod partitions;
 mod reading;
 mod real;
 mod rows;
-pub mod seams;
+pub(crate) mod seams;
 mod settings;
 mod shard;
 #[cfg(test)]
@@ -46,8 +46,8 @@ use crate::protocol::{Offset, TopicPartition};
 use crate::source::SourceError;
 use crate::telemetry::{Health, Metrics, Server};
 
-pub use end::RunEnd;
-pub use rows::RowBuilder;
+pub(crate) use end::RunEnd;
+pub(crate) use rows::RowBuilder;
 
 use coordinator::Coordinator;
 use messages::Progress;
@@ -63,7 +63,7 @@ const REPLACED_AGAIN: Duration = Duration::from_secs(600);
 const COMMANDS: usize = 2;
 
 /// What all runs of a process share.
-pub struct Pipeline {
+pub(crate) struct Pipeline {
     /// Settings.
     pub config: Arc<Config>,
     /// Names this process in ledgers, journals and file names; never used twice.
@@ -85,7 +85,7 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// A pipeline that has not begun.
-    pub fn new(
+    pub(crate) fn new(
         config: Arc<Config>,
         until_caught_up: bool,
         metrics: Metrics,
@@ -108,17 +108,17 @@ impl Pipeline {
     }
 
     /// Commits settled by this process so far: its measure of progress.
-    pub fn commits(&self) -> u64 {
+    pub(crate) fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
     }
 
     /// Did the run read something that is not in the table yet? As of about a second ago.
-    pub fn uncommitted(&self) -> bool {
+    pub(crate) fn uncommitted(&self) -> bool {
         self.uncommitted.load(Ordering::Relaxed)
     }
 
     /// Makes a failure that may pass visible to those who watch.
-    pub fn failed(&self, failure: &Failure) {
+    pub(crate) fn failed(&self, failure: &Failure) {
         self.health.set_not_ready(chain(failure));
         if let Some(server) = failure.server() {
             self.metrics.add_retry(server);
@@ -129,7 +129,7 @@ impl Pipeline {
 
     /// One run: connects, recovers what earlier runs left, reads from the ledger on, and commits
     /// until there is a reason to end.
-    pub async fn run(&self, stop: &mut watch::Receiver<bool>) -> Result<RunEnd, Failure> {
+    pub(crate) async fn run(&self, stop: &mut watch::Receiver<bool>) -> Result<RunEnd, Failure> {
         let connected = tokio::select! {
             connected = real::connect(&self.config, &self.instance, &self.metrics) => connected?,
             // Nothing was read yet, so nothing is to be sealed.

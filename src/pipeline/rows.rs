@@ -26,7 +26,7 @@ enum Column {
 }
 
 /// Builds batches for one table schema.
-pub struct RowBuilder {
+pub(crate) struct RowBuilder {
     schema: SchemaRef,
     columns: Vec<Column>,
     decoder: Decoder,
@@ -40,7 +40,7 @@ pub struct RowBuilder {
 
 impl RowBuilder {
     /// For the table's current schema.
-    pub fn new(
+    pub(crate) fn new(
         metadata: &TableMetadata,
         table: &str,
         topics: &Topics,
@@ -84,7 +84,7 @@ impl RowBuilder {
     }
 
     /// Appends a record as one row, or nothing.
-    pub fn push(&mut self, record: &Record<'_>, payload: &[u8]) -> Pushed {
+    pub(crate) fn push(&mut self, record: &Record<'_>, payload: &[u8]) -> Pushed {
         let pushed = self.decoder.push(payload);
         if !matches!(pushed, Pushed::Row) {
             return pushed;
@@ -101,22 +101,22 @@ impl RowBuilder {
     }
 
     /// Can a payload of so many bytes be pushed before the rows have to be taken?
-    pub fn has_room_for(&self, payload_bytes: usize) -> bool {
+    pub(crate) fn has_room_for(&self, payload_bytes: usize) -> bool {
         self.decoder.has_room_for(payload_bytes)
     }
 
     /// Rows not yet taken.
-    pub fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.decoder.rows()
     }
 
     /// Bytes held by the rows not yet taken.
-    pub fn buffered_bytes(&self) -> usize {
+    pub(crate) fn buffered_bytes(&self) -> usize {
         self.decoder.buffered_bytes() + self.rows() * 20
     }
 
     /// Payload fields that the table lacks, since the last call.
-    pub fn take_unknown_fields(&mut self) -> u64 {
+    pub(crate) fn take_unknown_fields(&mut self) -> u64 {
         self.decoder.take_unknown_fields()
     }
 
@@ -126,7 +126,7 @@ impl RowBuilder {
     }
 
     /// Takes the rows as one batch.
-    pub fn take(&mut self) -> Result<RecordBatch, Failure> {
+    pub(crate) fn take(&mut self) -> Result<RecordBatch, Failure> {
         let runs = std::mem::take(&mut self.topic_runs);
         let payload = self
             .decoder

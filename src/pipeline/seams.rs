@@ -26,7 +26,7 @@ use crate::state::{CheckpointEnd, CheckpointStart, StepSeconds};
 use crate::table::{CommitOutcome, NotSent};
 
 /// The topics, and the group that distributes their partitions.
-pub trait Source: Clone + Send + Sync + 'static {
+pub(crate) trait Source: Clone + Send + Sync + 'static {
     /// A shard's share of the topics.
     type Queue: Queue;
 
@@ -74,7 +74,7 @@ pub trait Source: Clone + Send + Sync + 'static {
 }
 
 /// The records of one shard's partitions.
-pub trait Queue: Send + 'static {
+pub(crate) trait Queue: Send + 'static {
     /// Hands over what is ready, at most one batch; waits up to `wait` for a first message.
     /// `take` returns false to stop early, and nothing may be read from the queue after that.
     /// Returns how many were handed over.
@@ -88,7 +88,7 @@ pub trait Queue: Send + 'static {
 }
 
 /// The table, as a pipeline sees it.
-pub trait Table: Clone + Send + Sync + 'static {
+pub(crate) trait Table: Clone + Send + Sync + 'static {
     /// The table's metadata, and the store that holds its files.
     type Loaded: Clone + Send + Sync + 'static;
 
@@ -125,7 +125,7 @@ pub trait Table: Clone + Send + Sync + 'static {
 }
 
 /// The checkpoint store. What was written is on disk when the future ends.
-pub trait Checkpoints: Clone + Send + Sync + 'static {
+pub(crate) trait Checkpoints: Clone + Send + Sync + 'static {
     /// What recovery needs.
     fn load(&self) -> impl Future<Output = Result<LocalState, Failure>> + Send;
     /// Step 2 of a commit. Only what it gives back may be admitted (I4).
@@ -146,7 +146,7 @@ pub trait Checkpoints: Clone + Send + Sync + 'static {
 }
 
 /// What turns the records of an epoch into data files that nobody sees yet.
-pub trait Sink: Send + 'static {
+pub(crate) trait Sink: Send + 'static {
     /// What it writes for.
     type Table;
     /// The files of an epoch that ended.
@@ -180,7 +180,7 @@ pub trait Sink: Send + 'static {
 }
 
 /// Files that become durable.
-pub trait Closing: Send + 'static {
+pub(crate) trait Closing: Send + 'static {
     /// Would [`Self::wait`] not have to wait?
     fn is_over(&self) -> bool;
     /// Bytes of memory that they hold.

@@ -7,7 +7,7 @@ use crate::protocol::{ResetPolicy, Trigger};
 
 /// What a run is told by the settings.
 #[derive(Clone, Debug)]
-pub struct RunSettings {
+pub(crate) struct RunSettings {
     /// The pipeline: its ledger's name, and its consumer group's.
     pub pipeline: String,
     /// The topic.
@@ -36,7 +36,7 @@ pub struct RunSettings {
 
 impl RunSettings {
     /// From the settings of the process.
-    pub fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
         let checkpoint = &config.checkpoint;
         Self {
             pipeline: config.kafka.group_id.clone(),

@@ -30,7 +30,7 @@ const POSITIONS: Duration = Duration::from_millis(100);
 
 /// How shards work, the same for all of a run.
 #[derive(Clone, Copy, Debug)]
-pub struct ShardSettings {
+pub(crate) struct ShardSettings {
     /// What to do with bad records.
     pub bad_records: BadRecords,
     /// Most payload bytes of an epoch that waits for the last one's commit.
@@ -45,7 +45,7 @@ enum Taken {
 }
 
 /// The state of a shard.
-pub struct Shard<S: Sink> {
+pub(crate) struct Shard<S: Sink> {
     settings: ShardSettings,
     topics: Topics,
     /// One for each table of the flow, in their order.
@@ -81,7 +81,7 @@ struct Ending<C> {
 
 impl<S: Sink> Shard<S> {
     /// A shard without partitions; `sinks` are those of the tables of its flow, in their order.
-    pub fn new(
+    pub(crate) fn new(
         settings: ShardSettings,
         topics: Topics,
         sinks: Vec<S>,
@@ -106,7 +106,7 @@ impl<S: Sink> Shard<S> {
 
     /// May the open epoch not grow any more? Its size is bounded while the last one is sealed and
     /// committed, and so is the memory of both.
-    pub fn must_hold(&self) -> bool {
+    pub(crate) fn must_hold(&self) -> bool {
         let long = self.progress.hold.load(Ordering::Relaxed)
             && self.progress.epoch_bytes.load(Ordering::Relaxed) >= self.settings.max_epoch_bytes;
         long || self.ending.as_ref().is_some_and(|last| {
@@ -116,7 +116,7 @@ impl<S: Sink> Shard<S> {
     }
 
     /// Is there a barrier that is not answered yet?
-    pub fn is_ending(&self) -> bool {
+    pub(crate) fn is_ending(&self) -> bool {
         self.ending.is_some()
     }
 
@@ -124,7 +124,7 @@ impl<S: Sink> Shard<S> {
     ///
     /// # Errors
     /// If files cannot be written.
-    pub fn obey(
+    pub(crate) fn obey(
         &mut self,
         command: Command<S::Table>,
         out: &UnboundedSender<Report>,
@@ -154,7 +154,7 @@ impl<S: Sink> Shard<S> {
     ///
     /// # Errors
     /// If the files could not be written.
-    pub fn answer(&mut self, out: &UnboundedSender<Report>) -> Result<bool, Failure> {
+    pub(crate) fn answer(&mut self, out: &UnboundedSender<Report>) -> Result<bool, Failure> {
         match self.ending.take_if(|last| last.files.iter().all(Closing::is_over)) {
             Some(last) => {
                 self.show_buffered();
@@ -168,7 +168,7 @@ impl<S: Sink> Shard<S> {
     ///
     /// # Errors
     /// If reading or writing failed; the shard cannot go on.
-    pub fn read(
+    pub(crate) fn read(
         &mut self,
         queue: &mut impl Queue,
         wait: Duration,
@@ -208,7 +208,7 @@ impl<S: Sink> Shard<S> {
 
     /// Deletes the files of the open epoch: they were never part of a checkpoint. Those of an epoch
     /// that ended are told, for somebody else to decide.
-    pub fn abandon(&mut self, out: &UnboundedSender<Report>) {
+    pub(crate) fn abandon(&mut self, out: &UnboundedSender<Report>) {
         if let Some(Err(failure)) = self.ending.take().map(|last| last.report(out)) {
             tracing::warn!(error = %chain(&failure), "the files of the last epoch were not written");
         }

@@ -14,7 +14,7 @@ use crate::write::{ClosingFiles, TableWriter, WriteSettings};
 
 /// How a shard writes.
 #[derive(Clone)]
-pub struct SinkSettings {
+pub(crate) struct SinkSettings {
     /// The topics, for their column.
     pub topics: Topics,
     /// How payloads are written.
@@ -36,7 +36,7 @@ pub struct SinkSettings {
 }
 
 /// Writes the rows of one shard to data files of the table.
-pub struct FileSink {
+pub(crate) struct FileSink {
     settings: SinkSettings,
     table: Arc<LoadedTable>,
     rows: RowBuilder,
@@ -53,7 +53,7 @@ impl FileSink {
     ///
     /// # Errors
     /// If records cannot be decoded into its schema.
-    pub fn new(settings: SinkSettings, table: Arc<LoadedTable>) -> Result<Self, Failure> {
+    pub(crate) fn new(settings: SinkSettings, table: Arc<LoadedTable>) -> Result<Self, Failure> {
         let rows = rows(&table, &settings)?;
         Ok(Self {
             settings,
@@ -120,7 +120,7 @@ impl FileSink {
 }
 
 /// The files of an epoch of a shard, if it has any.
-pub struct EpochFiles(Option<ClosingFiles>);
+pub(crate) struct EpochFiles(Option<ClosingFiles>);
 
 impl Closing for EpochFiles {
     fn is_over(&self) -> bool {

@@ -33,7 +33,7 @@ pub(super) struct Started<W: World> {
 }
 
 impl<W: World> Started<W> {
-    pub async fn new(
+    pub(crate) async fn new(
         connected: &Connected<W>,
         settings: &RunSettings,
         instance: &str,
@@ -123,7 +123,7 @@ impl<W: World> Started<W> {
     /// Ends of the log now, of all partitions that hold anything.
     /// A ledger that the log does not hold is refused, whoever is to read the partition: it would
     /// count as caught up.
-    pub async fn log_ends(
+    pub(crate) async fn log_ends(
         &self,
         settings: &RunSettings,
     ) -> Result<BTreeMap<TopicPartition, Offset>, Failure> {

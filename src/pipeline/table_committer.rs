@@ -27,7 +27,7 @@ use crate::table::CommitOutcome;
 use crate::telemetry::{Admission as Decision, CommitOutcome as Answer, Health, Metrics, Server};
 
 /// Commits to one table of a flow.
-pub struct TableCommitter<W: World> {
+pub(crate) struct TableCommitter<W: World> {
     /// The table, in its catalog.
     pub table: W::Table,
     /// The table as `namespace.table`.
@@ -51,7 +51,7 @@ impl<W: World> TableCommitter<W> {
     /// attempt is decided on what the catalog answered to our last commit, where that is kept.
     /// Conflict and unknown both come back to the load; a conflict soon, since the catalog is well
     /// and only another instance was faster.
-    pub async fn settle(
+    pub(crate) async fn settle(
         &self,
         pending: &Prepared,
     ) -> Result<(Settled, Reading<Loaded<W>>), Failure> {
@@ -207,19 +207,19 @@ impl<W: World> TableCommitter<W> {
     }
 
     /// The table and what its metadata says of our pipeline.
-    pub async fn load(&self) -> Result<Reading<Loaded<W>>, Failure> {
+    pub(crate) async fn load(&self) -> Result<Reading<Loaded<W>>, Failure> {
         let missing = || self.refuse(Refusal::TableMissing { table: self.name.clone() });
         let read = self.table.load().await.map_err(|failure| self.counted(failure))?;
         read.ok_or_else(missing)
     }
 
     /// [`Self::load`]; makes a table that is not there, if it is known how.
-    pub async fn open(&self) -> Result<Reading<Loaded<W>>, Failure> {
+    pub(crate) async fn open(&self) -> Result<Reading<Loaded<W>>, Failure> {
         self.table.open().await.map_err(|failure| self.counted(failure))
     }
 
     /// [`Self::load`], tried again until a catalog that is away is back or time is up.
-    pub async fn load_patiently(&self) -> Result<Reading<Loaded<W>>, Failure> {
+    pub(crate) async fn load_patiently(&self) -> Result<Reading<Loaded<W>>, Failure> {
         let mut backoff = Backoff::new(now(), self.give_up);
         loop {
             match self.load().await {
@@ -247,7 +247,7 @@ impl<W: World> TableCommitter<W> {
     }
 
     /// Counts a refusal and makes it the end of the flow.
-    pub fn refuse(&self, refusal: Refusal) -> Failure {
+    pub(crate) fn refuse(&self, refusal: Refusal) -> Failure {
         self.metrics.add_refusal(refusal.name());
         Failure::Refused(refusal)
     }
@@ -267,7 +267,7 @@ impl<W: World> TableCommitter<W> {
 
     /// One synced write: pending no more, and with the last table's the checkpoint is complete. Files of a superseded commit are
     /// deleted only if the table just read proves that they are not in it (I8).
-    pub async fn finalize(
+    pub(crate) async fn finalize(
         &self,
         pending: &PendingCommit,
         settled: &Settled,
@@ -314,7 +314,7 @@ impl<W: World> TableCommitter<W> {
     ///
     /// # Errors
     /// If the store names one, or they cannot be deleted.
-    pub async fn delete_unused(
+    pub(crate) async fn delete_unused(
         &self,
         loaded: &Loaded<W>,
         files: impl IntoIterator<Item = &PendingFile>,
@@ -333,7 +333,7 @@ impl<W: World> TableCommitter<W> {
 
     /// I1, as far as the metadata shows it. What is wrong is in the table already, and stopping would
     /// heal nothing: it is counted and told.
-    pub fn check_journal(&self, reading: &Reading<Loaded<W>>) {
+    pub(crate) fn check_journal(&self, reading: &Reading<Loaded<W>>) {
         let view = reading.view();
         let mut journal = Contiguity::default();
         for shown in view.commits.iter().filter(|shown| shown.in_ancestry) {

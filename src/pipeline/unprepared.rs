@@ -28,7 +28,7 @@ pub(super) struct Unprepared<W: World> {
 
 impl<W: World> Unprepared<W> {
     /// Deletes their files. To be called when every shard has ended, so that all have answered.
-    pub async fn delete(mut self, committer: &Committer<W>) {
+    pub(crate) async fn delete(mut self, committer: &Committer<W>) {
         let mut sealed = self.taken;
         while let Ok(report) = self.reports.try_recv() {
             if let Report::Sealed(_, part) | Report::Left(part) = report {

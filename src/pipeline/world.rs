@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::protocol::FlowTable;
 
 /// Everything outside of one pipeline process.
-pub trait World: Clone + Send + Sync + 'static {
+pub(crate) trait World: Clone + Send + Sync + 'static {
     /// Kafka.
     type Source: Source;
     /// The table and its catalog.
@@ -43,10 +43,10 @@ pub trait World: Clone + Send + Sync + 'static {
 }
 
 /// One reading of the table of a world.
-pub type Loaded<W> = <<W as World>::Table as Table>::Loaded;
+pub(crate) type Loaded<W> = <<W as World>::Table as Table>::Loaded;
 
 /// What a process of a pipeline is connected to.
-pub struct Connected<W: World> {
+pub(crate) struct Connected<W: World> {
     /// What makes sinks and sets shards going.
     pub world: W,
     /// Kafka.
@@ -58,7 +58,7 @@ pub struct Connected<W: World> {
 }
 
 /// A shard with all that connects it.
-pub struct ShardTask<W: World> {
+pub(crate) struct ShardTask<W: World> {
     /// Its number.
     pub index: usize,
     /// The shard.

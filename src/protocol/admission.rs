@@ -96,7 +96,7 @@ fn first_row(pending: &PendingCommit, view: &TableView) -> Row {
 }
 
 /// The generation of a ledger; 0 of one that is not there.
-pub fn generation(ledger: Option<&Ledger>) -> u64 {
+pub(crate) fn generation(ledger: Option<&Ledger>) -> u64 {
     ledger.map_or(0, |ledger| ledger.generation)
 }
 
@@ -115,13 +115,13 @@ fn only_head(view: &TableView) -> TableView {
 }
 
 /// Is the commit named by the ledger, or made by an ancestor of the head?
-pub fn shows_commit(view: &TableView, commit_id: &CommitId) -> bool {
+pub(crate) fn shows_commit(view: &TableView, commit_id: &CommitId) -> bool {
     view.ledger.as_ref().is_some_and(|ledger| ledger.commit_id == *commit_id)
         || snapshot_of(view, commit_id).is_some()
 }
 
 /// The snapshot in the ancestry of the head that brought the commit in, if it is still shown.
-pub fn snapshot_of(view: &TableView, commit_id: &CommitId) -> Option<i64> {
+pub(crate) fn snapshot_of(view: &TableView, commit_id: &CommitId) -> Option<i64> {
     let mut ancestors = view.commits.iter().filter(|shown| shown.in_ancestry);
     ancestors.find(|shown| shown.commit_id == *commit_id).map(|shown| shown.snapshot_id)
 }
@@ -138,7 +138,7 @@ pub fn snapshot_of(view: &TableView, commit_id: &CommitId) -> Option<i64> {
 ///   head at all (a ledger is only ever written together with a snapshot).
 /// * [`Refusal::LedgerSetBack`]: a later commit of ours is in the ancestry.
 /// * [`Refusal::LedgerMissing`]: there are snapshots of ours, but no ledger.
-pub fn check_history(table: &str, view: &TableView) -> Result<(), Refusal> {
+pub(crate) fn check_history(table: &str, view: &TableView) -> Result<(), Refusal> {
     let table = table.to_owned();
     let Some(ledger) = &view.ledger else {
         return match view.commits.last() {
@@ -169,7 +169,7 @@ pub fn check_history(table: &str, view: &TableView) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// [`Refusal::ClusterChanged`] or [`Refusal::TopicRecreated`].
-pub fn check_source(
+pub(crate) fn check_source(
     table: &str,
     view: &TableView,
     cluster_id: &str,
@@ -212,7 +212,7 @@ pub fn check_source(
 ///
 /// `ranges_of` tells what a commit brought in; it is asked only where the answer depends on it, and
 /// where it cannot tell nothing is proven.
-pub fn is_provably_absent(
+pub(crate) fn is_provably_absent(
     pending: &PendingCommit,
     view: &TableView,
     ranges_of: impl Fn(&ShownCommit) -> Option<Ranges>,
@@ -266,7 +266,7 @@ fn moved_by_others(
 }
 
 /// Do two ids of the same thing differ? An id that one side does not know says nothing.
-pub fn ids_differ(one: &str, other: &str) -> bool {
+pub(crate) fn ids_differ(one: &str, other: &str) -> bool {
     !one.is_empty() && !other.is_empty() && one != other
 }
 

@@ -20,11 +20,11 @@ use super::{
 };
 
 /// Iceberg's way to say that a table has no snapshot at its head.
-pub const NO_SNAPSHOT: i64 = -1;
+pub(crate) const NO_SNAPSHOT: i64 = -1;
 
 /// What an edit is decided from: one reading of the table.
 #[derive(Clone, Debug)]
-pub struct EditBasis {
+pub(crate) struct EditBasis {
     /// The pipeline whose ledger it is.
     pub pipeline: String,
     /// Names the command, as an instance is named. Never used twice.
@@ -45,7 +45,7 @@ pub struct EditBasis {
 
 /// An edit, ready to be committed to the head that it was decided for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LedgerEdit {
+pub(crate) struct LedgerEdit {
     /// The pipeline whose ledger it is.
     pub pipeline: String,
     /// UUID of the table it is for.
@@ -62,7 +62,7 @@ pub struct LedgerEdit {
 
 impl LedgerEdit {
     /// Every partition that the ledger has or will have: where it is, where it will be.
-    pub fn moves(&self) -> BTreeMap<TopicPartition, (Option<Offset>, Option<Offset>)> {
+    pub(crate) fn moves(&self) -> BTreeMap<TopicPartition, (Option<Offset>, Option<Offset>)> {
         let both = self.before.iter().chain(self.after.frontier.iter());
         both.map(|(tp, _)| (tp.clone(), (self.before.get(tp), self.after.frontier.get(tp))))
             .collect()
@@ -71,7 +71,7 @@ impl LedgerEdit {
 
 /// Why an edit is not made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EditError {
+pub(crate) enum EditError {
     /// Something else must be dealt with first.
     #[error(transparent)]
     Refused(#[from] Box<Refusal>),
@@ -213,7 +213,7 @@ enum Position {
 
 impl EditBasis {
     /// As admission sees it.
-    pub fn view(&self) -> TableView {
+    pub(crate) fn view(&self) -> TableView {
         let brief = self.snapshots.iter().map(SnapshotFacts::brief);
         TableView {
             table_uuid: self.table_uuid.clone(),
@@ -231,7 +231,7 @@ impl EditBasis {
     ///
     /// # Errors
     /// What cannot be proven, or contradicts what is.
-    pub fn rewind(
+    pub(crate) fn rewind(
         &self,
         to: Option<i64>,
         given: &Frontier,
@@ -291,7 +291,7 @@ impl EditBasis {
     ///
     /// # Errors
     /// If the log holds what the ledger says, or a person's word is missing or contradicts it.
-    pub fn reset(
+    pub(crate) fn reset(
         &self,
         topic: &str,
         source: &SourceView,
@@ -353,7 +353,7 @@ impl EditBasis {
     ///
     /// # Errors
     /// The refusals of [`check_source`] and [`check_history`]; or if nothing is lost.
-    pub fn skip(&self, source: &SourceView) -> Result<LedgerEdit, EditError> {
+    pub(crate) fn skip(&self, source: &SourceView) -> Result<LedgerEdit, EditError> {
         let view = self.view();
         check_source(&self.table, &view, &source.cluster_id, &source.topic_ids)?;
         check_history(&self.table, &view)?;

@@ -14,7 +14,7 @@ use super::{
 
 /// What all commits of one process in one flow have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Flow {
+pub(crate) struct Flow {
     /// The pipeline whose ledgers its commits move.
     pub pipeline: String,
     /// The running process.
@@ -27,7 +27,7 @@ pub struct Flow {
 
 /// A table of a flow, as a run found it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FlowTable {
+pub(crate) struct FlowTable {
     /// The table as `namespace.table`.
     pub name: String,
     /// UUID of the table.
@@ -38,7 +38,7 @@ pub struct FlowTable {
 
 /// One table's part of an epoch that ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TableShare {
+pub(crate) struct TableShare {
     /// The ledger values that it continues; a partition that was never begun is absent.
     pub from: BTreeMap<TopicPartition, Offset>,
     /// What it holds, for every partition that moved.
@@ -51,7 +51,7 @@ pub struct TableShare {
 
 impl TableShare {
     /// Adds the part of another shard, which read other partitions.
-    pub fn merge(&mut self, other: Self) {
+    pub(crate) fn merge(&mut self, other: Self) {
         self.from.extend(other.from);
         self.ranges.extend(other.ranges);
         self.files.extend(other.files);
@@ -61,7 +61,12 @@ impl TableShare {
 
 impl Flow {
     /// The one maker of pending commits: `share` of `epoch` for `table`.
-    pub fn commit(&self, table: &FlowTable, epoch: Epoch, share: TableShare) -> PendingCommit {
+    pub(crate) fn commit(
+        &self,
+        table: &FlowTable,
+        epoch: Epoch,
+        share: TableShare,
+    ) -> PendingCommit {
         let TableShare { from, ranges, files, rows } = share;
         let from = Frontier(from);
         PendingCommit {

@@ -88,7 +88,7 @@ fn hold(id: InvariantId, holds: bool, detail: impl FnOnce() -> String) -> Result
 /// Only entries in the ancestry count. The journal may begin anywhere: expiry takes the oldest, and
 /// what was reset begins anew.
 #[derive(Debug, Default)]
-pub struct Contiguity {
+pub(crate) struct Contiguity {
     reached: BTreeMap<TopicPartition, Offset>,
 }
 
@@ -97,7 +97,7 @@ impl Contiguity {
     ///
     /// # Errors
     /// The first partition that it does not continue.
-    pub fn add(
+    pub(crate) fn add(
         &mut self,
         commit: &CommitId,
         ranges: &Ranges,
@@ -123,7 +123,7 @@ impl Contiguity {
     ///
     /// # Errors
     /// The first partition whose ledger is elsewhere.
-    pub fn end(self, ledger: Option<&Ledger>) -> Result<(), Violation> {
+    pub(crate) fn end(self, ledger: Option<&Ledger>) -> Result<(), Violation> {
         for (tp, end) in self.reached {
             let next = ledger.and_then(|ledger| ledger.frontier.get(&tp));
             hold(I1, next == Some(end), || {
@@ -148,7 +148,7 @@ pub(crate) fn journal_is_contiguous(view: &super::FullView) -> Result<(), Violat
 ///
 /// # Errors
 /// If `next` is to be prepared while `open` is not finalized.
-pub fn one_epoch_is_open(open: Option<Epoch>, next: Epoch) -> Result<(), Violation> {
+pub(crate) fn one_epoch_is_open(open: Option<Epoch>, next: Epoch) -> Result<(), Violation> {
     open.map_or(Ok(()), |open| {
         hold(I2, false, || format!("epoch {next} is to be prepared while {open} is not finalized"))
     })
@@ -159,7 +159,7 @@ pub fn one_epoch_is_open(open: Option<Epoch>, next: Epoch) -> Result<(), Violati
 /// # Errors
 /// If it moves nothing, or if an offset or partition is negative, a range runs backward, or a
 /// range does not start at `from`.
-pub fn pending_is_contiguous(pending: &PendingCommit) -> Result<(), Violation> {
+pub(crate) fn pending_is_contiguous(pending: &PendingCommit) -> Result<(), Violation> {
     hold(I3, !pending.ranges.is_empty(), || "it moves no partition".to_owned())?;
     for (tp, range) in &pending.ranges {
         let from = pending.from.get(tp);
@@ -175,7 +175,10 @@ pub fn pending_is_contiguous(pending: &PendingCommit) -> Result<(), Violation> {
 ///
 /// # Errors
 /// If `from` differs from `frontier` in a partition that the commit moves.
-pub fn pending_continues(pending: &PendingCommit, frontier: &Frontier) -> Result<(), Violation> {
+pub(crate) fn pending_continues(
+    pending: &PendingCommit,
+    frontier: &Frontier,
+) -> Result<(), Violation> {
     for tp in pending.ranges.keys() {
         let (from, held) = (pending.from.get(tp), frontier.get(tp));
         hold(I3, from == held, || format!("{tp} is continued at {from:?}, held at {held:?}"))?;
@@ -203,7 +206,7 @@ pub(crate) fn request_is_prepared(
 ///
 /// # Errors
 /// If neither the ledger nor the ancestry of the head in `view` has it.
-pub fn finalized_is_shown(view: &TableView, commit_id: &CommitId) -> Result<(), Violation> {
+pub(crate) fn finalized_is_shown(view: &TableView, commit_id: &CommitId) -> Result<(), Violation> {
     hold(I5, shows_commit(view, commit_id), || {
         format!("commit {commit_id} is finalized and not in table {}", view.table_uuid)
     })
@@ -214,7 +217,7 @@ pub fn finalized_is_shown(view: &TableView, commit_id: &CommitId) -> Result<(), 
 ///
 /// # Errors
 /// The generation, or the first partition, that went back.
-pub fn ledger_does_not_decrease(
+pub(crate) fn ledger_does_not_decrease(
     before: Option<&Ledger>,
     after: Option<&Ledger>,
 ) -> Result<(), Violation> {
@@ -236,7 +239,7 @@ pub fn ledger_does_not_decrease(
 ///
 /// # Errors
 /// The first partition whose range does not end at that position.
-pub fn consumed_is_covered(consumed: &Frontier, ranges: &Ranges) -> Result<(), Violation> {
+pub(crate) fn consumed_is_covered(consumed: &Frontier, ranges: &Ranges) -> Result<(), Violation> {
     for (tp, position) in consumed.iter() {
         let end = ranges.get(tp).map(|range| range.end);
         hold(I7, end == Some(position), || {
@@ -250,7 +253,7 @@ pub fn consumed_is_covered(consumed: &Frontier, ranges: &Ranges) -> Result<(), V
 ///
 /// # Errors
 /// The first path in `doomed` that is in use.
-pub fn doomed_files_are_unused<'a>(
+pub(crate) fn doomed_files_are_unused<'a>(
     doomed: impl IntoIterator<Item = &'a str>,
     in_use: &BTreeSet<&str>,
 ) -> Result<(), Violation> {
@@ -262,7 +265,7 @@ pub fn doomed_files_are_unused<'a>(
 ///
 /// # Errors
 /// The first partition whose group offset is.
-pub fn group_is_behind_ledger(group: &Frontier, ledger: &Frontier) -> Result<(), Violation> {
+pub(crate) fn group_is_behind_ledger(group: &Frontier, ledger: &Frontier) -> Result<(), Violation> {
     for (tp, offset) in group.iter() {
         let next = ledger.get(tp);
         hold(I9, next.is_some_and(|next| offset <= next), || {
@@ -277,7 +280,7 @@ pub fn group_is_behind_ledger(group: &Frontier, ledger: &Frontier) -> Result<(),
 ///
 /// # Errors
 /// If the counts do not add up to `consumed` records.
-pub fn every_record_has_one_fate(consumed: u64, rows: &RowCounts) -> Result<(), Violation> {
+pub(crate) fn every_record_has_one_fate(consumed: u64, rows: &RowCounts) -> Result<(), Violation> {
     let fates = [rows.written, rows.skipped, rows.dead_lettered, rows.tombstones];
     let sum = fates.iter().try_fold(0u64, |sum, count| sum.checked_add(*count));
     hold(I10, sum == Some(consumed), || format!("{consumed} records were consumed: {rows:?}"))
@@ -287,7 +290,7 @@ pub fn every_record_has_one_fate(consumed: u64, rows: &RowCounts) -> Result<(), 
 ///
 /// # Errors
 /// If the files of `pending` hold another number of rows.
-pub fn written_rows_are_in_files(pending: &PendingCommit) -> Result<(), Violation> {
+pub(crate) fn written_rows_are_in_files(pending: &PendingCommit) -> Result<(), Violation> {
     let files = pending.files.iter();
     let in_files = files.map(|file| file.records).try_fold(0u64, u64::checked_add);
     let written = pending.rows.written;

@@ -9,23 +9,23 @@ use super::{
 };
 
 /// Summary key: the pipeline that made the snapshot.
-pub const SUMMARY_PIPELINE: &str = "icestream.pipeline";
+pub(crate) const SUMMARY_PIPELINE: &str = "icestream.pipeline";
 /// Summary key: the commit that made the snapshot.
-pub const SUMMARY_COMMIT_ID: &str = "icestream.commit-id";
+pub(crate) const SUMMARY_COMMIT_ID: &str = "icestream.commit-id";
 /// Summary key: the process that made the snapshot.
-pub const SUMMARY_INSTANCE: &str = "icestream.instance";
+pub(crate) const SUMMARY_INSTANCE: &str = "icestream.instance";
 /// Summary key: the epoch of that process.
-pub const SUMMARY_EPOCH: &str = "icestream.epoch";
+pub(crate) const SUMMARY_EPOCH: &str = "icestream.epoch";
 /// Summary key: the offset ranges of this commit, `{"topic":{"0":[start,end]}}`.
-pub const SUMMARY_RANGES: &str = "icestream.ranges";
+pub(crate) const SUMMARY_RANGES: &str = "icestream.ranges";
 /// Summary key: what became of the records of these ranges, as [`RowCounts`].
-pub const SUMMARY_ROWS: &str = "icestream.rows";
+pub(crate) const SUMMARY_ROWS: &str = "icestream.rows";
 /// Summary key, only of the edit of a ledger: what a person did, as [`Edit`].
-pub const SUMMARY_EDIT: &str = "icestream.edit";
+pub(crate) const SUMMARY_EDIT: &str = "icestream.edit";
 
 /// What a snapshot summary says about the commit that made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JournalParts {
+pub(crate) struct JournalParts {
     /// The commit.
     pub commit_id: CommitId,
     /// The process that made it.
@@ -43,7 +43,7 @@ pub struct JournalParts {
 /// Any snapshot that the table's metadata still shows, ours or not. `T` is as much of what ours say
 /// about themselves as was decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SnapshotFacts<T = JournalParts> {
+pub(crate) struct SnapshotFacts<T = JournalParts> {
     /// The snapshot.
     pub snapshot_id: i64,
     /// The snapshot it was made on; the metadata may not show that one any more.
@@ -61,7 +61,7 @@ pub struct SnapshotFacts<T = JournalParts> {
 
 impl SnapshotFacts {
     /// As much of it as admission needs.
-    pub fn brief(&self) -> SnapshotFacts<CommitId> {
+    pub(crate) fn brief(&self) -> SnapshotFacts<CommitId> {
         SnapshotFacts {
             snapshot_id: self.snapshot_id,
             parent_id: self.parent_id,
@@ -94,7 +94,7 @@ pub fn encode_summary(pending: &PendingCommit) -> Result<BTreeMap<String, String
 ///
 /// # Errors
 /// As [`encode_summary`].
-pub fn encode_parts(
+pub(crate) fn encode_parts(
     pipeline: &str,
     parts: &JournalParts,
 ) -> Result<BTreeMap<String, String>, LedgerError> {
@@ -127,7 +127,7 @@ fn json(key: &str, value: &impl serde::Serialize) -> Result<String, LedgerError>
 /// # Errors
 /// [`LedgerError::Malformed`] if the summary names `pipeline` but is not what [`encode_summary`]
 /// writes.
-pub fn decode_summary(
+pub(crate) fn decode_summary(
     pipeline: &str,
     summary: &HashMap<String, String>,
 ) -> Result<Option<JournalParts>, LedgerError> {
@@ -158,7 +158,7 @@ pub fn decode_summary(
 ///
 /// # Errors
 /// [`LedgerError::Malformed`] if the summary names `pipeline` and no commit.
-pub fn decode_commit_id(
+pub(crate) fn decode_commit_id(
     pipeline: &str,
     summary: &HashMap<String, String>,
 ) -> Result<Option<CommitId>, LedgerError> {
@@ -182,7 +182,7 @@ fn value<'a>(summary: &'a HashMap<String, String>, key: &str) -> Result<&'a Stri
 /// An entry is in the ancestry if the parents lead to it from `head`. Where expiry broke that
 /// chain, an entry older than the break may or may not have been an ancestor. Such an entry (kept
 /// alive by a tag, say) is left out, as if it had been expired too: it proves nothing.
-pub fn journal(head: Option<i64>, snapshots: Vec<SnapshotFacts>) -> Vec<JournalEntry> {
+pub(crate) fn journal(head: Option<i64>, snapshots: Vec<SnapshotFacts>) -> Vec<JournalEntry> {
     let entry = |(in_ancestry, snapshot): (bool, SnapshotFacts)| {
         let ours = snapshot.ours?;
         Some(JournalEntry {
@@ -202,7 +202,10 @@ pub fn journal(head: Option<i64>, snapshots: Vec<SnapshotFacts>) -> Vec<JournalE
 }
 
 /// As [`journal`], without what the entries say.
-pub fn commits(head: Option<i64>, snapshots: Vec<SnapshotFacts<CommitId>>) -> Vec<ShownCommit> {
+pub(crate) fn commits(
+    head: Option<i64>,
+    snapshots: Vec<SnapshotFacts<CommitId>>,
+) -> Vec<ShownCommit> {
     let commit = |(in_ancestry, snapshot): (bool, SnapshotFacts<CommitId>)| {
         Some(ShownCommit {
             snapshot_id: snapshot.snapshot_id,
@@ -238,7 +241,7 @@ fn ours_in_order<T>(
 
 /// Where the walk from the head to its oldest ancestor ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AncestryEnd {
+pub(crate) enum AncestryEnd {
     /// At a snapshot that was made on nothing: the table holds what the walk shows, and no more.
     Root,
     /// At one without a parent that may have had one: its summary does not tell.
@@ -252,7 +255,7 @@ pub enum AncestryEnd {
 /// A snapshot without a parent is not always a beginning: some engines take the parent away from a
 /// snapshot when they expire that parent. Only the running totals of its summary tell the two
 /// apart, for those of a beginning (also one by `CREATE OR REPLACE TABLE`) count from zero.
-pub fn ancestry<T>(
+pub(crate) fn ancestry<T>(
     head: Option<i64>,
     snapshots: &[SnapshotFacts<T>],
 ) -> (Vec<&SnapshotFacts<T>>, AncestryEnd) {
@@ -284,7 +287,7 @@ pub fn ancestry<T>(
 
 /// Was a snapshot made on files of an older one? Its running totals, less what it added and with
 /// what it removed, are those of the one before. `None` if its summary does not tell.
-pub fn inherited(summary: &HashMap<String, String>) -> Option<bool> {
+pub(crate) fn inherited(summary: &HashMap<String, String>) -> Option<bool> {
     const COUNTS: [[&str; 3]; 3] = [
         ["total-data-files", "added-data-files", "deleted-data-files"],
         ["total-delete-files", "added-delete-files", "removed-delete-files"],

@@ -16,10 +16,9 @@ use super::types::is_zero;
 use super::{CommitId, Frontier, Ledger, Offset, PendingCommit, Refusal, TopicPartition};
 
 /// The version of the ledger that this program writes, and the only one that it reads.
-pub const LEDGER_VERSION: u64 = 1;
+pub(crate) const LEDGER_VERSION: u64 = 1;
 
 const PROPERTY_PREFIX: &str = "icestream.ledger.";
-const MAX_PIPELINE_NAME: usize = 200;
 
 /// A ledger, or one of our entries in a snapshot summary, that cannot be read or written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,44 +54,13 @@ impl LedgerError {
     }
 }
 
-/// A name that cannot name a pipeline.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{name}` cannot name a pipeline: {reason}; the name becomes part of a table property, so use \
-     1 to {MAX_PIPELINE_NAME} of the characters A-Z a-z 0-9 . _ -"
-)]
-pub struct PipelineNameError {
-    /// The name.
-    pub name: String,
-    /// What is wrong with it.
-    pub reason: String,
-}
-
-/// Checks that `name` can name a pipeline.
-///
-/// # Errors
-/// [`PipelineNameError`] if it is empty, too long, or has a character outside `A-Z a-z 0-9 . _ -`.
-pub fn check_pipeline_name(name: &str) -> Result<(), PipelineNameError> {
-    let stranger = name.chars().find(|c| !c.is_ascii_alphanumeric() && !"._-".contains(*c));
-    let reason = if name.is_empty() {
-        "it is empty".to_owned()
-    } else if let Some(c) = stranger {
-        format!("it contains {c:?}")
-    } else if name.len() > MAX_PIPELINE_NAME {
-        format!("it has {} characters", name.len())
-    } else {
-        return Ok(());
-    };
-    Err(PipelineNameError { name: name.to_owned(), reason })
-}
-
 /// The table property that holds the ledger of `pipeline`.
 pub fn ledger_key(pipeline: &str) -> String {
     format!("{PROPERTY_PREFIX}{pipeline}")
 }
 
 /// The pipeline whose ledger the table property `key` holds, if it holds one.
-pub fn pipeline_of_key(key: &str) -> Option<&str> {
+pub(crate) fn pipeline_of_key(key: &str) -> Option<&str> {
     key.strip_prefix(PROPERTY_PREFIX).filter(|name| !name.is_empty())
 }
 
@@ -126,7 +94,7 @@ pub fn encode_ledger(ledger: &Ledger) -> Result<String, LedgerError> {
 /// # Errors
 /// [`LedgerError::UnknownVersion`] if it is of another version, [`LedgerError::Malformed`] if it
 /// is not exactly what [`encode_ledger`] writes.
-pub fn decode_ledger(value: &str) -> Result<Ledger, LedgerError> {
+pub(crate) fn decode_ledger(value: &str) -> Result<Ledger, LedgerError> {
     let VersionOnly { v } =
         serde_json::from_str(value).map_err(|error| LedgerError::malformed(KEY, error))?;
     match v.as_u64() {

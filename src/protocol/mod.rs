@@ -20,15 +20,15 @@ mod verdicts;
 
 pub use admission::*;
 pub use commit_id::*;
-pub use edit::*;
-pub use flow::*;
-pub use invariants::*;
+pub(crate) use edit::*;
+pub(crate) use flow::*;
+pub(crate) use invariants::*;
 pub use journal::*;
 pub use ledger::*;
-pub use origin::*;
-pub use recovery::*;
-pub use refusal::*;
-pub use trigger::*;
+pub(crate) use origin::*;
+pub(crate) use recovery::*;
+pub(crate) use refusal::*;
+pub(crate) use trigger::*;
 pub use types::*;
 pub use verdicts::*;
 

@@ -55,7 +55,7 @@ const COUNTER_DIGITS: usize = 5;
 
 /// What one shard of a run writes its data files for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DataFileNames {
+pub(crate) struct DataFileNames {
     table_uuid: String,
     pipeline: String,
     /// What follows the lineage.
@@ -66,7 +66,7 @@ impl DataFileNames {
     /// Names for the commits of `instance` that continue `generation` of the ledger of `pipeline`
     /// in a table. `stamp_ms` are milliseconds since the Unix epoch; no two shards of an instance
     /// may have both it and `shard` in common.
-    pub fn new(
+    pub(crate) fn new(
         table_uuid: &str,
         pipeline: &str,
         generation: u64,
@@ -83,19 +83,25 @@ impl DataFileNames {
 
     /// The beginning of the names of one epoch's files, of which this is the `writer`-th. The
     /// shard's first row in the epoch is of the record at `offset` of `partition` of `topic`.
-    pub fn prefix(&self, topic: &str, partition: i32, offset: Offset, writer: u64) -> String {
+    pub(crate) fn prefix(
+        &self,
+        topic: &str,
+        partition: i32,
+        offset: Offset,
+        writer: u64,
+    ) -> String {
         let lineage = tag(&[&self.table_uuid, &self.pipeline, topic]);
         format!("{lineage}-{}-{partition}-{offset}-{writer:05}", self.run)
     }
 }
 
 /// The name of a manifest for a snapshot with `sequence_number`. `unique` are 32 hexadecimal digits.
-pub fn manifest_name(table_uuid: &str, sequence_number: i64, unique: &str) -> String {
+pub(crate) fn manifest_name(table_uuid: &str, sequence_number: i64, unique: &str) -> String {
     format!("{}-{sequence_number}-{unique}-m0.avro", tag(&[table_uuid]))
 }
 
 /// The name of the manifest list of a snapshot. `unique` are 32 hexadecimal digits.
-pub fn manifest_list_name(
+pub(crate) fn manifest_list_name(
     snapshot_id: i64,
     table_uuid: &str,
     sequence_number: i64,
@@ -116,7 +122,7 @@ fn tag(texts: &[&str]) -> String {
 
 /// What a file of ours was written for, by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub(crate) enum Origin {
     /// A data file.
     Data {
         /// Table, pipeline, and topic of that record.
@@ -148,7 +154,7 @@ pub enum Origin {
 
 impl Origin {
     /// What the last segment of a path says; `None` if it is not exactly a name that we give.
-    pub fn of(name: &str) -> Option<Self> {
+    pub(crate) fn of(name: &str) -> Option<Self> {
         if let Some(stem) = name.strip_suffix(".parquet") {
             return data(stem);
         }
@@ -217,7 +223,7 @@ fn padded(text: &str, digits: usize) -> Option<i64> {
 
 /// What a table has passed, by one reading of it.
 #[derive(Clone, Debug)]
-pub struct Passed {
+pub(crate) struct Passed {
     table: String,
     last_sequence_number: Option<i64>,
     /// Generation and next offsets by lineage.
@@ -229,7 +235,7 @@ impl Passed {
     /// snapshot; `None` if it has no head.
     ///
     /// The ledgers must agree with their journals ([`check_history`](super::check_history)).
-    pub fn new<'a>(
+    pub(crate) fn new<'a>(
         table_uuid: &str,
         last_sequence_number: Option<i64>,
         ledgers: impl IntoIterator<Item = (&'a str, &'a Ledger)>,
@@ -251,7 +257,7 @@ impl Passed {
 
     /// Can no commit that the file was written for enter the table any more? False where it is of
     /// another table, or of a pipeline or topic that the ledgers do not know.
-    pub fn rules_out(&self, origin: &Origin) -> bool {
+    pub(crate) fn rules_out(&self, origin: &Origin) -> bool {
         match origin {
             Origin::Data { lineage, generation, partition, offset, .. } => {
                 self.lineages.get(lineage).is_some_and(|(current, next)| {

@@ -38,7 +38,7 @@ pub struct LastCheckpoint {
 
 /// How local state stands to the ledgers; for the log. See [`check_last`] for what is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LocalStanding {
+pub(crate) enum LocalStanding {
     /// There is none: a first start, or it was lost.
     Absent,
     /// Its last checkpoint is what the ledger shows.
@@ -52,7 +52,7 @@ pub enum LocalStanding {
 /// What a start takes from local state, beside the pending commits. These are admitted one by one,
 /// as if they were new, each on a fresh reading of its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Recovery {
+pub(crate) struct Recovery {
     /// The first epoch that local state does not know.
     pub next_epoch: Epoch,
     /// How local state stands to the ledgers.
@@ -61,7 +61,7 @@ pub struct Recovery {
 
 /// Total, deterministic and idempotent. `views` holds one reading of each table, by
 /// `namespace.table`.
-pub fn recover(local: &LocalState, views: &BTreeMap<&str, &TableView>) -> Recovery {
+pub(crate) fn recover(local: &LocalState, views: &BTreeMap<&str, &TableView>) -> Recovery {
     let pending = local.pending.iter().map(|pending| pending.epoch);
     let known = pending.chain(local.last.values().map(|last| last.epoch));
     Recovery {
@@ -77,7 +77,7 @@ pub fn recover(local: &LocalState, views: &BTreeMap<&str, &TableView>) -> Recove
 /// [`Refusal::TableReplaced`] if a pending commit is for another table of that name,
 /// [`Refusal::LedgerBehind`] for the first partition that went back or is gone,
 /// [`Refusal::LedgerEditLost`] if the ledger is of an older generation.
-pub fn check_last(table: &str, local: &LocalState, view: &TableView) -> Result<(), Refusal> {
+pub(crate) fn check_last(table: &str, local: &LocalState, view: &TableView) -> Result<(), Refusal> {
     let mut pending = local.pending.iter().filter(|pending| pending.table == table);
     if let Some(other) = pending.find(|pending| pending.table_uuid != view.table_uuid) {
         return Err(Refusal::TableReplaced {
@@ -128,7 +128,7 @@ fn standing(local: &LocalState, views: &BTreeMap<&str, &TableView>) -> LocalStan
 
 /// Where to begin in a topic of which the table has no ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResetPolicy {
+pub(crate) enum ResetPolicy {
     /// At the first offset that the log has.
     Earliest,
     /// At the end of the log.
@@ -137,7 +137,7 @@ pub enum ResetPolicy {
 
 /// Offsets that a partition's log holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogRange {
+pub(crate) struct LogRange {
     /// First offset (low watermark).
     pub start: Offset,
     /// One past the last offset (high watermark).
@@ -146,7 +146,7 @@ pub struct LogRange {
 
 /// All that resuming looks at on Kafka's side.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SourceView {
+pub(crate) struct SourceView {
     /// Id of the Kafka cluster; empty if it has none.
     pub cluster_id: String,
     /// Id of each topic, where the cluster tells it.
@@ -157,7 +157,7 @@ pub struct SourceView {
 
 /// Where a partition starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StartAt {
+pub(crate) struct StartAt {
     /// The offset in the ledger: what the first commit continues.
     pub ledger: Option<Offset>,
     /// The offset to read first.
@@ -174,7 +174,7 @@ pub struct StartAt {
 /// The refusals of [`check_source`] and [`check_history`]; [`Refusal::RetentionPassedLedger`] and
 /// [`Refusal::LedgerBeyondLogEnd`] if the log does not hold the offset in the ledger. Either end
 /// of the log is within it.
-pub fn positions(
+pub(crate) fn positions(
     table: &str,
     view: &TableView,
     source: &SourceView,

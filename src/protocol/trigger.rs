@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// The settings that decide when an epoch is sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Trigger {
+pub(crate) struct Trigger {
     /// An epoch lasts no longer than this.
     pub interval: Duration,
     /// From the end of one checkpoint to the next seal at least this passes, whatever is due.
@@ -17,7 +17,7 @@ pub struct Trigger {
 
 /// How far the open epoch is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OpenEpoch {
+pub(crate) struct OpenEpoch {
     /// When the last seal started; before the first one, when the instance did.
     pub last_seal: Instant,
     /// When the last checkpoint was finalized, if there was one. While one is in flight nothing
@@ -31,13 +31,13 @@ pub struct OpenEpoch {
 
 impl Trigger {
     /// Must the epoch be sealed at `now`?
-    pub fn due(&self, now: Instant, open: &OpenEpoch) -> bool {
+    pub(crate) fn due(&self, now: Instant, open: &OpenEpoch) -> bool {
         self.next_deadline(open).is_some_and(|deadline| now >= deadline)
     }
 
     /// When the epoch must be sealed if it reads nothing more; `None` if never, the interval
     /// being longer than the clock can count.
-    pub fn next_deadline(&self, open: &OpenEpoch) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self, open: &OpenEpoch) -> Option<Instant> {
         let full = open.bytes >= self.max_bytes || open.records >= self.max_records;
         let interval = if full { Duration::ZERO } else { self.interval };
         let wanted = open.last_seal.checked_add(interval)?;

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// The next offset to read in a partition (Kafka's own convention). Never negative.
-pub type Offset = i64;
+pub(crate) type Offset = i64;
 
 /// A Kafka topic-partition. Iceberg's partitions are always called table partitions.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -274,7 +274,7 @@ impl Ledger {
 /// What a person did to a ledger, as the journal records it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Edit {
+pub(crate) enum Edit {
     /// The table had been rolled back: the ledger became what the journal of the head's ancestry
     /// says. Its only ranges are empty ones, of partitions of which the table holds no commit.
     Rewind {
@@ -299,7 +299,7 @@ pub enum Edit {
 
 impl Edit {
     /// The command that makes it; for logs and tables.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Rewind { .. } => "rewind",
             Self::Reset { .. } => "reset",
@@ -310,7 +310,7 @@ impl Edit {
 
 /// One of our snapshots as the table's metadata still shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JournalEntry {
+pub(crate) struct JournalEntry {
     /// Snapshot that carries it.
     pub snapshot_id: i64,
     /// When the snapshot was made, milliseconds since the Unix epoch, by the writer's clock.
@@ -362,7 +362,7 @@ pub struct TableView {
 /// A [`TableView`] with the whole journal: what people's questions are answered from. It grows with
 /// the snapshots times the partitions, so nothing that happens with every commit makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FullView {
+pub(crate) struct FullView {
     /// UUID of the table.
     pub table_uuid: String,
     /// Snapshot at the head of `main`.
@@ -375,7 +375,7 @@ pub struct FullView {
 
 impl FullView {
     /// As admission sees it.
-    pub fn brief(&self) -> TableView {
+    pub(crate) fn brief(&self) -> TableView {
         let commit = |entry: &JournalEntry| ShownCommit {
             snapshot_id: entry.snapshot_id,
             in_ancestry: entry.in_ancestry,
@@ -413,14 +413,14 @@ mod pairs {
     use serde::de::DeserializeOwned;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub fn serialize<K: Serialize, V: Serialize, S: Serializer>(
+    pub(crate) fn serialize<K: Serialize, V: Serialize, S: Serializer>(
         map: &BTreeMap<K, V>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(map)
     }
 
-    pub fn deserialize<'de, K, V, D>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
+    pub(crate) fn deserialize<'de, K, V, D>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
     where
         K: DeserializeOwned + Ord,
         V: DeserializeOwned,

@@ -90,7 +90,7 @@ impl Drop for Forwarded {
 }
 
 /// The queue of one shard. Owned by its thread.
-pub struct ClientQueue {
+pub(crate) struct ClientQueue {
     target: Arc<Target>,
     topics: Topics,
     batch: Vec<*mut rdsys::rd_kafka_message_t>,
@@ -119,7 +119,11 @@ impl ClientQueue {
     }
 
     /// See [`super::ShardQueue::poll`].
-    pub fn poll(&mut self, wait: Duration, mut take: impl FnMut(Polled<'_>) -> bool) -> usize {
+    pub(crate) fn poll(
+        &mut self,
+        wait: Duration,
+        mut take: impl FnMut(Polled<'_>) -> bool,
+    ) -> usize {
         let mut count = self.fill(BATCH, 0);
         if count == 0 {
             // A larger batch would be waited for until it is full: only the first message is.
@@ -148,7 +152,7 @@ impl ClientQueue {
     }
 
     /// See [`super::ShardQueue::positions`].
-    pub fn positions(
+    pub(crate) fn positions(
         &self,
         partitions: impl Iterator<Item = PartitionId>,
     ) -> Vec<(PartitionId, Offset)> {

@@ -7,7 +7,7 @@ use crate::protocol::{Offset, TopicPartition};
 
 /// What went wrong with Kafka.
 #[derive(Debug, thiserror::Error)]
-pub enum SourceError {
+pub(crate) enum SourceError {
     /// The client refused its settings.
     #[error(
         "the Kafka client refused its settings: {detail}; check KAFKA_* and [kafka.properties]"
@@ -120,7 +120,7 @@ pub enum SourceError {
 impl SourceError {
     /// The client refused its settings. The crate repeats the value, which may be a password under
     /// a name that was misspelt; librdkafka says as much without it.
-    pub fn settings(error: &KafkaError) -> Self {
+    pub(crate) fn settings(error: &KafkaError) -> Self {
         let detail = match error {
             KafkaError::ClientConfig(_, said, name, value) => {
                 let hide = is_secret_name(name) && !value.is_empty();
@@ -133,7 +133,7 @@ impl SourceError {
     }
 
     /// May the same call succeed later without anybody's doing?
-    pub fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Partition { .. } | Self::Operation { .. } => true,
             Self::Settings { .. }

@@ -15,7 +15,7 @@ use crate::protocol::TopicPartition;
 
 /// A change of the assignment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Membership {
+pub(crate) enum Membership {
     /// These partitions are ours, too: to be taken ([`super::Source::take`]).
     Assigned(Vec<TopicPartition>),
     /// These are to go: to be released ([`super::Source::release`]) within the time that the
@@ -31,7 +31,7 @@ pub enum Membership {
 /// here for its owner, who reads ledgers and commits before it answers. Meanwhile the client goes
 /// on with heartbeats.
 #[derive(Default)]
-pub struct SourceContext {
+pub(crate) struct SourceContext {
     brokers_down: AtomicBool,
     /// Set when the client is closed: then there is nobody left to answer.
     closing: AtomicBool,

@@ -6,16 +6,16 @@ use super::client_queue::MessageHeaders;
 use super::fetch::BatchHeaders;
 
 /// A header's name and value. The name should be UTF-8, but no broker looks.
-pub type Header<'a> = (&'a [u8], Option<&'a [u8]>);
+pub(crate) type Header<'a> = (&'a [u8], Option<&'a [u8]>);
 
 /// Headers that are not what Kafka's format says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("its headers cannot be read: {0}")]
-pub struct HeadersError(pub(super) String);
+pub(crate) struct HeadersError(pub(super) String);
 
 /// The headers of a record, in its order, where names may occur more than once.
 #[derive(Clone, Copy)]
-pub struct Headers<'a>(Place<'a>);
+pub(crate) struct Headers<'a>(Place<'a>);
 
 /// Where they lie.
 #[derive(Clone, Copy)]
@@ -28,7 +28,7 @@ enum Place<'a> {
 
 impl<'a> Headers<'a> {
     /// None.
-    pub const NONE: Self = Self(Place::Batch(&[]));
+    pub(crate) const NONE: Self = Self(Place::Batch(&[]));
 
     /// As they lie in a batch, from their number on.
     #[inline]
@@ -44,7 +44,7 @@ impl<'a> Headers<'a> {
 
     /// Reads them, one after the other. An error is the last that comes, and where librdkafka reads
     /// them the only one.
-    pub fn iter(self) -> impl Iterator<Item = Result<Header<'a>, HeadersError>> {
+    pub(crate) fn iter(self) -> impl Iterator<Item = Result<Header<'a>, HeadersError>> {
         match self.0 {
             Place::Batch(bytes) => Read::Batch(BatchHeaders::new(bytes)),
             Place::Message(message) => Read::Message(message.iter()),

@@ -29,11 +29,11 @@ use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use crate::base::secret::Properties;
 use crate::protocol::{Frontier, LogRange, Offset, TopicPartition};
 
-pub use error::SourceError;
-pub use group::{Membership, SourceContext};
-pub use headers::{Header, Headers, HeadersError};
-pub use queue::{Polled, Record, ShardQueue};
-pub use topics::{PartitionId, TopicIndex, Topics};
+pub(crate) use error::SourceError;
+pub(crate) use group::{Membership, SourceContext};
+pub(crate) use headers::{Header, Headers, HeadersError};
+pub(crate) use queue::{Polled, Record, ShardQueue};
+pub(crate) use topics::{PartitionId, TopicIndex, Topics};
 
 use client_queue::{ClientQueue, Forwarded, Target};
 #[cfg(any(test, feature = "fuzzing"))]
@@ -53,7 +53,7 @@ const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the cluster says about the topics.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TopicInfo {
+pub(crate) struct TopicInfo {
     /// Id of the cluster, empty if it has none.
     pub cluster_id: String,
     /// Id of each topic, where the cluster tells it: a topic deleted and re-created has another.
@@ -64,7 +64,7 @@ pub struct TopicInfo {
 
 /// A partition of an assignment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Share {
+pub(crate) struct Share {
     /// The partition.
     pub tp: TopicPartition,
     /// The offset to read first.
@@ -75,7 +75,7 @@ pub struct Share {
 
 /// How to reach the topics.
 #[derive(Clone, Debug)]
-pub struct SourceSettings {
+pub(crate) struct SourceSettings {
     /// Bootstrap servers.
     pub brokers: String,
     /// The topics.
@@ -98,7 +98,7 @@ pub struct SourceSettings {
 
 /// Who fetches records from the brokers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FetchBy {
+pub(crate) enum FetchBy {
     /// icestream itself: at about three quarters of the CPU. Of the properties it follows those of security
     /// that are settings of icestream's.
     Icestream,
@@ -108,7 +108,7 @@ pub enum FetchBy {
 
 /// How a process is known to its group.
 #[derive(Clone, Debug)]
-pub struct GroupMember {
+pub(crate) struct GroupMember {
     /// `group.instance.id`: a member that comes back under the same one gets its partitions back.
     pub member: String,
     /// How long the group waits for a sign of life.
@@ -116,7 +116,7 @@ pub struct GroupMember {
 }
 
 /// The consumer of one run of a pipeline.
-pub struct Source {
+pub(crate) struct Source {
     consumer: Arc<BaseConsumer<SourceContext>>,
     settings: SourceSettings,
     /// A broker of the cluster, -1 while none is known.
@@ -138,7 +138,7 @@ struct Flows {
 
 impl Source {
     /// Makes the client. Nothing is sent yet: an unreachable broker shows in the first call.
-    pub fn connect(settings: SourceSettings) -> Result<Self, SourceError> {
+    pub(crate) fn connect(settings: SourceSettings) -> Result<Self, SourceError> {
         let mut config = ClientConfig::new();
         // Short waits and small queues: stalls cost throughput, deep queues cost memory.
         config
@@ -201,12 +201,12 @@ impl Source {
     }
 
     /// The topics that are read.
-    pub fn topics(&self) -> &Topics {
+    pub(crate) fn topics(&self) -> &Topics {
         &self.settings.topics
     }
 
     /// Asks the cluster about the topics. Blocks for at most about twice `timeout`.
-    pub fn describe(&self, timeout: Duration) -> Result<TopicInfo, SourceError> {
+    pub(crate) fn describe(&self, timeout: Duration) -> Result<TopicInfo, SourceError> {
         let (partitions, broker) = self.metadata(timeout)?;
         self.broker.store(broker, Ordering::Relaxed);
         let cluster_id = self.consumer.client().fetch_cluster_id(timeout).unwrap_or_default();
@@ -215,7 +215,7 @@ impl Source {
     }
 
     /// The id of each topic now, where the cluster tells it. Blocks for at most about twice `timeout`.
-    pub fn topic_ids(&self, timeout: Duration) -> BTreeMap<String, String> {
+    pub(crate) fn topic_ids(&self, timeout: Duration) -> BTreeMap<String, String> {
         let client = self.consumer.client();
         let names = || self.settings.topics.iter().map(|(_, name)| name);
         // Any broker knows. The client's own choice is the controller, which may be away while all
@@ -234,7 +234,7 @@ impl Source {
     }
 
     /// The topics' partitions now.
-    pub fn partitions(&self, timeout: Duration) -> Result<Vec<TopicPartition>, SourceError> {
+    pub(crate) fn partitions(&self, timeout: Duration) -> Result<Vec<TopicPartition>, SourceError> {
         Ok(self.metadata(timeout)?.0)
     }
 
@@ -290,7 +290,7 @@ impl Source {
     }
 
     /// First offset kept and end of what a committed reader may see, for each partition.
-    pub fn log_ranges(
+    pub(crate) fn log_ranges(
         &self,
         partitions: &[TopicPartition],
         timeout: Duration,
@@ -310,7 +310,7 @@ impl Source {
     }
 
     /// A queue for each of `shards`. Nothing flows into them yet.
-    pub fn queues(&self, shards: usize) -> Vec<ShardQueue> {
+    pub(crate) fn queues(&self, shards: usize) -> Vec<ShardQueue> {
         let mut flows = self.flows();
         let queues: Vec<ClientQueue> =
             (0..shards).map(|_| ClientQueue::new(&self.consumer, &self.settings.topics)).collect();
@@ -328,7 +328,7 @@ impl Source {
 
     /// Asks for partitions: the group for a share, or all of the topics. [`Self::take_changes`]
     /// tells what is given. True if it will be all.
-    pub fn join(&self) -> Result<bool, SourceError> {
+    pub(crate) fn join(&self) -> Result<bool, SourceError> {
         if self.settings.group.is_none() {
             let all = self.partitions(JOIN_PATIENCE)?;
             self.consumer.context().push(Membership::Assigned(all));
@@ -343,7 +343,7 @@ impl Source {
 
     /// Changes of the assignment since the last call, to be answered in their order by
     /// [`Self::take`] and [`Self::release`].
-    pub fn take_changes(&self) -> Vec<Membership> {
+    pub(crate) fn take_changes(&self) -> Vec<Membership> {
         let changes = self.consumer.context().take_changes();
         if self.settings.group.is_some()
             && let Some(last) = changes.last()
@@ -367,7 +367,7 @@ impl Source {
     }
 
     /// Accepts an assignment: each partition is read from its offset into the queue of its shard.
-    pub fn take(&self, shares: &[Share]) -> Result<(), SourceError> {
+    pub(crate) fn take(&self, shares: &[Share]) -> Result<(), SourceError> {
         let mut list = TopicPartitionList::with_capacity(shares.len());
         for Share { tp, start, .. } in shares {
             list.add_partition_offset(&tp.topic, tp.partition, KafkaOffset::Offset(*start))
@@ -421,7 +421,7 @@ impl Source {
     }
 
     /// Lets go of partitions: nothing more is read from them, and the group may give them away.
-    pub fn release(&self, partitions: &[TopicPartition]) -> Result<(), SourceError> {
+    pub(crate) fn release(&self, partitions: &[TopicPartition]) -> Result<(), SourceError> {
         if let Some(fetcher) = &self.fetcher {
             fetcher.release(partitions);
         }
@@ -443,7 +443,7 @@ impl Source {
     }
 
     /// Reports offsets to the consumer group, for lag tools. Blocks until the broker answers.
-    pub fn report(&self, frontier: &Frontier) -> Result<(), SourceError> {
+    pub(crate) fn report(&self, frontier: &Frontier) -> Result<(), SourceError> {
         let mut list = TopicPartitionList::with_capacity(frontier.len());
         for (tp, next) in frontier.iter() {
             list.add_partition_offset(&tp.topic, tp.partition, KafkaOffset::Offset(next))
@@ -455,7 +455,7 @@ impl Source {
     }
 
     /// Serves the client's own events for up to `timeout`; to be called all the time.
-    pub fn serve(&self, timeout: Duration) -> Result<(), SourceError> {
+    pub(crate) fn serve(&self, timeout: Duration) -> Result<(), SourceError> {
         self.ask_for_leaders();
         match self.consumer.poll(timeout) {
             None | Some(Ok(_)) => Ok(()),
@@ -487,7 +487,7 @@ impl Source {
     }
 
     /// End of the log of a partition as the last fetch saw it, if there was one. No I/O.
-    pub fn cached_log_end(&self, tp: &TopicPartition) -> Option<Offset> {
+    pub(crate) fn cached_log_end(&self, tp: &TopicPartition) -> Option<Offset> {
         match &self.fetcher {
             Some(fetcher) => fetcher.log_end(tp),
             None => admin::cached_log_end(self.consumer.client(), tp),
@@ -495,18 +495,18 @@ impl Source {
     }
 
     /// Did the client lose every broker since the last call?
-    pub fn take_brokers_down(&self) -> bool {
+    pub(crate) fn take_brokers_down(&self) -> bool {
         self.consumer.context().take_brokers_down()
     }
 
     /// The error of a cluster that told a topic's id before and does not tell it now.
-    pub fn silent(&self) -> SourceError {
+    pub(crate) fn silent(&self) -> SourceError {
         let detail = String::from("no answer, or the topic is gone");
         self.operation("ask for the id of the topic", detail)
     }
 
     /// The error of a cluster that stays away.
-    pub fn unreachable(&self) -> SourceError {
+    pub(crate) fn unreachable(&self) -> SourceError {
         self.failed("read", KafkaError::MessageConsumption(RDKafkaErrorCode::AllBrokersDown))
     }
 

@@ -9,7 +9,7 @@ use crate::protocol::Offset;
 
 /// A record, borrowed from where it lies until the call returns.
 #[derive(Clone, Copy, Debug)]
-pub struct Record<'a> {
+pub(crate) struct Record<'a> {
     /// Its topic.
     pub topic: TopicIndex,
     /// Number of its partition.
@@ -19,24 +19,32 @@ pub struct Record<'a> {
     /// Milliseconds since the Unix epoch, if the record has a timestamp.
     pub timestamp_ms: Option<i64>,
     /// The key; an empty one is a key, too.
+    #[cfg_attr(
+        not(any(test, feature = "fuzzing")),
+        expect(dead_code, reason = "part of a record; no format reads it yet")
+    )]
     pub key: Option<&'a [u8]>,
     /// The value; `None` is a tombstone.
     pub value: Option<&'a [u8]>,
     /// Its headers, not read yet.
+    #[cfg_attr(
+        not(any(test, feature = "fuzzing")),
+        expect(dead_code, reason = "part of a record; no format reads it yet")
+    )]
     pub headers: Headers<'a>,
 }
 
 impl Record<'_> {
     /// The partition that it is of.
     #[inline]
-    pub fn id(&self) -> PartitionId {
+    pub(crate) fn id(&self) -> PartitionId {
         PartitionId { topic: self.topic, partition: self.partition }
     }
 }
 
 /// What a queue yields.
 #[derive(Debug)]
-pub enum Polled<'a> {
+pub(crate) enum Polled<'a> {
     /// A record.
     Record(Record<'a>),
     /// Reading failed.
@@ -49,7 +57,7 @@ pub enum Polled<'a> {
 }
 
 /// The queue of one shard. Owned by its thread.
-pub enum ShardQueue {
+pub(crate) enum ShardQueue {
     /// Filled by librdkafka.
     Client(ClientQueue),
     /// Filled by icestream itself.
@@ -60,7 +68,7 @@ impl ShardQueue {
     /// Hands over what is ready, at most one batch; waits up to `wait` for a first message.
     /// Returns how many were handed over. `take` returns false to stop early: the rest of the
     /// batch is dropped unread, so the caller must not read on from this queue.
-    pub fn poll(&mut self, wait: Duration, take: impl FnMut(Polled<'_>) -> bool) -> usize {
+    pub(crate) fn poll(&mut self, wait: Duration, take: impl FnMut(Polled<'_>) -> bool) -> usize {
         match self {
             Self::Client(queue) => queue.poll(wait, take),
             Self::Fetched(queue) => queue.poll(wait, take),
@@ -70,7 +78,7 @@ impl ShardQueue {
     /// The next offset to read of each of these partitions: everything below it was handed over,
     /// or is a transaction marker, or belongs to an aborted transaction. Partitions of which
     /// nothing came yet are left out.
-    pub fn positions(
+    pub(crate) fn positions(
         &self,
         partitions: impl Iterator<Item = PartitionId>,
     ) -> Vec<(PartitionId, Offset)> {

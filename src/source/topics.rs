@@ -9,19 +9,19 @@ use crate::protocol::TopicPartition;
 
 /// A topic by its place among the [`Topics`] that are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TopicIndex(u32);
+pub(crate) struct TopicIndex(u32);
 
 impl TopicIndex {
     /// As an index into a list of one for each topic.
     #[inline]
-    pub fn at(self) -> usize {
+    pub(crate) fn at(self) -> usize {
         self.0 as usize
     }
 }
 
 /// A partition by the index of its topic and its number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PartitionId {
+pub(crate) struct PartitionId {
     /// Its topic.
     pub topic: TopicIndex,
     /// Its number within the topic.
@@ -31,38 +31,38 @@ pub struct PartitionId {
 /// A set of topics, in the order of their names: partitions have the same order by
 /// [`PartitionId`] as by [`TopicPartition`]. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Topics(Arc<[String]>);
+pub(crate) struct Topics(Arc<[String]>);
 
 impl Topics {
     /// These topics, each once.
-    pub fn new(names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub(crate) fn new(names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let names: BTreeSet<String> = names.into_iter().map(Into::into).collect();
         Self(names.into_iter().collect())
     }
 
     /// The topics and their names.
-    pub fn iter(&self) -> impl Iterator<Item = (TopicIndex, &str)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (TopicIndex, &str)> {
         (0..).map(TopicIndex).zip(self.0.iter().map(String::as_str))
     }
 
     /// The name of one of these topics; the index must come from this set.
-    pub fn name(&self, topic: TopicIndex) -> &str {
+    pub(crate) fn name(&self, topic: TopicIndex) -> &str {
         &self.0[topic.at()]
     }
 
     /// The topic of this name, if it is one of these.
-    pub fn index(&self, name: &str) -> Option<TopicIndex> {
+    pub(crate) fn index(&self, name: &str) -> Option<TopicIndex> {
         let at = self.0.binary_search_by(|each| each.as_str().cmp(name)).ok()?;
         u32::try_from(at).ok().map(TopicIndex)
     }
 
     /// The partition by its short name, if its topic is one of these.
-    pub fn id(&self, tp: &TopicPartition) -> Option<PartitionId> {
+    pub(crate) fn id(&self, tp: &TopicPartition) -> Option<PartitionId> {
         Some(PartitionId { topic: self.index(&tp.topic)?, partition: tp.partition })
     }
 
     /// The partition by its full name; its topic's index must come from this set.
-    pub fn tp(&self, id: PartitionId) -> TopicPartition {
+    pub(crate) fn tp(&self, id: PartitionId) -> TopicPartition {
         TopicPartition::new(self.name(id.topic), id.partition)
     }
 }

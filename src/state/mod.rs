@@ -24,11 +24,12 @@ mod reader;
 mod record;
 mod store;
 
-pub use error::StateError;
-pub use reader::StateReader;
-pub use record::{
-    CheckpointEnd, CheckpointRecord, CheckpointStart, CommitRecord, Outcome, StepSeconds,
-};
+pub(crate) use error::StateError;
+pub(crate) use reader::StateReader;
+pub use record::CheckpointStart;
+#[cfg(test)]
+pub(crate) use record::CommitRecord;
+pub(crate) use record::{CheckpointEnd, CheckpointRecord, Outcome, StepSeconds};
 pub use store::StateStore;
 
 #[cfg(test)]

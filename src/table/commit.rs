@@ -90,7 +90,7 @@ pub async fn append(
 ///
 /// # Errors
 /// As [`append`].
-pub async fn append_edit(
+pub(crate) async fn append_edit(
     catalog: &Catalog,
     loaded: &LoadedTable,
     edit: &LedgerEdit,

@@ -5,7 +5,7 @@ use crate::base::os_error::{Verdict, verdict};
 use crate::protocol::LedgerError;
 
 /// Any error of a library below.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// An operation on a table or its catalog failed. Of a commit only a [`NotSent`](super::NotSent)
 /// with such an error says that it failed; what came behind the request is a `CommitOutcome`.

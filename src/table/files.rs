@@ -13,7 +13,7 @@ const AT_ONCE: usize = 16;
 
 /// A data or delete file that is part of the table, as a manifest describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LiveFile {
+pub(crate) struct LiveFile {
     /// Location.
     pub path: String,
     /// The snapshot that put this file into the table.
@@ -44,7 +44,7 @@ impl LiveFile {
 ///
 /// # Errors
 /// `Storage` or `Unreadable` if one of them cannot be read.
-pub async fn live_files(
+pub(crate) async fn live_files(
     loaded: &LoadedTable,
     mut visit: impl FnMut(LiveFile),
 ) -> Result<(), TableError> {

@@ -124,7 +124,7 @@ const DELETIONS_AT_ONCE: usize = 8;
 ///
 /// # Errors
 /// The first failure, after all were tried.
-pub async fn delete_files(io: &FileIO, paths: &[String]) -> Result<(), TableError> {
+pub(crate) async fn delete_files(io: &FileIO, paths: &[String]) -> Result<(), TableError> {
     let (_, first) = delete_counted(io, paths).await;
     first.map_or(Ok(()), Err)
 }

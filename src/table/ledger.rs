@@ -64,7 +64,7 @@ pub fn view(
 ///
 /// # Errors
 /// As [`view`].
-pub fn full_view(loaded: &LoadedTable, pipeline: &str) -> Result<FullView, TableError> {
+pub(crate) fn full_view(loaded: &LoadedTable, pipeline: &str) -> Result<FullView, TableError> {
     let ledger = read(loaded, pipeline)?;
     let shown = snapshots(loaded, |summary| protocol::decode_summary(pipeline, summary))
         .map_err(|source| failed(loaded, pipeline, source))?;
@@ -81,7 +81,7 @@ pub fn full_view(loaded: &LoadedTable, pipeline: &str) -> Result<FullView, Table
 ///
 /// # Errors
 /// `Ledger` if it cannot be understood.
-pub fn entry(
+pub(crate) fn entry(
     loaded: &LoadedTable,
     pipeline: &str,
     snapshot_id: i64,
@@ -97,7 +97,7 @@ pub fn entry(
 /// # Errors
 /// `Ledger` if the ledger is of a newer version, or if a snapshot that names the pipeline cannot be
 /// understood.
-pub fn edit_basis(
+pub(crate) fn edit_basis(
     loaded: &LoadedTable,
     pipeline: &str,
     instance: &str,

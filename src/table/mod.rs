@@ -55,22 +55,25 @@ use ::iceberg::io::FileIO;
 use ::iceberg::spec::{Schema, TableMetadata, TableMetadataRef, UnboundPartitionSpec};
 use ::iceberg::{NamespaceIdent, Runtime, TableIdent};
 
-pub use commit::{Appended, CommitOutcome, append, append_edit};
-pub use error::{BoxError, TableError};
-pub use files::{LiveFile, live_files};
-pub use io::{delete_files, file_io};
-pub use ledger::{Understood, edit_basis, entry, full_view, view};
-pub use not_sent::NotSent;
-pub use orphans::{
-    Candidates, FileKind, Judged, OrphanSearch, OrphansError, OwnFile, delete_orphans,
-};
-pub use rest::RestCatalog;
-pub use schema::{SchemaError, parse_schema, with_kafka_columns};
+pub(crate) use commit::append_edit;
+pub use commit::{CommitOutcome, append};
+pub(crate) use error::{BoxError, TableError};
+pub(crate) use files::{LiveFile, live_files};
+pub(crate) use io::delete_files;
+pub use io::file_io;
+pub use ledger::{Understood, view};
+pub(crate) use ledger::{edit_basis, entry, full_view};
+pub(crate) use not_sent::NotSent;
+pub(crate) use orphans::{Judged, OrphanSearch, OrphansError, OwnFile, delete_orphans};
+pub(crate) use rest::RestCatalog;
+pub use schema::parse_schema;
+pub(crate) use schema::with_kafka_columns;
 pub use settings::{CatalogKind, CatalogSettings, RestAuth};
-pub use spec::{SpecError, parse_spec};
-pub use sql::SqlCatalog;
-pub use sweep::Freed;
-pub use upkeep::{Upkeep, UpkeepTotals};
+pub use spec::parse_spec;
+pub(crate) use sql::SqlCatalog;
+pub(crate) use sweep::Freed;
+pub use upkeep::Upkeep;
+pub(crate) use upkeep::UpkeepTotals;
 
 /// A table as `namespace.table`; a namespace may have several levels.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

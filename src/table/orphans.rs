@@ -39,7 +39,7 @@ const DELETIONS_AT_ONCE: usize = 8;
 
 /// Why no orphans are looked for.
 #[derive(Debug, thiserror::Error)]
-pub enum OrphansError {
+pub(crate) enum OrphansError {
     /// Catalog or store.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -53,7 +53,7 @@ pub enum OrphansError {
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FileKind {
+pub(crate) enum FileKind {
     /// A data file.
     Data,
     /// A manifest.
@@ -64,7 +64,7 @@ pub enum FileKind {
 
 impl FileKind {
     /// For tables and JSON.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Data => "data",
             Self::Manifest => "manifest",
@@ -75,7 +75,7 @@ impl FileKind {
 
 /// A file in the store whose name is one that we give.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnFile {
+pub(crate) struct OwnFile {
     /// Location.
     pub path: String,
     /// What it is.
@@ -108,7 +108,7 @@ fn file_name(path: &str) -> &str {
 }
 
 /// A look for the orphans of a table.
-pub struct OrphanSearch {
+pub(crate) struct OrphanSearch {
     uuid: Uuid,
     io: FileIO,
     /// Locations that are still to be listed.
@@ -120,7 +120,7 @@ pub struct OrphanSearch {
 impl OrphanSearch {
     /// Of files under `data_root` and under the table's place for metadata that were written before
     /// `before_ms`, milliseconds since the Unix epoch.
-    pub fn new(table: &LoadedTable, data_root: String, before_ms: i64) -> Self {
+    pub(crate) fn new(table: &LoadedTable, data_root: String, before_ms: i64) -> Self {
         let mut roots = vec![data_root, manifest::metadata_dir(&table.metadata)];
         // Nothing is listed twice where one is in the other.
         let within = |inner: &str, outer: &str| inner.starts_with(&format!("{outer}/"));
@@ -137,7 +137,7 @@ impl OrphanSearch {
     ///
     /// # Errors
     /// `Storage` or `Setting`.
-    pub async fn candidates(&mut self) -> Result<Option<Candidates>, TableError> {
+    pub(crate) async fn candidates(&mut self) -> Result<Option<Candidates>, TableError> {
         let mut files = Vec::new();
         while files.len() < PART {
             let Some(listing) = &mut self.listing else {
@@ -156,13 +156,13 @@ impl OrphanSearch {
 }
 
 /// Files that are there, and may be orphans.
-pub struct Candidates {
+pub(crate) struct Candidates {
     uuid: Uuid,
     files: Vec<OwnFile>,
 }
 
 /// What the table says of a part of the files.
-pub struct Judged {
+pub(crate) struct Judged {
     /// The table, read after they were listed.
     pub table: LoadedTable,
     /// Nothing refers to these, and nothing will.
@@ -179,7 +179,7 @@ impl Candidates {
     ///
     /// # Errors
     /// See [`OrphansError`]; also if any list or manifest of any snapshot cannot be read.
-    pub async fn judge(
+    pub(crate) async fn judge(
         self,
         catalog: &Catalog,
         table: &LoadedTable,
@@ -287,7 +287,7 @@ async fn remove_referenced(
 }
 
 /// Deletes orphans, each with the error if it could not be deleted. One that is gone is deleted.
-pub async fn delete_orphans(
+pub(crate) async fn delete_orphans(
     table: &LoadedTable,
     orphans: Vec<OwnFile>,
 ) -> Vec<(OwnFile, Option<TableError>)> {

@@ -122,7 +122,7 @@ fn check_part(column: &str, kind: &Value, part: &str, faults: &mut Vec<String>) 
 ///
 /// # Errors
 /// `KafkaColumn` if it has one of them with another type; `Invalid` if ids run out.
-pub fn with_kafka_columns(schema: &Schema) -> Result<Schema, SchemaError> {
+pub(crate) fn with_kafka_columns(schema: &Schema) -> Result<Schema, SchemaError> {
     let invalid = |error: String| SchemaError::Invalid(vec![error]);
     let mut fields = schema.as_struct().fields().to_vec();
     let mut next_id = schema.highest_field_id();

@@ -11,7 +11,7 @@ use crate::base::secret::mask_text;
 
 /// Whether the process is alive and ready. Cheap to clone; all clones are the same state.
 #[derive(Clone)]
-pub struct Health(Arc<Shared>);
+pub(crate) struct Health(Arc<Shared>);
 
 struct Shared {
     limit: Duration,
@@ -27,7 +27,7 @@ struct State {
 
 /// What `/readyz` answers.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Readiness {
+pub(crate) struct Readiness {
     /// True if the pipeline runs, every server answered last and checkpoints complete.
     pub ready: bool,
     /// `running`, or why the pipeline does not run or commits nothing.
@@ -38,7 +38,7 @@ pub struct Readiness {
 
 /// How a server answered last.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Reachability {
+pub(crate) struct Reachability {
     /// Did it answer?
     pub reachable: bool,
     /// Why not.
@@ -48,7 +48,7 @@ pub struct Reachability {
 
 /// What `/healthz` answers.
 #[derive(Debug, PartialEq, Serialize)]
-pub struct Liveness {
+pub(crate) struct Liveness {
     /// True while the last heartbeat is younger than the limit.
     pub alive: bool,
     /// Age of the last heartbeat.
@@ -57,7 +57,7 @@ pub struct Liveness {
 
 impl Health {
     /// Not ready, `starting`, and alive for `heartbeat_limit` from now on without a heartbeat.
-    pub fn new(heartbeat_limit: Duration) -> Self {
+    pub(crate) fn new(heartbeat_limit: Duration) -> Self {
         let state = State {
             heartbeat: Instant::now(),
             not_ready: Some("starting".to_owned()),
@@ -68,37 +68,37 @@ impl Health {
     }
 
     /// The pipeline runs.
-    pub fn set_ready(&self) {
+    pub(crate) fn set_ready(&self) {
         self.state().not_ready = None;
     }
 
     /// The pipeline does not run, and why. Passwords inside addresses are not shown.
-    pub fn set_not_ready(&self, reason: impl Into<String>) {
+    pub(crate) fn set_not_ready(&self, reason: impl Into<String>) {
         self.state().not_ready = Some(mask_text(&reason.into()));
     }
 
     /// Checkpoints complete (`None`), or how long none did although there is something to commit.
-    pub fn set_late(&self, reason: Option<String>) {
+    pub(crate) fn set_late(&self, reason: Option<String>) {
         self.state().late = reason;
     }
 
     /// A server answered.
-    pub fn set_reachable(&self, server: Server) {
+    pub(crate) fn set_reachable(&self, server: Server) {
         self.state().unreachable.insert(server, None);
     }
 
     /// A server did not answer, and why. Passwords inside addresses are not shown.
-    pub fn set_unreachable(&self, server: Server, error: impl Into<String>) {
+    pub(crate) fn set_unreachable(&self, server: Server, error: impl Into<String>) {
         self.state().unreachable.insert(server, Some(mask_text(&error.into())));
     }
 
     /// The coordinator is alive.
-    pub fn heartbeat(&self) {
+    pub(crate) fn heartbeat(&self) {
         self.state().heartbeat = Instant::now();
     }
 
     /// Is the process ready, and what is missing?
-    pub fn readiness(&self) -> Readiness {
+    pub(crate) fn readiness(&self) -> Readiness {
         let state = self.state();
         let servers = state.unreachable.iter().map(|(server, error)| {
             let reachability = Reachability { reachable: error.is_none(), error: error.clone() };
@@ -113,7 +113,7 @@ impl Health {
     }
 
     /// Is the process alive at `now`?
-    pub fn liveness(&self, now: Instant) -> Liveness {
+    pub(crate) fn liveness(&self, now: Instant) -> Liveness {
         let age = now.saturating_duration_since(self.state().heartbeat);
         Liveness { alive: age < self.0.limit, heartbeat_age_seconds: age.as_secs_f64() }
     }

@@ -27,7 +27,7 @@ const JSON: &str = "application/json";
 
 /// Why the endpoints cannot be served.
 #[derive(Debug, thiserror::Error)]
-pub enum HttpError {
+pub(crate) enum HttpError {
     /// The address cannot be listened on.
     #[error(
         "cannot listen on {address}: is another process using it? Set HTTP_LISTEN to another \
@@ -51,7 +51,7 @@ pub enum HttpError {
 
 /// The endpoints, listening but not yet answering.
 #[derive(Debug)]
-pub struct HttpServer {
+pub(crate) struct HttpServer {
     listener: TcpListener,
     address: SocketAddr,
 }
@@ -61,7 +61,7 @@ impl HttpServer {
     ///
     /// # Errors
     /// [`HttpError::Bind`].
-    pub async fn bind(address: SocketAddr) -> Result<Self, HttpError> {
+    pub(crate) async fn bind(address: SocketAddr) -> Result<Self, HttpError> {
         let fail = |source| HttpError::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(fail)?;
         let address = listener.local_addr().map_err(fail)?;
@@ -69,7 +69,7 @@ impl HttpServer {
     }
 
     /// The address that is listened on.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
@@ -77,7 +77,7 @@ impl HttpServer {
     ///
     /// # Errors
     /// [`HttpError::Serve`].
-    pub async fn serve(
+    pub(crate) async fn serve(
         self,
         metrics: Metrics,
         health: Health,

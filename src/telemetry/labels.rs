@@ -12,7 +12,7 @@ macro_rules! label {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+        pub(crate) enum $name { $($(#[$variant_doc])* $variant,)+ }
 
         impl Label for $name {
             const ALL: &'static [Self] = &[$(Self::$variant,)+];

@@ -13,7 +13,7 @@ use crate::config::{Log, LogFormat};
 
 /// Why logging cannot be set up.
 #[derive(Debug, thiserror::Error)]
-pub enum LogError {
+pub(crate) enum LogError {
     /// The level is neither a level nor a filter.
     #[error("LOG_LEVEL `{level}` is neither a level nor filter directives")]
     Filter {
@@ -31,7 +31,7 @@ pub enum LogError {
 ///
 /// # Errors
 /// A level that does not parse, or logging that is set up already.
-pub fn init(log: &Log) -> Result<(), LogError> {
+pub(crate) fn init(log: &Log) -> Result<(), LogError> {
     subscriber(log, io::stderr)?.try_init().map_err(LogError::Twice)
 }
 

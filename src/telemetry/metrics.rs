@@ -39,10 +39,11 @@ const STEP_BUCKETS: [f64; 17] = [
 
 /// The metrics of this process. Cheap to clone; all clones are the same metrics.
 #[derive(Clone)]
-pub struct Metrics(Arc<Inner>);
+pub(crate) struct Metrics(Arc<Inner>);
 
 struct Inner {
     registry: Registry,
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the page, which a test writes"))]
     docs: Vec<MetricDoc>,
     handles: Handles,
     started: SystemTime,
@@ -52,7 +53,7 @@ struct Inner {
 
 /// What a metric is, for `docs/metrics.md`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MetricDoc {
+pub(crate) struct MetricDoc {
     /// Name with its prefix.
     pub name: String,
     /// `counter`, `gauge` or `histogram`.
@@ -114,7 +115,7 @@ impl Metrics {
     ///
     /// # Errors
     /// Two metrics of one name, or a name that is none: a mistake in this file.
-    pub fn new() -> Result<Self, prometheus::Error> {
+    pub(crate) fn new() -> Result<Self, prometheus::Error> {
         let mut register = Register { registry: Registry::new(), docs: Vec::new() };
         let handles = Handles::new(&mut register)?;
         let build =
@@ -135,7 +136,8 @@ impl Metrics {
     }
 
     /// What every metric means, in the order of the metrics page.
-    pub fn docs(&self) -> &[MetricDoc] {
+    #[cfg(test)]
+    pub(crate) fn docs(&self) -> &[MetricDoc] {
         &self.0.docs
     }
 
@@ -143,7 +145,7 @@ impl Metrics {
     ///
     /// # Errors
     /// The encoder's, which a registry that was built does not cause.
-    pub fn encode(&self, now: SystemTime) -> Result<String, prometheus::Error> {
+    pub(crate) fn encode(&self, now: SystemTime) -> Result<String, prometheus::Error> {
         let last = *lock(&self.0.last_checkpoint);
         let age = since(last.unwrap_or(self.0.started), now);
         self.0.handles.checkpoint_age.set(age.as_secs_f64());
@@ -156,7 +158,7 @@ impl Metrics {
     }
 
     /// The counters of one partition. Keep them: looking them up costs a lock.
-    pub fn partition(&self, tp: &TopicPartition) -> PartitionMetrics {
+    pub(crate) fn partition(&self, tp: &TopicPartition) -> PartitionMetrics {
         let partition = tp.partition.to_string();
         let labels = [tp.topic.as_str(), partition.as_str()];
         PartitionMetrics {
@@ -168,7 +170,7 @@ impl Metrics {
     /// Where the table and the topic stand in a partition. `oldest_missing` is the timestamp of
     /// the oldest record that the table lacks, or the best known bound before it; `None` if the
     /// table lacks nothing.
-    pub fn set_position(
+    pub(crate) fn set_position(
         &self,
         tp: &TopicPartition,
         ledger: Offset,
@@ -192,13 +194,14 @@ impl Metrics {
     }
 
     /// Ledger offset and log end of each partition as they were last set.
-    pub fn positions(&self) -> Vec<(TopicPartition, Offset, Offset)> {
+    #[cfg(test)]
+    pub(crate) fn positions(&self) -> Vec<(TopicPartition, Offset, Offset)> {
         let positions = lock(&self.0.positions);
         positions.iter().map(|(tp, p)| (tp.clone(), p.ledger, p.log_end)).collect()
     }
 
     /// Forgets where a partition stands, because another instance has it now. Its counters stay.
-    pub fn forget_position(&self, tp: &TopicPartition) {
+    pub(crate) fn forget_position(&self, tp: &TopicPartition) {
         let mut positions = lock(&self.0.positions);
         positions.remove(tp);
         let partition = tp.partition.to_string();
@@ -212,57 +215,57 @@ impl Metrics {
     }
 
     /// Counts tombstones.
-    pub fn add_tombstones(&self, records: u64) {
+    pub(crate) fn add_tombstones(&self, records: u64) {
         self.0.handles.tombstones.inc_by(records);
     }
 
     /// Counts bad records. `reason` is one of a fixed set of words of the decoder.
-    pub fn add_bad_records(&self, reason: &'static str, records: u64) {
+    pub(crate) fn add_bad_records(&self, reason: &'static str, records: u64) {
         self.0.handles.bad_records.with_label_values(&[reason]).inc_by(records);
     }
 
     /// Counts fields of records that the table does not have.
-    pub fn add_unknown_fields(&self, fields: u64) {
+    pub(crate) fn add_unknown_fields(&self, fields: u64) {
         self.0.handles.unknown_fields.inc_by(fields);
     }
 
     /// Counts a data file that was closed.
-    pub fn add_file(&self, records: u64, bytes: u64) {
+    pub(crate) fn add_file(&self, records: u64, bytes: u64) {
         self.0.handles.files.inc();
         self.0.handles.written_records.inc_by(records);
         self.0.handles.file_bytes.inc_by(bytes);
     }
 
     /// Counts rows that a commit of this process brought into the table.
-    pub fn add_committed_records(&self, records: u64) {
+    pub(crate) fn add_committed_records(&self, records: u64) {
         self.0.handles.committed_records.inc_by(records);
     }
 
     /// Bytes of records, batches and open files in memory. A handle that each shard can add to and subtract from.
-    pub fn buffered_bytes(&self) -> &IntGauge {
+    pub(crate) fn buffered_bytes(&self) -> &IntGauge {
         &self.0.handles.buffered
     }
 
     /// Shows the memory limit beside the buffered bytes.
-    pub fn set_memory_limit(&self, bytes: u64) {
+    pub(crate) fn set_memory_limit(&self, bytes: u64) {
         self.0.handles.memory_limit.set(gauge_value(bytes));
     }
 
     /// Partitions that this instance reads, and how many of them are paused.
-    pub fn set_partitions(&self, assigned: usize, paused: usize) {
+    pub(crate) fn set_partitions(&self, assigned: usize, paused: usize) {
         self.0.handles.assigned.set(gauge_value(assigned as u64));
         self.0.handles.paused.set(gauge_value(paused as u64));
     }
 
     /// Observes how long a step of a checkpoint took.
-    pub fn observe_step(&self, step: Step, took: Duration) {
+    pub(crate) fn observe_step(&self, step: Step, took: Duration) {
         let steps = &self.0.handles.checkpoint_steps;
         let histogram: Histogram = steps.with_label_values(&[step.text()]);
         histogram.observe(took.as_secs_f64());
     }
 
     /// Counts a checkpoint. A complete one is the last good one from `now` on.
-    pub fn add_checkpoint(&self, outcome: CheckpointOutcome, now: SystemTime) {
+    pub(crate) fn add_checkpoint(&self, outcome: CheckpointOutcome, now: SystemTime) {
         self.0.handles.checkpoints.with_label_values(&[outcome.text()]).inc();
         if outcome == CheckpointOutcome::Complete {
             *lock(&self.0.last_checkpoint) = Some(now);
@@ -271,23 +274,23 @@ impl Metrics {
     }
 
     /// Bytes of data files of the last checkpoint.
-    pub fn set_checkpoint_size(&self, bytes: u64) {
+    pub(crate) fn set_checkpoint_size(&self, bytes: u64) {
         self.0.handles.checkpoint_size.set(gauge_value(bytes));
     }
 
     /// Counts a catalog's answer to a commit request.
-    pub fn add_commit(&self, outcome: CommitOutcome) {
+    pub(crate) fn add_commit(&self, outcome: CommitOutcome) {
         self.0.handles.commits.with_label_values(&[outcome.text()]).inc();
     }
 
     /// Pending commits of which the catalog's answer did not tell whether they are in the table,
     /// and the ledger has not been read since.
-    pub fn set_unknown_commits(&self, commits: usize) {
+    pub(crate) fn set_unknown_commits(&self, commits: usize) {
         self.0.handles.unresolved.set(gauge_value(commits as u64));
     }
 
     /// Counts what commits did beside appending.
-    pub fn add_upkeep(&self, done: &UpkeepCounts) {
+    pub(crate) fn add_upkeep(&self, done: &UpkeepCounts) {
         let handles = &self.0.handles;
         handles.metadata_reads.inc_by(done.files_read);
         handles.metadata_bytes.inc_by(done.bytes_written);
@@ -298,45 +301,45 @@ impl Metrics {
     }
 
     /// Counts a decision about a pending commit.
-    pub fn add_admission(&self, decision: Admission) {
+    pub(crate) fn add_admission(&self, decision: Admission) {
         self.0.handles.admissions.with_label_values(&[decision.text()]).inc();
     }
 
     /// Counts a refusal to go on. `refusal` is one of a fixed set of names of the protocol.
-    pub fn add_refusal(&self, refusal: &'static str) {
+    pub(crate) fn add_refusal(&self, refusal: &'static str) {
         self.0.handles.refusals.with_label_values(&[refusal]).inc();
     }
 
     /// Counts a rebalance.
-    pub fn add_rebalance(&self, rebalance: Rebalance) {
+    pub(crate) fn add_rebalance(&self, rebalance: Rebalance) {
         self.0.handles.rebalances.with_label_values(&[rebalance.text()]).inc();
     }
 
     /// Counts a retry after a request to a server failed.
-    pub fn add_retry(&self, server: Server) {
+    pub(crate) fn add_retry(&self, server: Server) {
         self.0.handles.retries.with_label_values(&[server.text()]).inc();
     }
 
     /// Counts a run that is followed by another one.
-    pub fn add_restart(&self, reason: Restart) {
+    pub(crate) fn add_restart(&self, reason: Restart) {
         self.0.handles.restarts.with_label_values(&[reason.text()]).inc();
     }
 
     /// Shows whether a server answered last.
-    pub fn set_reachable(&self, server: Server, reachable: bool) {
+    pub(crate) fn set_reachable(&self, server: Server, reachable: bool) {
         let gauge = self.0.handles.reachable.with_label_values(&[server.text()]);
         gauge.set(i64::from(reachable));
     }
 
     /// Counts a violation of an invariant: a bug in icestream.
-    pub fn add_violation(&self, id: InvariantId) {
+    pub(crate) fn add_violation(&self, id: InvariantId) {
         self.0.handles.violations.with_label_values(&[id.text()]).inc();
     }
 }
 
 /// What commits did beside appending.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct UpkeepCounts {
+pub(crate) struct UpkeepCounts {
     /// Manifests and manifest lists that were read from the store.
     pub files_read: u64,
     /// Bytes of metadata files that were written.
@@ -353,14 +356,14 @@ pub struct UpkeepCounts {
 
 /// The counters of one partition.
 #[derive(Clone)]
-pub struct PartitionMetrics {
+pub(crate) struct PartitionMetrics {
     records: IntCounter,
     bytes: IntCounter,
 }
 
 impl PartitionMetrics {
     /// Counts records that were consumed, and the bytes of their payloads.
-    pub fn add_consumed(&self, records: u64, bytes: u64) {
+    pub(crate) fn add_consumed(&self, records: u64, bytes: u64) {
         self.records.inc_by(records);
         self.bytes.inc_by(bytes);
     }

@@ -3,15 +3,17 @@
 //! Owns the names and labels of all metrics, the three HTTP endpoints and the log format. Decides
 //! nothing: the pipeline never reads anything back from here.
 
-pub mod health;
-pub mod http;
-pub mod labels;
-pub mod logs;
-pub mod metrics;
+pub(crate) mod health;
+pub(crate) mod http;
+pub(crate) mod labels;
+pub(crate) mod logs;
+pub(crate) mod metrics;
+#[cfg(test)]
 mod page;
 
-pub use health::Health;
-pub use http::{HttpError, HttpServer};
-pub use labels::{Admission, CheckpointOutcome, CommitOutcome, Rebalance, Restart, Server, Step};
-pub use metrics::{Metrics, PartitionMetrics, UpkeepCounts};
-pub use page::metrics_page;
+pub(crate) use health::Health;
+pub(crate) use http::{HttpError, HttpServer};
+pub(crate) use labels::{
+    Admission, CheckpointOutcome, CommitOutcome, Rebalance, Restart, Server, Step,
+};
+pub(crate) use metrics::{Metrics, PartitionMetrics, UpkeepCounts};

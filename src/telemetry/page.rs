@@ -56,7 +56,7 @@ const ALERTS: &str = "
 ";
 
 /// The text of `docs/metrics.md`.
-pub fn metrics_page(metrics: &Metrics) -> String {
+pub(crate) fn metrics_page(metrics: &Metrics) -> String {
     let mut page = INTRODUCTION.to_owned();
     for doc in metrics.docs() {
         let labels: Vec<String> = doc.labels.iter().map(|label| format!("`{label}`")).collect();

@@ -16,7 +16,7 @@ pub(super) struct Deletions<'a> {
 
 impl<'a> Deletions<'a> {
     /// Rows that are not in the table any more.
-    pub fn of_rows(foreign: &'a [ForeignSnapshot], strangers: u64) -> Self {
+    pub(crate) fn of_rows(foreign: &'a [ForeignSnapshot], strangers: u64) -> Self {
         // Rows that plain appends put in say nothing about what an overwrite took.
         let appended = foreign
             .iter()
@@ -27,13 +27,13 @@ impl<'a> Deletions<'a> {
     }
 
     /// Rows in files that are not in the table any more.
-    pub fn of_files(foreign: &'a [ForeignSnapshot]) -> Self {
+    pub(crate) fn of_files(foreign: &'a [ForeignSnapshot]) -> Self {
         Self { foreign, left: 0, strangers: 0, of_files: true }
     }
 
     /// How many of `missing` rows of the commit with this number others may have taken. Commits are
     /// asked for from the newest to the oldest.
-    pub fn take(&mut self, sequence_number: i64, missing: u64) -> u64 {
+    pub(crate) fn take(&mut self, sequence_number: i64, missing: u64) -> u64 {
         while let Some((last, older)) = self.foreign.split_last()
             && last.sequence_number >= sequence_number
         {

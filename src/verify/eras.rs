@@ -21,7 +21,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub fn new(tp: &TopicPartition, era: Era) -> Self {
+    pub(crate) fn new(tp: &TopicPartition, era: Era) -> Self {
         Self { tp: tp.clone(), era }
     }
 }
@@ -63,7 +63,7 @@ pub(super) struct Eras {
 
 impl Eras {
     /// The resets in the journal; `complete` if no snapshot was expired.
-    pub fn of(view: &FullView, complete: bool) -> Self {
+    pub(crate) fn of(view: &FullView, complete: bool) -> Self {
         let shown = || view.journal.iter().filter(|entry| entry.in_ancestry);
         let resets = shown().filter_map(|entry| match &entry.edit {
             Some(Edit::Reset { topic, from, .. }) => Some(Reset {
@@ -83,23 +83,23 @@ impl Eras {
     }
 
     /// Does every offset mean one record, as far as can be told?
-    pub fn is_one(&self) -> bool {
+    pub(crate) fn is_one(&self) -> bool {
         self.resets.is_empty() && self.shown_from.is_none()
     }
 
     /// Are all resets shown, as far as can be told?
-    pub fn are_shown(&self) -> bool {
+    pub(crate) fn are_shown(&self) -> bool {
         self.shown_from.is_none()
     }
 
     /// Resets, of any partition, up to the snapshot with this number.
-    pub fn passed(&self, sequence_number: i64) -> usize {
+    pub(crate) fn passed(&self, sequence_number: i64) -> usize {
         self.resets.partition_point(|reset| reset.sequence_number <= sequence_number)
     }
 
     /// When the rows of a file with this data sequence number were committed; `mixed` if it may
     /// hold rows of older files.
-    pub fn since(&self, sequence_number: i64, mixed: bool) -> Since {
+    pub(crate) fn since(&self, sequence_number: i64, mixed: bool) -> Since {
         match (self.passed(sequence_number), self.shown_from) {
             (_, Some(oldest)) if sequence_number < oldest => Since::Hidden,
             (passed, Some(_)) if mixed => Since::AtMost(passed),
@@ -109,7 +109,7 @@ impl Eras {
     }
 
     /// The era of a partition after so many resets.
-    pub fn era(&self, tp: &TopicPartition, passed: usize) -> Era {
+    pub(crate) fn era(&self, tp: &TopicPartition, passed: usize) -> Era {
         Era::At(self.of_partition(tp, passed))
     }
 
@@ -118,7 +118,7 @@ impl Eras {
     }
 
     /// The era of a partition's rows in a file.
-    pub fn of_rows(&self, tp: &TopicPartition, since: Since) -> Era {
+    pub(crate) fn of_rows(&self, tp: &TopicPartition, since: Since) -> Era {
         match since {
             Since::Hidden => Era::Hidden,
             Since::Passed(passed) => self.era(tp, passed),
@@ -130,23 +130,23 @@ impl Eras {
     }
 
     /// The era of a partition in the snapshot with this number. A reset begins the new one.
-    pub fn at(&self, tp: &TopicPartition, sequence_number: i64) -> Era {
+    pub(crate) fn at(&self, tp: &TopicPartition, sequence_number: i64) -> Era {
         self.era(tp, self.passed(sequence_number))
     }
 
     /// The eras of a partition that are shown, oldest first. The last is that of the head.
-    pub fn all(&self, tp: &TopicPartition) -> impl Iterator<Item = Era> + use<> {
+    pub(crate) fn all(&self, tp: &TopicPartition) -> impl Iterator<Item = Era> + use<> {
         (0..=self.of_partition(tp, self.resets.len())).map(Era::At)
     }
 
     /// The era of a partition at the head.
-    pub fn last(&self, tp: &TopicPartition) -> Era {
+    pub(crate) fn last(&self, tp: &TopicPartition) -> Era {
         self.era(tp, self.resets.len())
     }
 
     /// The partitions that resets took out of the ledger, with the era that this ended and the
     /// ledger of the time.
-    pub fn ends(&self) -> impl Iterator<Item = (Place, Offset)> {
+    pub(crate) fn ends(&self) -> impl Iterator<Item = (Place, Offset)> {
         self.resets.iter().enumerate().flat_map(move |(passed, reset)| {
             let place = move |tp| Place::new(tp, self.era(tp, passed));
             reset.from.iter().map(move |(tp, next)| (place(tp), next))
@@ -154,13 +154,13 @@ impl Eras {
     }
 
     /// The reset that ended an era of a partition; none for the last.
-    pub fn end_of(&self, place: &Place) -> Option<&Reset> {
+    pub(crate) fn end_of(&self, place: &Place) -> Option<&Reset> {
         let Era::At(era) = place.era else { return None };
         self.resets.iter().filter(|reset| reset.begins_anew(&place.tp)).nth(era)
     }
 
     /// Words that tell an era from others of its partition; none where there is only one.
-    pub fn words(&self, place: &Place) -> Option<String> {
+    pub(crate) fn words(&self, place: &Place) -> Option<String> {
         match place.era {
             Era::Hidden => Some(String::from("before the oldest snapshot shown")),
             Era::Unclear => Some(String::from("before or after a reset")),

@@ -11,7 +11,7 @@ use crate::protocol::{FullView, SUMMARY_PIPELINE, inherited};
 
 /// All that a table shows about one pipeline, from one reading.
 #[derive(Clone, Debug)]
-pub struct Evidence {
+pub(crate) struct Evidence {
     /// Table as `namespace.table`.
     pub table: String,
     /// The pipeline that is judged.
@@ -32,7 +32,7 @@ pub struct Evidence {
 
 /// The ancestry of the head, as far as it is still shown.
 #[derive(Clone, Debug, Default)]
-pub struct History {
+pub(crate) struct History {
     /// Does it surely lead back to a snapshot that was made on nothing? False once the oldest were
     /// expired, and where that cannot be told.
     pub complete: bool,
@@ -50,7 +50,7 @@ const FIRST: i64 = 1;
 /// That the oldest snapshot has no parent does not make it the first: some programs that expire
 /// snapshots take the name of the expired parent out of its child. Its number stays, and so do
 /// the running totals in its summary.
-pub fn history(metadata: &TableMetadata, pipeline: &str) -> History {
+pub(crate) fn history(metadata: &TableMetadata, pipeline: &str) -> History {
     let mut seen = HashSet::new();
     let mut foreign = Vec::new();
     let mut added = BTreeMap::new();

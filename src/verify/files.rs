@@ -15,7 +15,7 @@ const NAMED: usize = 20;
 
 /// The files of a table by the snapshot that put them in, as the head's manifests list them.
 #[derive(Clone, Debug, Default)]
-pub struct Files {
+pub(crate) struct Files {
     /// Data files and the rows in them.
     pub by_snapshot: BTreeMap<i64, FileCount>,
     /// Rows in all data files, those deleted by delete files too.
@@ -30,7 +30,7 @@ pub struct Files {
 
 /// Data files that one snapshot put in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FileCount {
+pub(crate) struct FileCount {
     /// How many.
     pub files: u64,
     /// Rows in them.
@@ -39,7 +39,7 @@ pub struct FileCount {
 
 impl Files {
     /// Counts one file.
-    pub fn insert(&mut self, file: &LiveFile) {
+    pub(crate) fn insert(&mut self, file: &LiveFile) {
         if file.deletes {
             self.deletes += 1;
             return;

@@ -8,7 +8,7 @@ use crate::protocol::{Offset, OffsetRange, TopicPartition};
 /// What kind of finding it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Ledger and snapshots contradict each other: rolled back, set back, lost.
     History,
     /// Offsets between two commits that no commit brought in.
@@ -65,7 +65,7 @@ pub enum Kind {
 
 impl Kind {
     /// Is it a violation of what icestream promises? The others are worth knowing.
-    pub fn is_violation(self) -> bool {
+    pub(crate) fn is_violation(self) -> bool {
         match self {
             Self::History
             | Self::JournalGap
@@ -108,7 +108,7 @@ impl Kind {
 
 /// One thing that verifying found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// The kind.
     pub kind: Kind,
     /// Is it a violation?
@@ -149,7 +149,7 @@ impl Finding {
 /// What could be shown of a partition: of its journal, and of its rows where they were read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Every offset from the first that the pipeline read up to the ledger, once.
     Proved,
     /// The same from a later offset on, since older snapshots were expired.
@@ -166,7 +166,7 @@ pub enum Verdict {
 
 /// The verdict on one partition, in one era of its topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct PartitionVerdict {
+pub(crate) struct PartitionVerdict {
     /// Topic.
     pub topic: String,
     /// Partition.
@@ -217,7 +217,7 @@ impl PartitionVerdict {
 
 /// The verdict on a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Judgement {
+pub(crate) struct Judgement {
     /// One for each partition (and era of its topic) in ledger, journal or rows of the pipeline's
     /// topics.
     pub partitions: Vec<PartitionVerdict>,
@@ -227,7 +227,7 @@ pub struct Judgement {
 
 impl Judgement {
     /// Is nothing wrong?
-    pub fn is_clean(&self) -> bool {
+    pub(crate) fn is_clean(&self) -> bool {
         !self.findings.iter().any(|finding| finding.violation)
     }
 }

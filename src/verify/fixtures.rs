@@ -7,6 +7,11 @@ use crate::protocol::{
     RowCounts, TopicPartition,
 };
 use crate::table::LiveFile;
+use crate::verify::evidence::{Evidence, History};
+use crate::verify::files::Files;
+use crate::verify::finding::{Finding, Judgement, Kind, Verdict};
+use crate::verify::foreign::ForeignSnapshot;
+use crate::verify::rows::{RowIndex, Rows};
 
 pub(super) const TOPIC: &str = "readings";
 
@@ -29,7 +34,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let view = FullView {
             table_uuid: String::from("u"),
             head: None,
@@ -58,7 +63,7 @@ impl World {
 
     /// Adds a commit that brings each partition from its ledger (or `begin`) to `end`; the
     /// offsets for which `hole` is true become no rows.
-    pub fn commit_from(
+    pub(crate) fn commit_from(
         &mut self,
         ends: &[(i32, Offset)],
         begin: Offset,
@@ -95,24 +100,28 @@ impl World {
         view.journal.push(entry);
     }
 
-    pub fn commit(&mut self, ends: &[(i32, Offset)]) {
+    pub(crate) fn commit(&mut self, ends: &[(i32, Offset)]) {
         self.commit_from(ends, 0, |_| false);
     }
 
     /// Two commits on two partitions, offsets 0 to 10 and 10 to 20 of each.
-    pub fn two_commits() -> Self {
+    pub(crate) fn two_commits() -> Self {
         let mut world = Self::new();
         world.commit(&[(0, 10), (1, 10)]);
         world.commit(&[(0, 20), (1, 20)]);
         world
     }
 
-    pub fn expire(&mut self, oldest: usize) {
+    pub(crate) fn expire(&mut self, oldest: usize) {
         self.evidence.view.journal.drain(..oldest);
         self.evidence.history.complete = oldest == 0;
     }
 
-    pub fn foreign(&mut self, operation: &str, sequence_number: i64) -> &mut ForeignSnapshot {
+    pub(crate) fn foreign(
+        &mut self,
+        operation: &str,
+        sequence_number: i64,
+    ) -> &mut ForeignSnapshot {
         self.evidence.history.foreign.push(ForeignSnapshot {
             snapshot_id: 777,
             timestamp_ms: 1_700_000_000_000,
@@ -123,13 +132,13 @@ impl World {
         self.evidence.history.foreign.last_mut().expect("just pushed")
     }
 
-    pub fn remove(&mut self, partition: i32, offset: Offset) {
+    pub(crate) fn remove(&mut self, partition: i32, offset: Offset) {
         let before = self.rows.len();
         self.rows.retain(|row| *row != (tp(partition), offset));
         assert_eq!(self.rows.len(), before - 1);
     }
 
-    pub fn judge(&self) -> Judgement {
+    pub(crate) fn judge(&self) -> Judgement {
         let mut evidence = self.evidence.clone();
         self.files().iter().for_each(|file| evidence.files.insert(file));
         if let Rows::ByOffset(index) = &mut evidence.rows {
@@ -147,18 +156,18 @@ impl World {
     }
 
     /// Without its rows.
-    pub fn judge_metadata(&self) -> Judgement {
+    pub(crate) fn judge_metadata(&self) -> Judgement {
         Self { evidence: Evidence { rows: Rows::NotRead, ..self.evidence.clone() }, ..self.clone() }
             .judge()
     }
 
-    pub fn files(&self) -> Vec<LiveFile> {
+    pub(crate) fn files(&self) -> Vec<LiveFile> {
         let of_commits = || self.evidence.view.journal.iter().map(data_file).collect();
         self.files.clone().unwrap_or_else(of_commits)
     }
 
     /// A snapshot by a person, after all commits.
-    pub fn edit(&mut self, edit: Edit, ranges: &[(i32, Offset, Offset)]) {
+    pub(crate) fn edit(&mut self, edit: Edit, ranges: &[(i32, Offset, Offset)]) {
         self.commit(&[]);
         let view = &mut self.evidence.view;
         let ledger = view.ledger.as_mut().expect("committed");
@@ -177,12 +186,12 @@ impl World {
         entry.edit = Some(edit);
     }
 
-    pub fn kinds(&self) -> Vec<Kind> {
+    pub(crate) fn kinds(&self) -> Vec<Kind> {
         self.judge().findings.iter().map(|finding| finding.kind).collect()
     }
 
     /// The only finding of the kind.
-    pub fn only(&self, kind: Kind) -> Finding {
+    pub(crate) fn only(&self, kind: Kind) -> Finding {
         let judgement = self.judge();
         let mut found = judgement.findings.into_iter().filter(|finding| finding.kind == kind);
         let finding = found.next().expect("the finding");

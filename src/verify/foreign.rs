@@ -9,7 +9,7 @@ use crate::protocol::SUMMARY_PIPELINE;
 
 /// A snapshot in the ancestry of the head that this pipeline did not make.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct ForeignSnapshot {
+pub(crate) struct ForeignSnapshot {
     /// The snapshot.
     pub snapshot_id: i64,
     /// When it was made, milliseconds since the Unix epoch.

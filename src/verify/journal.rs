@@ -22,12 +22,12 @@ pub(super) struct Chain {
 
 impl Chain {
     /// The lowest offset.
-    pub fn from(&self) -> Offset {
+    pub(crate) fn from(&self) -> Offset {
         self.links.iter().map(|(range, _)| range.start).min().unwrap_or_default()
     }
 
     /// Where the last commit ended.
-    pub fn end(&self) -> Offset {
+    pub(crate) fn end(&self) -> Offset {
         self.links.last().map(|(range, _)| range.end).unwrap_or_default()
     }
 
@@ -43,7 +43,7 @@ impl Chain {
 
 impl Judge<'_> {
     /// Names what people did to the ledger.
-    pub fn edits(&mut self) {
+    pub(crate) fn edits(&mut self) {
         for entry in self.commits() {
             let by = format!("snapshot {} of {}", entry.snapshot_id, rfc3339(entry.timestamp_ms));
             match &entry.edit {

@@ -6,6 +6,7 @@ use super::fixtures::{TOPIC, World, tp, verdicts};
 use super::*;
 use crate::protocol::{Edit, Offset, OffsetRange};
 use crate::table::LiveFile;
+use crate::verify::finding::{Kind, Verdict};
 
 fn range(start: Offset, end: Offset) -> OffsetRange {
     OffsetRange { start, end }

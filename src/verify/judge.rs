@@ -13,7 +13,7 @@ use crate::base::clock::rfc3339;
 use crate::protocol::{JournalEntry, Offset, OffsetRange, Refusal, check_history};
 
 /// Judges a table by its ledger, journal and rows: I1, and what I1 rests on.
-pub fn judge(evidence: &Evidence) -> Judgement {
+pub(crate) fn judge(evidence: &Evidence) -> Judgement {
     let mut judge = Judge::new(evidence);
     judge.history();
     judge.edits();
@@ -55,12 +55,12 @@ impl<'a> Judge<'a> {
         }
     }
 
-    pub fn find(&mut self, kind: Kind, place: Option<&Place>, detail: String) {
+    pub(crate) fn find(&mut self, kind: Kind, place: Option<&Place>, detail: String) {
         self.push(place, Finding::new(kind, place.map(|place| &place.tp), detail));
     }
 
     /// A finding about a range of offsets and the snapshots around it.
-    pub fn find_range(
+    pub(crate) fn find_range(
         &mut self,
         kind: Kind,
         place: &Place,
@@ -85,24 +85,24 @@ impl<'a> Judge<'a> {
     }
 
     /// The commits that made the table what it is, oldest first.
-    pub fn commits(&self) -> impl DoubleEndedIterator<Item = &'a JournalEntry> + use<'a> {
+    pub(crate) fn commits(&self) -> impl DoubleEndedIterator<Item = &'a JournalEntry> + use<'a> {
         self.evidence.view.journal.iter().filter(|entry| entry.in_ancestry)
     }
 
     /// The partitions that a commit moved, each in its era.
-    pub fn ranges(&self, entry: &JournalEntry) -> Vec<(Place, OffsetRange)> {
+    pub(crate) fn ranges(&self, entry: &JournalEntry) -> Vec<(Place, OffsetRange)> {
         let place = |tp| Place::new(tp, self.eras.at(tp, entry.sequence_number));
         entry.ranges.iter().map(|(tp, range)| (place(tp), *range)).collect()
     }
 
-    pub fn verdict(&mut self, place: &Place) -> &mut PartitionVerdict {
+    pub(crate) fn verdict(&mut self, place: &Place) -> &mut PartitionVerdict {
         let ledger = self.ledger(place);
         let entry = self.partitions.entry(place.clone());
         entry.or_insert_with(|| PartitionVerdict::new(place, ledger))
     }
 
     /// The ledger of a partition: today's, or for an earlier era the one that the reset ended.
-    pub fn ledger(&self, place: &Place) -> Option<Offset> {
+    pub(crate) fn ledger(&self, place: &Place) -> Option<Offset> {
         if !matches!(place.era, Era::At(_)) {
             return None;
         }
@@ -113,12 +113,12 @@ impl<'a> Judge<'a> {
         frontier.get(&place.tp)
     }
 
-    pub fn rows_are_read(&self) -> bool {
+    pub(crate) fn rows_are_read(&self) -> bool {
         !matches!(self.evidence.rows, Rows::NotRead)
     }
 
     /// Words on the foreign snapshots that may explain a finding.
-    pub fn suspects(&self, may: impl Fn(&ForeignSnapshot) -> bool) -> String {
+    pub(crate) fn suspects(&self, may: impl Fn(&ForeignSnapshot) -> bool) -> String {
         let mut suspects = self.evidence.history.foreign.iter().rev().filter(|s| may(s));
         let named: Vec<_> = suspects.by_ref().take(3).map(ForeignSnapshot::describe).collect();
         match (named.is_empty(), suspects.count()) {

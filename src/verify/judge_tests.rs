@@ -1,6 +1,7 @@
 use super::fixtures::{TOPIC, World, tp, verdicts};
-use super::*;
 use crate::protocol::{OffsetRange, TopicPartition};
+use crate::verify::finding::{Kind, Verdict};
+use crate::verify::rows::Rows;
 
 #[test]
 fn a_clean_table_is_proved_from_its_first_offset_to_the_ledger() {

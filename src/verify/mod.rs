@@ -40,11 +40,7 @@ mod scan;
 #[cfg(test)]
 mod scan_tests;
 
-pub use evidence::{Evidence, History, history};
-pub use files::{FileCount, Files};
-pub use finding::{Finding, Judgement, Kind, PartitionVerdict, Verdict};
-pub use foreign::ForeignSnapshot;
-pub use judge::judge;
-pub use report::{Proof, Report};
-pub use rows::{RowIndex, Rows};
-pub use scan::{Depth, gather};
+pub(crate) use evidence::history;
+pub(crate) use judge::judge;
+pub(crate) use report::Report;
+pub(crate) use scan::{Depth, gather};

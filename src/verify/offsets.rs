@@ -32,7 +32,7 @@ enum Chunk {
 
 impl OffsetSet {
     /// Adds `offset`; false if it was there.
-    pub fn insert(&mut self, offset: Offset) -> bool {
+    pub(crate) fn insert(&mut self, offset: Offset) -> bool {
         let chunk = self.chunks.entry(offset >> 16).or_insert_with(|| Chunk::Few(Vec::new()));
         let added = chunk.insert(low_bits(offset));
         self.len += u64::from(added);
@@ -40,12 +40,12 @@ impl OffsetSet {
     }
 
     /// Number of offsets.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.len
     }
 
     /// Number of offsets in `range`.
-    pub fn count(&self, range: OffsetRange) -> u64 {
+    pub(crate) fn count(&self, range: OffsetRange) -> u64 {
         if range.start >= range.end {
             return 0;
         }
@@ -54,7 +54,7 @@ impl OffsetSet {
     }
 
     /// The first `limit` offsets in `range`.
-    pub fn present(&self, range: OffsetRange, limit: usize) -> Vec<Offset> {
+    pub(crate) fn present(&self, range: OffsetRange, limit: usize) -> Vec<Offset> {
         if range.start >= range.end {
             return Vec::new();
         }
@@ -68,7 +68,7 @@ impl OffsetSet {
     }
 
     /// The first `limit` offsets of `range` that are not in the set.
-    pub fn absent(&self, range: OffsetRange, limit: usize) -> Vec<Offset> {
+    pub(crate) fn absent(&self, range: OffsetRange, limit: usize) -> Vec<Offset> {
         let mut absent = Vec::new();
         let mut next = range.start;
         while next < range.end && absent.len() < limit {

@@ -21,7 +21,7 @@ const FOREIGN_SHOWN: usize = 10;
 /// What a verdict was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Proof {
+pub(crate) enum Proof {
     /// Metadata and manifests.
     Metadata,
     /// These and the rows.
@@ -30,7 +30,7 @@ pub enum Proof {
 
 /// A judged table.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// Is nothing wrong?
     pub ok: bool,
     /// What the verdict was made from.
@@ -65,7 +65,7 @@ pub struct Report {
 
 impl Report {
     /// Judges `evidence`.
-    pub fn new(evidence: &Evidence) -> Self {
+    pub(crate) fn new(evidence: &Evidence) -> Self {
         let judgement = judge(evidence);
         let view = &evidence.view;
         let mut commits = view.journal.iter().filter(|entry| entry.in_ancestry);
@@ -98,7 +98,7 @@ impl Report {
     ///
     /// # Errors
     /// Those of `out`.
-    pub fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+    pub(crate) fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "table     {}  ({})", self.table, self.table_uuid)?;
         writeln!(out, "pipeline  {}", self.pipeline)?;
         let snapshot = self.snapshot_id.map_or_else(|| String::from("none"), |id| id.to_string());

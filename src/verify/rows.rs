@@ -11,7 +11,7 @@ pub(super) const NAMED: usize = 5;
 
 /// All rows of a table by topic, partition, era and offset, whoever wrote them.
 #[derive(Clone, Debug, Default)]
-pub struct RowIndex {
+pub(crate) struct RowIndex {
     eras: Eras,
     since: Option<Since>,
     partitions: Vec<(Place, PartitionRows)>,
@@ -37,7 +37,7 @@ pub(super) struct PartitionRows {
 
 impl PartitionRows {
     /// All rows.
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.offsets.len() + self.repeated
     }
 }
@@ -55,7 +55,7 @@ impl RowIndex {
     }
 
     /// Counts one row.
-    pub fn insert(&mut self, topic: &str, partition: i32, offset: Offset) {
+    pub(crate) fn insert(&mut self, topic: &str, partition: i32, offset: Offset) {
         let known = self.last.and_then(|at| self.partitions.get(at));
         let known =
             known.is_some_and(|(at, _)| at.tp.partition == partition && at.tp.topic == topic);
@@ -110,7 +110,7 @@ impl RowIndex {
     }
 
     /// All rows.
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         let positioned: u64 = self.partitions.iter().map(|(_, rows)| rows.total()).sum();
         positioned + self.without_position
     }
@@ -118,7 +118,7 @@ impl RowIndex {
 
 /// What is known of a table's rows.
 #[derive(Clone, Debug)]
-pub enum Rows {
+pub(crate) enum Rows {
     /// They were not read.
     NotRead,
     /// Each row's position is known.

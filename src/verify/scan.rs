@@ -27,7 +27,7 @@ const BATCH_ROWS: usize = 32 * 1024;
 
 /// How much of a table is read to judge it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Depth {
+pub(crate) enum Depth {
     /// Its metadata, manifest list and manifests.
     Metadata,
     /// The position columns of all rows as well.
@@ -40,7 +40,7 @@ pub enum Depth {
 /// # Errors
 /// `Ledger`, `Storage` or `Unreadable` if ledger, journal, manifests or data files cannot be read
 /// or understood.
-pub async fn gather(
+pub(crate) async fn gather(
     loaded: &LoadedTable,
     pipeline: &str,
     topic: &str,

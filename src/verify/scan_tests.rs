@@ -8,7 +8,8 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use iceberg::arrow::schema_to_arrow_schema;
 
-use super::{Depth, Kind, Report, gather};
+use super::finding::Kind;
+use super::{Depth, Report, gather};
 use crate::base::secret::Properties;
 use crate::protocol::{
     Admission, Epoch, Frontier, Offset, OffsetRange, PendingCommit, PendingFile, Prepared, Ranges,

@@ -28,5 +28,5 @@ mod table_writer;
 mod tests;
 mod transform;
 
-pub use error::WriteError;
+pub(crate) use error::WriteError;
 pub use table_writer::{ClosingFiles, TableWriter, WriteSettings};

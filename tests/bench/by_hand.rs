@@ -15,7 +15,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use clap::ValueEnum;
 use iceberg::arrow::schema_to_arrow_schema;
-use icestream::decode::{Decoder, Format, Pushed};
+use icestream::parts::{Decoder, Format, Pushed};
 use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::basic::{Compression, Encoding, Type, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};

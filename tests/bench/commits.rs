@@ -8,16 +8,14 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use iceberg::arrow::schema_to_arrow_schema;
-use icestream::base::secret::Properties;
-use icestream::protocol::{
-    Admission, Epoch, Frontier, OffsetRange, PendingCommit, PendingFile, Prepared, Ranges,
-    RowCounts, TopicPartition, admit, commit_id,
-};
-use icestream::table::{
+use icestream::parts::table::{
     self, Catalog, CatalogKind, CatalogSettings, CommitOutcome, LoadedTable, RestAuth, TableName,
     Upkeep,
 };
-use icestream::write::{ClosingFiles, TableWriter, WriteSettings};
+use icestream::parts::{
+    Admission, ClosingFiles, Epoch, Frontier, OffsetRange, PendingCommit, PendingFile, Prepared,
+    Properties, Ranges, RowCounts, TableWriter, TopicPartition, WriteSettings, admit, commit_id,
+};
 use serde_json::{Value, json};
 
 use crate::support::oracle::{self, Reader};

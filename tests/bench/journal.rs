@@ -10,12 +10,11 @@ use iceberg::TableCreation;
 use iceberg::spec::{
     FormatVersion, MAIN_BRANCH, Operation, Snapshot, Summary, TableMetadataBuilder,
 };
-use icestream::base::secret::Properties;
-use icestream::protocol::{
-    Admission, CommitId, Epoch, Frontier, OffsetRange, PendingCommit, Prepared, Ranges, RowCounts,
-    TopicPartition, admit, advance, encode_ledger, encode_summary, ledger_key,
+use icestream::parts::table::{self, LoadedTable, Understood};
+use icestream::parts::{
+    Admission, CommitId, Epoch, Frontier, OffsetRange, PendingCommit, Prepared, Properties, Ranges,
+    RowCounts, TopicPartition, admit, advance, encode_ledger, encode_summary, ledger_key,
 };
-use icestream::table::{self, LoadedTable, Understood};
 use serde_json::json;
 
 use crate::measure::{peak_memory, reset_peak_memory};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use icestream::crash::POINTS;
+use icestream::parts::POINTS;
 
 use crate::landing::{pipeline, records};
 use crate::support::icestream::{Exit, Icestream, RUN};

@@ -3,8 +3,7 @@
 
 use std::path::Path;
 
-use icestream::protocol::{Checkpoint, Epoch};
-use icestream::state::{CheckpointStart, StateStore};
+use icestream::parts::{Checkpoint, CheckpointStart, Epoch, StateStore};
 use serde_json::{Value, json};
 
 use crate::landing::{pipeline, records, schema};

@@ -11,7 +11,7 @@ mod fleet;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use icestream::broken::Variant;
+use icestream::parts::Variant;
 
 use crate::kills::seed;
 use crate::support::oracle::Verdict;

@@ -28,7 +28,7 @@ const COPIES: usize = 6;
 
 impl Drive {
     /// Somebody makes a copy.
-    pub fn copy(&mut self) {
+    pub(crate) fn copy(&mut self) {
         if self.copies.len() == COPIES {
             self.copies.remove(0);
         }

@@ -465,7 +465,7 @@ async fn supervise(
         let ended = pipeline.run_connected(connected, &mut stop).await;
         disconnect(&port).await;
         if pipeline.commits() != commits {
-            backoff.reset(now());
+            backoff = Backoff::new(now(), settings.retry_give_up);
         }
         let wait = match ended {
             Ok(RunEnd::Fenced) => {

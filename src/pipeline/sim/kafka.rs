@@ -29,7 +29,7 @@ pub(super) struct Partition {
 
 impl Partition {
     /// The records of `[start, end)`.
-    pub fn range(&self, start: Offset, end: Offset) -> &[(Offset, Kind)] {
+    pub(crate) fn range(&self, start: Offset, end: Offset) -> &[(Offset, Kind)] {
         let from = self.records.partition_point(|(offset, _)| *offset < start);
         let to = self.records.partition_point(|(offset, _)| *offset < end);
         &self.records[from..to.max(from)]
@@ -41,15 +41,15 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub fn new(partitions: i32) -> Self {
+    pub(crate) fn new(partitions: i32) -> Self {
         Self { partitions: (0..partitions).map(|_| Partition::default()).collect() }
     }
 
-    pub fn all(&self) -> Vec<TopicPartition> {
+    pub(crate) fn all(&self) -> Vec<TopicPartition> {
         (0_i32..).zip(&self.partitions).map(|(number, _)| tp(number)).collect()
     }
 
-    pub fn partition(&mut self, number: i32) -> &mut Partition {
+    pub(crate) fn partition(&mut self, number: i32) -> &mut Partition {
         &mut self.partitions[index(number)]
     }
 }
@@ -107,7 +107,7 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 }
@@ -118,7 +118,7 @@ fn names(partitions: &[i32]) -> Vec<TopicPartition> {
 
 impl State {
     /// A few records, and now and then a hole.
-    pub fn produce(&mut self) {
+    pub(crate) fn produce(&mut self) {
         let number = self.rng.usize(0..self.log.partitions.len());
         let count = self.rng.u32(1..=12);
         for _ in 0..count {
@@ -139,7 +139,7 @@ impl State {
     }
 
     /// Old records go, as far as the ledger is past them.
-    pub fn retain(&mut self) {
+    pub(crate) fn retain(&mut self) {
         let number = self.rng.i32(0..i32::try_from(self.log.partitions.len()).unwrap());
         let ledger = self.ledger_of(number).unwrap_or(0);
         let start = self.rng.i64(0..=ledger);
@@ -150,7 +150,7 @@ impl State {
 
     /// Somebody deletes the topic and makes it again, and at once it holds records at every offset that
     /// anybody knows.
-    pub fn remake(&mut self) {
+    pub(crate) fn remake(&mut self) {
         let count = i32::try_from(self.log.partitions.len()).unwrap();
         let old = std::mem::replace(&mut self.log, Log::new(count));
         let behind = |(new, old): (&Partition, &Partition)| new.end < old.end + 10;
@@ -162,15 +162,15 @@ impl State {
     }
 
     /// The log of the topic that the pipeline reads, not of one that has its name now.
-    pub fn first_log(&self) -> &Log {
+    pub(crate) fn first_log(&self) -> &Log {
         self.remade.as_ref().unwrap_or(&self.log)
     }
 
-    pub fn topic_id(&self) -> &'static str {
+    pub(crate) fn topic_id(&self) -> &'static str {
         if self.remade.is_some() { "j" } else { "i" }
     }
 
-    pub fn add_partition(&mut self) {
+    pub(crate) fn add_partition(&mut self) {
         self.log.partitions.push(Partition::default());
         let count = self.log.partitions.len();
         self.note(format_args!("log: {count} partitions"));
@@ -181,7 +181,7 @@ impl State {
         }
     }
 
-    pub fn waver(&mut self) {
+    pub(crate) fn waver(&mut self) {
         for client in self.clients.values().filter(|client| !client.life.is_dead()) {
             client.tell(Event::Unreachable(String::from("brokers are away")));
             client.tell(Event::Reachable);
@@ -189,7 +189,7 @@ impl State {
     }
 
     /// A client asks for partitions.
-    pub fn join(&mut self, id: u64, events: Sender<Event>) {
+    pub(crate) fn join(&mut self, id: u64, events: Sender<Event>) {
         let all: Vec<i32> = (0_i32..).zip(&self.log.partitions).map(|(n, _)| n).collect();
         let Some(client) = self.clients.get_mut(&id) else { return };
         client.events = Some(events);
@@ -217,7 +217,7 @@ impl State {
     }
 
     /// A client takes what was assigned to it.
-    pub fn take(&mut self, id: u64, shares: &[Share]) {
+    pub(crate) fn take(&mut self, id: u64, shares: &[Share]) {
         let taken: Vec<i32> = shares.iter().map(|share| share.tp.partition).collect();
         if self.plan.group {
             self.answer(id, true, &taken);
@@ -234,7 +234,7 @@ impl State {
     }
 
     /// A client lets go of partitions.
-    pub fn release(&mut self, id: u64, partitions: &[i32]) {
+    pub(crate) fn release(&mut self, id: u64, partitions: &[i32]) {
         let stale = self.fault(self.plan.stale_queues);
         let Some(client) = self.clients.get_mut(&id) else { return };
         for number in partitions {
@@ -280,7 +280,7 @@ impl State {
     }
 
     /// The broker's turn: who is dead, who is to have what.
-    pub fn group_turn(&mut self) {
+    pub(crate) fn group_turn(&mut self) {
         let now = Instant::now();
         self.expel_the_silent(now);
         self.share_out();

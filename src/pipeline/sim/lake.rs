@@ -47,7 +47,7 @@ pub(super) struct Meta {
 }
 
 impl Meta {
-    pub fn view(&self) -> TableView {
+    pub(crate) fn view(&self) -> TableView {
         TableView {
             table_uuid: format!("uuid of {}", TABLES[self.at]),
             head: self.head,
@@ -61,7 +61,7 @@ impl Meta {
         self.snapshots.iter().map(|snapshot| snapshot.id).max()
     }
 
-    pub fn full_view(&self) -> FullView {
+    pub(crate) fn full_view(&self) -> FullView {
         FullView {
             table_uuid: format!("uuid of {}", TABLES[self.at]),
             head: self.head,
@@ -82,7 +82,7 @@ impl Meta {
         self.snapshots.iter().map(facts).collect()
     }
 
-    pub fn entry(&self, snapshot_id: i64) -> Option<JournalParts> {
+    pub(crate) fn entry(&self, snapshot_id: i64) -> Option<JournalParts> {
         let shown = self.snapshots.iter().find(|snapshot| snapshot.id == snapshot_id);
         shown.and_then(|snapshot| snapshot.ours.clone())
     }
@@ -135,11 +135,11 @@ pub(super) struct Request {
 }
 
 impl Lake {
-    pub fn ledger_of(&self, partition: i32) -> Option<Offset> {
+    pub(crate) fn ledger_of(&self, partition: i32) -> Option<Offset> {
         self.meta.as_ref()?.ledger.as_ref()?.frontier.get(&tp(partition))
     }
 
-    pub fn commits(&self) -> usize {
+    pub(crate) fn commits(&self) -> usize {
         self.landed.len()
     }
 }
@@ -152,13 +152,13 @@ fn file_of(path: &str) -> Option<(usize, usize)> {
 
 impl State {
     /// A closed and durable file.
-    pub fn write_file(&mut self, at: usize, rows: Vec<(i32, Offset)>) -> String {
+    pub(crate) fn write_file(&mut self, at: usize, rows: Vec<(i32, Offset)>) -> String {
         self.lakes[at].files.push(DataFile { rows, deleted: false });
         format!("f/{at}/{}", self.lakes[at].files.len() - 1)
     }
 
     /// I8: neither a snapshot nor a checkpoint that somebody may finish names the file.
-    pub fn delete_files(&mut self, who: &str, paths: &[String]) {
+    pub(crate) fn delete_files(&mut self, who: &str, paths: &[String]) {
         for path in paths {
             self.note(format_args!("{who} deletes {path}"));
             let pending = self.drives.iter().filter_map(|drive| drive.now.open.as_ref());
@@ -178,13 +178,18 @@ impl State {
         }
     }
 
-    pub fn create_table(&mut self, at: usize) -> Arc<Meta> {
+    pub(crate) fn create_table(&mut self, at: usize) -> Arc<Meta> {
         let new = || Arc::new(Meta { at, ..Meta::default() });
         self.lakes[at].meta.get_or_insert_with(new).clone()
     }
 
     /// What would be sent. The table's own texts are written and read on the way.
-    pub fn request(&mut self, who: &str, pinned: &Arc<Meta>, commit: &PendingCommit) -> Request {
+    pub(crate) fn request(
+        &mut self,
+        who: &str,
+        pinned: &Arc<Meta>,
+        commit: &PendingCommit,
+    ) -> Request {
         let summary: HashMap<String, String> =
             encode_summary(commit).unwrap().into_iter().collect();
         let parts = decode_summary(PIPELINE, &summary).unwrap().unwrap();
@@ -211,7 +216,7 @@ impl State {
 
     /// What must hold of a request that is about to be sent: it is prepared (I4), and a run that is a
     /// member of the group asks for no partition that it gave back.
-    pub fn check_request(&mut self, slot: usize, client: u64, commit: &PendingCommit) {
+    pub(crate) fn check_request(&mut self, slot: usize, client: u64, commit: &PendingCommit) {
         let open = self.drives[slot].now.open.as_ref();
         if let Err(violation) = request_is_prepared(open, &commit.commit_id) {
             self.find(violation.to_string());
@@ -229,7 +234,7 @@ impl State {
     }
 
     /// The compare-and-swap.
-    pub fn land(&mut self, request: &Request) -> Option<(i64, Arc<Meta>)> {
+    pub(crate) fn land(&mut self, request: &Request) -> Option<(i64, Arc<Meta>)> {
         let at = request.at;
         let current = self.create_table(at);
         // Nobody takes a snapshot whose sequence number was given away, as after a rollback.
@@ -338,12 +343,12 @@ impl State {
     }
 
     /// I5, by what really happened.
-    pub fn has_landed(&self, id: &CommitId) -> bool {
+    pub(crate) fn has_landed(&self, id: &CommitId) -> bool {
         self.lakes.iter().any(|lake| lake.landed.contains(id))
     }
 
     /// Another program at the table.
-    pub fn foreign(&mut self) {
+    pub(crate) fn foreign(&mut self) {
         let at = self.any_table();
         if self.lakes[at].rolled_back.is_some() {
             return;
@@ -406,7 +411,7 @@ impl State {
 
     /// Somebody moves the head of the last table back to its parent: that table is refused until
     /// it is moved forward again, and the others go on with what is prepared for them.
-    pub fn roll_back(&mut self) {
+    pub(crate) fn roll_back(&mut self) {
         let at = self.lakes.len() - 1;
         let lake = &self.lakes[at];
         let Some(meta) = lake.meta.clone().filter(|_| lake.rolled_back.is_none()) else { return };
@@ -422,7 +427,7 @@ impl State {
     }
 
     /// And forward again.
-    pub fn roll_forward(&mut self) {
+    pub(crate) fn roll_forward(&mut self) {
         for (at, table) in TABLES.iter().enumerate().take(self.lakes.len()) {
             let Some(head) = self.lakes[at].rolled_back.take() else { continue };
             self.note(format_args!("{table} is rolled forward to {head}"));
@@ -439,19 +444,19 @@ impl State {
     }
 
     /// Was a table rolled back? A process that saw it may end with that also when it is no more.
-    pub fn was_rolled_back(&self) -> bool {
+    pub(crate) fn was_rolled_back(&self) -> bool {
         self.lakes.iter().any(|lake| lake.was_rolled_back)
     }
 
     /// How far all tables are in a partition.
-    pub fn ledger_of(&self, partition: i32) -> Option<Offset> {
+    pub(crate) fn ledger_of(&self, partition: i32) -> Option<Offset> {
         let all: Option<Vec<Offset>> =
             self.lakes.iter().map(|lake| lake.ledger_of(partition)).collect();
         all?.into_iter().min()
     }
 
     /// The rows of the live snapshot, in order; those of others by number.
-    pub fn live_rows(&self, at: usize) -> (Vec<(i32, Offset)>, usize) {
+    pub(crate) fn live_rows(&self, at: usize) -> (Vec<(i32, Offset)>, usize) {
         let files = self.lakes[at].meta.as_ref().map(|meta| meta.files()).unwrap_or_default();
         let rows = files.iter().flat_map(|file| self.lakes[at].files[*file].rows.iter().copied());
         let (foreign, mut ours): (Vec<_>, Vec<_>) = rows.partition(|(p, _)| *p == FOREIGN);
@@ -460,7 +465,7 @@ impl State {
     }
 
     /// The rows that there must be, up to the ends of the log.
-    pub fn expected_rows(&self, at: usize) -> (Vec<(i32, Offset)>, usize) {
+    pub(crate) fn expected_rows(&self, at: usize) -> (Vec<(i32, Offset)>, usize) {
         let mut rows = Vec::new();
         for (number, log) in (0_i32..).zip(&self.log.partitions) {
             let begin = self.lakes[at].reached.get(&number).map_or(0, |(begin, _)| *begin);
@@ -474,13 +479,13 @@ impl State {
     }
 
     /// Is the row one that the first topic of its name had?
-    pub fn is_of_the_first_topic(&self, (partition, offset): (i32, Offset)) -> bool {
+    pub(crate) fn is_of_the_first_topic(&self, (partition, offset): (i32, Offset)) -> bool {
         let log = &self.first_log().partitions[index(partition)];
         !log.range(offset, offset + 1).is_empty()
     }
 
     /// Is any file of the live snapshots gone?
-    pub fn missing_files(&self, at: usize) -> usize {
+    pub(crate) fn missing_files(&self, at: usize) -> usize {
         let snapshots = self.lakes[at].meta.iter().flat_map(|meta| &meta.snapshots);
         let files: BTreeSet<usize> =
             snapshots.flat_map(|snapshot| snapshot.files.iter().copied()).collect();

@@ -56,14 +56,14 @@ enum Fate {
 
 impl Port {
     /// The tables of the flow.
-    pub fn tables(&self) -> BTreeMap<String, SimTable> {
+    pub(crate) fn tables(&self) -> BTreeMap<String, SimTable> {
         let names = TABLES.iter().enumerate().take(self.sim.lock().plan.tables);
         let table = |at| SimTable { port: self.clone(), at };
         names.map(|(at, name)| ((*name).to_owned(), table(at))).collect()
     }
 
     /// One line of the program: here it may die, or stand still for a while.
-    pub async fn pass(&self, what: &str) {
+    pub(crate) async fn pass(&self, what: &str) {
         if !self.life.step(&self.sim, what) {
             std::future::pending::<()>().await;
         }

@@ -127,7 +127,7 @@ pub(super) struct SimSink {
 }
 
 impl SimSink {
-    pub fn new(port: Port, shard: usize, at: usize) -> Self {
+    pub(crate) fn new(port: Port, shard: usize, at: usize) -> Self {
         Self { port, shard, at, rows: Vec::new(), files: Vec::new() }
     }
 

@@ -74,7 +74,7 @@ pub(super) struct Plan {
 impl Plan {
     /// From the seed's chances. A third of the worlds are nearly well, so that what only happens
     /// to the healthy happens, too.
-    pub fn draw(rng: &mut fastrand::Rng) -> Self {
+    pub(crate) fn draw(rng: &mut fastrand::Rng) -> Self {
         let ill = rng.u32(0..3);
         let mut rate = |often: u32| match ill {
             0 => often / 8,
@@ -149,33 +149,33 @@ struct LifeInner {
 }
 
 impl Life {
-    pub fn new(slot: usize, name: String, fuse: Option<i64>) -> Self {
+    pub(crate) fn new(slot: usize, name: String, fuse: Option<i64>) -> Self {
         let fuse = AtomicI64::new(fuse.unwrap_or(-1));
         Self(Arc::new(LifeInner { slot, name, dead: AtomicBool::new(false), fuse }))
     }
 
-    pub fn slot(&self) -> usize {
+    pub(crate) fn slot(&self) -> usize {
         self.0.slot
     }
 
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.0.name
     }
 
-    pub fn is_dead(&self) -> bool {
+    pub(crate) fn is_dead(&self) -> bool {
         self.0.dead.load(Ordering::Relaxed)
     }
 
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.0.dead.store(true, Ordering::Relaxed);
     }
 
-    pub fn disarm(&self) {
+    pub(crate) fn disarm(&self) {
         self.0.fuse.store(-1, Ordering::Relaxed);
     }
 
     /// One line of the program. False: it is not reached.
-    pub fn step(&self, sim: &Sim, what: &str) -> bool {
+    pub(crate) fn step(&self, sim: &Sim, what: &str) -> bool {
         if self.is_dead() {
             return false;
         }
@@ -251,25 +251,25 @@ pub(super) struct State {
 }
 
 impl State {
-    pub fn note(&mut self, text: fmt::Arguments<'_>) {
+    pub(crate) fn note(&mut self, text: fmt::Arguments<'_>) {
         self.trace.note(text);
     }
 
-    pub fn find(&mut self, text: String) {
+    pub(crate) fn find(&mut self, text: String) {
         self.note(format_args!("FOUND {text}"));
         self.findings.push(text);
     }
 
     /// Does a fault of this rate happen here?
-    pub fn fault(&mut self, per_thousand: u32) -> bool {
+    pub(crate) fn fault(&mut self, per_thousand: u32) -> bool {
         !self.calm && self.chance(per_thousand)
     }
 
-    pub fn chance(&mut self, per_thousand: u32) -> bool {
+    pub(crate) fn chance(&mut self, per_thousand: u32) -> bool {
         per_thousand > 0 && self.rng.u32(0..1000) < per_thousand
     }
 
-    pub fn up_to(&mut self, longest: Duration) -> Duration {
+    pub(crate) fn up_to(&mut self, longest: Duration) -> Duration {
         let most = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX).max(1);
         Duration::from_millis(self.rng.u64(1..=most))
     }
@@ -280,7 +280,7 @@ impl State {
 pub(super) struct Sim(Arc<Mutex<State>>);
 
 impl Sim {
-    pub fn new(seed: u64, print: bool) -> Self {
+    pub(crate) fn new(seed: u64, print: bool) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut plan = Plan::draw(&mut rng);
         // Without a chance taken: a seed that found something goes on being the same world.
@@ -321,7 +321,7 @@ impl Sim {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    pub fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
     }
 }

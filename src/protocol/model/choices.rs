@@ -7,7 +7,7 @@ use super::table::Table;
 
 impl World {
     /// Everything that may happen in `state`.
-    pub fn steps(&self, state: &State) -> Vec<Step> {
+    pub(crate) fn steps(&self, state: &State) -> Vec<Step> {
         let mut steps = Vec::new();
         for who in 0..2 {
             self.own_steps(state, who, &mut steps);

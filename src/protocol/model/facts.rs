@@ -90,7 +90,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    pub fn new(counts: [u8; PARTITIONS]) -> Self {
+    pub(crate) fn new(counts: [u8; PARTITIONS]) -> Self {
         Self {
             log: [items(0, counts[0]), items(1, counts[1])],
             commits: Vec::new(),
@@ -102,19 +102,19 @@ impl Facts {
     }
 
     /// One past the last offset of the log.
-    pub fn end(&self, partition: usize) -> u8 {
+    pub(crate) fn end(&self, partition: usize) -> u8 {
         self.log[partition].last().map_or(0, |item| item.next)
     }
 
     /// The items at and after a position.
-    pub fn rest(&self, partition: usize, position: u8) -> &[Item] {
+    pub(crate) fn rest(&self, partition: usize, position: u8) -> &[Item] {
         let items = &self.log[partition];
         let done = items.iter().take_while(|item| item.next <= position).count();
         &items[done..]
     }
 
     /// The commit that `sealing` makes, checked as the pipeline checks it (I3, I7, I10).
-    pub fn commit(&mut self, sealing: Sealing, held: &Frontier) -> Result<CommitNo, Halt> {
+    pub(crate) fn commit(&mut self, sealing: Sealing, held: &Frontier) -> Result<CommitNo, Halt> {
         let number = match self.commit_numbers.get(&sealing) {
             Some(number) => *number,
             None => self.new_commit(sealing)?,
@@ -186,21 +186,21 @@ impl Facts {
         Ok(number)
     }
 
-    pub fn pending(&self, commit: CommitNo) -> &Prepared {
+    pub(crate) fn pending(&self, commit: CommitNo) -> &Prepared {
         &self.commits[usize::from(commit)].pending
     }
 
     /// The number of the table that a commit is for.
-    pub fn table_of(&self, commit: CommitNo) -> usize {
+    pub(crate) fn table_of(&self, commit: CommitNo) -> usize {
         self.commits[usize::from(commit)].table
     }
 
-    pub fn ledger(&self, ledger: Option<LedgerNo>) -> Option<&Ledger> {
+    pub(crate) fn ledger(&self, ledger: Option<LedgerNo>) -> Option<&Ledger> {
         ledger.map(|number| &self.ledgers[usize::from(number)])
     }
 
     /// The ledger that a commit would set on a table with `before`, by way of the property's text.
-    pub fn advanced(&mut self, before: Option<LedgerNo>, commit: CommitNo) -> LedgerNo {
+    pub(crate) fn advanced(&mut self, before: Option<LedgerNo>, commit: CommitNo) -> LedgerNo {
         self.ledger_number(&advance(self.ledger(before), self.pending(commit)))
     }
 
@@ -214,7 +214,7 @@ impl Facts {
     }
 
     /// The number of an edit, by way of the summary, and of the ledger that it sets.
-    pub fn edit(&mut self, edit: &LedgerEdit) -> (EditNo, LedgerNo) {
+    pub(crate) fn edit(&mut self, edit: &LedgerEdit) -> (EditNo, LedgerNo) {
         let summary = encode_parts(PIPELINE, &edit.parts).unwrap().into_iter().collect();
         let parts = decode_summary(PIPELINE, &summary).unwrap().unwrap();
         let known = self.edits.iter().position(|known| *known == parts);
@@ -226,7 +226,7 @@ impl Facts {
     }
 
     /// What a snapshot of ours says.
-    pub fn journal(&self, by: Maker) -> JournalParts {
+    pub(crate) fn journal(&self, by: Maker) -> JournalParts {
         match by {
             Maker::Commit(commit) => self.commits[usize::from(commit)].journal.clone(),
             Maker::Edit(edit) => self.edits[usize::from(edit)].clone(),
@@ -234,7 +234,7 @@ impl Facts {
     }
 
     /// The log of the partitions in `owns`, as Kafka tells it.
-    pub fn source(&self, owns: u8) -> SourceView {
+    pub(crate) fn source(&self, owns: u8) -> SourceView {
         let owned = (0..PARTITIONS).filter(|partition| owns & bit(*partition) != 0);
         let log = owned.map(|partition| {
             let end = self.end(partition).into();

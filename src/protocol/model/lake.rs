@@ -39,7 +39,7 @@ pub(super) struct Lake {
 
 impl Lake {
     /// With the tables of a flow to which nobody wrote.
-    pub fn new(facts: Facts, tables: usize) -> Self {
+    pub(crate) fn new(facts: Facts, tables: usize) -> Self {
         let tables: Vec<Table> = (0..tables).map(Table::new).collect();
         Self {
             facts,
@@ -52,12 +52,12 @@ impl Lake {
         }
     }
 
-    pub fn table(&self, number: TableNo) -> &Table {
+    pub(crate) fn table(&self, number: TableNo) -> &Table {
         &self.tables[number as usize]
     }
 
     /// What a world begins with. A table that the flow has not stays what the first began as.
-    pub fn first(&self) -> [TableNo; TABLES] {
+    pub(crate) fn first(&self) -> [TableNo; TABLES] {
         let mut first = [0; TABLES];
         for (number, table) in (0..).zip(&self.tables) {
             first[table.number] = number;
@@ -65,21 +65,21 @@ impl Lake {
         first
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.tables.len()
     }
 
     /// The table as `namespace.table`.
-    pub fn name(&self, number: TableNo) -> &'static str {
+    pub(crate) fn name(&self, number: TableNo) -> &'static str {
         TABLE_NAMES[self.table(number).number]
     }
 
-    pub fn ledger(&self, number: TableNo) -> Option<&Ledger> {
+    pub(crate) fn ledger(&self, number: TableNo) -> Option<&Ledger> {
         self.facts.ledger(self.table(number).ledger)
     }
 
     /// Changes a table, and checks what must hold after it.
-    pub fn change(&mut self, number: TableNo, change: Change) -> Result<TableNo, Halt> {
+    pub(crate) fn change(&mut self, number: TableNo, change: Change) -> Result<TableNo, Halt> {
         if let Some(after) = self.changes.get(&(number, change)) {
             return Ok(*after);
         }
@@ -136,7 +136,7 @@ impl Lake {
     }
 
     /// Each record below the ledger that is not skipped is in the table once, and no other is.
-    pub fn is_exact(&self, table: &Table) -> Result<(), String> {
+    pub(crate) fn is_exact(&self, table: &Table) -> Result<(), String> {
         let ledger = self.facts.ledger(table.ledger).map(|ledger| &ledger.frontier);
         let mut found = BTreeMap::<(usize, u8), usize>::new();
         let shown = table.snapshot(table.head).map_or(&[][..], |head| &head.rows);
@@ -160,7 +160,7 @@ impl Lake {
     }
 
     /// The table as the protocol sees it.
-    pub fn view(&self, number: TableNo) -> TableView {
+    pub(crate) fn view(&self, number: TableNo) -> TableView {
         self.view_of(self.table(number))
     }
 
@@ -195,7 +195,7 @@ impl Lake {
     }
 
     /// The table after a person rewound its ledger; `None` if that cannot be proven right.
-    pub fn rewind(&mut self, number: TableNo) -> Result<Option<TableNo>, Halt> {
+    pub(crate) fn rewind(&mut self, number: TableNo) -> Result<Option<TableNo>, Halt> {
         let partitions = [0, 1].map(number_tp);
         let basis = self.basis(self.table(number));
         let Ok(edit) = basis.rewind(None, &Frontier::default(), &partitions) else {
@@ -206,7 +206,7 @@ impl Lake {
     }
 
     /// What the protocol decides about a commit that meets a table, at a start and in a run alike.
-    pub fn decide(&mut self, commit: CommitNo, number: TableNo) -> Result<Decision, Halt> {
+    pub(crate) fn decide(&mut self, commit: CommitNo, number: TableNo) -> Result<Decision, Halt> {
         if let Some(decision) = self.decisions.get(&(commit, number)) {
             return Ok(*decision);
         }
@@ -227,7 +227,7 @@ impl Lake {
     }
 
     /// [`check_history`], with the name of a refusal.
-    pub fn history(&self, number: TableNo) -> Result<(), &'static str> {
+    pub(crate) fn history(&self, number: TableNo) -> Result<(), &'static str> {
         match self.table(number).rolled_back {
             // What is not rolled back was checked when it was reached.
             false => Ok(()),
@@ -237,7 +237,7 @@ impl Lake {
     }
 
     /// Where a run that reads the partitions in `owns` starts.
-    pub fn start(&mut self, owns: u8, number: TableNo) -> Start {
+    pub(crate) fn start(&mut self, owns: u8, number: TableNo) -> Start {
         if let Some(start) = self.starts.get(&(owns, number)) {
             return *start;
         }
@@ -261,7 +261,7 @@ impl Lake {
     }
 
     /// I5: the table shows the commit.
-    pub fn check_shown(&mut self, commit: CommitNo, number: TableNo) -> Result<(), Halt> {
+    pub(crate) fn check_shown(&mut self, commit: CommitNo, number: TableNo) -> Result<(), Halt> {
         if !self.shown.contains(&(commit, number)) {
             Shown::by(&self.view(number), &self.facts.pending(commit).commit_id)?;
             self.shown.insert((commit, number));
@@ -270,7 +270,7 @@ impl Lake {
     }
 
     /// I8: nothing needs the files of `commit` that are about to be deleted.
-    pub fn check_doomed(
+    pub(crate) fn check_doomed(
         &self,
         commit: CommitNo,
         number: TableNo,

@@ -21,7 +21,7 @@ pub(super) struct Quiet {
 
 impl Quiet {
     /// Checks both instances; on a failure `steps` are those that led to it.
-    pub fn check(
+    pub(crate) fn check(
         &mut self,
         world: &mut World,
         state: &State,

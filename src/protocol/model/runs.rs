@@ -9,7 +9,7 @@ use super::{Halt, LIVE, violated};
 
 impl World {
     /// The table in `view` is refused, which must not be unless it was rolled back.
-    pub fn refuse(
+    pub(crate) fn refuse(
         &mut self,
         state: &mut State,
         who: usize,
@@ -25,7 +25,7 @@ impl World {
         Ok(())
     }
 
-    pub fn start(&mut self, state: &mut State, who: usize) -> Result<(), Halt> {
+    pub(crate) fn start(&mut self, state: &mut State, who: usize) -> Result<(), Halt> {
         let local = state.instances[who].local;
         let known = self.local_state(&local);
         let next_epoch = recover(&known, &Default::default()).next_epoch;
@@ -67,7 +67,7 @@ impl World {
 
     /// What a run does when a table came to an end: nothing before all did. Then a failure of one
     /// ends the process, a fence the run; else it reads on from the tables as they were in `views`.
-    pub fn go_on(
+    pub(crate) fn go_on(
         &mut self,
         state: &mut State,
         who: usize,
@@ -122,7 +122,12 @@ impl World {
 
     /// An instance that is between prepare and finalize reads an assigned partition after that:
     /// what it is about to commit may be of that partition.
-    pub fn gain(&mut self, state: &mut State, who: usize, partition: usize) -> Result<(), Halt> {
+    pub(crate) fn gain(
+        &mut self,
+        state: &mut State,
+        who: usize,
+        partition: usize,
+    ) -> Result<(), Halt> {
         state.instances[who].owns |= bit(partition);
         match state.instances[who].is_reading() {
             true => self.read_assigned(state, who, state.tables),
@@ -163,7 +168,7 @@ impl World {
     }
 
     /// Reads, seals and prepares.
-    pub fn seal(
+    pub(crate) fn seal(
         &mut self,
         state: &mut State,
         who: usize,

@@ -97,7 +97,7 @@ pub(super) enum Phase {
 
 impl Phase {
     /// Has the table a commit that is prepared and not at its end?
-    pub fn is_open(self) -> bool {
+    pub(crate) fn is_open(self) -> bool {
         matches!(self, Self::Pending { .. } | Self::Waiting { .. } | Self::Settled { .. })
     }
 }
@@ -151,18 +151,18 @@ pub(super) struct Instance {
 
 impl Instance {
     /// Not running, or between two runs.
-    pub fn is_down(&self) -> bool {
+    pub(crate) fn is_down(&self) -> bool {
         self.phases[0] == Phase::Down
     }
 
     /// Running, with nothing between prepare and finalize.
-    pub fn is_reading(&self) -> bool {
+    pub(crate) fn is_reading(&self) -> bool {
         let others = |phase| matches!(phase, &Phase::Running | &Phase::Down);
         self.phases[0] == Phase::Running && self.phases.iter().all(others)
     }
 
     /// The run ends; the process may go on with another.
-    pub fn end_run(&mut self) {
+    pub(crate) fn end_run(&mut self) {
         self.phases = Default::default();
         self.epoch = 0;
         self.ledgers = Default::default();
@@ -171,7 +171,7 @@ impl Instance {
     }
 
     /// The process ends. One that sealed nothing cannot be told from the next.
-    pub fn end_process(&mut self) {
+    pub(crate) fn end_process(&mut self) {
         self.end_run();
         if self.sealed {
             self.incarnation += 1;
@@ -191,24 +191,24 @@ pub(super) struct State {
 }
 
 impl State {
-    pub fn new(tables: [TableNo; TABLES], mix: &Mix) -> Self {
+    pub(crate) fn new(tables: [TableNo; TABLES], mix: &Mix) -> Self {
         let instance = |owns| Instance { owns, ..Instance::default() };
         Self { tables, instances: mix.owns.map(instance), late: [None; LATE], left: mix.budget }
     }
 
-    pub fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.late[LATE - 1].is_none()
     }
 
     /// Puts a request among the late ones, in order: which came first cannot be seen.
-    pub fn put_late(&mut self, request: Request) {
+    pub(crate) fn put_late(&mut self, request: Request) {
         if let Some(free) = self.late.iter_mut().find(|slot| slot.is_none()) {
             *free = Some(request);
         }
         self.sort_late();
     }
 
-    pub fn take_late(&mut self, which: usize) -> Option<Request> {
+    pub(crate) fn take_late(&mut self, which: usize) -> Option<Request> {
         let taken = self.late[which].take();
         self.sort_late();
         taken
@@ -220,7 +220,7 @@ impl State {
 
     /// Drops what can have no effect any more, so that states that behave the same are the same:
     /// the late requests that `can_land` says cannot, and copies of local state that stay unused.
-    pub fn canonical(&mut self, can_land: impl Fn(&Request) -> bool) {
+    pub(crate) fn canonical(&mut self, can_land: impl Fn(&Request) -> bool) {
         for slot in &mut self.late {
             *slot = slot.filter(&can_land);
         }

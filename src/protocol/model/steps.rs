@@ -50,7 +50,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub fn new(mix: &Mix) -> Self {
+    pub(crate) fn new(mix: &Mix) -> Self {
         Self {
             lake: Lake::new(Facts::new(mix.items), mix.tables),
             seen: Seen::default(),
@@ -60,12 +60,12 @@ impl World {
     }
 
     /// Before anything happened.
-    pub fn first(&self, mix: &Mix) -> State {
+    pub(crate) fn first(&self, mix: &Mix) -> State {
         State::new(self.lake.first(), mix)
     }
 
     /// What `step` leads to.
-    pub fn apply(&mut self, state: &State, step: Step) -> Result<State, Halt> {
+    pub(crate) fn apply(&mut self, state: &State, step: Step) -> Result<State, Halt> {
         let mut next = *state;
         match step {
             Step::Start(who) => self.start(&mut next, who)?,

@@ -60,16 +60,16 @@ pub(super) enum Change {
 
 impl Table {
     /// The table of that number, to which nobody wrote.
-    pub fn new(number: usize) -> Self {
+    pub(crate) fn new(number: usize) -> Self {
         Self { number, ..Self::default() }
     }
 
-    pub fn snapshot(&self, id: Option<u8>) -> Option<&Snapshot> {
+    pub(crate) fn snapshot(&self, id: Option<u8>) -> Option<&Snapshot> {
         self.snapshots.iter().find(|snapshot| Some(snapshot.id) == id)
     }
 
     /// The table after `change`.
-    pub fn after(&self, change: Change) -> Self {
+    pub(crate) fn after(&self, change: Change) -> Self {
         let mut table = self.clone();
         match change {
             Change::Land(request) => {

@@ -47,7 +47,7 @@ use crate::protocol::{Offset, TopicPartition};
 
 pub(super) use batch::BatchHeaders;
 pub(super) use lane::Cluster;
-pub use queue::FetchQueue;
+pub(crate) use queue::FetchQueue;
 pub(super) use security::Security;
 
 /// What fetches for all shards of a run.

@@ -14,7 +14,7 @@ use crate::source::{PartitionId, Polled, Record, SourceError};
 const BATCH: usize = 1000;
 
 /// See the module. Owned by the shard's thread.
-pub struct FetchQueue {
+pub(crate) struct FetchQueue {
     lane: Arc<Lane>,
     /// The answer being read.
     chunk: Option<Chunk>,

@@ -35,6 +35,7 @@ use crate::protocol::{
     CommitId, Epoch, Frontier, LedgerEdit, OffsetRange, PendingCommit, PendingFile, Permit,
     Prepared, RowCounts, TableView, TopicPartition,
 };
+use crate::table::commit::Appended;
 
 const PIPELINE: &str = "flights";
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use icestream::broken::Variant;
+use icestream::parts::Variant;
 use serde_json::Value;
 
 use crate::groups::{COUNTED, assigned};
