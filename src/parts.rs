@@ -16,7 +16,7 @@ pub use crate::write::{ClosingFiles, TableWriter, WriteSettings};
 /// Under the name that it has in the program.
 pub mod table {
     pub use crate::table::{
-        Catalog, CatalogKind, CatalogSettings, CommitOutcome, LoadedTable, RestAuth, TableName,
-        Understood, Upkeep, append, file_io, parse_schema, parse_spec, view,
+        Catalog, CatalogKind, CatalogSettings, CommitOutcome, LoadedTable, Maintenance, RestAuth,
+        TableName, Understood, append, file_io, parse_schema, parse_spec, view,
     };
 }

@@ -132,7 +132,7 @@ impl<W: World> Coordinator<W> {
             unreachable: None,
             refreshed: begun,
         };
-        let ended = self.turns(&mut run, stop).await;
+        let ended = self.run_loop(&mut run, stop).await;
         run.members.abandon();
         if let Some(commit) = run.commit.take() {
             let patience = match ended {
@@ -147,7 +147,7 @@ impl<W: World> Coordinator<W> {
         (ended, Unprepared { taken, reports: self.reports, tables: self.tables })
     }
 
-    async fn turns(
+    async fn run_loop(
         &mut self,
         run: &mut Run<W>,
         stop: &mut watch::Receiver<bool>,
@@ -234,11 +234,11 @@ impl<W: World> Coordinator<W> {
         let open =
             OpenEpoch { last_seal: run.last_seal, last_finished: run.last_finish, bytes, records };
         let due = run.trigger.due(now, &open);
-        let release = run.members.take_release();
-        if run.finish.is_some() || release.is_some() || (due && moved) {
+        let revoked = run.members.take_revoked();
+        if run.finish.is_some() || revoked.is_some() || (due && moved) {
             run.final_seal = run.finish.is_some();
             run.moves_sealed = moves;
-            self.seal(run, now, release.unwrap_or_default())?;
+            self.seal(run, now, revoked.unwrap_or_default())?;
         }
         Ok(None)
     }
@@ -282,7 +282,7 @@ impl<W: World> Coordinator<W> {
         &mut self,
         run: &mut Run<W>,
         now: Instant,
-        release: Arc<BTreeSet<TopicPartition>>,
+        revoked: Arc<BTreeSet<TopicPartition>>,
     ) -> Result<(), Failure> {
         self.epoch = self.epoch.next();
         let began = now;
@@ -298,8 +298,8 @@ impl<W: World> Coordinator<W> {
         });
         for shard in 0..self.commands.len() {
             let next = self.tables.iter().map(|table| table.loaded.clone()).collect();
-            let release = release.clone();
-            self.tell(run, shard, Command::Seal { epoch: self.epoch, next, release })?;
+            let revoked = revoked.clone();
+            self.tell(run, shard, Command::Seal { epoch: self.epoch, next, revoked })?;
         }
         Ok(())
     }

@@ -31,7 +31,7 @@ use crate::telemetry::Rebalance;
 pub(super) struct Members {
     changes: VecDeque<Membership>,
     reading: Option<JoinHandle<Result<Read, Failure>>>,
-    taking: Option<Taking>,
+    assigning: Option<Assigning>,
     revoking: Option<Revoking>,
 }
 
@@ -44,7 +44,7 @@ pub(super) enum Read {
 }
 
 /// Shards are told of new partitions.
-struct Taking {
+struct Assigning {
     starts: Starts,
     shares: Vec<Share>,
     owned: BTreeMap<TopicPartition, Owned>,
@@ -63,8 +63,8 @@ impl Members {
         self.changes.push_back(change);
     }
 
-    /// Partitions that the next barrier is to release, if it was not sent yet.
-    pub(super) fn take_release(&mut self) -> Option<Arc<BTreeSet<TopicPartition>>> {
+    /// Partitions that the next barrier is to let go, if it was not sent yet.
+    pub(super) fn take_revoked(&mut self) -> Option<Arc<BTreeSet<TopicPartition>>> {
         let revoking = self.revoking.as_mut().filter(|revoking| !revoking.sealed)?;
         revoking.sealed = true;
         Some(revoking.partitions.clone())
@@ -103,7 +103,7 @@ impl<W: World> Coordinator<W> {
             if revoking.sealed && settled {
                 let partitions = revoking.partitions.clone();
                 run.members.revoking = None;
-                self.released(&partitions)?;
+                self.revoked(&partitions)?;
             } else if now.duration_since(revoking.since) > self.settings.revocation_timeout {
                 tracing::warn!(
                     "revoked partitions are not committed in time; what is not committed is dropped"
@@ -113,7 +113,8 @@ impl<W: World> Coordinator<W> {
             return Ok(None);
         }
         // Leaving lets go of everything by itself.
-        if run.members.taking.is_some() || run.members.reading.is_some() || run.finish.is_some() {
+        if run.members.assigning.is_some() || run.members.reading.is_some() || run.finish.is_some()
+        {
             return Ok(None);
         }
         match run.members.changes.pop_front() {
@@ -121,7 +122,7 @@ impl<W: World> Coordinator<W> {
             Some(Membership::Revoked(partitions)) => {
                 tracing::info!(partitions = %list(&partitions), "revoked: sealing and committing");
                 if broken::is(Variant::AcknowledgeBeforeFence) {
-                    self.source.release(&partitions)?;
+                    self.source.revoke(&partitions)?;
                 }
                 let partitions = Arc::new(partitions.into_iter().collect());
                 run.members.revoking = Some(Revoking { partitions, since: now, sealed: false });
@@ -138,7 +139,7 @@ impl<W: World> Coordinator<W> {
         partitions: Vec<TopicPartition>,
     ) -> Result<(), Failure> {
         if partitions.is_empty() {
-            return self.source.take(&[]);
+            return self.source.assign(&[]);
         }
         let (committer, settings) = (self.committer.clone(), self.settings.clone());
         let info = self.info.clone();
@@ -209,21 +210,21 @@ impl<W: World> Coordinator<W> {
         for (shard, begins) in begins.into_iter().enumerate() {
             self.tell(run, shard, Command::Take(begins))?;
         }
-        run.members.taking = Some(Taking { starts, shares, owned, waiting });
+        run.members.assigning = Some(Assigning { starts, shares, owned, waiting });
         Ok(())
     }
 
     /// A shard knows its new partitions. When all do, records may come.
     pub(super) fn ready(&mut self, run: &mut Run<W>) -> Result<(), Failure> {
-        let Some(taking) = &mut run.members.taking else {
+        let Some(assigning) = &mut run.members.assigning else {
             return Err(Failure::Internal(String::from("a shard was ready unasked")));
         };
-        taking.waiting -= 1;
-        if taking.waiting > 0 {
+        assigning.waiting -= 1;
+        if assigning.waiting > 0 {
             return Ok(());
         }
-        let Some(taking) = run.members.taking.take() else { return Ok(()) };
-        for (tp, tables) in taking.starts {
+        let Some(assigning) = run.members.assigning.take() else { return Ok(()) };
+        for (tp, tables) in assigning.starts {
             for (table, at) in self.tables.0.iter_mut().zip(tables) {
                 match at.ledger {
                     Some(next) => table.ledger.set(tp.clone(), next),
@@ -234,21 +235,21 @@ impl<W: World> Coordinator<W> {
             }
         }
         let assigned = |tp: &TopicPartition| Some((tp.clone(), self.tables.ledger(tp)?));
-        let ledger: Frontier = taking.owned.keys().filter_map(assigned).collect();
+        let ledger: Frontier = assigning.owned.keys().filter_map(assigned).collect();
         tracing::info!(
-            partitions = taking.shares.len(), %ledger, "assigned: reading from the ledger"
+            partitions = assigning.shares.len(), %ledger, "assigned: reading from the ledger"
         );
-        self.source.take(&taking.shares)?;
-        self.owned.extend(taking.owned);
+        self.source.assign(&assigning.shares)?;
+        self.owned.extend(assigning.owned);
         self.metrics.add_rebalance(Rebalance::Assigned);
         self.gauges();
         Ok(())
     }
 
-    fn released(&mut self, partitions: &BTreeSet<TopicPartition>) -> Result<(), Failure> {
+    fn revoked(&mut self, partitions: &BTreeSet<TopicPartition>) -> Result<(), Failure> {
         let gone: Vec<TopicPartition> = partitions.iter().cloned().collect();
         if !broken::is(Variant::AcknowledgeBeforeFence) {
-            self.source.release(&gone)?;
+            self.source.revoke(&gone)?;
         }
         for tp in partitions {
             self.owned.remove(tp);
@@ -257,7 +258,7 @@ impl<W: World> Coordinator<W> {
         }
         self.metrics.add_rebalance(Rebalance::Revoked);
         self.gauges();
-        tracing::info!(partitions = %list(&gone), "released");
+        tracing::info!(partitions = %list(&gone), "revoked");
         Ok(())
     }
 }

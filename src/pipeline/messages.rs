@@ -46,7 +46,7 @@ pub(crate) enum Command<T> {
         /// The tables for the epoch after it.
         next: Vec<Arc<T>>,
         /// Partitions that belong to the epoch and are read no further.
-        release: Arc<BTreeSet<TopicPartition>>,
+        revoked: Arc<BTreeSet<TopicPartition>>,
     },
 }
 

@@ -29,10 +29,10 @@ use crate::source::{
 };
 use crate::state::{CheckpointEnd, CheckpointStart, StateError, StateStore, StepSeconds};
 use crate::table::{
-    self, Catalog, CommitOutcome, Freed, LoadedTable, NotSent, TableError, TableName, Upkeep,
-    UpkeepTotals,
+    self, Catalog, CommitOutcome, Freed, LoadedTable, Maintenance, MaintenanceTotals, NotSent,
+    TableError, TableName,
 };
-use crate::telemetry::{Metrics, UpkeepCounts};
+use crate::telemetry::{MaintenanceCounts, Metrics};
 
 /// Room for events of the monitor.
 const EVENTS: usize = 16;
@@ -72,7 +72,7 @@ pub(super) async fn connect(
         catalog,
         name: table_name(config)?,
         config: config.clone(),
-        upkeep: Upkeep::new(
+        maintenance: Maintenance::new(
             usize::try_from(config.shares().metadata).unwrap_or(usize::MAX),
             config.expire_snapshots,
         ),
@@ -135,14 +135,14 @@ impl World for Real {
 
 /// The thread of a shard: runs until the command channel closes.
 fn run_shard(mut task: ShardTask<Real>) {
-    if let Err(failure) = turns(&mut task) {
+    if let Err(failure) = run_loop(&mut task) {
         // Nobody listening means the run is over already.
         task.reports.send(Report::Failed(failure)).ok();
     }
     task.shard.abandon(&task.reports);
 }
 
-fn turns(task: &mut ShardTask<Real>) -> Result<(), Failure> {
+fn run_loop(task: &mut ShardTask<Real>) -> Result<(), Failure> {
     loop {
         let hold = task.shard.must_hold();
         let wait = if task.shard.is_ending() { ENDING_WAIT } else { IDLE_WAIT };
@@ -233,12 +233,12 @@ impl seams::Source for KafkaSource {
         Ok((events, thread))
     }
 
-    fn take(&self, starts: &[Share]) -> Result<(), Failure> {
-        Ok(self.source.take(starts)?)
+    fn assign(&self, starts: &[Share]) -> Result<(), Failure> {
+        Ok(self.source.assign(starts)?)
     }
 
-    fn release(&self, partitions: &[TopicPartition]) -> Result<(), Failure> {
-        Ok(self.source.release(partitions)?)
+    fn revoke(&self, partitions: &[TopicPartition]) -> Result<(), Failure> {
+        Ok(self.source.revoke(partitions)?)
     }
 
     async fn report(&self, frontier: Frontier) -> Result<(), Failure> {
@@ -277,19 +277,19 @@ pub(super) struct CatalogTable {
     catalog: Arc<Catalog>,
     name: TableName,
     config: Arc<Config>,
-    upkeep: Arc<Upkeep>,
+    maintenance: Arc<Maintenance>,
     metrics: Metrics,
-    /// What the metrics have of the upkeep.
-    shown: Arc<Mutex<UpkeepTotals>>,
+    /// What the metrics have of the maintenance.
+    shown: Arc<Mutex<MaintenanceTotals>>,
 }
 
 impl CatalogTable {
     /// Counts what commits did beside appending since the last time.
     fn show(&self) {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        let totals = self.upkeep.totals();
+        let totals = self.maintenance.totals();
         let before = std::mem::replace(&mut *shown, totals);
-        self.metrics.add_upkeep(&UpkeepCounts {
+        self.metrics.add_maintenance(&MaintenanceCounts {
             files_read: totals.files_read - before.files_read,
             bytes_written: totals.bytes_written - before.bytes_written,
             merged_manifests: totals.merged_manifests - before.merged_manifests,
@@ -313,7 +313,7 @@ impl CatalogTable {
 impl CatalogTable {
     /// What a table that was loaded, or that a commit left, shows of our pipeline.
     fn read(&self, loaded: LoadedTable) -> Result<Reading<LoadedTable>, Failure> {
-        let view = table::view(&loaded, &self.config.kafka.group_id, &self.upkeep.understood);
+        let view = table::view(&loaded, &self.config.kafka.group_id, &self.maintenance.understood);
         Ok(Reading::new(loaded, view.map_err(refused)?))
     }
 }
@@ -358,7 +358,7 @@ impl seams::Table for CatalogTable {
         permit: Permit<'_>,
     ) -> Result<CommitOutcome<Reading<LoadedTable>>, NotSent> {
         let loaded = reading.table();
-        let appended = table::append(&self.catalog, loaded, permit, &self.upkeep).await;
+        let appended = table::append(&self.catalog, loaded, permit, &self.maintenance).await;
         self.show();
         let appended = appended?;
         if let Some(freed) = appended.freed {

@@ -57,12 +57,12 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     /// If the client does not take it.
-    fn take(&self, starts: &[Share]) -> Result<(), Failure>;
+    fn assign(&self, starts: &[Share]) -> Result<(), Failure>;
     /// Acknowledges that partitions were revoked; nothing more is read from them.
     ///
     /// # Errors
     /// If the client does not take it.
-    fn release(&self, partitions: &[TopicPartition]) -> Result<(), Failure>;
+    fn revoke(&self, partitions: &[TopicPartition]) -> Result<(), Failure>;
     /// Tells the group how far the ledger is, for lag tools.
     fn report(&self, frontier: Frontier) -> impl Future<Output = Result<(), Failure>> + Send;
     /// End of the log as the last fetch saw it, if there was one.

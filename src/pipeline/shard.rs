@@ -136,14 +136,14 @@ impl<S: Sink> Shard<S> {
                 }
                 Ok(out.send(Report::Ready).is_ok())
             }
-            Command::Seal { epoch, next, release } => {
+            Command::Seal { epoch, next, revoked } => {
                 if self.ending.is_some() {
                     return Err(Failure::Internal(String::from(
                         "a barrier before the last was answered",
                     )));
                 }
                 self.seal(epoch, &next)?;
-                self.partitions.retain(|p| !release.contains(&p.tp));
+                self.partitions.retain(|p| !revoked.contains(&p.tp));
                 self.answer(out)
             }
         }
@@ -252,7 +252,7 @@ impl<S: Sink> Shard<S> {
     }
 
     /// Takes one message. I7: whatever becomes of a record, its partition moves on, except at a
-    /// bad record under `fail`, where it stops. What still comes of a partition that was released
+    /// bad record under `fail`, where it stops. What still comes of a partition that was revoked
     /// is not ours any more.
     fn take(&mut self, polled: Polled<'_>) -> Result<Taken, Failure> {
         match polled {

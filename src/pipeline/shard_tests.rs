@@ -223,7 +223,7 @@ impl Rig {
         let seal = Command::Seal {
             epoch: Epoch(epoch),
             next: (0..self.tables).map(|_| Arc::new(())).collect(),
-            release: Arc::default(),
+            revoked: Arc::default(),
         };
         self.shard.obey(seal, &self.out)
     }
@@ -326,8 +326,8 @@ fn partitions_of_the_same_number_of_two_topics_move_each_by_itself() {
     assert_eq!(sealed.shares[0].ranges, [range("t", 10, 15), range("u", 70, 73)].into());
     assert_eq!(sealed.shares[0].rows.written, 8);
     // One is let go, the other is not.
-    let release = Arc::new([TopicPartition::new("u", 0)].into());
-    let seal = Command::Seal { epoch: Epoch(2), next: vec![Arc::new(())], release };
+    let revoked = Arc::new([TopicPartition::new("u", 0)].into());
+    let seal = Command::Seal { epoch: Epoch(2), next: vec![Arc::new(())], revoked };
     rig.shard.obey(seal, &rig.out).unwrap();
     assert!(matches!(rig.reports.try_recv(), Ok(Report::Sealed(..))));
     rig.read();

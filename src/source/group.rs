@@ -18,7 +18,7 @@ use crate::protocol::TopicPartition;
 pub(crate) enum Membership {
     /// These partitions are ours, too: to be taken ([`super::Source::take`]).
     Assigned(Vec<TopicPartition>),
-    /// These are to go: to be released ([`super::Source::release`]) within the time that the
+    /// These are to go: to be let go ([`super::Source::revoke`]) within the time that the
     /// group waits.
     Revoked(Vec<TopicPartition>),
     /// The group gave all of ours to others already.

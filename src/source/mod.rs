@@ -342,7 +342,7 @@ impl Source {
     }
 
     /// Changes of the assignment since the last call, to be answered in their order by
-    /// [`Self::take`] and [`Self::release`].
+    /// [`Self::assign`] and [`Self::revoke`].
     pub(crate) fn take_changes(&self) -> Vec<Membership> {
         let changes = self.consumer.context().take_changes();
         if self.settings.group.is_some()
@@ -367,24 +367,24 @@ impl Source {
     }
 
     /// Accepts an assignment: each partition is read from its offset into the queue of its shard.
-    pub(crate) fn take(&self, shares: &[Share]) -> Result<(), SourceError> {
+    pub(crate) fn assign(&self, shares: &[Share]) -> Result<(), SourceError> {
         let mut list = TopicPartitionList::with_capacity(shares.len());
         for Share { tp, start, .. } in shares {
             list.add_partition_offset(&tp.topic, tp.partition, KafkaOffset::Offset(*start))
                 .map_err(|e| self.operation("assign", e.to_string()))?;
         }
         self.forward(shares)?;
-        self.assign(&list)?;
+        self.assign_client(&list)?;
         let Some(fetcher) = &self.fetcher else { return Ok(()) };
         // The client is only to hold them, not to read them: what it fetched already stays in its
         // queue, where nobody looks.
         self.consumer
             .pause(&list)
             .map_err(|e| self.operation("pause the client", e.to_string()))?;
-        fetcher.take(shares).map_err(|e| self.operation("fetch", e.to_string()))
+        fetcher.assign(shares).map_err(|e| self.operation("fetch", e.to_string()))
     }
 
-    fn assign(&self, list: &TopicPartitionList) -> Result<(), SourceError> {
+    fn assign_client(&self, list: &TopicPartitionList) -> Result<(), SourceError> {
         let mut flows = self.flows();
         let assigned = match self.settings.group {
             None => self.consumer.assign(list),
@@ -421,21 +421,21 @@ impl Source {
     }
 
     /// Lets go of partitions: nothing more is read from them, and the group may give them away.
-    pub(crate) fn release(&self, partitions: &[TopicPartition]) -> Result<(), SourceError> {
+    pub(crate) fn revoke(&self, partitions: &[TopicPartition]) -> Result<(), SourceError> {
         if let Some(fetcher) = &self.fetcher {
-            fetcher.release(partitions);
+            fetcher.revoke(partitions);
         }
         let mut flows = self.flows();
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         for tp in partitions {
             list.add_partition(&tp.topic, tp.partition);
         }
-        let released = self.consumer.incremental_unassign(&list);
+        let revoked = self.consumer.incremental_unassign(&list);
         flows.unanswered = None;
         for tp in partitions {
             flows.forwarded.remove(tp);
         }
-        released.map_err(|e| self.operation("release partitions", e.to_string()))
+        revoked.map_err(|e| self.operation("unassign", e.to_string()))
     }
 
     fn flows(&self) -> MutexGuard<'_, Flows> {

@@ -7,9 +7,9 @@ use iceberg::spec::FormatVersion;
 use uuid::Uuid;
 
 use super::io::Encoded;
+use super::maintenance::{Maintenance, Sweeping};
 use super::snapshot::{self, Change, Proposal};
 use super::sweep::Freed;
-use super::upkeep::{Sweeping, Upkeep};
 use super::{Catalog, LoadedTable, NotSent, TableError, expiry, io, ledger, manifest, sql};
 use crate::base::clock::now_ms;
 use crate::base::location::store_of;
@@ -80,9 +80,9 @@ pub async fn append(
     catalog: &Catalog,
     loaded: &LoadedTable,
     permit: Permit<'_>,
-    upkeep: &Arc<Upkeep>,
+    maintenance: &Arc<Maintenance>,
 ) -> Result<Appended, NotSent> {
-    append_at(catalog, loaded, permit, now_ms(), upkeep).await
+    append_at(catalog, loaded, permit, now_ms(), maintenance).await
 }
 
 /// Commits a person's edit of a ledger: a snapshot without files, in one request, pinned to the head
@@ -99,7 +99,7 @@ pub(crate) async fn append_edit(
         return Ok(outcome);
     }
     let change = edit_change(loaded, edit).map_err(NotSent::because)?;
-    Ok(commit(catalog, loaded, change, &Upkeep::none()).await?.outcome)
+    Ok(commit(catalog, loaded, change, &Maintenance::none()).await?.outcome)
 }
 
 fn edit_change(loaded: &LoadedTable, edit: &LedgerEdit) -> Result<Change, TableError> {
@@ -121,14 +121,14 @@ pub(super) async fn append_at(
     loaded: &LoadedTable,
     permit: Permit<'_>,
     now_ms: i64,
-    upkeep: &Arc<Upkeep>,
+    maintenance: &Arc<Maintenance>,
 ) -> Result<Appended, NotSent> {
     let uuids = [permit.table_uuid(), permit.commit().table_uuid.as_str()];
     if let Some(outcome) = uuids.iter().find_map(|uuid| moved(loaded, uuid, permit.head())) {
         return Ok(Appended { outcome, freed: None });
     }
     let change = append_change(loaded, &permit, now_ms).map_err(NotSent::because)?;
-    commit(catalog, loaded, change, upkeep).await
+    commit(catalog, loaded, change, maintenance).await
 }
 
 fn append_change(
@@ -178,31 +178,31 @@ async fn commit(
     catalog: &Catalog,
     loaded: &LoadedTable,
     change: Change,
-    upkeep: &Arc<Upkeep>,
+    maintenance: &Arc<Maintenance>,
 ) -> Result<Appended, NotSent> {
-    let written = write(catalog, loaded, change, upkeep).await.map_err(NotSent::because)?;
+    let written = write(catalog, loaded, change, maintenance).await.map_err(NotSent::because)?;
     crash::point("commit.before-request");
     let outcome = send(catalog, loaded, &written).await?;
     // From here on the request is out: there is nothing more to fail.
-    Ok(appended(loaded, written, outcome, upkeep))
+    Ok(appended(loaded, written, outcome, maintenance))
 }
 
 async fn write(
     catalog: &Catalog,
     loaded: &LoadedTable,
     change: Change,
-    upkeep: &Arc<Upkeep>,
+    maintenance: &Arc<Maintenance>,
 ) -> Result<Written, TableError> {
     check_writable(loaded)?;
     crash::point("commit.before-manifest");
     // Without the place for a sweep nothing is freed by this commit.
-    let sweeping = upkeep.begin_sweep();
+    let sweeping = maintenance.begin_sweep();
     let expire = match &sweeping {
-        Some(_) => expirable(catalog, loaded, change.now_ms, upkeep).await,
+        Some(_) => expirable(catalog, loaded, change.now_ms, maintenance).await,
         None => Vec::new(),
     };
     let mut files = Vec::new();
-    let mut proposal = snapshot::propose(loaded, change, &expire, upkeep, &mut files).await?;
+    let mut proposal = snapshot::propose(loaded, change, &expire, maintenance, &mut files).await?;
     if let Catalog::Sql(catalog) = catalog {
         let location = catalog.next_metadata_location(loaded, &proposal.metadata);
         files.push(sql::encode_metadata(&proposal.metadata, &location).await?);
@@ -216,7 +216,7 @@ async fn write(
         discard(loaded, &paths).await;
         return Err(error);
     }
-    upkeep.add_written(files.len(), files.iter().map(|file| file.bytes.len()).sum());
+    maintenance.add_written(files.len(), files.iter().map(|file| file.bytes.len()).sum());
     Ok(Written { proposal, files, paths, sweeping })
 }
 
@@ -239,19 +239,19 @@ fn appended(
     loaded: &LoadedTable,
     written: Written,
     outcome: CommitOutcome,
-    upkeep: &Arc<Upkeep>,
+    maintenance: &Arc<Maintenance>,
 ) -> Appended {
     let Written { proposal, files, sweeping, .. } = written;
     let CommitOutcome::Committed { table, .. } = &outcome else {
         return Appended { outcome, freed: None };
     };
-    remember(loaded, table, files, upkeep);
-    proposal.replaced.iter().for_each(|path| upkeep.cache.forget(path));
+    remember(loaded, table, files, maintenance);
+    proposal.replaced.iter().for_each(|path| maintenance.cache.forget(path));
     let (expired, old_metadata) = (&proposal.expired, &proposal.old_metadata);
     let freed = match sweeping {
         Some(place) => Freed::new(table, &loaded.metadata, expired, old_metadata, place),
         None => {
-            upkeep.leave(old_metadata);
+            maintenance.leave(old_metadata);
             None
         }
     };
@@ -266,14 +266,16 @@ async fn expirable(
     catalog: &Catalog,
     loaded: &LoadedTable,
     now_ms: i64,
-    upkeep: &Upkeep,
+    maintenance: &Maintenance,
 ) -> Vec<i64> {
-    let due = expiry::due(loaded, upkeep, now_ms);
+    let due = expiry::due(loaded, maintenance, now_ms);
     if due.is_empty() || matches!(catalog, Catalog::Sql(_)) {
         return due;
     }
     match catalog.load(&loaded.name).await {
-        Ok(Some(now)) if same_head(&now, loaded) => expiry::still_due(&now, upkeep, due, now_ms),
+        Ok(Some(now)) if same_head(&now, loaded) => {
+            expiry::still_due(&now, maintenance, due, now_ms)
+        }
         // The commit itself will meet what is wrong.
         _ => Vec::new(),
     }
@@ -285,17 +287,22 @@ fn same_head(one: &LoadedTable, other: &LoadedTable) -> bool {
 }
 
 /// Keeps what the next commit will need, and forgets what it will not.
-fn remember(before: &LoadedTable, after: &LoadedTable, files: Vec<Encoded>, upkeep: &Upkeep) {
+fn remember(
+    before: &LoadedTable,
+    after: &LoadedTable,
+    files: Vec<Encoded>,
+    maintenance: &Maintenance,
+) {
     let list = |table: &LoadedTable| {
         table.metadata.current_snapshot().map(|head| head.manifest_list().to_owned())
     };
     // A sweep looks at older lists; nothing else does.
-    if let Some(old) = list(before).filter(|_| !upkeep.expire_snapshots) {
-        upkeep.cache.forget(&old);
+    if let Some(old) = list(before).filter(|_| !maintenance.expire_snapshots) {
+        maintenance.cache.forget(&old);
     }
     let metadata = |file: &Encoded| file.path == after.metadata_location;
     for file in files.into_iter().filter(|file| !metadata(file)) {
-        upkeep.cache.put(&file.path, file.bytes);
+        maintenance.cache.put(&file.path, file.bytes);
     }
 }
 

@@ -15,8 +15,8 @@ use std::sync::atomic::Ordering;
 
 use iceberg::spec::{MAIN_BRANCH, SnapshotReference, SnapshotRetention, TableMetadata};
 
+use super::maintenance::Maintenance;
 use super::properties::{Retention, may_delete};
-use super::upkeep::Upkeep;
 use super::{LoadedTable, ledger};
 use crate::protocol::{SUMMARY_INSTANCE, SUMMARY_PIPELINE, check_history, pipeline_of_key};
 
@@ -50,11 +50,11 @@ struct Keeper {
 
 /// The snapshots to expire with the next commit, oldest first; none if there are few or if it
 /// cannot be proven harmless.
-pub(super) fn due(loaded: &LoadedTable, upkeep: &Upkeep, now_ms: i64) -> Vec<i64> {
+pub(super) fn due(loaded: &LoadedTable, maintenance: &Maintenance, now_ms: i64) -> Vec<i64> {
     let metadata = &loaded.metadata;
     let count = metadata.snapshots().len();
-    let wanted = upkeep.expire_snapshots && may_delete(metadata.properties());
-    if !wanted || count < upkeep.expire_from.load(Ordering::Relaxed) {
+    let wanted = maintenance.expire_snapshots && may_delete(metadata.properties());
+    if !wanted || count < maintenance.expire_from.load(Ordering::Relaxed) {
         return Vec::new();
     }
     let retention = Retention::of(metadata.properties());
@@ -63,8 +63,8 @@ pub(super) fn due(loaded: &LoadedTable, upkeep: &Upkeep, now_ms: i64) -> Vec<i64
     let kept = count - due.len();
     let enough = due.len() * ONE_IN >= kept;
     let next = if enough { kept } else { count };
-    upkeep.expire_from.store(next + (next / ONE_IN).max(1), Ordering::Relaxed);
-    if !enough || due.is_empty() || !is_consistent(loaded, upkeep) {
+    maintenance.expire_from.store(next + (next / ONE_IN).max(1), Ordering::Relaxed);
+    if !enough || due.is_empty() || !is_consistent(loaded, maintenance) {
         return Vec::new();
     }
     due.truncate(MAX_AT_ONCE);
@@ -74,12 +74,13 @@ pub(super) fn due(loaded: &LoadedTable, upkeep: &Upkeep, now_ms: i64) -> Vec<i64
 /// Those of `due` that may still be expired in a newer reading of the table.
 pub(super) fn still_due(
     loaded: &LoadedTable,
-    upkeep: &Upkeep,
+    maintenance: &Maintenance,
     due: Vec<i64>,
     now_ms: i64,
 ) -> Vec<i64> {
     let retention = Retention::of(loaded.metadata.properties());
-    let keepers = keepers(&loaded.metadata, retention).filter(|_| is_consistent(loaded, upkeep));
+    let keepers =
+        keepers(&loaded.metadata, retention).filter(|_| is_consistent(loaded, maintenance));
     let Some(keepers) = keepers else { return Vec::new() };
     let now: HashSet<i64> =
         choose(&facts(&loaded.metadata), &keepers, retention, now_ms).into_iter().collect();
@@ -87,11 +88,11 @@ pub(super) fn still_due(
 }
 
 /// Do ledger and journal of every pipeline agree in this reading of the table?
-pub(super) fn is_consistent(loaded: &LoadedTable, upkeep: &Upkeep) -> bool {
+pub(super) fn is_consistent(loaded: &LoadedTable, maintenance: &Maintenance) -> bool {
     let table = loaded.name.to_string();
     let pipelines = loaded.metadata.properties().keys().filter_map(|key| pipeline_of_key(key));
     for pipeline in pipelines {
-        let reason = match ledger::view(loaded, pipeline, &upkeep.understood) {
+        let reason = match ledger::view(loaded, pipeline, &maintenance.understood) {
             Ok(view) => match check_history(&table, &view) {
                 Ok(()) => continue,
                 Err(refusal) => refusal.to_string(),

@@ -20,9 +20,9 @@ use iceberg::spec::{
 
 use super::cache::FileCache;
 use super::io::Encoded;
+use super::maintenance::Maintenance;
 use super::manifest;
 use super::properties::MergePolicy;
-use super::upkeep::Upkeep;
 use super::{LoadedTable, TableError};
 
 /// Entries that one merge holds in memory at most.
@@ -49,11 +49,11 @@ pub(super) async fn merge(
     loaded: &LoadedTable,
     manifests: &[ManifestFile],
     snapshot_id: i64,
-    upkeep: &Upkeep,
+    maintenance: &Maintenance,
 ) -> Result<Option<Merged>, TableError> {
-    let cache = &upkeep.cache;
+    let cache = &maintenance.cache;
     let mut policy = MergePolicy::of(loaded.metadata.properties());
-    policy.target_bytes = policy.target_bytes.min(upkeep.merge_bytes);
+    policy.target_bytes = policy.target_bytes.min(maintenance.merge_bytes);
     if !policy.enabled || loaded.metadata.format_version() != FormatVersion::V2 {
         return Ok(None);
     }

@@ -28,6 +28,7 @@ mod io;
 mod ledger;
 mod list;
 mod listing;
+mod maintenance;
 mod manifest;
 mod merge;
 mod not_sent;
@@ -44,7 +45,6 @@ mod sql_pool;
 mod sweep;
 #[cfg(test)]
 mod tests;
-mod upkeep;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -63,6 +63,8 @@ pub(crate) use io::delete_files;
 pub use io::file_io;
 pub use ledger::{Understood, view};
 pub(crate) use ledger::{edit_basis, entry, full_view};
+pub use maintenance::Maintenance;
+pub(crate) use maintenance::MaintenanceTotals;
 pub(crate) use not_sent::NotSent;
 pub(crate) use orphans::{Judged, OrphanSearch, OrphansError, OwnFile, delete_orphans};
 pub(crate) use rest::RestCatalog;
@@ -72,8 +74,6 @@ pub use settings::{CatalogKind, CatalogSettings, RestAuth};
 pub use spec::parse_spec;
 pub(crate) use sql::SqlCatalog;
 pub(crate) use sweep::Freed;
-pub use upkeep::Upkeep;
-pub(crate) use upkeep::UpkeepTotals;
 
 /// A table as `namespace.table`; a namespace may have several levels.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -10,9 +10,9 @@ use iceberg::{TableRequirement, TableUpdate};
 use uuid::Uuid;
 
 use super::io::Encoded;
+use super::maintenance::Maintenance;
 use super::manifest::{self, NewFiles};
 use super::properties::deletes_old_metadata;
-use super::upkeep::Upkeep;
 use super::{LoadedTable, TableError, expiry, list, merge};
 
 /// A commit, ready for the one request that makes it.
@@ -53,20 +53,20 @@ pub(super) async fn propose(
     loaded: &LoadedTable,
     change: Change,
     expire: &[i64],
-    upkeep: &Upkeep,
+    maintenance: &Maintenance,
     encoded: &mut Vec<Encoded>,
 ) -> Result<Proposal, TableError> {
     let metadata = &loaded.metadata;
     let snapshot_id = fresh_snapshot_id(metadata);
     let mut collector = SnapshotSummaryCollector::default();
-    let mut existing = list::of_head(loaded, &upkeep.cache).await?;
+    let mut existing = list::of_head(loaded, &maintenance.cache).await?;
     let mut manifests =
         manifest::encode_new(loaded, snapshot_id, change.files, &mut collector, encoded).await?;
     let mut replaced = Vec::new();
-    if let Some(merged) = merge::merge(loaded, &existing, snapshot_id, upkeep).await? {
+    if let Some(merged) = merge::merge(loaded, &existing, snapshot_id, maintenance).await? {
         let gone: HashSet<String> = merged.replaced.into_iter().collect();
         existing.retain(|manifest| !gone.contains(&manifest.manifest_path));
-        upkeep.add_merged(gone.len());
+        maintenance.add_merged(gone.len());
         replaced.extend(gone);
         manifests.push(merged.manifest);
         encoded.push(merged.file);
@@ -100,7 +100,7 @@ pub(super) async fn propose(
     let (head, properties) = (change.head, change.properties);
     let proposal = apply(loaded, head, snapshot.clone(), properties.clone(), expire)?;
     let shown = LoadedTable { metadata: proposal.metadata.clone(), ..loaded.clone() };
-    let proposal = match expire.is_empty() || expiry::is_consistent(&shown, upkeep) {
+    let proposal = match expire.is_empty() || expiry::is_consistent(&shown, maintenance) {
         true => proposal,
         false => apply(loaded, head, snapshot, properties, &[])?,
     };

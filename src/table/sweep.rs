@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures::{StreamExt, stream};
 use iceberg::spec::{ManifestFile, Operation, SnapshotRef, TableMetadata, TableMetadataRef};
 
-use super::upkeep::Sweeping;
+use super::maintenance::Sweeping;
 use super::{LoadedTable, TableError, io, list, manifest};
 
 /// Metadata files that are read at once.

@@ -290,7 +290,7 @@ impl Metrics {
     }
 
     /// Counts what commits did beside appending.
-    pub(crate) fn add_upkeep(&self, done: &UpkeepCounts) {
+    pub(crate) fn add_maintenance(&self, done: &MaintenanceCounts) {
         let handles = &self.0.handles;
         handles.metadata_reads.inc_by(done.files_read);
         handles.metadata_bytes.inc_by(done.bytes_written);
@@ -339,7 +339,7 @@ impl Metrics {
 
 /// What commits did beside appending.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct UpkeepCounts {
+pub(crate) struct MaintenanceCounts {
     /// Manifests and manifest lists that were read from the store.
     pub files_read: u64,
     /// Bytes of metadata files that were written.

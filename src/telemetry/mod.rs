@@ -16,4 +16,4 @@ pub(crate) use http::{HttpError, HttpServer};
 pub(crate) use labels::{
     Admission, CheckpointOutcome, CommitOutcome, Rebalance, Restart, Server, Step,
 };
-pub(crate) use metrics::{Metrics, PartitionMetrics, UpkeepCounts};
+pub(crate) use metrics::{MaintenanceCounts, Metrics, PartitionMetrics};

@@ -16,8 +16,8 @@ use crate::protocol::{
     RowCounts, TopicPartition, admit, commit_id,
 };
 use crate::table::{
-    self, Catalog, CatalogKind, CatalogSettings, CommitOutcome, LoadedTable, RestAuth, TableName,
-    Upkeep,
+    self, Catalog, CatalogKind, CatalogSettings, CommitOutcome, LoadedTable, Maintenance, RestAuth,
+    TableName,
 };
 use crate::write::{ClosingFiles, TableWriter, WriteSettings};
 
@@ -29,7 +29,7 @@ struct Fixture {
     loaded: LoadedTable,
     commits: u64,
     frontier: Frontier,
-    upkeep: Arc<Upkeep>,
+    maintenance: Arc<Maintenance>,
 }
 
 impl Fixture {
@@ -67,8 +67,8 @@ impl Fixture {
             properties.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
         let loaded = catalog.create(&name, &schema, &spec, &properties).await.expect("a table");
         // Expires only what a table's properties call old, which no default does here.
-        let upkeep = Upkeep::new(1 << 20, true);
-        Self { catalog, loaded, commits: 0, frontier: Frontier::default(), upkeep }
+        let maintenance = Maintenance::new(1 << 20, true);
+        Self { catalog, loaded, commits: 0, frontier: Frontier::default(), maintenance }
     }
 
     /// Writes one row for each offset of partitions 0 and 1.
@@ -132,10 +132,11 @@ impl Fixture {
             ranges,
             files,
         };
-        let view = table::view(&self.loaded, PIPELINE, &self.upkeep.understood).expect("a view");
+        let view =
+            table::view(&self.loaded, PIPELINE, &self.maintenance.understood).expect("a view");
         let prepared = Prepared::on_disk(pending);
         let Admission::Commit(permit) = admit(&prepared, &view) else { panic!("not admitted") };
-        let appended = table::append(&self.catalog, &self.loaded, permit, &self.upkeep).await;
+        let appended = table::append(&self.catalog, &self.loaded, permit, &self.maintenance).await;
         let appended = appended.expect("an answer");
         let CommitOutcome::Committed { table, .. } = appended.outcome else { panic!("a commit") };
         if let Some(freed) = appended.freed {
@@ -255,7 +256,7 @@ async fn a_table_that_merges_and_expires_as_it_grows_is_proved() {
         fixture.commit(files, end).await;
     }
     assert!(fixture.loaded.metadata.snapshots().count() <= 5);
-    assert!(fixture.upkeep.totals().merged_manifests >= 18);
+    assert!(fixture.maintenance.totals().merged_manifests >= 18);
     let report = fixture.report().await;
     let below = [Kind::Expired, Kind::Expired, Kind::ProvedByRows, Kind::ProvedByRows];
     assert_eq!((kinds(&report), report.rows, report.ok), (below.to_vec(), 400, true));

@@ -16,8 +16,8 @@ use tokio::runtime::Handle;
 
 use super::WriteError;
 use super::codec_state::{CodecState, Sizes};
+use super::file_sink::{Closing, FileSink};
 use super::metrics::{FileMetrics, NanColumns};
-use super::outlet::{Closing, Outlet};
 use super::properties::FileProperties;
 use super::schema::FileSchema;
 use crate::base::location::on_s3;
@@ -56,7 +56,7 @@ pub(super) struct OpenFile {
     format: Arc<FileFormat>,
     path: String,
     partition: Struct,
-    encoder: ArrowWriter<Outlet>,
+    encoder: ArrowWriter<FileSink>,
     codec: CodecState,
     /// None for local files, which take what they are given at once.
     upload: Option<Upload>,
@@ -147,12 +147,12 @@ impl OpenFile {
         };
         let sink = sink.map_err(|source| WriteError::storage("create", &path, source))?;
         let upload = on_s3(&path).map(|_| Upload::default());
-        let outlet = match upload {
-            Some(_) => Outlet::aside(sink, runtime.clone()),
-            None => Outlet::here(sink, runtime.clone()),
+        let sink = match upload {
+            Some(_) => FileSink::aside(sink, runtime.clone()),
+            None => FileSink::here(sink, runtime.clone()),
         };
         let arrow_schema = Arc::clone(&format.schema.arrow);
-        let encoder = ArrowWriter::try_new_with_options(outlet, arrow_schema, options)
+        let encoder = ArrowWriter::try_new_with_options(sink, arrow_schema, options)
             .map_err(|source| WriteError::encode(&path, source))?;
         let nan_counts = HashMap::new();
         Ok(Self { format, path, partition, encoder, codec, upload, nan_counts })
@@ -224,9 +224,9 @@ impl OpenFile {
         let ended = self.encoder.finish();
         let footer = self.checked(ended)?;
         let held = self.held_bytes();
-        let outlet = self.encoder.inner_mut().take();
-        let bytes = outlet.taken();
-        let closing = outlet.close().map_err(|refusal| refusal.of(&self.path))?;
+        let sink = self.encoder.inner_mut().take();
+        let bytes = sink.taken();
+        let closing = sink.close().map_err(|refusal| refusal.of(&self.path))?;
         let file = self.describe(&footer, spec_id, bytes)?;
         Ok((ClosingFile { file, closing, held }, bytes))
     }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use iceberg::arrow::schema_to_arrow_schema;
 use icestream::parts::table::{
-    self, Catalog, CatalogKind, CatalogSettings, CommitOutcome, LoadedTable, RestAuth, TableName,
-    Upkeep,
+    self, Catalog, CatalogKind, CatalogSettings, CommitOutcome, LoadedTable, Maintenance, RestAuth,
+    TableName,
 };
 use icestream::parts::{
     Admission, ClosingFiles, Epoch, Frontier, OffsetRange, PendingCommit, PendingFile, Prepared,
@@ -84,7 +84,7 @@ struct Subject {
     name: String,
     catalog: Catalog,
     loaded: LoadedTable,
-    upkeep: Arc<Upkeep>,
+    maintenance: Arc<Maintenance>,
     template: PendingFile,
     frontier: Frontier,
     commits: u64,
@@ -116,9 +116,9 @@ impl Subject {
             keeping.properties.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
         let loaded = catalog.create(&table, &schema, &spec, &properties).await.expect("a table");
         let template = write_template(&loaded).await;
-        let upkeep = Upkeep::new(8 << 20, keeping.expire);
+        let maintenance = Maintenance::new(8 << 20, keeping.expire);
         let frontier = Frontier::default();
-        Self { name, catalog, loaded, upkeep, template, frontier, commits: 0 }
+        Self { name, catalog, loaded, maintenance, template, frontier, commits: 0 }
     }
 
     /// A data file of its own for the next commit: a link to the one that was written.
@@ -132,18 +132,18 @@ impl Subject {
     /// One commit as the committer makes it: decide on what is known, append.
     async fn commit(&mut self) -> Cost {
         let pending = Prepared::on_disk(self.pending());
-        let before = self.upkeep.totals();
+        let before = self.maintenance.totals();
         let began = Instant::now();
-        let understood = &self.upkeep.understood;
+        let understood = &self.maintenance.understood;
         let view = table::view(&self.loaded, PIPELINE, understood).expect("a view");
         let Admission::Commit(permit) = admit(&pending, &view) else { panic!("not admitted") };
-        let appended = table::append(&self.catalog, &self.loaded, permit, &self.upkeep).await;
+        let appended = table::append(&self.catalog, &self.loaded, permit, &self.maintenance).await;
         let commit = began.elapsed();
         let appended = appended.expect("an answer");
         let CommitOutcome::Committed { table, .. } = appended.outcome else {
             panic!("{:?}", appended.outcome)
         };
-        let after = self.upkeep.totals();
+        let after = self.maintenance.totals();
         let began = Instant::now();
         if let Some(freed) = appended.freed {
             freed.sweep().await;
@@ -158,7 +158,7 @@ impl Subject {
         self.loaded = table;
         self.frontier = pending.to();
         self.commits += 1;
-        let reads = self.upkeep.totals().files_read - before.files_read;
+        let reads = self.maintenance.totals().files_read - before.files_read;
         Cost { commit, sweep, bytes, reads }
     }
 

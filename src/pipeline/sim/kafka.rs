@@ -217,7 +217,7 @@ impl State {
     }
 
     /// A client takes what was assigned to it.
-    pub(crate) fn take(&mut self, id: u64, shares: &[Share]) {
+    pub(crate) fn assign(&mut self, id: u64, shares: &[Share]) {
         let taken: Vec<i32> = shares.iter().map(|share| share.tp.partition).collect();
         if self.plan.group {
             self.answer(id, true, &taken);
@@ -234,7 +234,7 @@ impl State {
     }
 
     /// A client lets go of partitions.
-    pub(crate) fn release(&mut self, id: u64, partitions: &[i32]) {
+    pub(crate) fn revoke(&mut self, id: u64, partitions: &[i32]) {
         let stale = self.fault(self.plan.stale_queues);
         let Some(client) = self.clients.get_mut(&id) else { return };
         for number in partitions {

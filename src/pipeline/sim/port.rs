@@ -248,7 +248,7 @@ impl World for Port {
     fn spawn_shard(&self, mut task: ShardTask<Self>) -> Result<BoxFuture<'static, bool>, Failure> {
         let port = self.clone();
         let shard = tokio::spawn(async move {
-            let ended = port.turns(&mut task).await;
+            let ended = port.run_loop(&mut task).await;
             if port.life.is_dead() {
                 return;
             }
@@ -263,7 +263,7 @@ impl World for Port {
 
 impl Port {
     /// The loop of a shard, as the real side has it on a thread.
-    async fn turns(&self, task: &mut ShardTask<Self>) -> Result<(), Failure> {
+    async fn run_loop(&self, task: &mut ShardTask<Self>) -> Result<(), Failure> {
         loop {
             if self.life.is_dead() {
                 return Ok(());
@@ -356,17 +356,17 @@ impl Source for Port {
         ))
     }
 
-    fn take(&self, starts: &[Share]) -> Result<(), Failure> {
-        if self.life.step(&self.sim, "take") {
-            self.sim.lock().take(self.client, starts);
+    fn assign(&self, starts: &[Share]) -> Result<(), Failure> {
+        if self.life.step(&self.sim, "assign") {
+            self.sim.lock().assign(self.client, starts);
         }
         Ok(())
     }
 
-    fn release(&self, partitions: &[TopicPartition]) -> Result<(), Failure> {
-        if self.life.step(&self.sim, "release") {
+    fn revoke(&self, partitions: &[TopicPartition]) -> Result<(), Failure> {
+        if self.life.step(&self.sim, "revoke") {
             let numbers: Vec<i32> = partitions.iter().map(|tp| tp.partition).collect();
-            self.sim.lock().release(self.client, &numbers);
+            self.sim.lock().revoke(self.client, &numbers);
         }
         Ok(())
     }

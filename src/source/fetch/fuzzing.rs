@@ -1,8 +1,8 @@
 //! What fuzzing does with what brokers send, see [`crate::fuzzing`].
 
 use super::batch;
+use super::partition_fetch::{Content, PartitionFetch};
 use super::reader::{Part, Progress, Reader};
-use super::reading::{Content, Reading};
 use super::sasl;
 use super::wire::{self, Aborted, NEWEST_FETCH, OLDEST_FETCH, Wanted};
 use crate::protocol::{Offset, TopicPartition};
@@ -62,11 +62,11 @@ fn fetched(bytes: &[u8], version: i16, correlation: i32) {
         assert!((end..=bytes.len()).contains(&records.start), "{records:?} of {}", bytes.len());
         assert!((records.start..=bytes.len()).contains(&records.end));
         end = records.end;
-        let mut reading = Reading::new(1, 5);
+        let mut fetch = PartitionFetch::new(1, 5);
         let tp = TopicPartition::new("a", each.partition.partition);
-        if let Some(Content::Records { bytes, .. }) = reading.accept(&tp, each, bytes, 1) {
+        if let Some(Content::Records { bytes, .. }) = fetch.accept(&tp, each, bytes, 1) {
             assert!(bytes.start == records.start && bytes.end <= records.end);
-            assert!(reading.wanted(PartitionId::default()).offset > 5);
+            assert!(fetch.wanted(PartitionId::default()).offset > 5);
         }
     }
 }

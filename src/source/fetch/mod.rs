@@ -5,27 +5,27 @@
 //! it makes an object of each and passes them one by one between threads, while here whole answers
 //! go to the shard, which reads records where they lie.
 //!
-//! For each shard there is a [`lane::Lane`], which knows what is read and how far, and for each
-//! broker that leads some of it a thread ([`worker::Worker`]) that asks and passes on. At most
-//! one answer for each thread, one on its way and one being read are in memory.
+//! For each shard there is a [`shard_fetch::ShardFetch`], which knows what is read and how far, and
+//! for each broker that leads some of it a thread ([`worker::Worker`]) that asks and passes on. At
+//! most one answer for each thread, one on its way and one being read are in memory.
 
 mod batch;
 mod codec;
 mod connection;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
-mod lane;
+mod partition_fetch;
 mod queue;
 mod reader;
-mod reading;
+mod round_robin;
 mod sasl;
 mod scram;
 mod security;
+mod shard_fetch;
 mod sync;
 #[cfg(test)]
 pub(super) mod tests;
 mod tls;
-mod turns;
 mod wire;
 mod worker;
 
@@ -39,16 +39,16 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lane::Lane;
+use shard_fetch::ShardFetch;
 use worker::Worker;
 
 use super::{PartitionId, Share, Topics};
 use crate::protocol::{Offset, TopicPartition};
 
 pub(super) use batch::BatchHeaders;
-pub(super) use lane::Cluster;
 pub(crate) use queue::FetchQueue;
 pub(super) use security::Security;
+pub(super) use shard_fetch::Cluster;
 
 /// What fetches for all shards of a run.
 pub(super) struct Fetcher {
@@ -63,9 +63,9 @@ pub(super) struct Fetcher {
 
 #[derive(Default)]
 struct Inner {
-    lanes: Vec<Arc<Lane>>,
+    shards: Vec<Arc<ShardFetch>>,
     cluster: Arc<Cluster>,
-    /// The lane of each partition that is read.
+    /// The shard of each partition that is read.
     readers: BTreeMap<PartitionId, usize>,
 }
 
@@ -84,38 +84,40 @@ impl Fetcher {
     /// A queue for each of `shards`.
     pub(super) fn queues(&self, shards: usize) -> Vec<FetchQueue> {
         let mut inner = self.lock();
-        let lane = |_| Arc::new(Lane::new(&self.topics, self.queue_bytes, &self.leaders_wanted));
-        inner.lanes = (0..shards).map(lane).collect();
-        inner.lanes.iter().map(|lane| FetchQueue::new(lane.clone())).collect()
+        let fetch =
+            |_| Arc::new(ShardFetch::new(&self.topics, self.queue_bytes, &self.leaders_wanted));
+        inner.shards = (0..shards).map(fetch).collect();
+        inner.shards.iter().map(|fetch| FetchQueue::new(fetch.clone())).collect()
     }
 
     /// Reads each partition from its offset for the shard of that index.
-    pub(super) fn take(&self, shares: &[Share]) -> io::Result<()> {
+    pub(super) fn assign(&self, shares: &[Share]) -> io::Result<()> {
         let mut inner = self.lock();
         for Share { tp, start, shard } in shares {
-            let Some(lane) = inner.lanes.get(*shard) else {
+            let Some(fetch) = inner.shards.get(*shard) else {
                 return Err(io::Error::other(format!("no shard {shard}")));
             };
             let Some(id) = self.topics.id(tp) else {
                 return Err(io::Error::other(format!("{tp} is of another topic")));
             };
-            lane.take(id, *start, self.tokens.fetch_add(1, Ordering::Relaxed));
+            fetch.assign(id, *start, self.tokens.fetch_add(1, Ordering::Relaxed));
             let before = inner.readers.insert(id, *shard);
             if let Some(other) = before.filter(|before| before != shard)
-                && let Some(lane) = inner.lanes.get(other)
+                && let Some(fetch) = inner.shards.get(other)
             {
-                lane.release(id);
+                fetch.revoke(id);
             }
         }
         self.tell(&inner)
     }
 
     /// Reads nothing more from these.
-    pub(super) fn release(&self, partitions: &[TopicPartition]) {
+    pub(super) fn revoke(&self, partitions: &[TopicPartition]) {
         let mut inner = self.lock();
         for id in partitions.iter().filter_map(|tp| self.topics.id(tp)) {
-            if let Some(lane) = inner.readers.remove(&id).and_then(|shard| inner.lanes.get(shard)) {
-                lane.release(id);
+            if let Some(fetch) = inner.readers.remove(&id).and_then(|shard| inner.shards.get(shard))
+            {
+                fetch.revoke(id);
             }
         }
     }
@@ -141,20 +143,21 @@ impl Fetcher {
     pub(super) fn log_end(&self, tp: &TopicPartition) -> Option<Offset> {
         let id = self.topics.id(tp)?;
         let inner = self.lock();
-        let lane = inner.lanes.get(*inner.readers.get(&id)?)?;
-        lane.log_end(id)
+        let fetch = inner.shards.get(*inner.readers.get(&id)?)?;
+        fetch.log_end(id)
     }
 
-    /// Tells all lanes who leads, and starts the threads that they lack.
+    /// Tells all shards who leads, and starts the threads that they lack.
     fn tell(&self, inner: &Inner) -> io::Result<()> {
-        for (index, lane) in inner.lanes.iter().enumerate() {
-            let new = lane.set_cluster(&inner.cluster).into_iter();
-            // All are made before one is started: those that are not started are told to the lane.
+        for (index, fetch) in inner.shards.iter().enumerate() {
+            let new = fetch.set_cluster(&inner.cluster).into_iter();
+            // All are made before one is started: those that are not started are told to the shard.
             let workers: Vec<(i32, Worker)> = new
-                .map(|broker| (broker, Worker::new(lane.clone(), broker, self.security.clone())))
+                .map(|broker| (broker, Worker::new(fetch.clone(), broker, self.security.clone())))
                 .collect();
             for (broker, worker) in workers {
-                // Not joined: it ends with its lane, at the latest when its broker answers or is given up.
+                // Not joined: it ends with its shard, at the latest when its broker answers or is given
+                // up.
                 std::thread::Builder::new()
                     .name(format!("fetch-{index}-{broker}"))
                     .spawn(move || worker.run())?;
@@ -170,8 +173,8 @@ impl Fetcher {
 
 impl Drop for Fetcher {
     fn drop(&mut self) {
-        for lane in &self.lock().lanes {
-            lane.stop();
+        for fetch in &self.lock().shards {
+            fetch.stop();
         }
     }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::lane::{Chunk, Lane, Section};
+use super::partition_fetch::Content;
 use super::reader::{Progress, Reader};
-use super::reading::Content;
+use super::shard_fetch::{Chunk, Section, ShardFetch};
 use crate::protocol::Offset;
 use crate::source::{PartitionId, Polled, Record, SourceError};
 
@@ -15,7 +15,7 @@ const BATCH: usize = 1000;
 
 /// See the module. Owned by the shard's thread.
 pub(crate) struct FetchQueue {
-    lane: Arc<Lane>,
+    fetch: Arc<ShardFetch>,
     /// The answer being read.
     chunk: Option<Chunk>,
     /// The section being read: assignment, partition and where its bytes are.
@@ -26,9 +26,9 @@ pub(crate) struct FetchQueue {
 }
 
 impl FetchQueue {
-    pub(super) fn new(lane: Arc<Lane>) -> Self {
+    pub(super) fn new(fetch: Arc<ShardFetch>) -> Self {
         Self {
-            lane,
+            fetch,
             chunk: None,
             section: None,
             reader: Reader::default(),
@@ -78,7 +78,7 @@ impl FetchQueue {
     ) -> Vec<(PartitionId, Offset)> {
         let known = partitions.filter_map(|p| Some((p, *self.positions.get(&p)?)));
         let mut known: BTreeMap<PartitionId, (u64, Offset)> = known.collect();
-        self.lane.retain_current(&mut known);
+        self.fetch.retain_current(&mut known);
         known.into_iter().map(|(partition, (_, offset))| (partition, offset)).collect()
     }
 
@@ -90,7 +90,7 @@ impl FetchQueue {
         };
         let (token, partition) = (*token, *partition);
         // A partition that was let go since, and may be ours again from another offset.
-        if !self.lane.is_current(partition, token) {
+        if !self.fetch.is_current(partition, token) {
             self.section = None;
             return true;
         }
@@ -106,9 +106,9 @@ impl FetchQueue {
             }
             Err(error) => {
                 self.section = None;
-                self.lane.fail(partition, token);
+                self.fetch.fail(partition, token);
                 let detail = format!("at offset {}: {error}", self.reader.position());
-                let tp = self.lane.topics.tp(partition);
+                let tp = self.fetch.topics.tp(partition);
                 *count += 1;
                 take(Polled::Failed {
                     partition,
@@ -122,18 +122,18 @@ impl FetchQueue {
     fn next_section(&mut self, patience: &mut Patience, waits: bool) -> Option<Section> {
         loop {
             if let Some(chunk) = &mut self.chunk {
-                let lane = &self.lane;
-                let current = |each: &Section| lane.is_current(each.partition, each.token);
+                let fetch = &self.fetch;
+                let current = |each: &Section| fetch.is_current(each.partition, each.token);
                 if let Some(section) = chunk.sections.find(current) {
                     return Some(section);
                 }
             }
             if let Some(chunk) = self.chunk.take() {
-                self.lane.give_back(chunk.buffer);
+                self.fetch.give_back(chunk.buffer);
             }
             let left = patience.left()?;
             let wait = if waits { left } else { Duration::ZERO };
-            self.chunk = Some(self.lane.next_chunk(wait)?);
+            self.chunk = Some(self.fetch.next_chunk(wait)?);
         }
     }
 }
@@ -141,7 +141,7 @@ impl FetchQueue {
 impl Drop for FetchQueue {
     /// Nobody takes what is fetched.
     fn drop(&mut self) {
-        self.lane.stop();
+        self.fetch.stop();
     }
 }
 

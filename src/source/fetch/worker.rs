@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::{Address, Connection, ExchangeError};
-use super::lane::{Lane, Plan};
 use super::security::Security;
+use super::shard_fetch::{Plan, ShardFetch};
 use super::wire::Answer;
 
 /// Waits after failures in a row: from the first to the second, doubled each time.
@@ -20,32 +20,32 @@ const GATHER: Duration = Duration::from_millis(10);
 /// that long, or speaks another language, is not waited for.
 const REMINDER: u32 = 30;
 
-/// See the module. Runs until the lane is stopped, or its broker leads nothing of it.
+/// See the module. Runs until the shard is stopped, or its broker leads nothing of it.
 pub(super) struct Worker {
-    lane: Arc<Lane>,
+    fetch: Arc<ShardFetch>,
     broker: i32,
     security: Arc<Security>,
     connection: Option<(Address, Connection)>,
     failures: u32,
-    /// The lane knows that it ends.
+    /// The shard's fetch knows that it ends.
     ended: bool,
 }
 
 impl Worker {
-    pub(super) fn new(lane: Arc<Lane>, broker: i32, security: Arc<Security>) -> Self {
-        Self { lane, broker, security, connection: None, failures: 0, ended: false }
+    pub(super) fn new(fetch: Arc<ShardFetch>, broker: i32, security: Arc<Security>) -> Self {
+        Self { fetch, broker, security, connection: None, failures: 0, ended: false }
     }
 
     pub(super) fn run(mut self) {
-        while let Some(plan) = self.lane.plan(self.broker) {
-            let mut buffer = self.lane.buffer();
+        while let Some(plan) = self.fetch.plan(self.broker) {
+            let mut buffer = self.fetch.buffer();
             let go_on = match self.exchange(&plan, &mut buffer) {
                 Ok(answer) => {
                     self.failures = 0;
                     self.pass_on(&plan, answer, buffer)
                 }
                 Err(error) => {
-                    self.lane.give_back(buffer);
+                    self.fetch.give_back(buffer);
                     self.failed(&plan.address, &error)
                 }
             };
@@ -65,7 +65,7 @@ impl Worker {
             Some((_, connection)) => connection,
             None => Connection::open(&plan.address, &self.security)?,
         };
-        let answer = connection.fetch(&self.lane.topics, &plan.wanted, plan.limits, buffer)?;
+        let answer = connection.fetch(&self.fetch.topics, &plan.wanted, plan.limits, buffer)?;
         self.connection = Some((plan.address.clone(), connection));
         Ok(answer)
     }
@@ -74,16 +74,16 @@ impl Worker {
     fn pass_on(&mut self, plan: &Plan, answer: Answer, buffer: Vec<u8>) -> bool {
         let (error, throttle) = (answer.error, answer.throttle_ms);
         let bytes: usize = answer.partitions.iter().map(|each| each.records.len()).sum();
-        if !self.lane.accept(plan, answer, buffer) {
+        if !self.fetch.accept(plan, answer, buffer) {
             return false;
         }
         if error != 0 {
             tracing::warn!(broker = self.broker, error, "the broker answers a fetch with an error");
-            return self.lane.rest(BACKOFF.1);
+            return self.fetch.rest(BACKOFF.1);
         }
         match u64::try_from(throttle) {
-            Ok(millis) if millis > 0 => self.lane.rest(Duration::from_millis(millis)),
-            _ if bytes > 0 && bytes < SMALL => self.lane.rest(GATHER),
+            Ok(millis) if millis > 0 => self.fetch.rest(Duration::from_millis(millis)),
+            _ if bytes > 0 && bytes < SMALL => self.fetch.rest(GATHER),
             _ => true,
         }
     }
@@ -97,12 +97,12 @@ impl Worker {
         }
         let wait = BACKOFF.0.saturating_mul(1 << self.failures.min(10)).min(BACKOFF.1);
         self.failures += 1;
-        self.lane.ask_for_leaders();
+        self.fetch.ask_for_leaders();
         if self.failures >= REMINDER && error.is_lasting() {
             let broker = address.to_string();
-            self.lane.refuse(self.broker, &broker, &error.to_string());
+            self.fetch.refuse(self.broker, &broker, &error.to_string());
         }
-        self.lane.pause(wait)
+        self.fetch.pause(wait)
     }
 }
 
@@ -110,7 +110,7 @@ impl Drop for Worker {
     /// One that could not be started, or panicked.
     fn drop(&mut self) {
         if !self.ended {
-            self.lane.lost_worker(self.broker);
+            self.fetch.lost_worker(self.broker);
         }
     }
 }

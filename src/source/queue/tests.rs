@@ -95,7 +95,7 @@ fn read(
     source.partitions(PATIENCE).unwrap();
     let mut queue = source.queues(1).remove(0);
     let share = |tp: &TopicPartition| Share { tp: tp.clone(), start: 0, shard: 0 };
-    source.take(&partitions.iter().map(share).collect::<Vec<_>>()).unwrap();
+    source.assign(&partitions.iter().map(share).collect::<Vec<_>>()).unwrap();
     let (mut got, mut came, begun) = (Records::new(), 0, Instant::now());
     while came < count {
         assert!(begun.elapsed() < PATIENCE, "{came} of {count} records came");

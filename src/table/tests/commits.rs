@@ -160,13 +160,15 @@ async fn a_permit_for_one_reading_of_a_table_is_used_for_no_other() {
         Admission::Commit(permit) => permit,
         other => panic!("{other:?}"),
     };
-    let upkeep = Upkeep::none();
-    let appended = super::super::append(&bench.catalog, &now, permit(), &upkeep).await.unwrap();
+    let maintenance = Maintenance::none();
+    let appended =
+        super::super::append(&bench.catalog, &now, permit(), &maintenance).await.unwrap();
     assert!(matches!(appended.outcome, CommitOutcome::Conflict(_)), "{:?}", appended.outcome);
 
     let other = Bench::new().await;
     let other = other.create().await;
-    let appended = super::super::append(&bench.catalog, &other, permit(), &upkeep).await.unwrap();
+    let appended =
+        super::super::append(&bench.catalog, &other, permit(), &maintenance).await.unwrap();
     assert!(matches!(appended.outcome, CommitOutcome::Rejected(_)), "{:?}", appended.outcome);
     assert_eq!((bench.row().await, bench.metadata_files()), (row, files), "nothing was sent");
 }
@@ -232,14 +234,14 @@ async fn a_clock_behind_the_table_does_not_stop_commits() {
     let last = loaded.metadata.last_updated_ms();
     let commit = pending(&loaded, 1, 2, vec![]);
     let table = committed(
-        append_at(&bench.catalog, &loaded, &commit, 1_000, &Upkeep::none())
+        append_at(&bench.catalog, &loaded, &commit, 1_000, &Maintenance::none())
             .await
             .map(|done| done.outcome),
     );
     assert_eq!(table.metadata.current_snapshot().unwrap().timestamp_ms(), last);
     let commit = pending(&table, 2, 3, vec![]);
     let table = committed(
-        append_at(&bench.catalog, &table, &commit, last + 5, &Upkeep::none())
+        append_at(&bench.catalog, &table, &commit, last + 5, &Maintenance::none())
             .await
             .map(|done| done.outcome),
     );

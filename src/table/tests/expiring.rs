@@ -10,7 +10,7 @@ use iceberg::spec::{
 use super::*;
 use crate::protocol::{Admission, admit, check_history};
 use crate::table::cache::FileCache;
-use crate::table::{Freed, Upkeep, io, list, manifest};
+use crate::table::{Freed, Maintenance, io, list, manifest};
 
 const CACHE: usize = 8 << 20;
 /// Keep three snapshots whatever their age, and none for its age alone; merge at three of a tier.
@@ -24,25 +24,29 @@ const STRICT: [(&str, &str); 5] = [
 /// An hour after all commits of a test, so that no answer to one of them is waited for any more.
 const LATER_MS: i64 = 4_000_000_000_000;
 
-async fn append_one(bench: &Bench, upkeep: &Arc<Upkeep>, id: i64) -> (LoadedTable, Option<Freed>) {
+async fn append_one(
+    bench: &Bench,
+    maintenance: &Arc<Maintenance>,
+    id: i64,
+) -> (LoadedTable, Option<Freed>) {
     let loaded = bench.load().await;
     let file = write_file(&loaded, &[(id, "x")], &[]).await;
     let commit = pending(&loaded, id, id + 1, vec![file]);
     // A clock that moves on by two hours a commit.
     let now = LATER_MS + id * 2 * 3_600_000;
-    let appended = append_at(&bench.catalog, &loaded, &commit, now, upkeep).await.unwrap();
+    let appended = append_at(&bench.catalog, &loaded, &commit, now, maintenance).await.unwrap();
     (committed(Ok(appended.outcome)), appended.freed)
 }
 
 /// One commit for each id, each swept.
 async fn append_and_sweep(
     bench: &Bench,
-    upkeep: &Arc<Upkeep>,
+    maintenance: &Arc<Maintenance>,
     ids: std::ops::Range<i64>,
 ) -> LoadedTable {
     let mut loaded = bench.load().await;
     for id in ids {
-        let (table, freed) = append_one(bench, upkeep, id).await;
+        let (table, freed) = append_one(bench, maintenance, id).await;
         if let Some(freed) = freed {
             freed.sweep().await;
         }
@@ -133,17 +137,17 @@ async fn compact(bench: &Bench, rows: &[(i64, &str)]) {
 async fn a_table_stays_as_small_as_it_says_and_nothing_is_left_behind() {
     let bench = Bench::new().await;
     bench.create_with("", &STRICT).await;
-    let upkeep = Upkeep::new(CACHE, true);
+    let maintenance = Maintenance::new(CACHE, true);
     let mut largest = 0;
     for id in 0..30 {
-        let loaded = append_and_sweep(&bench, &upkeep, id..id + 1).await;
+        let loaded = append_and_sweep(&bench, &maintenance, id..id + 1).await;
         largest = largest.max(loaded.metadata.snapshots().count());
         assert_eq!(present(&bench), referenced(&loaded).await, "after {id}");
         assert_eq!(ids(&loaded).await, (0..=id).collect::<Vec<_>>());
     }
     assert!(largest <= 5, "{largest} snapshots");
     assert_eq!(data_files(&bench), 30);
-    let totals = upkeep.totals();
+    let totals = maintenance.totals();
     assert!(totals.expired_snapshots >= 25, "{totals:?}");
     assert_eq!((totals.files_read, totals.failed_removals), (0, 0), "{totals:?}");
 }
@@ -155,7 +159,7 @@ async fn nothing_is_expired_unless_told_to_and_while_the_table_forbids_it() {
         let mut properties = Vec::from(STRICT);
         properties.push(("gc.enabled", gc));
         bench.create_with("", &properties).await;
-        let loaded = append_and_sweep(&bench, &Upkeep::new(CACHE, expire), 0..10).await;
+        let loaded = append_and_sweep(&bench, &Maintenance::new(CACHE, expire), 0..10).await;
         assert_eq!(loaded.metadata.snapshots().count(), 10);
     }
 }
@@ -169,7 +173,7 @@ async fn table_metadata_that_falls_out_of_the_log_is_deleted_if_the_table_says_s
             ("write.metadata.previous-versions-max", "2"),
         ];
         bench.create_with("", &properties).await;
-        append_and_sweep(&bench, &Upkeep::new(CACHE, false), 0..10).await;
+        append_and_sweep(&bench, &Maintenance::new(CACHE, false), 0..10).await;
         let json = |name: &String| name.ends_with(".metadata.json");
         assert_eq!(bench.metadata_files().iter().filter(|name| json(name)).count(), left);
         assert_eq!(ids(&bench.load().await).await, (0..10).collect::<Vec<_>>());
@@ -180,21 +184,21 @@ async fn table_metadata_that_falls_out_of_the_log_is_deleted_if_the_table_says_s
 async fn files_that_a_compaction_replaced_go_with_the_last_snapshot_that_has_them() {
     let bench = Bench::new().await;
     bench.create_with("", &STRICT).await;
-    let upkeep = Upkeep::new(CACHE, true);
-    append_and_sweep(&bench, &upkeep, 0..5).await;
+    let maintenance = Maintenance::new(CACHE, true);
+    append_and_sweep(&bench, &maintenance, 0..5).await;
     let rows: Vec<(i64, &str)> = (0..5).map(|id| (id, "x")).collect();
     compact(&bench, &rows).await;
     assert_eq!(data_files(&bench), 6);
-    let loaded = append_and_sweep(&bench, &upkeep, 5..6).await;
+    let loaded = append_and_sweep(&bench, &maintenance, 5..6).await;
     assert_eq!(ids(&loaded).await, (0..6).collect::<Vec<_>>());
     let old = loaded.metadata.snapshots().min_by_key(|s| s.sequence_number()).unwrap();
     assert!(old.summary().operation == Operation::Append, "a snapshot of before is left");
     assert!(data_files(&bench) >= 7, "and with it the files of before");
 
-    let loaded = append_and_sweep(&bench, &upkeep, 6..12).await;
+    let loaded = append_and_sweep(&bench, &maintenance, 6..12).await;
     assert_eq!(ids(&loaded).await, (0..12).collect::<Vec<_>>());
     assert_eq!(data_files(&bench), 8, "the compacted one and seven new ones");
-    assert_eq!(upkeep.totals().failed_removals, 0);
+    assert_eq!(maintenance.totals().failed_removals, 0);
     assert_eq!(present(&bench), {
         let mut expected = referenced(&loaded).await;
         // The foreign commits' own table metadata fell out of a log that they kept.
@@ -207,12 +211,12 @@ async fn files_that_a_compaction_replaced_go_with_the_last_snapshot_that_has_the
 async fn a_tag_keeps_its_snapshot_and_all_files_of_it() {
     let bench = Bench::new().await;
     bench.create_with("", &STRICT).await;
-    let upkeep = Upkeep::new(CACHE, true);
+    let maintenance = Maintenance::new(CACHE, true);
     let tagged = append_now(&bench, 0..2).await;
     let head = tagged.metadata.current_snapshot_id().unwrap();
     let tag = SnapshotReference::new(head, SnapshotRetention::Tag { max_ref_age_ms: None });
     bench.foreign(|builder| builder.set_ref("audit", tag)).await;
-    let loaded = append_and_sweep(&bench, &upkeep, 2..20).await;
+    let loaded = append_and_sweep(&bench, &maintenance, 2..20).await;
     assert!(loaded.metadata.snapshots().count() <= 6);
     let table = loaded.to_iceberg().unwrap();
     let scan = table.scan().snapshot_id(head).select(["id"]).build().unwrap();
@@ -224,14 +228,14 @@ async fn a_tag_keeps_its_snapshot_and_all_files_of_it() {
 async fn ledger_and_journal_agree_after_every_expiry_and_admission_decides_as_before() {
     let bench = Bench::new().await;
     bench.create_with("", &STRICT).await;
-    let upkeep = Upkeep::new(CACHE, true);
+    let maintenance = Maintenance::new(CACHE, true);
     // A pipeline that stopped long ago.
     let created = bench.load().await;
     let retired = PendingCommit { pipeline: "retired".into(), ..pending(&created, 0, 3, vec![]) };
-    let appended = append(&bench.catalog, &created, &retired, &upkeep).await.unwrap();
+    let appended = append(&bench.catalog, &created, &retired, &maintenance).await.unwrap();
     committed(Ok(appended.outcome));
     for id in 0..20 {
-        let loaded = append_and_sweep(&bench, &upkeep, id..id + 1).await;
+        let loaded = append_and_sweep(&bench, &maintenance, id..id + 1).await;
         for pipeline in [PIPELINE, "retired"] {
             let view = view(&loaded, pipeline).unwrap();
             assert_eq!(check_history("t", &view), Ok(()), "{pipeline} after {id}");
@@ -260,26 +264,26 @@ async fn ledger_and_journal_agree_after_every_expiry_and_admission_decides_as_be
 async fn a_commit_whose_answer_was_lost_is_found_in_the_ancestry_within_the_hour() {
     let bench = Bench::new().await;
     bench.create_with("", &STRICT).await;
-    let upkeep = Upkeep::new(CACHE, true);
+    let maintenance = Maintenance::new(CACHE, true);
     let loaded = bench.load().await;
     let lost = PendingCommit { instance: "other".into(), ..pending(&loaded, 0, 1, vec![]) };
     committed(bench.catalog.commit_append(&loaded, &lost).await);
     for id in 1..20 {
         let loaded = bench.load().await;
         let commit = pending(&loaded, id, id + 1, vec![]);
-        let appended = append(&bench.catalog, &loaded, &commit, &upkeep).await.unwrap();
+        let appended = append(&bench.catalog, &loaded, &commit, &maintenance).await.unwrap();
         committed(Ok(appended.outcome));
     }
     let view = view(&bench.load().await, PIPELINE).unwrap();
     assert!(matches!(admit(&Prepared::on_disk(lost), &view), Admission::AlreadyCommitted(_)));
-    assert_eq!(upkeep.totals().expired_snapshots, 0);
+    assert_eq!(maintenance.totals().expired_snapshots, 0);
 }
 
 #[tokio::test]
 async fn nothing_is_expired_while_any_pipeline_s_table_was_rolled_back() {
     let bench = Bench::new().await;
     bench.create_with("", &STRICT).await;
-    let upkeep = Upkeep::new(CACHE, true);
+    let maintenance = Maintenance::new(CACHE, true);
     let first = append_now(&bench, 0..1).await;
     append_now(&bench, 1..3).await;
     let old = first.metadata.current_snapshot_id().unwrap();
@@ -297,7 +301,8 @@ async fn nothing_is_expired_while_any_pipeline_s_table_was_rolled_back() {
             ..pending(&loaded, id, id + 1, vec![])
         };
         let now = LATER_MS + (100 + id) * 2 * 3_600_000;
-        let appended = append_at(&bench.catalog, &loaded, &commit, now, &upkeep).await.unwrap();
+        let appended =
+            append_at(&bench.catalog, &loaded, &commit, now, &maintenance).await.unwrap();
         committed(Ok(appended.outcome));
     }
     let after = bench.load().await;
@@ -312,7 +317,7 @@ async fn a_crash_before_the_sweep_leaves_a_sound_table_and_only_orphans() {
     let mut loaded = bench.load().await;
     for id in 0..10 {
         // Each time a new process; what it freed is never swept.
-        let (table, freed) = append_one(&bench, &Upkeep::new(CACHE, true), id).await;
+        let (table, freed) = append_one(&bench, &Maintenance::new(CACHE, true), id).await;
         drop(freed);
         loaded = table;
     }
@@ -326,12 +331,12 @@ async fn a_crash_before_the_sweep_leaves_a_sound_table_and_only_orphans() {
 async fn what_cannot_be_deleted_is_counted_and_stops_nothing() {
     let bench = Bench::new().await;
     bench.create_with("", &STRICT).await;
-    let upkeep = Upkeep::new(CACHE, true);
+    let maintenance = Maintenance::new(CACHE, true);
     let mut broken = false;
     for id in 0..12 {
-        let (table, freed) = append_one(&bench, &upkeep, id).await;
+        let (table, freed) = append_one(&bench, &maintenance, id).await;
         let Some(freed) = freed else { continue };
-        if upkeep.totals().expired_snapshots > 0 && !broken {
+        if maintenance.totals().expired_snapshots > 0 && !broken {
             // A directory in the place of a file that is to go.
             let known = referenced(&table).await;
             let unknown = present(&bench).into_iter().find(|name| !known.contains(name)).unwrap();
@@ -343,7 +348,7 @@ async fn what_cannot_be_deleted_is_counted_and_stops_nothing() {
         freed.sweep().await;
     }
     assert!(broken);
-    let totals = upkeep.totals();
+    let totals = maintenance.totals();
     assert_eq!(totals.failed_removals, 1, "{totals:?}");
     assert!(totals.removed_files > 10, "{totals:?}");
     assert_eq!(ids(&bench.load().await).await, (0..12).collect::<Vec<_>>());
@@ -353,11 +358,11 @@ async fn what_cannot_be_deleted_is_counted_and_stops_nothing() {
 async fn commits_go_on_while_a_sweep_is_under_way_and_expire_nothing_meanwhile() {
     let bench = Bench::new().await;
     bench.create_with("", &STRICT).await;
-    let upkeep = Upkeep::new(CACHE, true);
+    let maintenance = Maintenance::new(CACHE, true);
     let mut held = None;
     for id in 0..20 {
-        let (_, freed) = append_one(&bench, &upkeep, id).await;
-        if held.is_none() && upkeep.totals().expired_snapshots > 0 {
+        let (_, freed) = append_one(&bench, &maintenance, id).await;
+        if held.is_none() && maintenance.totals().expired_snapshots > 0 {
             held = freed;
         } else if let Some(freed) = freed {
             freed.sweep().await;
@@ -367,7 +372,7 @@ async fn commits_go_on_while_a_sweep_is_under_way_and_expire_nothing_meanwhile()
     let snapshots = loaded.metadata.snapshots().count();
     assert!(snapshots > 10, "{snapshots}");
     held.unwrap().sweep().await;
-    let loaded = append_and_sweep(&bench, &upkeep, 20..22).await;
+    let loaded = append_and_sweep(&bench, &maintenance, 20..22).await;
     assert!(loaded.metadata.snapshots().count() <= 6);
     assert_eq!(present(&bench), referenced(&loaded).await, "what was left meanwhile is gone, too");
 }

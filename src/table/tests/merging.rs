@@ -6,7 +6,7 @@ use iceberg::spec::{
 
 use super::*;
 use crate::table::cache::FileCache;
-use crate::table::{Upkeep, list, manifest};
+use crate::table::{Maintenance, list, manifest};
 
 const CACHE: usize = 8 << 20;
 /// Merge at three of a tier.
@@ -42,7 +42,7 @@ async fn manifests(loaded: &LoadedTable) -> usize {
 /// Appends `count` files of a row each, one a commit, the first with the id and offset `from`.
 async fn append_many(
     bench: &Bench,
-    upkeep: &Arc<Upkeep>,
+    maintenance: &Arc<Maintenance>,
     from: i64,
     count: i64,
     partition: &[Literal],
@@ -51,7 +51,7 @@ async fn append_many(
     for id in from..from + count {
         let file = write_file(&loaded, &[(id, "x")], partition).await;
         let commit = pending(&loaded, id, id + 1, vec![file]);
-        let appended = append(&bench.catalog, &loaded, &commit, upkeep).await.unwrap();
+        let appended = append(&bench.catalog, &loaded, &commit, maintenance).await.unwrap();
         loaded = committed(Ok(appended.outcome));
     }
     loaded
@@ -61,10 +61,10 @@ async fn append_many(
 async fn merged_entries_keep_their_snapshot_and_both_sequence_numbers() {
     let bench = Bench::new().await;
     bench.create_with("", &[THREE]).await;
-    let upkeep = Upkeep::new(CACHE, false);
+    let maintenance = Maintenance::new(CACHE, false);
     let mut expected = BTreeMap::new();
     for id in 0..40 {
-        let loaded = append_many(&bench, &upkeep, id, 1, &[]).await;
+        let loaded = append_many(&bench, &maintenance, id, 1, &[]).await;
         let head = loaded.metadata.current_snapshot().unwrap();
         let (snapshot, number) = (head.snapshot_id(), head.sequence_number());
         let now = entries(&loaded).await;
@@ -77,18 +77,18 @@ async fn merged_entries_keep_their_snapshot_and_both_sequence_numbers() {
     }
     assert_eq!(ids(&bench.load().await).await, (0..40).collect::<Vec<_>>());
     assert_eq!(expected.len(), 40);
-    assert!(upkeep.totals().merged_manifests >= 36);
+    assert!(maintenance.totals().merged_manifests >= 36);
 }
 
 #[tokio::test]
 async fn the_summary_tells_what_was_merged() {
     let bench = Bench::new().await;
     bench.create_with("", &[THREE]).await;
-    let upkeep = Upkeep::new(CACHE, false);
-    append_many(&bench, &upkeep, 0, 3, &[]).await;
+    let maintenance = Maintenance::new(CACHE, false);
+    append_many(&bench, &maintenance, 0, 3, &[]).await;
     let before = bench.load().await;
     assert_eq!(head_summary(&before, "manifests-replaced"), "0");
-    let after = append_many(&bench, &upkeep, 3, 1, &[]).await;
+    let after = append_many(&bench, &maintenance, 3, 1, &[]).await;
     for (key, value) in [
         ("manifests-created", "2"),
         ("manifests-replaced", "3"),
@@ -105,7 +105,7 @@ async fn the_summary_tells_what_was_merged() {
 async fn a_table_may_forbid_merging() {
     let bench = Bench::new().await;
     bench.create_with("", &[THREE, ("commit.manifest-merge.enabled", "false")]).await;
-    let loaded = append_many(&bench, &Upkeep::new(CACHE, false), 0, 8, &[]).await;
+    let loaded = append_many(&bench, &Maintenance::new(CACHE, false), 0, 8, &[]).await;
     assert_eq!(manifests(&loaded).await, 8);
 }
 
@@ -113,7 +113,7 @@ async fn a_table_may_forbid_merging() {
 async fn manifests_of_format_version_3_are_left_alone() {
     let bench = Bench::new().await;
     bench.create_with("", &[THREE, ("format-version", "3")]).await;
-    let loaded = append_many(&bench, &Upkeep::new(CACHE, false), 0, 8, &[]).await;
+    let loaded = append_many(&bench, &Maintenance::new(CACHE, false), 0, 8, &[]).await;
     assert_eq!(loaded.metadata.format_version(), FormatVersion::V3);
     assert_eq!(manifests(&loaded).await, 8);
     assert_eq!(loaded.metadata.next_row_id(), 8);
@@ -124,11 +124,11 @@ async fn manifests_of_format_version_3_are_left_alone() {
 async fn a_commit_reads_nothing_that_an_earlier_one_wrote() {
     let bench = Bench::new().await;
     bench.create_with("", &[THREE]).await;
-    let upkeep = Upkeep::new(CACHE, false);
-    append_many(&bench, &upkeep, 0, 30, &[]).await;
-    assert_eq!(upkeep.totals().files_read, 0);
+    let maintenance = Maintenance::new(CACHE, false);
+    append_many(&bench, &maintenance, 0, 30, &[]).await;
+    assert_eq!(maintenance.totals().files_read, 0);
     // Another process knows nothing yet: the list, and what it merges.
-    let another = Upkeep::new(CACHE, false);
+    let another = Maintenance::new(CACHE, false);
     append_many(&bench, &another, 30, 1, &[]).await;
     let first = another.totals().files_read;
     assert!((1..=4).contains(&first), "{first}");
@@ -140,7 +140,7 @@ async fn a_commit_reads_nothing_that_an_earlier_one_wrote() {
 async fn a_commit_of_another_is_read_and_then_known() {
     let bench = Bench::new().await;
     bench.create_with("", &[THREE]).await;
-    let (ours, theirs) = (Upkeep::new(CACHE, false), Upkeep::new(CACHE, false));
+    let (ours, theirs) = (Maintenance::new(CACHE, false), Maintenance::new(CACHE, false));
     append_many(&bench, &ours, 0, 2, &[]).await;
     append_many(&bench, &theirs, 2, 1, &[]).await;
     let loaded = append_many(&bench, &ours, 3, 2, &[]).await;
@@ -153,36 +153,36 @@ async fn a_commit_of_another_is_read_and_then_known() {
 async fn a_conflict_deletes_the_merged_manifest_and_keeps_those_it_stands_for() {
     let bench = Bench::new().await;
     bench.create_with("", &[THREE]).await;
-    let upkeep = Upkeep::new(CACHE, false);
-    let stale = append_many(&bench, &upkeep, 0, 3, &[]).await;
+    let maintenance = Maintenance::new(CACHE, false);
+    let stale = append_many(&bench, &maintenance, 0, 3, &[]).await;
     bench.foreign(|b| b.set_properties(HashMap::from([("owner".into(), "them".into())]))).await;
     let files = bench.metadata_files();
     let commit = pending(&stale, 3, 4, vec![write_file(&stale, &[(3, "x")], &[]).await]);
-    let appended = append(&bench.catalog, &stale, &commit, &upkeep).await.unwrap();
+    let appended = append(&bench.catalog, &stale, &commit, &maintenance).await.unwrap();
     conflict(Ok(appended.outcome));
     assert!(appended.freed.is_none());
     assert_eq!(bench.metadata_files(), files);
     let loaded = bench.load().await;
-    let appended = append(&bench.catalog, &loaded, &commit, &upkeep).await.unwrap();
+    let appended = append(&bench.catalog, &loaded, &commit, &maintenance).await.unwrap();
     let loaded = committed(Ok(appended.outcome));
     assert_eq!(ids(&loaded).await, [0, 1, 2, 3]);
     assert_eq!(manifests(&loaded).await, 2);
-    assert_eq!(upkeep.totals().files_read, 0);
+    assert_eq!(maintenance.totals().files_read, 0);
 }
 
 #[tokio::test]
 async fn partition_and_schema_evolution_survive_merges() {
     let bench = Bench::new().await;
     let loaded = bench.create_with("place", &[THREE]).await;
-    let upkeep = Upkeep::new(CACHE, false);
-    append_many(&bench, &upkeep, 0, 5, &[Literal::string("a")]).await;
+    let maintenance = Maintenance::new(CACHE, false);
+    append_many(&bench, &maintenance, 0, 5, &[Literal::string("a")]).await;
     let id = loaded.metadata.current_schema().field_id_by_name("id").unwrap();
     let spec = UnboundPartitionSpec::builder()
         .add_partition_field(id, "id_bucket", Transform::Bucket(4))
         .unwrap()
         .build();
     bench.foreign(|builder| builder.add_default_partition_spec(spec)).await;
-    append_many(&bench, &upkeep, 5, 5, &[Literal::int(1)]).await;
+    append_many(&bench, &maintenance, 5, 5, &[Literal::int(1)]).await;
     let mut fields = loaded.metadata.current_schema().as_struct().fields().to_vec();
     fields.push(Arc::new(NestedField::optional(50, "more", Type::Primitive(PrimitiveType::Int))));
     let wider = Schema::builder().with_schema_id(1).with_fields(fields).build().unwrap();
@@ -194,7 +194,7 @@ async fn partition_and_schema_evolution_survive_merges() {
     for id in 10..16 {
         let file = write_file(&older, &[(id, "b")], &[Literal::string("b")]).await;
         let commit = pending(&now, id, id + 1, vec![file]);
-        let appended = append(&bench.catalog, &now, &commit, &upkeep).await.unwrap();
+        let appended = append(&bench.catalog, &now, &commit, &maintenance).await.unwrap();
         now = committed(Ok(appended.outcome));
     }
     assert_eq!(ids(&now).await, (0..16).collect::<Vec<_>>());
@@ -218,10 +218,10 @@ async fn partition_and_schema_evolution_survive_merges() {
 async fn manifests_whose_partition_column_was_dropped_are_left_alone() {
     let bench = Bench::new().await;
     let loaded = bench.create_with("place", &[THREE]).await;
-    let upkeep = Upkeep::new(CACHE, false);
-    append_many(&bench, &upkeep, 0, 3, &[Literal::string("a")]).await;
+    let maintenance = Maintenance::new(CACHE, false);
+    append_many(&bench, &maintenance, 0, 3, &[Literal::string("a")]).await;
     bench.drop_partition_column(&loaded).await;
-    let loaded = append_many(&bench, &upkeep, 3, 4, &[]).await;
+    let loaded = append_many(&bench, &maintenance, 3, 4, &[]).await;
     let mut specs: Vec<i32> = list::of_head(&loaded, &FileCache::new(0))
         .await
         .unwrap()
@@ -237,13 +237,13 @@ async fn manifests_whose_partition_column_was_dropped_are_left_alone() {
 async fn a_manifest_that_cannot_be_understood_is_left_alone_and_not_tried_again() {
     let bench = Bench::new().await;
     bench.create_with("", &[THREE]).await;
-    let loaded = append_many(&bench, &Upkeep::new(CACHE, false), 0, 3, &[]).await;
+    let loaded = append_many(&bench, &Maintenance::new(CACHE, false), 0, 3, &[]).await;
     let list = list::of_head(&loaded, &FileCache::new(0)).await.unwrap();
     let broken = &list[1].manifest_path;
     let output = loaded.io.new_output(broken).unwrap();
     output.write("garbage".into()).await.unwrap();
-    let upkeep = Upkeep::new(CACHE, false);
-    let loaded = append_many(&bench, &upkeep, 3, 3, &[]).await;
+    let maintenance = Maintenance::new(CACHE, false);
+    let loaded = append_many(&bench, &maintenance, 3, 3, &[]).await;
     let paths: Vec<String> = list::of_head(&loaded, &FileCache::new(0))
         .await
         .unwrap()
@@ -251,6 +251,6 @@ async fn a_manifest_that_cannot_be_understood_is_left_alone_and_not_tried_again(
         .map(|manifest| manifest.manifest_path)
         .collect();
     assert!(paths.contains(broken), "the table still says what it says");
-    assert!(upkeep.cache.is_unfit(broken));
+    assert!(maintenance.cache.is_unfit(broken));
     assert!(paths.len() < 6, "the others were merged: {paths:?}");
 }

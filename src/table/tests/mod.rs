@@ -287,11 +287,11 @@ async fn append_at(
     loaded: &LoadedTable,
     pending: &PendingCommit,
     now_ms: i64,
-    upkeep: &Arc<Upkeep>,
+    maintenance: &Arc<Maintenance>,
 ) -> Result<Appended, TableError> {
     let (prepared, view) = (Prepared::on_disk(pending.clone()), forged_view(loaded, pending));
     let permit = Permit::forged(&prepared, &view);
-    let appended = super::commit::append_at(catalog, loaded, permit, now_ms, upkeep).await;
+    let appended = super::commit::append_at(catalog, loaded, permit, now_ms, maintenance).await;
     appended.map_err(NotSent::into_error)
 }
 
@@ -299,11 +299,11 @@ async fn append(
     catalog: &Catalog,
     loaded: &LoadedTable,
     pending: &PendingCommit,
-    upkeep: &Arc<Upkeep>,
+    maintenance: &Arc<Maintenance>,
 ) -> Result<Appended, TableError> {
     let (prepared, view) = (Prepared::on_disk(pending.clone()), forged_view(loaded, pending));
     let permit = Permit::forged(&prepared, &view);
-    super::append(catalog, loaded, permit, upkeep).await.map_err(NotSent::into_error)
+    super::append(catalog, loaded, permit, maintenance).await.map_err(NotSent::into_error)
 }
 
 async fn append_edit(
@@ -319,13 +319,13 @@ fn forged_view(loaded: &LoadedTable, pending: &PendingCommit) -> TableView {
 }
 
 impl Catalog {
-    /// [`append`] without upkeep.
+    /// [`append`] without maintenance.
     async fn commit_append(
         &self,
         loaded: &LoadedTable,
         pending: &PendingCommit,
     ) -> Result<CommitOutcome, TableError> {
-        Ok(append(self, loaded, pending, &Upkeep::none()).await?.outcome)
+        Ok(append(self, loaded, pending, &Maintenance::none()).await?.outcome)
     }
 }
 

@@ -279,10 +279,10 @@ async fn an_expiry_asks_for_the_table_once_more_and_spares_what_was_tagged_meanw
     scripted.metadata = builder.set_ref("audit", tag).unwrap().build().unwrap().metadata;
     scripted.server.text(LOAD, 200, scripted.table()).reply(COMMIT, scripted.applied());
     let commit = pending(&loaded, 3, 4, vec![]);
-    let upkeep = Upkeep::new(1 << 20, true);
+    let maintenance = Maintenance::new(1 << 20, true);
     let hours_later = loaded.metadata.last_updated_ms() + 7_200_000;
     let before = scripted.server.lines().len();
-    let appended = append_at(&catalog, &loaded, &commit, hours_later, &upkeep).await.unwrap();
+    let appended = append_at(&catalog, &loaded, &commit, hours_later, &maintenance).await.unwrap();
     assert_eq!(scripted.server.lines()[before..], [LOAD, COMMIT]);
     let body = scripted.server.asked().pop().unwrap().body;
     let body: serde_json::Value = serde_json::from_str(&body).unwrap();
@@ -298,7 +298,7 @@ async fn an_expiry_asks_for_the_table_once_more_and_spares_what_was_tagged_meanw
     for snapshot in table.metadata.snapshots() {
         assert!(table.io.exists(snapshot.manifest_list()).await.unwrap());
     }
-    assert_eq!(upkeep.totals().removed_files, 1);
+    assert_eq!(maintenance.totals().removed_files, 1);
 }
 
 #[tokio::test]

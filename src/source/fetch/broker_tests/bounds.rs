@@ -39,12 +39,12 @@ fn bounded(brokers: i32) {
     }
     rig.read_all();
     // Those buffers were enough for all answers, but for those of idle brokers now.
-    let lane = rig.fetcher.lock().lanes[0].clone();
-    rig.fetcher.release(&rig.world.partitions().into_iter().map(tp).collect::<Vec<_>>());
+    let fetch = rig.fetcher.lock().shards[0].clone();
+    rig.fetcher.revoke(&rig.world.partitions().into_iter().map(tp).collect::<Vec<_>>());
     until("the threads to end", || rig.brokers.values().all(|broker| broker.open() == 0));
     rig.poll(Duration::ZERO);
     let used: Vec<Vec<u8>> =
-        std::iter::repeat_with(|| lane.buffer()).take_while(|buffer| !buffer.is_empty()).collect();
+        std::iter::repeat_with(|| fetch.buffer()).take_while(|buffer| !buffer.is_empty()).collect();
     assert!((1..=ready + 1).contains(&used.len()), "{} buffers", used.len());
 }
 
@@ -65,12 +65,12 @@ fn a_huge_batch_does_not_leave_its_buffer_behind() {
     rig.world.append(0, 1, 10);
     rig.take_all();
     rig.read_all();
-    let lane = rig.fetcher.lock().lanes[0].clone();
-    rig.release(0);
+    let fetch = rig.fetcher.lock().shards[0].clone();
+    rig.revoke(0);
     until("the thread to end", || rig.broker().open() == 0);
     rig.poll(Duration::ZERO);
     let kept: usize =
-        std::iter::repeat_with(|| lane.buffer().capacity()).take_while(|c| *c > 0).sum();
+        std::iter::repeat_with(|| fetch.buffer().capacity()).take_while(|c| *c > 0).sum();
     assert!(kept < 9 << 20, "{kept}");
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::connection::ExchangeError;
-use super::super::lane::{Chunk, Cluster, Lane, Section};
-use super::super::reading::Content;
+use super::super::partition_fetch::Content;
+use super::super::shard_fetch::{Chunk, Cluster, Section, ShardFetch};
 use super::broker::{Trick, new_address};
 use super::{Rig, SMALL, topics, until};
 use crate::source::PartitionId;
@@ -104,7 +104,7 @@ fn a_connection_that_fails_later_is_made_again_where_reading_was() {
 fn a_broker_that_fails_again_and_again_is_left_alone_longer_and_longer() {
     let rig = rig();
     rig.broker().on_accept(&[Trick::Close; 4]);
-    rig.take(0, 0);
+    rig.assign(0, 0);
     until("five connections", || rig.broker().accepted().len() == 5);
     let accepted = rig.broker().accepted();
     // A connection is counted before it is closed, so these are the whole waits.
@@ -140,8 +140,8 @@ fn a_broker_that_asks_to_be_left_alone_is_left_alone_whatever_changes() {
     let paused = pause_after(Trick::Throttle(700), |rig| {
         // As another broker leads or partitions come and go.
         for _ in 0..3 {
-            rig.release(1);
-            rig.take(1, 0);
+            rig.revoke(1);
+            rig.assign(1, 0);
         }
     });
     assert!(paused >= Duration::from_millis(700), "{paused:?}");
@@ -165,14 +165,14 @@ fn a_broker_that_does_not_let_us_in_for_long_fails_what_it_leads_and_nothing_els
         brokers: [0, 1].map(|id| (id, new_address())).into(),
         leaders: [(0.into(), 0), (1.into(), 1), (2.into(), 0)].into(),
     };
-    let lane = Lane::new(&topics(), SMALL, &Arc::default());
+    let fetch = ShardFetch::new(&topics(), SMALL, &Arc::default());
     for partition in [0, 1, 2] {
-        lane.take(partition.into(), 5, 7);
+        fetch.assign(partition.into(), 5, 7);
     }
-    lane.set_cluster(&Arc::new(cluster));
-    lane.refuse(0, "kafka:9092", "no such user");
+    fetch.set_cluster(&Arc::new(cluster));
+    fetch.refuse(0, "kafka:9092", "no such user");
     // It was said already.
-    lane.refuse(0, "kafka:9092", "no such user");
+    fetch.refuse(0, "kafka:9092", "no such user");
     let failed = |chunk: Chunk| -> Vec<(PartitionId, String)> {
         let error = |section: Section| match section.content {
             Content::Failed(error) => (section.partition, error.to_string()),
@@ -181,12 +181,12 @@ fn a_broker_that_does_not_let_us_in_for_long_fails_what_it_leads_and_nothing_els
         chunk.sections.map(error).collect()
     };
     let text = "cannot fetch from the broker at kafka:9092: no such user";
-    let first = failed(lane.next_chunk(Duration::ZERO).unwrap());
+    let first = failed(fetch.next_chunk(Duration::ZERO).unwrap());
     assert_eq!(first, [0, 2].map(|partition| (partition.into(), text.to_owned())));
-    assert!(lane.next_chunk(Duration::ZERO).is_none());
+    assert!(fetch.next_chunk(Duration::ZERO).is_none());
     // What the other one leads is still asked for.
-    assert!(lane.plan(0).is_none());
-    assert_eq!(lane.plan(1).unwrap().wanted.len(), 1);
+    assert!(fetch.plan(0).is_none());
+    assert_eq!(fetch.plan(1).unwrap().wanted.len(), 1);
 }
 
 #[test]

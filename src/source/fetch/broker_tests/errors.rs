@@ -71,7 +71,7 @@ fn an_offset_that_only_a_leader_of_before_does_not_have_is_asked_for_again() {
 #[test]
 fn an_offset_behind_the_end_of_the_log_is_out_of_range() {
     let mut rig = rig();
-    rig.take(0, 101);
+    rig.assign(0, 101);
     rig.read_until("the failure", |got| !got.failed.is_empty());
     let (partition, error) = rig.got.failed.remove(0);
     assert!(matches!(error, SourceError::OutOfRange { offset: 101, .. }), "{error}");
@@ -124,7 +124,7 @@ fn codes_that_pass_by_themselves_are_waited_out() {
 fn a_partition_that_cannot_be_served_is_not_asked_for_at_once_again() {
     let rig = rig();
     rig.world.refuse(0, &[6; 5]);
-    rig.take(0, 0);
+    rig.assign(0, 0);
     until("six requests", || rig.broker().asked().len() >= 6);
     let asked = rig.broker().asked();
     let lasted = asked[5] - asked[0];
@@ -167,8 +167,8 @@ fn a_failed_partition_that_is_released_and_taken_again_is_read_again() {
     rig.world.damage(0, 40, |bytes| *bytes.last_mut().unwrap() ^= 1);
     fails_at(&mut rig, 40);
     rig.world.damage(0, 40, |bytes| *bytes.last_mut().unwrap() ^= 1);
-    rig.release(0);
-    rig.take(0, 40);
+    rig.revoke(0);
+    rig.assign(0, 40);
     rig.read_all();
     rig.got.assert_all(0, 0..110);
 }

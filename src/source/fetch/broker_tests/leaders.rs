@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::broker::{Broker, new_address};
 use super::{Rig, SMALL, until};
-use crate::source::fetch::lane::Cluster;
+use crate::source::fetch::shard_fetch::Cluster;
 
 fn append(rig: &Rig, batches: usize) {
     for partition in rig.world.partitions() {
@@ -170,10 +170,10 @@ fn a_broker_that_leads_nothing_any_more_is_left_and_found_again() {
     assert_all(&rig);
     assert_eq!(rig.broker().accepted().len(), 2);
     // The same if its partition is released and taken again.
-    rig.release(0);
+    rig.revoke(0);
     until("the connection to be closed", || rig.broker().open() == 0);
     append(&rig, 3);
-    rig.take(0, rig.got.next(0).unwrap());
+    rig.assign(0, rig.got.next(0).unwrap());
     rig.read_all();
     assert_all(&rig);
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use broker::{Broker, World, payload};
 
-use super::lane::Cluster;
+use super::shard_fetch::Cluster;
 use super::{FetchQueue, Fetcher, Security};
 use crate::protocol::{Offset, TopicPartition};
 use crate::source::{PartitionId, Polled, Share, SourceError, TopicIndex, Topics};
@@ -90,17 +90,17 @@ impl Rig {
         self.fetcher.set_cluster(self.cluster()).unwrap();
     }
 
-    fn take(&self, partition: impl Into<PartitionId>, start: Offset) {
-        self.fetcher.take(&[share(partition, start)]).unwrap();
+    fn assign(&self, partition: impl Into<PartitionId>, start: Offset) {
+        self.fetcher.assign(&[share(partition, start)]).unwrap();
     }
 
     fn take_all(&self) {
         let partitions = self.world.partitions().into_iter();
-        self.fetcher.take(&partitions.map(|id| share(id, 0)).collect::<Vec<_>>()).unwrap();
+        self.fetcher.assign(&partitions.map(|id| share(id, 0)).collect::<Vec<_>>()).unwrap();
     }
 
-    fn release(&self, partition: impl Into<PartitionId>) {
-        self.fetcher.release(&[tp(partition)]);
+    fn revoke(&self, partition: impl Into<PartitionId>) {
+        self.fetcher.revoke(&[tp(partition)]);
     }
 
     fn log_end(&self, partition: impl Into<PartitionId>) -> Option<Offset> {

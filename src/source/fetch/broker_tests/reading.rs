@@ -74,7 +74,7 @@ fn reading_begins_in_the_middle_of_a_batch() {
     let mut rig = Rig::new(1, 1, SMALL);
     rig.world.append(0, 100, 50);
     rig.world.append(0, 100, 50);
-    rig.take(0, 142);
+    rig.assign(0, 142);
     rig.read_all();
     rig.got.assert_all(0, 142..200);
 }
@@ -151,9 +151,9 @@ fn a_partition_that_is_taken_while_the_others_are_idle_is_read() {
     let mut rig = Rig::new(1, 2, SMALL);
     rig.world.append(0, 10, 10);
     rig.world.append(1, 10, 10);
-    rig.take(0, 0);
+    rig.assign(0, 0);
     rig.read([0]);
-    rig.take(1, 0);
+    rig.assign(1, 0);
     rig.read([1]);
     assert_eq!(rig.poll(Duration::ZERO), 0);
     rig.got.assert_all(1, 0..10);

@@ -28,10 +28,10 @@ fn reads_from(rig: &mut Rig, start: Offset) {
 fn retaken_on_the_way(first: Offset, second: Offset) {
     let mut rig = rig();
     rig.broker().hold(true);
-    rig.take(0, first);
+    rig.assign(0, first);
     until("an answer on its way", || rig.broker().held() == 1);
-    rig.release(0);
-    rig.take(0, second);
+    rig.revoke(0);
+    rig.assign(0, second);
     rig.broker().hold(false);
     reads_from(&mut rig, second);
 }
@@ -52,12 +52,12 @@ fn retaken_while_it_waits(first: Offset, second: Offset) {
     rig.world.append(0, BATCH, 10);
     rig.world.append(0, BATCH, 10);
     rig.world.append(1, 1, 10);
-    rig.take(1, 0);
+    rig.assign(1, 0);
     until("the answer before", || rig.brokers[&1].served() == 1);
-    rig.take(0, first);
+    rig.assign(0, first);
     until("the answer", || rig.broker().served() == 1);
-    rig.release(0);
-    rig.take(0, second);
+    rig.revoke(0);
+    rig.assign(0, second);
     rig.read([0, 1]);
     rig.got.assert_all(0, second..2 * BATCH);
     assert_eq!(rig.positions(), of_first([(0, 2 * BATCH), (1, 1)]));
@@ -75,15 +75,15 @@ fn an_answer_that_waits_is_not_of_the_assignment_that_follows_from_a_lower_offse
 
 fn retaken_half_read(second: Offset) {
     let mut rig = rig();
-    rig.take(0, 100);
+    rig.assign(0, 100);
     rig.read_until("a part of the answer", |got| got.count() > 0);
     let half = rig.got.next(0).unwrap();
     assert!(half < BATCH, "{half}");
     assert_eq!(rig.positions(), of_first([(0, half)]));
-    rig.release(0);
+    rig.revoke(0);
     assert!(rig.positions().is_empty());
     assert_eq!(rig.poll(Duration::ZERO), 0);
-    rig.take(0, second);
+    rig.assign(0, second);
     reads_from(&mut rig, second);
 }
 
@@ -100,10 +100,10 @@ fn an_answer_half_read_is_not_of_the_assignment_that_follows_from_a_lower_offset
 #[test]
 fn an_answer_half_read_is_not_of_the_assignment_that_follows_at_once() {
     let mut rig = rig();
-    rig.take(0, 100);
+    rig.assign(0, 100);
     rig.read_until("a part of the answer", |got| got.count() > 0);
-    rig.release(0);
-    rig.take(0, 10);
+    rig.revoke(0);
+    rig.assign(0, 10);
     reads_from(&mut rig, 10);
 }
 
@@ -112,10 +112,10 @@ fn a_failure_of_an_earlier_assignment_is_not_told() {
     let mut rig = rig();
     rig.broker().hold(true);
     // Behind the end of the log.
-    rig.take(0, 9000);
+    rig.assign(0, 9000);
     until("an answer on its way", || rig.broker().held() == 1);
-    rig.release(0);
-    rig.take(0, 0);
+    rig.revoke(0);
+    rig.assign(0, 0);
     rig.broker().hold(false);
     reads_from(&mut rig, 0);
 }
@@ -123,10 +123,10 @@ fn a_failure_of_an_earlier_assignment_is_not_told() {
 #[test]
 fn a_released_partition_has_no_end_of_its_log() {
     let mut rig = rig();
-    rig.take(0, 0);
+    rig.assign(0, 0);
     rig.read([0]);
     assert_eq!(rig.log_end(0), Some(2 * BATCH));
-    rig.release(0);
+    rig.revoke(0);
     assert_eq!(rig.log_end(0), None);
     assert_eq!(rig.log_end(1), None);
 }

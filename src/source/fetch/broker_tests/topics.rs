@@ -118,7 +118,7 @@ fn renamed(name: &'static str, read: &[PartitionId]) {
     let mut rig = rig();
     rig.broker().on_fetch(&[Trick::Rename(name)]);
     let shares: Vec<_> = read.iter().map(|id| super::share(*id, 0)).collect();
-    rig.fetcher.take(&shares).unwrap();
+    rig.fetcher.assign(&shares).unwrap();
     rig.read(read.iter().copied());
     for id in read {
         rig.got.assert_all(*id, 0..100);
@@ -142,7 +142,7 @@ fn a_partition_that_is_released_is_not_the_one_of_the_same_number_of_another_top
     let mut rig = rig();
     rig.take_all();
     rig.read_all();
-    rig.release(at(1, 1));
+    rig.revoke(at(1, 1));
     append(&rig, 5);
     let others = [at(0, 0), at(0, 1), at(1, 0), at(1, 2)];
     rig.read(others);
@@ -153,7 +153,7 @@ fn a_partition_that_is_released_is_not_the_one_of_the_same_number_of_another_top
     rig.got.assert_all(at(1, 1), 0..100);
     assert_eq!(rig.positions(), others.map(|id| (id, 150)));
     assert_eq!((rig.log_end(at(1, 1)), rig.log_end(at(0, 1))), (None, Some(150)));
-    rig.take(at(1, 1), 100);
+    rig.assign(at(1, 1), 100);
     rig.read_all();
     assert_all(&rig);
 }
@@ -163,6 +163,6 @@ fn a_partition_of_a_topic_that_is_not_read_is_refused() {
     let rig = rig();
     let mut share = super::share(0, 0);
     share.tp.topic = String::from("refunds");
-    let error = rig.fetcher.take(&[share]).unwrap_err();
+    let error = rig.fetcher.assign(&[share]).unwrap_err();
     assert!(error.to_string().contains("refunds[0]"), "{error}");
 }

@@ -1,18 +1,18 @@
-//! The lane and its queue, where threads meet, in every order in which they may take turns. The
+//! A shard's fetch and its queue, where threads meet, in every order in which they may take turns. The
 //! files under test are the product's, compiled a second time with a [`sync`] that decides whose
 //! turn it is.
 
 mod sync;
 
 // What the two files name as their neighbours.
-use super::{connection, reader, reading, turns, wire};
+use super::{connection, partition_fetch, reader, round_robin, wire};
 
-#[allow(clippy::duplicate_mod, dead_code, reason = "the product's file, with another `sync`")]
-#[path = "../lane.rs"]
-mod lane;
-#[allow(clippy::duplicate_mod, dead_code, reason = "the product's file, with another `lane`")]
+#[allow(clippy::duplicate_mod, dead_code, reason = "the product's file, with another `fetch`")]
 #[path = "../queue.rs"]
 mod queue;
+#[allow(clippy::duplicate_mod, dead_code, reason = "the product's file, with another `sync`")]
+#[path = "../shard_fetch.rs"]
+mod shard_fetch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use connection::Address;
-use lane::{Cluster, Lane, Plan};
 use queue::FetchQueue;
+use shard_fetch::{Cluster, Plan, ShardFetch};
 use sync::{Ways, explore, wait_until};
 use wire::{Answer, Fetched};
 
@@ -49,14 +49,14 @@ fn cluster(leaders: &[(i32, i32)]) -> Arc<Cluster> {
     })
 }
 
-/// A lane that reads these partitions from their beginning, each from a broker.
-fn lane(leaders: &[(i32, i32)]) -> Arc<Lane> {
-    let lane = Arc::new(Lane::new(&Topics::new(["t"]), 1 << 20, &Arc::default()));
+/// A shard's fetch that reads these partitions from their beginning, each from a broker.
+fn fetch(leaders: &[(i32, i32)]) -> Arc<ShardFetch> {
+    let fetch = Arc::new(ShardFetch::new(&Topics::new(["t"]), 1 << 20, &Arc::default()));
     for (number, _) in leaders {
-        lane.take(partition(*number), 0, 1);
+        fetch.assign(partition(*number), 0, 1);
     }
-    lane.set_cluster(&cluster(leaders));
-    lane
+    fetch.set_cluster(&cluster(leaders));
+    fetch
 }
 
 /// What a broker answers: the next record of each partition, as far as there is one.
@@ -83,28 +83,28 @@ fn answer(plan: &Plan, buffer: &mut Vec<u8>) -> Answer {
 
 /// As [`super::worker::Worker::run`], with a broker that answers at once while it has records; without
 /// any it keeps its answer until `more` holds, or for ever. Counts what it gives.
-fn work(lane: &Lane, broker: i32, given: &AtomicUsize, more: Option<&Arc<AtomicBool>>) {
+fn work(fetch: &ShardFetch, broker: i32, given: &AtomicUsize, more: Option<&Arc<AtomicBool>>) {
     loop {
         let none_comes = more.is_none_or(|more| more.load(SeqCst));
-        let Some(plan) = lane.plan(broker) else { return };
+        let Some(plan) = fetch.plan(broker) else { return };
         if plan.wanted.iter().all(|wanted| wanted.offset >= RECORDS) {
             match more.cloned() {
                 Some(more) if !none_comes => wait_until(move || more.load(SeqCst)),
                 _ => return,
             }
         }
-        let mut buffer = lane.buffer();
+        let mut buffer = fetch.buffer();
         let answer = answer(&plan, &mut buffer);
-        if !lane.accept(&plan, answer, buffer) {
+        if !fetch.accept(&plan, answer, buffer) {
             return;
         }
         given.fetch_add(1, SeqCst);
     }
 }
 
-fn worker(lane: &Arc<Lane>, broker: i32, given: &Arc<AtomicUsize>) -> Body {
-    let (lane, given) = (lane.clone(), given.clone());
-    Box::new(move || work(&lane, broker, &given, None))
+fn worker(fetch: &Arc<ShardFetch>, broker: i32, given: &Arc<AtomicUsize>) -> Body {
+    let (fetch, given) = (fetch.clone(), given.clone());
+    Box::new(move || work(&fetch, broker, &given, None))
 }
 
 /// Polls once, for as long as it takes.
@@ -139,9 +139,9 @@ fn in_all_ways(threads: impl Fn() -> Vec<Body> + Clone + Send + Sync + 'static) 
 #[test]
 fn two_brokers_answers_come_each_once_and_no_more_than_two_are_held() {
     in_all_ways(|| {
-        let lane = lane(&[(0, 1), (1, 2)]);
+        let fetch = fetch(&[(0, 1), (1, 2)]);
         let given = Arc::new(AtomicUsize::new(0));
-        let mut queue = FetchQueue::new(lane.clone());
+        let mut queue = FetchQueue::new(fetch.clone());
         let handed = given.clone();
         let reader = move || {
             let (mut got, mut count) = (BTreeMap::<i32, Vec<Offset>>::new(), 0);
@@ -161,24 +161,24 @@ fn two_brokers_answers_come_each_once_and_no_more_than_two_are_held() {
             }
             assert_eq!(got, BTreeMap::from([(0, vec![0, 1]), (1, vec![0, 1])]));
         };
-        vec![worker(&lane, 1, &given), worker(&lane, 2, &given), Box::new(reader)]
+        vec![worker(&fetch, 1, &given), worker(&fetch, 2, &given), Box::new(reader)]
     });
 }
 
 #[test]
-fn a_partition_released_while_its_answer_comes_begins_anew_where_it_is_taken() {
+fn a_partition_revoked_while_its_answer_comes_begins_anew_where_it_is_assigned() {
     in_all_ways(|| {
-        let lane = lane(&[(0, 1)]);
+        let fetch = fetch(&[(0, 1)]);
         let given = Arc::new(AtomicUsize::new(0));
         let [begun, taken] = [false; 2].map(|not_yet| Arc::new(AtomicBool::new(not_yet)));
-        let mut queue = FetchQueue::new(lane.clone());
-        let (fetched, more) = (lane.clone(), taken.clone());
-        let fetch = move || work(&fetched, 1, &given, Some(&more));
-        let (changed, begins) = (lane, begun.clone());
+        let mut queue = FetchQueue::new(fetch.clone());
+        let (fetched, more) = (fetch.clone(), taken.clone());
+        let ask = move || work(&fetched, 1, &given, Some(&more));
+        let (changed, begins) = (fetch, begun.clone());
         let change = move || {
             begins.store(true, SeqCst);
-            changed.release(partition(0));
-            changed.take(partition(0), 1, 2);
+            changed.revoke(partition(0));
+            changed.assign(partition(0), 1, 2);
             // A worker that found nothing to read has ended; another takes its place.
             let lost = changed.set_cluster(&cluster(&[(0, 1)]));
             taken.store(true, SeqCst);
@@ -196,18 +196,18 @@ fn a_partition_released_while_its_answer_comes_begins_anew_where_it_is_taken() {
             let ways: [&[Offset]; 3] = [&[1], &[0, 1], &[0, 1, 1]];
             assert!(ways.contains(&&got[..]), "{got:?}");
         };
-        vec![Box::new(fetch), Box::new(change), Box::new(read)]
+        vec![Box::new(ask), Box::new(change), Box::new(read)]
     });
 }
 
 #[test]
 fn an_answer_that_was_let_go_while_it_waited_gives_its_room_to_the_next() {
     in_all_ways(|| {
-        let lane = lane(&[(0, 1), (1, 2), (2, 3)]);
+        let fetch = fetch(&[(0, 1), (1, 2), (2, 3)]);
         let given = Arc::new(AtomicUsize::new(0));
-        let mut queue = FetchQueue::new(lane.clone());
-        let workers = [1, 2, 3].map(|broker| worker(&lane, broker, &given));
-        let release = move || lane.release(partition(1));
+        let mut queue = FetchQueue::new(fetch.clone());
+        let workers = [1, 2, 3].map(|broker| worker(&fetch, broker, &given));
+        let revoke = move || fetch.revoke(partition(1));
         let read = move || {
             let mut got = BTreeMap::<i32, Vec<Offset>>::new();
             let all =
@@ -217,21 +217,21 @@ fn an_answer_that_was_let_go_while_it_waited_gives_its_room_to_the_next() {
             }
             assert!(got.values().all(|got| [&[0][..], &[0, 1]].contains(&&got[..])), "{got:?}");
         };
-        workers.into_iter().chain([Box::new(release) as Body, Box::new(read)]).collect()
+        workers.into_iter().chain([Box::new(revoke) as Body, Box::new(read)]).collect()
     });
 }
 
 #[test]
 fn all_threads_end_when_the_shard_is_gone() {
     in_all_ways(|| {
-        let lane = lane(&[(0, 1), (1, 2)]);
+        let fetch = fetch(&[(0, 1), (1, 2)]);
         let given = Arc::new(AtomicUsize::new(0));
-        let mut queue = FetchQueue::new(lane.clone());
-        let workers = [1, 2].map(|broker| worker(&lane, broker, &given));
-        let resting = lane.clone();
+        let mut queue = FetchQueue::new(fetch.clone());
+        let workers = [1, 2].map(|broker| worker(&fetch, broker, &given));
+        let resting = fetch.clone();
         let rest = move || assert!(!resting.rest(FOR_EVER));
         // Leads nothing that may be read before it was stopped.
-        let idle = move || assert!(!lane.pause(FOR_EVER) || lane.plan(3).is_none());
+        let idle = move || assert!(!fetch.pause(FOR_EVER) || fetch.plan(3).is_none());
         let read = move || poll(&mut queue, &mut BTreeMap::new());
         let others = [Box::new(rest) as Body, Box::new(idle), Box::new(read)];
         workers.into_iter().chain(others).collect()
@@ -241,13 +241,13 @@ fn all_threads_end_when_the_shard_is_gone() {
 #[test]
 fn a_partition_that_changes_its_leader_is_read_on_and_nothing_twice() {
     in_all_ways(|| {
-        let lane = lane(&[(0, 1)]);
+        let fetch = fetch(&[(0, 1)]);
         let given = Arc::new(AtomicUsize::new(0));
-        let mut queue = FetchQueue::new(lane.clone());
-        let first = worker(&lane, 1, &given);
+        let mut queue = FetchQueue::new(fetch.clone());
+        let first = worker(&fetch, 1, &given);
         let lead = move || {
-            for broker in lane.set_cluster(&cluster(&[(0, 2)])) {
-                work(&lane, broker, &given, None);
+            for broker in fetch.set_cluster(&cluster(&[(0, 2)])) {
+                work(&fetch, broker, &given, None);
             }
         };
         let read = move || {
@@ -261,11 +261,11 @@ fn a_partition_that_changes_its_leader_is_read_on_and_nothing_twice() {
 #[test]
 fn a_broker_that_is_given_up_is_told_to_a_shard_that_waits() {
     in_all_ways(|| {
-        let lane = lane(&[(0, 1), (1, 2)]);
+        let fetch = fetch(&[(0, 1), (1, 2)]);
         let given = Arc::new(AtomicUsize::new(0));
-        let mut queue = FetchQueue::new(lane.clone());
-        let other = worker(&lane, 2, &given);
-        let refuse = move || lane.refuse(1, "b1:1", "no");
+        let mut queue = FetchQueue::new(fetch.clone());
+        let other = worker(&fetch, 2, &given);
+        let refuse = move || fetch.refuse(1, "b1:1", "no");
         let read = move || {
             let (mut got, mut failed) = (Vec::new(), 0);
             while failed == 0 || got.len() < 2 {

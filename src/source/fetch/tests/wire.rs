@@ -21,7 +21,7 @@ use crate::source::fetch::wire::{
 };
 
 /// What is asked for.
-const TOPIC: &str = "readings";
+const TOPIC: &str = "partitions";
 /// What is read as well.
 const OTHER: &str = "alarms";
 

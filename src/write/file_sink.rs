@@ -45,7 +45,7 @@ impl Refusal {
 /// Takes what the encoder has finished and gives it to the store: local files at once, uploads on
 /// a task of their own, so that rows are encoded meanwhile. Holds back the encoder where the store
 /// is slower. Used on a plain thread only.
-pub(super) struct Outlet {
+pub(super) struct FileSink {
     chunk: Vec<u8>,
     way: Way,
     runtime: Handle,
@@ -88,7 +88,7 @@ enum Way {
 
 type Carried = (Box<dyn FileWrite>, Result<(), iceberg::Error>);
 
-impl Outlet {
+impl FileSink {
     /// Into a local file, on the thread that writes.
     pub(super) fn here(sink: Box<dyn FileWrite>, runtime: Handle) -> Self {
         Self { chunk: Vec::new(), way: Way::Here(sink), runtime, sent: 0, refusal: None }
@@ -225,7 +225,7 @@ impl Outlet {
     }
 }
 
-impl io::Write for Outlet {
+impl io::Write for FileSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.chunk.extend_from_slice(bytes);
         if self.chunk.len() >= CHUNK {
@@ -302,11 +302,11 @@ mod tests {
         }
     }
 
-    /// An outlet of either way into a store that takes so many chunks.
-    fn outlets(takes: usize, each: impl Fn(Outlet, Arc<Mutex<Vec<u8>>>, Arc<Mutex<bool>>)) {
+    /// A sink of either way into a store that takes so many chunks.
+    fn outlets(takes: usize, each: impl Fn(FileSink, Arc<Mutex<Vec<u8>>>, Arc<Mutex<bool>>)) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
         let runtime = runtime.unwrap();
-        for way in [Outlet::here, Outlet::aside] {
+        for way in [FileSink::here, FileSink::aside] {
             let (taken, closed) = (Arc::default(), Arc::default());
             let store = Store { takes, taken: Arc::clone(&taken), closed: Arc::clone(&closed) };
             each(way(Box::new(store), runtime.handle().clone()), taken, closed);
@@ -319,35 +319,35 @@ mod tests {
 
     #[test]
     fn every_byte_arrives_in_order_and_the_file_is_closed() {
-        outlets(usize::MAX, |mut outlet, taken, closed| {
+        outlets(usize::MAX, |mut sink, taken, closed| {
             let all = bytes(9 * CHUNK + 77);
             for part in all.chunks(10_007) {
-                outlet.write_all(part).unwrap();
+                sink.write_all(part).unwrap();
             }
-            assert_eq!(outlet.taken(), all.len() as u64);
-            assert!(outlet.sent() <= outlet.taken() && outlet.waiting() > 0);
-            outlet.close().ok().unwrap().wait().ok().unwrap();
+            assert_eq!(sink.taken(), all.len() as u64);
+            assert!(sink.sent() <= sink.taken() && sink.waiting() > 0);
+            sink.close().ok().unwrap().wait().ok().unwrap();
             assert!(*taken.lock().unwrap() == all && *closed.lock().unwrap());
         });
     }
 
     #[test]
     fn what_the_store_said_is_told_by_the_write_that_meets_it_or_by_the_end() {
-        outlets(1, |mut outlet, _, closed| {
+        outlets(1, |mut sink, _, closed| {
             let part = bytes(CHUNK);
             // However far ahead of the store the encoder is, it is held back at last.
-            let failed = (0..WAITING + 4).find_map(|_| outlet.write_all(&part).err());
+            let failed = (0..WAITING + 4).find_map(|_| sink.write_all(&part).err());
             assert!(failed.is_some());
-            let error = format!("{:?}", outlet.take_refusal().unwrap().of("a/b"));
+            let error = format!("{:?}", sink.take_refusal().unwrap().of("a/b"));
             assert!(error.contains("no more room") && error.contains("a/b"), "{error}");
-            assert!(outlet.write_all(&part).is_err());
+            assert!(sink.write_all(&part).is_err());
             // Parts of an upload must not stay behind unseen.
-            outlet.abandon().unwrap();
+            sink.abandon().unwrap();
             assert!(*closed.lock().unwrap());
         });
-        outlets(0, |mut outlet, _, _| {
-            outlet.write_all(b"few").unwrap();
-            let ended = outlet.close().and_then(Closing::wait);
+        outlets(0, |mut sink, _, _| {
+            sink.write_all(b"few").unwrap();
+            let ended = sink.close().and_then(Closing::wait);
             let error = format!("{:?}", ended.err().unwrap().of("a/b"));
             assert!(error.contains("no more room"), "{error}");
         });
@@ -355,9 +355,9 @@ mod tests {
 
     #[test]
     fn a_file_that_is_abandoned_is_closed_all_the_same() {
-        outlets(usize::MAX, |mut outlet, _, closed| {
-            outlet.write_all(&bytes(3 * CHUNK)).unwrap();
-            outlet.abandon().unwrap();
+        outlets(usize::MAX, |mut sink, _, closed| {
+            sink.write_all(&bytes(3 * CHUNK)).unwrap();
+            sink.abandon().unwrap();
             assert!(*closed.lock().unwrap());
         });
     }

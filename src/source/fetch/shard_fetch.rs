@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use rdkafka::metadata::{MetadataBroker, MetadataTopic};
 
 use super::connection::Address;
-use super::reading::{BACKOFF, Content, Reading};
+use super::partition_fetch::{BACKOFF, Content, PartitionFetch};
+use super::round_robin::RoundRobin;
 use super::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use super::turns::Turns;
 use super::wire::{Answer, Fetched, Limits, Wanted};
 use crate::protocol::Offset;
 use crate::source::{PartitionId, SourceError, TopicIndex, Topics};
@@ -66,17 +66,17 @@ pub(super) struct Plan {
     pub(super) wanted: Vec<Wanted>,
     pub(super) limits: Limits,
     broker: i32,
-    /// Tells it from the lane's other plans. Not 0.
+    /// Tells it from the shard's other plans. Not 0.
     number: u64,
 }
 
 #[derive(Default)]
 struct State {
-    readings: BTreeMap<PartitionId, Reading>,
+    partitions: BTreeMap<PartitionId, PartitionFetch>,
     cluster: Arc<Cluster>,
     /// Brokers that have a thread.
     workers: BTreeSet<i32>,
-    turns: BTreeMap<i32, Turns>,
+    round_robin: BTreeMap<i32, RoundRobin>,
     plans: u64,
     answers: u64,
     stopped: bool,
@@ -96,7 +96,7 @@ impl State {
 
     /// Partitions that are read, each with its leader.
     fn leaders(&self) -> impl Iterator<Item = Option<i32>> {
-        let read = self.readings.iter().filter(|(_, reading)| !reading.failed);
+        let read = self.partitions.iter().filter(|(_, fetch)| !fetch.failed);
         read.map(|(partition, _)| self.leader(*partition))
     }
 
@@ -109,7 +109,7 @@ impl State {
 }
 
 /// See the module.
-pub(super) struct Lane {
+pub(super) struct ShardFetch {
     pub(super) topics: Topics,
     queue_bytes: u64,
     state: Mutex<State>,
@@ -122,7 +122,7 @@ pub(super) struct Lane {
     leaders_wanted: Arc<AtomicBool>,
 }
 
-impl Lane {
+impl ShardFetch {
     pub(super) fn new(topics: &Topics, queue_bytes: u64, leaders_wanted: &Arc<AtomicBool>) -> Self {
         Self {
             topics: topics.clone(),
@@ -136,14 +136,14 @@ impl Lane {
     }
 
     /// Begins to read a partition. What was fetched of it before is not of this assignment.
-    pub(super) fn take(&self, partition: PartitionId, start: Offset, token: u64) {
-        self.lock().readings.insert(partition, Reading::new(token, start));
+    pub(super) fn assign(&self, partition: PartitionId, start: Offset, token: u64) {
+        self.lock().partitions.insert(partition, PartitionFetch::new(token, start));
         self.changed.notify_all();
     }
 
     /// Ends to read a partition: nothing of it is handed over from now on.
-    pub(super) fn release(&self, partition: PartitionId) {
-        self.lock().readings.remove(&partition);
+    pub(super) fn revoke(&self, partition: PartitionId) {
+        self.lock().partitions.remove(&partition);
         self.changed.notify_all();
     }
 
@@ -178,30 +178,30 @@ impl Lane {
 
     /// End of the log of a partition, if it is read here and an answer told it.
     pub(super) fn log_end(&self, partition: PartitionId) -> Option<Offset> {
-        self.lock().readings.get(&partition)?.end
+        self.lock().partitions.get(&partition)?.end
     }
 
     /// Is this the assignment under which a partition is read now?
     pub(super) fn is_current(&self, partition: PartitionId, token: u64) -> bool {
-        self.lock().readings.get(&partition).is_some_and(|reading| reading.token == token)
+        self.lock().partitions.get(&partition).is_some_and(|fetch| fetch.token == token)
     }
 
     /// Keeps those that are of the present assignments.
     pub(super) fn retain_current<T>(&self, of: &mut BTreeMap<PartitionId, (u64, T)>) {
         let state = self.lock();
         of.retain(|partition, (token, _)| {
-            state.readings.get(partition).is_some_and(|reading| reading.token == *token)
+            state.partitions.get(partition).is_some_and(|fetch| fetch.token == *token)
         });
     }
 
     /// Reads nothing more from a partition, and hands nothing more over: it has a hole now.
     pub(super) fn fail(&self, partition: PartitionId, token: u64) {
-        if let Some(reading) = self.lock().readings.get_mut(&partition)
-            && reading.token == token
+        if let Some(fetch) = self.lock().partitions.get_mut(&partition)
+            && fetch.token == token
         {
             // Of no assignment.
-            reading.token = 0;
-            reading.failed = true;
+            fetch.token = 0;
+            fetch.failed = true;
             self.changed.notify_all();
         }
     }
@@ -231,13 +231,13 @@ impl Lane {
             }
             let now = Instant::now();
             let (mut ready, mut wake) = (Vec::new(), None);
-            for (partition, reading) in &state.readings {
-                if reading.failed || state.leader(*partition) != Some(broker) {
+            for (partition, fetch) in &state.partitions {
+                if fetch.failed || state.leader(*partition) != Some(broker) {
                     continue;
                 }
-                match reading.not_before.filter(|time| *time > now) {
+                match fetch.not_before.filter(|time| *time > now) {
                     Some(time) => wake = Some(wake.map_or(time, |w: Instant| w.min(time))),
-                    None => ready.push((reading.served, *partition)),
+                    None => ready.push((fetch.served, *partition)),
                 }
             }
             match state.cluster.brokers.get(&broker).cloned() {
@@ -259,18 +259,18 @@ impl Lane {
         state.plans += 1;
         let number = state.plans;
         ready.sort_unstable();
-        let has_more = |(_, partition): &(u64, PartitionId)| state.readings[partition].has_more();
+        let has_more = |(_, partition): &(u64, PartitionId)| state.partitions[partition].has_more();
         let more: Vec<_> = ready.iter().copied().filter(has_more).collect();
-        let few = state.turns.entry(broker).or_default().next(Instant::now(), more.len());
+        let few = state.round_robin.entry(broker).or_default().next(Instant::now(), more.len());
         if let Some(few) = few {
             ready = more;
             ready.truncate(few);
         }
         let mut wanted = Vec::with_capacity(ready.len());
         for (_, partition) in ready {
-            let Some(reading) = state.readings.get_mut(&partition) else { continue };
-            reading.asked = number;
-            wanted.push(reading.wanted(partition));
+            let Some(fetch) = state.partitions.get_mut(&partition) else { continue };
+            fetch.asked = number;
+            wanted.push(fetch.wanted(partition));
         }
         // One answer is being read by the shard, one waits for it, and each broker's thread has one.
         let bytes = self.queue_bytes / (2 + state.workers.len().max(1) as u64);
@@ -347,18 +347,18 @@ impl Lane {
     /// Gives up what a broker leads: it cannot be read from there.
     pub(super) fn refuse(&self, broker: i32, address: &str, detail: &str) {
         let mut state = self.lock();
-        let read = state.readings.keys().copied();
+        let read = state.partitions.keys().copied();
         let led: Vec<PartitionId> = read.filter(|p| state.leader(*p) == Some(broker)).collect();
         let mut sections = Vec::new();
         for partition in led {
-            let Some(reading) = state.readings.get_mut(&partition) else { continue };
-            if std::mem::replace(&mut reading.failed, true) {
+            let Some(fetch) = state.partitions.get_mut(&partition) else { continue };
+            if std::mem::replace(&mut fetch.failed, true) {
                 continue;
             }
             let error =
                 SourceError::Broker { broker: address.to_owned(), detail: detail.to_owned() };
             let content = Content::Failed(error);
-            sections.push(Section { token: reading.token, partition, content });
+            sections.push(Section { token: fetch.token, partition, content });
         }
         if sections.is_empty() {
             return;
@@ -393,19 +393,19 @@ impl Lane {
         let given = answered.iter().map(|each| each.records.len()).filter(|bytes| *bytes > 0);
         let (count, bytes) = given.fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes));
         let most = usize::try_from(plan.limits.bytes).unwrap_or(0);
-        state.turns.entry(plan.broker).or_default().answered(count, bytes, most);
+        state.round_robin.entry(plan.broker).or_default().answered(count, bytes, most);
         let (mut sections, mut refused) = (Vec::new(), false);
         for fetched in answered {
             let partition = fetched.partition;
-            let Some(reading) = state.readings.get_mut(&partition) else { continue };
-            if reading.asked != plan.number || reading.failed {
+            let Some(fetch) = state.partitions.get_mut(&partition) else { continue };
+            if fetch.asked != plan.number || fetch.failed {
                 continue;
             }
-            reading.asked = 0;
-            let token = reading.token;
+            fetch.asked = 0;
+            let token = fetch.token;
             let tp = self.topics.tp(partition);
-            let content = reading.accept(&tp, fetched, buffer, answers);
-            refused |= reading.is_refused();
+            let content = fetch.accept(&tp, fetched, buffer, answers);
+            refused |= fetch.is_refused();
             sections.extend(content.map(|content| Section { token, partition, content }));
         }
         if refused {
@@ -413,9 +413,9 @@ impl Lane {
         }
         // A broker that says nothing of a partition would say so again at once.
         let later = Instant::now() + BACKOFF;
-        for reading in state.readings.values_mut().filter(|each| each.asked == plan.number) {
-            reading.asked = 0;
-            reading.not_before = Some(later);
+        for fetch in state.partitions.values_mut().filter(|each| each.asked == plan.number) {
+            fetch.asked = 0;
+            fetch.not_before = Some(later);
         }
         sections
     }

@@ -24,7 +24,7 @@ pub(super) enum Content {
 }
 
 /// See the module.
-pub(super) struct Reading {
+pub(super) struct PartitionFetch {
     /// Names the assignment.
     pub(super) token: u64,
     /// The offset to ask for next, and the leader epoch of the record before it.
@@ -47,7 +47,7 @@ pub(super) struct Reading {
     doubt: Option<Instant>,
 }
 
-impl Reading {
+impl PartitionFetch {
     pub(super) fn new(token: u64, start: Offset) -> Self {
         Self {
             token,

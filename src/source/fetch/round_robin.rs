@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 /// others have more than the shard can take.
 const ALL_WITHIN: Duration = Duration::from_secs(1);
 
-/// Turns of the partitions of one broker.
+/// The partitions of one broker take turns.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(super) struct RoundRobin {
     /// How many are enough; none if the last answer had room left.
     few: Option<usize>,
     /// When all were asked for.
     all: Option<Instant>,
 }
 
-impl Turns {
+impl RoundRobin {
     /// How many of the partitions that are known to have `more` to ask for; none means all there
     /// are.
     pub(super) fn next(&mut self, now: Instant, more: usize) -> Option<usize> {
@@ -46,31 +46,31 @@ mod tests {
 
     #[test]
     fn full_answers_make_requests_small_and_answers_with_room_make_them_whole_again() {
-        let (mut turns, now) = (Turns::default(), Instant::now());
-        assert_eq!(turns.next(now, 1000), None);
-        turns.answered(4, 1000, 1000);
-        assert_eq!(turns.next(now, 1000), Some(8));
-        turns.answered(8, 500, 1000);
-        assert_eq!(turns.next(now, 1000), Some(16));
-        turns.answered(16, 499, 1000);
-        assert_eq!(turns.next(now, 1000), None);
+        let (mut round, now) = (RoundRobin::default(), Instant::now());
+        assert_eq!(round.next(now, 1000), None);
+        round.answered(4, 1000, 1000);
+        assert_eq!(round.next(now, 1000), Some(8));
+        round.answered(8, 500, 1000);
+        assert_eq!(round.next(now, 1000), Some(16));
+        round.answered(16, 499, 1000);
+        assert_eq!(round.next(now, 1000), None);
     }
 
     #[test]
     fn all_are_asked_for_where_none_is_known_to_have_more() {
-        let (mut turns, now) = (Turns::default(), Instant::now());
-        assert_eq!(turns.next(now, 0), None);
-        turns.answered(4, 1000, 1000);
-        assert_eq!(turns.next(now, 0), None);
+        let (mut round, now) = (RoundRobin::default(), Instant::now());
+        assert_eq!(round.next(now, 0), None);
+        round.answered(4, 1000, 1000);
+        assert_eq!(round.next(now, 0), None);
     }
 
     #[test]
     fn all_are_asked_for_again_and_again() {
-        let (mut turns, start) = (Turns::default(), Instant::now());
+        let (mut round, start) = (RoundRobin::default(), Instant::now());
         let all = (0..1000).filter(|step| {
             let now = start + ALL_WITHIN / 10 * *step;
-            let all = turns.next(now, 1000).is_none();
-            turns.answered(1, 1000, 1000);
+            let all = round.next(now, 1000).is_none();
+            round.answered(1, 1000, 1000);
             all
         });
         assert_eq!(all.count(), 100);

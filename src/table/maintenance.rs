@@ -8,7 +8,7 @@ use super::ledger::Understood;
 
 /// What is kept between the commits of a process to one table, and what is done along with them.
 /// Commits that share one read nothing that one of them wrote.
-pub struct Upkeep {
+pub struct Maintenance {
     pub(super) cache: FileCache,
     /// What of the journals in the table was looked at.
     pub understood: Understood,
@@ -36,7 +36,7 @@ struct Counters {
 
 /// What was done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct UpkeepTotals {
+pub struct MaintenanceTotals {
     /// Metadata files that commits read from the store.
     pub files_read: u64,
     /// Metadata files that commits wrote.
@@ -53,7 +53,7 @@ pub struct UpkeepTotals {
     pub failed_removals: u64,
 }
 
-impl Upkeep {
+impl Maintenance {
     /// Keeps up to `cache_bytes` of metadata files in memory, and expires snapshots if told to.
     pub fn new(cache_bytes: usize, expire_snapshots: bool) -> Arc<Self> {
         Arc::new(Self {
@@ -74,10 +74,10 @@ impl Upkeep {
     }
 
     /// What was done so far.
-    pub fn totals(&self) -> UpkeepTotals {
+    pub fn totals(&self) -> MaintenanceTotals {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &self.counters;
-        UpkeepTotals {
+        MaintenanceTotals {
             files_read: self.cache.reads(),
             files_written: get(&counters.files_written),
             bytes_written: get(&counters.bytes_written),
@@ -129,7 +129,7 @@ fn add(counter: &AtomicU64, count: usize) {
 }
 
 /// The one place for a sweep; free again when this is dropped.
-pub(super) struct Sweeping(pub(super) Arc<Upkeep>);
+pub(super) struct Sweeping(pub(super) Arc<Maintenance>);
 
 impl Drop for Sweeping {
     fn drop(&mut self) {
