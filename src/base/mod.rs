@@ -6,5 +6,7 @@ pub(crate) mod clock;
 pub(crate) mod durable;
 pub(crate) mod kafka_columns;
 pub(crate) mod location;
+#[cfg(test)]
+pub(crate) mod log_lines;
 pub(crate) mod os_error;
 pub(crate) mod secret;

@@ -1,4 +1,5 @@
 //! A pipeline: topics into tables, as a flow. This module starts a run; its parts carry it.
+
 //!
 //! ```text
 //! shard threads ── reports ──> coordinator ── work ──> committer ──> table
@@ -35,9 +36,10 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
+use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
 use tokio::sync::{OnceCell, mpsc, watch};
 
 use crate::config::Config;
@@ -149,7 +151,7 @@ impl Pipeline {
             Err(Failure::Source(error @ SourceError::MemberReplaced { .. })) => error,
             other => return other,
         };
-        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut replaced = self.replaced.lock();
         let last = replaced.replace(Instant::now());
         if last.is_some_and(|last| last.elapsed() < REPLACED_AGAIN) {
             return Err(error.into());

@@ -1,12 +1,13 @@
 //! The real side of the seams: Kafka, a catalog, RocksDB, Parquet files, threads.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::end::join_error;
@@ -286,7 +287,7 @@ pub(super) struct CatalogTable {
 impl CatalogTable {
     /// Counts what commits did beside appending since the last time.
     fn show(&self) {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = self.shown.lock();
         let totals = self.maintenance.totals();
         let before = std::mem::replace(&mut *shown, totals);
         self.metrics.add_maintenance(&MaintenanceCounts {

@@ -1,9 +1,10 @@
 //! The beginning of a run: finish what an earlier process left, look at the tables and the topics.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use futures::future::join_all;
+use parking_lot::Mutex;
 
 use super::committer::{Committer, Done, Work, worse};
 use super::flow_tables::{TableState, Tables};

@@ -1,10 +1,12 @@
 //! Carries pending commits into one table: settle, finalize.
+
 //!
 //! It holds no decision of its own: [`admit`] decides, and nothing is retried without reading the
 //! ledger again.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::end::violated;
 use super::memory::Memory;
@@ -106,7 +108,7 @@ impl<W: World> TableCommitter<W> {
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory<Reading<Loaded<W>>>> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock()
     }
 
     /// Keeps the table that a commit of ours is the head of, for the next one.

@@ -1,9 +1,9 @@
 //! The client's own account: what it logs, and the group's changes of the assignment.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -50,16 +50,11 @@ impl SourceContext {
     }
 
     pub(super) fn push(&self, change: Membership) {
-        self.lock().push_back(change);
+        self.changes.lock().push_back(change);
     }
 
     pub(super) fn take_changes(&self) -> Vec<Membership> {
-        self.lock().drain(..).collect()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Membership>> {
-        // A list stays whole, whatever panicked while it was held.
-        self.changes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.changes.lock().drain(..).collect()
     }
 }
 

@@ -1,4 +1,5 @@
 //! Kafka: one consumer, its partitions forwarded to the queues of the shards.
+
 //!
 //! Nothing here decides what is read or kept: positions come in as arguments (they are the
 //! table's ledger), offsets reported to the group are for lag tools only, and a position outside
@@ -16,10 +17,11 @@ mod topics;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -439,7 +441,7 @@ impl Source {
     }
 
     fn flows(&self) -> MutexGuard<'_, Flows> {
-        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+        self.flows.lock()
     }
 
     /// Reports offsets to the consumer group, for lag tools. Blocks until the broker answers.
@@ -473,7 +475,7 @@ impl Source {
     /// Asks who leads, if what fetches needs to know it.
     fn ask_for_leaders(&self) {
         let Some(fetcher) = &self.fetcher else { return };
-        let mut asked = self.leaders_asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asked = self.leaders_asked.lock();
         if asked.is_some_and(|time| time.elapsed() < LEADERS_EVERY)
             || !fetcher.take_leaders_wanted()
         {

@@ -1,14 +1,15 @@
 //! What was read of a table or written to it before, so that the next commit need not read it.
+
 //!
 //! Keyed by path: manifests and manifest lists are never changed once they are written, so what is
 //! remembered is right whatever became of the table.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use iceberg::io::FileIO;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::TableError;
 
@@ -45,7 +46,7 @@ impl FileCache {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// The content of a file, from memory if it is there.

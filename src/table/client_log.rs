@@ -1,9 +1,11 @@
 //! What a client library logs while it reads secrets, without the values: sqlx repeats a parameter
+
 //! that it does not know, and a line of a password file that it cannot read.
 
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -12,7 +14,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 pub(super) fn without_values<T>(read: impl FnOnce() -> T) -> T {
     let heard = Arc::<Mutex<Vec<String>>>::default();
     let result = tracing::subscriber::with_default(Listener(heard.clone()), read);
-    for words in heard.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+    for words in heard.lock().drain(..) {
         tracing::warn!("ICEBERG_CATALOG_URI: {words}");
     }
     result
@@ -36,7 +38,7 @@ impl Subscriber for Listener {
     fn event(&self, event: &Event<'_>) {
         let mut words = Words::default();
         event.record(&mut words);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(words.shown());
+        self.0.lock().push(words.shown());
     }
 
     fn enter(&self, _: &Id) {}
@@ -78,34 +80,19 @@ impl Visit for Words {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{self, Write};
-
     use sqlx::postgres::PgConnectOptions;
 
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::base::log_lines::LogLines;
 
     /// What is logged while `read` runs.
     fn logged(read: impl FnOnce()) -> String {
-        let lines = Lines::default();
+        let lines = LogLines::default();
         let writer = lines.clone();
         let subscriber =
             tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
         tracing::subscriber::with_default(subscriber, read);
-        let bytes = lines.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        lines.text()
     }
 
     const URI: &str = "postgres://h/d?user=ice&password=hun&hunter2&sslpassword=hunter2&sslmod=off";

@@ -1,9 +1,9 @@
 //! What a table's metadata says about a pipeline: its ledger and its journal.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
 
 use iceberg::spec::SnapshotRef;
+use parking_lot::Mutex;
 
 use super::{LoadedTable, TableError};
 use crate::protocol::{
@@ -18,7 +18,7 @@ pub struct Understood(Mutex<HashMap<String, HashSet<i64>>>);
 impl Understood {
     /// Decodes what was not looked at before, and keeps nothing of it.
     fn check(&self, loaded: &LoadedTable, pipeline: &str) -> Result<(), LedgerError> {
-        let mut by_pipeline = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_pipeline = self.0.lock();
         let known = by_pipeline.entry(pipeline.to_owned()).or_default();
         for snapshot in loaded.metadata.snapshots() {
             let id = snapshot.snapshot_id();

@@ -1,7 +1,9 @@
 //! What one process knows and does besides its commits to a table.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use super::cache::FileCache;
 use super::ledger::Understood;
@@ -108,13 +110,13 @@ impl Maintenance {
 
     /// Leaves files to the next sweep.
     pub(super) fn leave(&self, paths: &[String]) {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left = self.left.lock();
         left.extend_from_slice(paths);
     }
 
     /// What was left to the next sweep.
     pub(super) fn take_left(&self) -> Vec<String> {
-        std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.left.lock())
     }
 
     /// Takes the one place for a sweep; `None` while another has it.

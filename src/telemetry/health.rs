@@ -1,9 +1,10 @@
 //! Whether the process is alive and ready, as its parts say; read by the HTTP endpoints.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 
 use super::labels::Server;
@@ -120,7 +121,7 @@ impl Health {
 
     /// Every field is replaced as a whole, so a panic elsewhere leaves the state usable.
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 }
 

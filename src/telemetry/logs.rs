@@ -84,25 +84,11 @@ impl<W: Write> Write for MaskedLines<W> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::base::log_lines::LogLines;
 
     fn logged(level: &str, format: LogFormat) -> String {
-        let lines = Lines::default();
+        let lines = LogLines::default();
         let writer = lines.clone();
         let log = Log { level: level.to_owned(), format };
         let subscriber = subscriber(&log, move || writer.clone()).unwrap();
@@ -114,8 +100,7 @@ mod tests {
                 "asks postgres://db/c?password=hunter2"
             );
         });
-        let bytes = lines.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        lines.text()
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! All metrics: their names, labels and meaning, and the handles that the pipeline updates.
+
 //!
 //! Updated once a batch or rarer, never once a record. What depends on the time of day (lag in
 //! seconds, the age of a checkpoint) is computed when the metrics are read, so that it keeps
@@ -8,9 +9,10 @@
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -146,11 +148,11 @@ impl Metrics {
     /// # Errors
     /// The encoder's, which a registry that was built does not cause.
     pub(crate) fn encode(&self, now: SystemTime) -> Result<String, prometheus::Error> {
-        let last = *lock(&self.0.last_checkpoint);
+        let last = *self.0.last_checkpoint.lock();
         let age = since(last.unwrap_or(self.0.started), now);
         self.0.handles.checkpoint_age.set(age.as_secs_f64());
         // Held until all is gathered: what one page says of a partition belongs together.
-        let positions = lock(&self.0.positions);
+        let positions = self.0.positions.lock();
         for (tp, position) in positions.iter() {
             self.show(tp, position, now);
         }
@@ -178,7 +180,7 @@ impl Metrics {
         oldest_missing: Option<SystemTime>,
     ) {
         let position = Position { ledger, log_end, oldest_missing };
-        lock(&self.0.positions).insert(tp.clone(), position);
+        self.0.positions.lock().insert(tp.clone(), position);
     }
 
     fn show(&self, tp: &TopicPartition, position: &Position, now: SystemTime) {
@@ -196,13 +198,13 @@ impl Metrics {
     /// Ledger offset and log end of each partition as they were last set.
     #[cfg(test)]
     pub(crate) fn positions(&self) -> Vec<(TopicPartition, Offset, Offset)> {
-        let positions = lock(&self.0.positions);
+        let positions = self.0.positions.lock();
         positions.iter().map(|(tp, p)| (tp.clone(), p.ledger, p.log_end)).collect()
     }
 
     /// Forgets where a partition stands, because another instance has it now. Its counters stay.
     pub(crate) fn forget_position(&self, tp: &TopicPartition) {
-        let mut positions = lock(&self.0.positions);
+        let mut positions = self.0.positions.lock();
         positions.remove(tp);
         let partition = tp.partition.to_string();
         let labels = [tp.topic.as_str(), partition.as_str()];
@@ -268,7 +270,7 @@ impl Metrics {
     pub(crate) fn add_checkpoint(&self, outcome: CheckpointOutcome, now: SystemTime) {
         self.0.handles.checkpoints.with_label_values(&[outcome.text()]).inc();
         if outcome == CheckpointOutcome::Complete {
-            *lock(&self.0.last_checkpoint) = Some(now);
+            *self.0.last_checkpoint.lock() = Some(now);
             self.0.handles.checkpoint_timestamp.set(since(UNIX_EPOCH, now).as_secs_f64());
         }
     }
@@ -526,9 +528,4 @@ fn gauge_value(value: u64) -> i64 {
 /// Zero if `then` is in the future: clocks of writers differ.
 fn since(then: SystemTime, now: SystemTime) -> Duration {
     now.duration_since(then).unwrap_or_default()
-}
-
-/// A panic elsewhere does not make numbers wrong that are replaced as a whole.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

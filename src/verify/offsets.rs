@@ -1,70 +1,54 @@
 //! A set of offsets: about one bit for each, much less where they are dense.
 
-use std::collections::BTreeMap;
+use std::ops::Range;
+
+use roaring::RoaringTreemap;
 
 use crate::protocol::{Offset, OffsetRange};
 
-/// Offsets in one chunk: 2^16.
-const CHUNK: u32 = 1 << 16;
-/// Beyond so many offsets a bit for each costs less than a list.
-const FEW: usize = 4096;
+/// Offsets that are looked at together where some are absent: those of one of the set's containers.
+const CONTAINER: Offset = 1 << 16;
+/// So many new offsets, and runs of them are put together.
+const COMPACTED_EVERY: u32 = 1 << 22;
 
 /// A set of offsets of one partition.
 ///
-/// Memory: nothing but a map entry for each 65,536 offsets that are all there, 8 KiB for as many
-/// with holes, 2 bytes an offset where they are sparse. The distance between offsets costs nothing.
+/// Memory: a few bytes for each run of offsets that are all there, 8 KiB for 65,536 with holes, 2
+/// bytes an offset where they are sparse; one bit each until runs are put together. The distance
+/// between offsets costs nothing.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OffsetSet {
-    chunks: BTreeMap<i64, Chunk>,
-    len: u64,
-}
-
-#[derive(Clone, Debug)]
-enum Chunk {
-    /// In order.
-    Few(Vec<u16>),
-    Bits {
-        words: Vec<u64>,
-        set: u32,
-    },
-    Full,
+    keys: RoaringTreemap,
+    since_compacted: u32,
 }
 
 impl OffsetSet {
     /// Adds `offset`; false if it was there.
     pub(crate) fn insert(&mut self, offset: Offset) -> bool {
-        let chunk = self.chunks.entry(offset >> 16).or_insert_with(|| Chunk::Few(Vec::new()));
-        let added = chunk.insert(low_bits(offset));
-        self.len += u64::from(added);
+        let added = self.keys.insert(key(offset));
+        self.since_compacted += u32::from(added);
+        if self.since_compacted == COMPACTED_EVERY {
+            self.keys.optimize();
+            self.since_compacted = 0;
+        }
         added
     }
 
     /// Number of offsets.
     pub(crate) fn len(&self) -> u64 {
-        self.len
+        self.keys.len()
     }
 
     /// Number of offsets in `range`.
     pub(crate) fn count(&self, range: OffsetRange) -> u64 {
-        if range.start >= range.end {
-            return 0;
-        }
-        let chunks = self.chunks.range(range.start >> 16..=(range.end - 1) >> 16);
-        chunks.map(|(&high, chunk)| u64::from(chunk.count(within(high, range)))).sum()
+        self.keys.range_cardinality(keys(range.start, range.end))
     }
 
     /// The first `limit` offsets in `range`.
     pub(crate) fn present(&self, range: OffsetRange, limit: usize) -> Vec<Offset> {
-        if range.start >= range.end {
-            return Vec::new();
-        }
-        let chunks = self.chunks.range(range.start >> 16..=(range.end - 1) >> 16);
-        let present = chunks.flat_map(|(&high, chunk)| {
-            let (from, to) = within(high, range);
-            let lows = (from..to).filter(|low| chunk.contains(*low));
-            lows.map(move |low| (high << 16) + i64::from(low))
-        });
-        present.take(limit).collect()
+        let mut present = self.keys.iter();
+        present.advance_to(key(range.start));
+        present.map(offset).take_while(|offset| *offset < range.end).take(limit).collect()
     }
 
     /// The first `limit` offsets of `range` that are not in the set.
@@ -72,108 +56,28 @@ impl OffsetSet {
         let mut absent = Vec::new();
         let mut next = range.start;
         while next < range.end && absent.len() < limit {
-            let high = next >> 16;
-            match self.chunks.get(&high) {
-                Some(Chunk::Full) => {
-                    next = (high << 16).saturating_add(i64::from(CHUNK));
-                }
-                Some(chunk) if chunk.contains(u32::from(low_bits(next))) => next += 1,
-                _ => {
-                    absent.push(next);
-                    next += 1;
-                }
+            let end = next.saturating_add(CONTAINER).min(range.end);
+            if !self.keys.contains_range(keys(next, end)) {
+                let missing = (next..end).filter(|offset| !self.keys.contains(key(*offset)));
+                absent.extend(missing.take(limit - absent.len()));
             }
+            next = end;
         }
         absent
     }
 }
 
-impl Chunk {
-    fn insert(&mut self, low: u16) -> bool {
-        match self {
-            Self::Few(lows) => {
-                let Err(at) = position(lows, low) else { return false };
-                lows.insert(at, low);
-                if lows.len() > FEW {
-                    *self = bits(lows);
-                }
-                true
-            }
-            Self::Bits { words, set } => {
-                let (word, bit) = (usize::from(low >> 6), 1_u64 << (low & 63));
-                if words[word] & bit != 0 {
-                    return false;
-                }
-                words[word] |= bit;
-                *set += 1;
-                if *set == CHUNK {
-                    *self = Self::Full;
-                }
-                true
-            }
-            Self::Full => false,
-        }
-    }
-
-    fn contains(&self, low: u32) -> bool {
-        let Ok(low) = u16::try_from(low) else { return false };
-        match self {
-            Self::Few(lows) => lows.binary_search(&low).is_ok(),
-            Self::Bits { words, .. } => words[usize::from(low >> 6)] >> (low & 63) & 1 == 1,
-            Self::Full => true,
-        }
-    }
-
-    /// Number of offsets from `from` up to but not including `to`.
-    fn count(&self, (from, to): (u32, u32)) -> u32 {
-        match self {
-            Self::Full => to - from,
-            Self::Few(lows) => {
-                let below = |limit: u32| lows.partition_point(|low| u32::from(*low) < limit);
-                u32::try_from(below(to) - below(from)).unwrap_or(CHUNK)
-            }
-            Self::Bits { set, .. } if (from, to) == (0, CHUNK) => *set,
-            Self::Bits { words, .. } => below(words, to) - below(words, from),
-        }
-    }
+/// In the order of offsets, also of those below zero that a foreign writer may have left.
+fn key(offset: Offset) -> u64 {
+    offset.cast_unsigned() ^ (1 << 63)
 }
 
-/// Records come in order nearly always: the end is looked at first.
-fn position(lows: &[u16], low: u16) -> Result<usize, usize> {
-    match lows.last() {
-        Some(last) if *last < low => Err(lows.len()),
-        _ => lows.binary_search(&low),
-    }
+fn offset(key: u64) -> Offset {
+    (key ^ (1 << 63)).cast_signed()
 }
 
-fn bits(lows: &[u16]) -> Chunk {
-    let mut words = vec![0_u64; (CHUNK / 64) as usize];
-    for low in lows {
-        words[usize::from(low >> 6)] |= 1 << (low & 63);
-    }
-    Chunk::Bits { words, set: u32::try_from(lows.len()).unwrap_or(CHUNK) }
-}
-
-/// Number of bits set below `limit`.
-fn below(words: &[u64], limit: u32) -> u32 {
-    let (whole, rest) = ((limit / 64) as usize, limit % 64);
-    let full: u32 = words.iter().take(whole).map(|word| word.count_ones()).sum();
-    let part = words.get(whole).map_or(0, |word| (word & ((1_u64 << rest) - 1)).count_ones());
-    full + part
-}
-
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "masked to 16 bits")]
-fn low_bits(offset: Offset) -> u16 {
-    (offset & 0xffff) as u16
-}
-
-/// The part of the chunk `high` that `range` covers.
-fn within(high: i64, range: OffsetRange) -> (u32, u32) {
-    let base = high << 16;
-    let clip = |offset: Offset| {
-        u32::try_from(offset.saturating_sub(base).clamp(0, i64::from(CHUNK))).unwrap_or(CHUNK)
-    };
-    (clip(range.start), clip(range.end))
+fn keys(start: Offset, end: Offset) -> Range<u64> {
+    key(start)..key(end)
 }
 
 #[cfg(test)]
@@ -189,27 +93,32 @@ mod tests {
     }
 
     #[test]
-    fn a_full_chunk_costs_no_bits_and_still_knows_its_offsets() {
+    fn offsets_without_holes_cost_no_bits_once_runs_are_put_together() {
         let mut set = OffsetSet::default();
-        for offset in 0..200_000 {
+        let many = Offset::from(COMPACTED_EVERY);
+        for offset in 0..many {
             assert!(set.insert(offset));
         }
         assert!(!set.insert(70_000));
-        let full = set.chunks.values().filter(|chunk| matches!(chunk, Chunk::Full)).count();
-        assert_eq!((set.len(), full), (200_000, 3));
+        assert!(set.keys.serialized_size() < 2_000, "{}", set.keys.serialized_size());
+        assert!(set.insert(many) && !set.insert(many));
+        assert_eq!(set.len(), u64::from(COMPACTED_EVERY) + 1);
         assert_eq!(set.count(range(65_530, 131_080)), 65_550);
-        assert_eq!(set.absent(range(0, 200_003), 9), [200_000, 200_001, 200_002]);
+        assert_eq!(set.absent(range(0, many + 4), 9), [many + 1, many + 2, many + 3]);
     }
 
     #[test]
-    fn offsets_far_apart_cost_an_entry_each() {
+    fn offsets_far_apart_cost_little_each() {
         let mut set = OffsetSet::default();
-        for offset in [0, 1 << 40, Offset::MAX] {
+        for offset in [-1, 0, 1 << 40, Offset::MAX] {
             assert!(set.insert(offset));
         }
-        assert_eq!(set.chunks.len(), 3);
+        assert!(set.keys.serialized_size() < 200, "{}", set.keys.serialized_size());
         assert_eq!(set.count(range(0, Offset::MAX)), 2);
         assert_eq!(set.present(range(1, Offset::MAX), 9), [1 << 40]);
+        assert_eq!(set.present(range(-5, 1), 9), [-1, 0]);
+        assert_eq!(set.absent(range(-3, 2), 9), [-3, -2, 1]);
+        assert_eq!(set.absent(range(Offset::MAX - 2, Offset::MAX), 1), [Offset::MAX - 2]);
     }
 
     proptest! {

@@ -15,8 +15,8 @@ use parquet::file::metadata::ParquetMetaData;
 use tokio::runtime::Handle;
 
 use super::WriteError;
+use super::byte_sink::{ByteSink, Closing};
 use super::codec_state::{CodecState, Sizes};
-use super::file_sink::{Closing, FileSink};
 use super::metrics::{FileMetrics, NanColumns};
 use super::properties::FileProperties;
 use super::schema::FileSchema;
@@ -56,7 +56,7 @@ pub(super) struct OpenFile {
     format: Arc<FileFormat>,
     path: String,
     partition: Struct,
-    encoder: ArrowWriter<FileSink>,
+    encoder: ArrowWriter<ByteSink>,
     codec: CodecState,
     /// None for local files, which take what they are given at once.
     upload: Option<Upload>,
@@ -148,8 +148,8 @@ impl OpenFile {
         let sink = sink.map_err(|source| WriteError::storage("create", &path, source))?;
         let upload = on_s3(&path).map(|_| Upload::default());
         let sink = match upload {
-            Some(_) => FileSink::aside(sink, runtime.clone()),
-            None => FileSink::here(sink, runtime.clone()),
+            Some(_) => ByteSink::aside(sink, runtime.clone()),
+            None => ByteSink::here(sink, runtime.clone()),
         };
         let arrow_schema = Arc::clone(&format.schema.arrow);
         let encoder = ArrowWriter::try_new_with_options(sink, arrow_schema, options)

@@ -10,11 +10,11 @@
 //! group, and writes `uuid` columns without their logical type. For the same reason the temporal and
 //! the truncate transforms are ours (see `transform`).
 
+mod byte_sink;
 mod codec_state;
 mod encoding;
 mod error;
 mod file;
-mod file_sink;
 mod human;
 mod location;
 mod metrics;

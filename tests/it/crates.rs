@@ -53,9 +53,12 @@ const CRATES: &[(&str, &[&str])] = &[
     ("crc32c", &["source/fetch/batch", "state/frame", "write/location"]),
     ("fastrand", &["decode/json", "demo", "pipeline", "retry", "service"]),
     ("libc", &["base/os_error"]),
+    ("parking_lot", &["pipeline", "source", "table", "telemetry"]),
+    ("roaring", &["verify/offsets"]),
     ("serde", &["commands", "protocol", "state", "table", "telemetry", "verify"]),
     ("serde_json", &["commands", "config", "protocol", "state", "table", "telemetry"]),
     ("sha2", &["protocol"]),
+    ("strsim", &["config/suggest"]),
     (
         "thiserror",
         &[

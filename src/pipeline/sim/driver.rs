@@ -450,7 +450,7 @@ async fn supervise(
         commits: Arc::new(AtomicU64::new(0)),
         uncommitted: Arc::default(),
         targets: AsyncOnceCell::new(),
-        replaced: std::sync::Mutex::default(),
+        replaced: parking_lot::Mutex::default(),
     };
     let mut backoff = Backoff::new(now(), settings.retry_give_up);
     loop {

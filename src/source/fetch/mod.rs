@@ -1,4 +1,5 @@
 //! icestream's own way to read from brokers, beside librdkafka's.
+
 //!
 //! librdkafka stays the client of the cluster: it knows its brokers, is the member of the group and
 //! commits offsets. Only the records themselves, which cost by far the most, do not come through it:
@@ -36,9 +37,10 @@ mod interleaved;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use shard_fetch::ShardFetch;
 use worker::Worker;
 
@@ -167,7 +169,7 @@ impl Fetcher {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 }
 

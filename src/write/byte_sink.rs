@@ -45,7 +45,7 @@ impl Refusal {
 /// Takes what the encoder has finished and gives it to the store: local files at once, uploads on
 /// a task of their own, so that rows are encoded meanwhile. Holds back the encoder where the store
 /// is slower. Used on a plain thread only.
-pub(super) struct FileSink {
+pub(super) struct ByteSink {
     chunk: Vec<u8>,
     way: Way,
     runtime: Handle,
@@ -88,7 +88,7 @@ enum Way {
 
 type Carried = (Box<dyn FileWrite>, Result<(), iceberg::Error>);
 
-impl FileSink {
+impl ByteSink {
     /// Into a local file, on the thread that writes.
     pub(super) fn here(sink: Box<dyn FileWrite>, runtime: Handle) -> Self {
         Self { chunk: Vec::new(), way: Way::Here(sink), runtime, sent: 0, refusal: None }
@@ -225,7 +225,7 @@ impl FileSink {
     }
 }
 
-impl io::Write for FileSink {
+impl io::Write for ByteSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.chunk.extend_from_slice(bytes);
         if self.chunk.len() >= CHUNK {
@@ -303,10 +303,10 @@ mod tests {
     }
 
     /// A sink of either way into a store that takes so many chunks.
-    fn outlets(takes: usize, each: impl Fn(FileSink, Arc<Mutex<Vec<u8>>>, Arc<Mutex<bool>>)) {
+    fn outlets(takes: usize, each: impl Fn(ByteSink, Arc<Mutex<Vec<u8>>>, Arc<Mutex<bool>>)) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
         let runtime = runtime.unwrap();
-        for way in [FileSink::here, FileSink::aside] {
+        for way in [ByteSink::here, ByteSink::aside] {
             let (taken, closed) = (Arc::default(), Arc::default());
             let store = Store { takes, taken: Arc::clone(&taken), closed: Arc::clone(&closed) };
             each(way(Box::new(store), runtime.handle().clone()), taken, closed);
