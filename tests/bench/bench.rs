@@ -27,6 +27,7 @@ mod scenario;
 #[path = "../it/support/mod.rs"]
 mod support;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
@@ -46,6 +47,10 @@ struct Args {
     /// Only scenarios whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
+    /// Measure this binary, such as that of an earlier version, beside the one of today instead, and
+    /// only print the figures.
+    #[arg(long, value_name = "BINARY")]
+    against: Option<PathBuf>,
     /// How long a steady stream is watched for its freshness, in seconds.
     #[arg(long, default_value_t = 60)]
     watch: u64,
@@ -96,12 +101,19 @@ fn main() {
     let kafka = Kafka::own();
     let mut topics = Topics::new(&kafka, args.records);
     let mut scenarios = Vec::new();
-    for (name, make) in scenario::EACH.iter().filter(|(name, _)| name.contains(&args.only)) {
+    let each = if args.against.is_some() { scenario::OF_TWO_BINARIES } else { scenario::EACH };
+    for (name, make) in each.iter().filter(|(name, _)| name.contains(&args.only)) {
         let mut scenario = make(&mut topics);
+        if let Some(binary) = &args.against {
+            scenario = scenario.against(binary);
+        }
         println!("\n{name}: {}", scenario.title);
         scenario.warm_up(&kafka);
         (0..args.runs).for_each(|round| scenario.round(&kafka, round));
         scenarios.push(scenario);
+    }
+    if args.against.is_some() {
+        return println!("\n{}", page::tables(&scenarios));
     }
     let fresh = match "freshness".contains(&args.only) {
         true => freshness::measure(&kafka, Duration::from_secs(args.watch)),

@@ -98,6 +98,7 @@ make bench                                              # all of the above, and 
 make bench BENCH_ARGS=\"--dry\"                           # only prints
 make bench BENCH_ARGS=\"--dry --only flights --runs 5\"   # --records N for the made inputs
 make bench BENCH_ARGS=\"--dry --only freshness\"
+make bench BENCH_ARGS=\"--against path/to/icestream --runs 7\"  # an earlier binary beside that of today
 ```
 
 Names for `--only` (a part is enough): {names}, freshness.
@@ -175,6 +176,7 @@ fn section(text: &mut String, scenario: &Scenario) -> std::fmt::Result {
         let what = match ratio.measure {
             Measure::PerCpu => "Records per CPU second",
             Measure::Rate => "Records per second",
+            Measure::Memory => "Peak memory",
         };
         writeln!(
             text,

@@ -1,6 +1,7 @@
 //! What is compared with what. Within a scenario every contestant runs once before any runs again,
 //! and only figures of one such round are set against each other.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 
@@ -36,6 +37,8 @@ type Settings = Vec<(&'static str, &'static str)>;
 pub enum Who {
     /// icestream, with these settings besides its defaults.
     Icestream(Settings),
+    /// Another binary of icestream.
+    Other(PathBuf, Settings),
     /// Consume, decode, write Parquet; no table, no offsets kept, one thread.
     ByHand,
     /// Decode payloads in memory and write Parquet by so many threads that share nothing.
@@ -60,6 +63,8 @@ pub enum Measure {
     PerCpu,
     /// Records for each second of wall time.
     Rate,
+    /// Peak memory.
+    Memory,
 }
 
 /// One contestant's figure divided by another's of the same round.
@@ -78,6 +83,7 @@ impl Ratio {
         let figure = |figures: &Figures| match self.measure {
             Measure::PerCpu => 1.0 / figures.cpu_per_million(),
             Measure::Rate => figures.rate(),
+            Measure::Memory => figures.memory as f64,
         };
         let pairs = entries[self.of].runs.iter().zip(&entries[self.to].runs);
         pairs.map(|(of, to)| figure(of) / figure(to)).collect()
@@ -124,13 +130,27 @@ impl Scenario {
         self
     }
 
+    /// The first contestant only, beside another binary that does the same.
+    pub fn against(mut self, binary: &Path) -> Self {
+        self.entries.truncate(1);
+        let Some(Entry { input, who: Who::Icestream(settings), .. }) = self.entries.first() else {
+            panic!("no icestream in {}", self.title);
+        };
+        let (input, who) = (Rc::clone(input), Who::Other(binary.to_owned(), settings.clone()));
+        self.ratios.clear();
+        self.entry("the other binary", &input, who)
+            .ratio(0, 1, Measure::PerCpu)
+            .ratio(0, 1, Measure::Memory)
+            .ratio(0, 1, Measure::Rate)
+    }
+
     /// Carries each topic once, uncounted: a broker that never sent it, and whose code the JVM has
     /// still to compile, takes several times the CPU.
     pub fn warm_up(&self, kafka: &Kafka) {
         for Entry { input, .. } in &self.entries {
             if !input.sent.replace(true) {
                 let settings = [EACH_10_SECONDS, &[("BAD_RECORDS", "skip")]].concat();
-                icestream(kafka, &Lake::sqlite(), input, &settings);
+                icestream(kafka, &Lake::sqlite(), input, &settings, None);
             }
         }
     }
@@ -143,7 +163,10 @@ impl Scenario {
             let entry = &mut self.entries[(turn + number) % count];
             let figures = match &entry.who {
                 Who::Icestream(settings) => {
-                    icestream(kafka, &Lake::sqlite(), &entry.input, settings)
+                    icestream(kafka, &Lake::sqlite(), &entry.input, settings, None)
+                }
+                Who::Other(binary, settings) => {
+                    icestream(kafka, &Lake::sqlite(), &entry.input, settings, Some(binary))
                 }
                 Who::ByHand => loop_by_hand(kafka, &entry.input),
                 Who::InMemory(threads) => in_memory(&entry.input, *threads),
@@ -173,6 +196,19 @@ pub const EACH: &[(&str, Make)] = &[
     ("table-partitions", table_partitions),
     ("shards", shards),
 ];
+
+/// Those in which two binaries are compared; see [`Scenario::against`].
+pub const OF_TWO_BINARIES: &[(&str, Make)] = &[
+    ("readings", readings),
+    ("wide", wide),
+    ("many-readings", |topics| thousand("300-byte JSON, 1,000 partitions", topics, Kind::Readings)),
+    ("many-wide", |topics| thousand("100 fields, 1,000 partitions", topics, Kind::Wide)),
+];
+
+fn thousand(title: &'static str, topics: &mut Topics<'_>, kind: Kind) -> Scenario {
+    let input = topics.get(kind, 1000);
+    Scenario::new(title, "").icestream("checkpoint 10 s", &input, EACH_10_SECONDS)
+}
 
 fn readings(topics: &mut Topics<'_>) -> Scenario {
     let input = topics.get(Kind::Readings, PARTITIONS);
@@ -366,11 +402,20 @@ fn shards(topics: &mut Topics<'_>) -> Scenario {
 }
 
 /// One run of icestream into a new table, each record of which is then accounted for.
-pub fn icestream(kafka: &Kafka, lake: &Lake, input: &Preloaded, settings: &[Pair]) -> Figures {
+pub fn icestream(
+    kafka: &Kafka,
+    lake: &Lake,
+    input: &Preloaded,
+    settings: &[Pair],
+    binary: Option<&PathBuf>,
+) -> Figures {
     let name = format!("bench.{}", unique("table"));
     let mut icestream = Icestream::new(kafka, &input.produced.topic, lake, &name)
         .schema(&input.kind.schema())
         .unset("CHECKPOINT_MIN_PAUSE_MS");
+    if let Some(binary) = binary {
+        icestream = icestream.binary(binary);
+    }
     for (name, value) in settings {
         icestream = icestream.set(name, *value);
     }

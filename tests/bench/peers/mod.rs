@@ -152,8 +152,8 @@ fn icestream(
     let own = [("CHECKPOINT_INTERVAL_MS", "10000"), ("KAFKA_ASSIGNMENT", "all")];
     let settings = [&own, more].concat();
     // For broker and catalog, which the peers' own warm-up warms, too.
-    scenario::icestream(kafka, lake, warm_up, &settings);
-    scenario::icestream(kafka, lake, input, &settings)
+    scenario::icestream(kafka, lake, warm_up, &settings, None);
+    scenario::icestream(kafka, lake, input, &settings, None)
 }
 
 fn peer(

@@ -21,6 +21,7 @@ pub const RUN: Duration = Duration::from_secs(300);
 /// again is a restart of the same instance.
 #[derive(Clone, Debug)]
 pub struct Icestream {
+    binary: PathBuf,
     dir: PathBuf,
     settings: BTreeMap<String, String>,
     environment: BTreeMap<String, String>,
@@ -42,7 +43,8 @@ impl Icestream {
             set.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         settings.extend(lake.settings().into_iter().map(|(name, value)| (name.to_owned(), value)));
         let environment = BTreeMap::new();
-        Self { dir: PathBuf::new(), settings, environment }.with_own_directory()
+        let binary = PathBuf::from(env!("CARGO_BIN_EXE_icestream"));
+        Self { binary, dir: PathBuf::new(), settings, environment }.with_own_directory()
     }
 
     /// Another process of the same pipeline: same settings, other directory, member and port.
@@ -65,6 +67,12 @@ impl Icestream {
             .set("CHECKPOINT_DIR", checkpoints)
             .set("KAFKA_GROUP_INSTANCE_ID", unique("member"))
             .set("HTTP_LISTEN", listen)
+    }
+
+    /// The same by another binary, such as that of an earlier version.
+    #[must_use]
+    pub fn binary(self, path: impl Into<PathBuf>) -> Self {
+        Self { binary: path.into(), ..self }
     }
 
     /// The same with a setting in the env file.
@@ -172,7 +180,7 @@ impl Icestream {
         fs::create_dir_all(&run).expect("cannot make a directory for a run");
         let env_file = self.write_env_file(&run);
 
-        let mut command = Command::new(env!("CARGO_BIN_EXE_icestream"));
+        let mut command = Command::new(&self.binary);
         command.args(arguments).arg("--env-file").arg(&env_file);
         let mut variables = vec!["-i".to_owned(), "RUST_BACKTRACE=1".to_owned()];
         for name in ["PATH", "HOME"] {
