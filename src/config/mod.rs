@@ -22,6 +22,7 @@ mod suggest;
 #[cfg(test)]
 mod tests;
 mod validate;
+mod values;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -8,7 +8,7 @@ use url::Url;
 use super::error::Problem;
 use super::owned;
 use super::sources;
-use super::validate::Values;
+use super::values::Values;
 use super::{Assignment, CatalogType, Fetcher, Iceberg, Kafka, OffsetReset, Rest};
 use crate::base::secret::{Properties, Secret, Uri};
 

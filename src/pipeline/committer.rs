@@ -15,7 +15,6 @@ use super::end::violated;
 use super::reading::{Reading, Readings};
 use super::seams::{Checkpoints, Source, now};
 use super::table_committer::TableCommitter;
-use super::unprepared;
 use super::world::{Loaded, World};
 use crate::broken::{self, Variant};
 use crate::crash;
@@ -218,7 +217,7 @@ impl<W: World> Committer<W> {
         for pending in &work.checkpoint.pending {
             let table = self.tables.get(&pending.table).zip(work.tables.get(&pending.table));
             if let Some((table, loaded)) = table {
-                unprepared::delete(table, loaded, &pending.files).await;
+                table.delete_unprepared(loaded, &pending.files).await;
             }
         }
     }

@@ -1,5 +1,4 @@
 //! A pipeline: topics into tables, as a flow. This module starts a run; its parts carry it.
-
 //!
 //! ```text
 //! shard threads ── reports ──> coordinator ── work ──> committer ──> table

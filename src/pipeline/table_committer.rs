@@ -1,5 +1,4 @@
 //! Carries pending commits into one table: settle, finalize.
-
 //!
 //! It holds no decision of its own: [`admit`] decides, and nothing is retried without reading the
 //! ledger again.
@@ -27,6 +26,9 @@ use crate::retry::Backoff;
 use crate::state::{CheckpointEnd, StepSeconds};
 use crate::table::CommitOutcome;
 use crate::telemetry::{Admission as Decision, CommitOutcome as Answer, Health, Metrics, Server};
+
+/// How long a store may take to delete files: one that hangs must not hold the end of a run.
+const DELETING: Duration = Duration::from_secs(30);
 
 /// Commits to one table of a flow.
 pub(crate) struct TableCommitter<W: World> {
@@ -331,6 +333,22 @@ impl<W: World> TableCommitter<W> {
         doomed_files_are_unused(doomed.iter().map(String::as_str), &named)
             .map_err(|violation| violated(&self.metrics, &violation))?;
         self.table.delete_files(loaded, doomed).await
+    }
+
+    /// Deletes files of an epoch that never became a checkpoint. What cannot be deleted stays behind as
+    /// orphans.
+    pub(super) async fn delete_unprepared(
+        &self,
+        loaded: &Loaded<W>,
+        files: impl IntoIterator<Item = &PendingFile>,
+    ) {
+        let deleting = self.delete_unused(loaded, files);
+        let left = match tokio::time::timeout(DELETING, deleting).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => chain(&error),
+            Err(_) => String::from("the store did not answer in time"),
+        };
+        tracing::warn!(error = %left, "files of an epoch that was not prepared stay behind as orphans");
     }
 
     /// I1, as far as the metadata shows it. What is wrong is in the table already, and stopping would

@@ -1,20 +1,12 @@
 //! What an ended run leaves of an epoch that never became a checkpoint. Nothing names its files, so
 //! they are deleted.
 
-use std::time::Duration;
-
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::committer::Committer;
 use super::flow_tables::Tables;
 use super::messages::{Report, Sealed};
-use super::table_committer::TableCommitter;
-use super::world::{Loaded, World};
-use crate::failure::chain;
-use crate::protocol::PendingFile;
-
-/// How long a store may take to delete them: one that hangs must not hold the run's end.
-const PATIENCE: Duration = Duration::from_secs(30);
+use super::world::World;
 
 /// Answers to a barrier that came to nothing.
 pub(super) struct Unprepared<W: World> {
@@ -38,23 +30,9 @@ impl<W: World> Unprepared<W> {
         for (at, state) in self.tables.iter().enumerate() {
             let shares = sealed.iter().filter_map(|part| part.shares.get(at));
             if let Some(table) = committer.tables.get(&state.target.name) {
-                delete(table, &state.loaded, shares.flat_map(|share| &share.files)).await;
+                let files = shares.flat_map(|share| &share.files);
+                table.delete_unprepared(&state.loaded, files).await;
             }
         }
     }
-}
-
-/// Deletes files that no checkpoint names. What cannot be deleted stays behind as orphans.
-pub(super) async fn delete<W: World>(
-    table: &TableCommitter<W>,
-    loaded: &Loaded<W>,
-    files: impl IntoIterator<Item = &PendingFile>,
-) {
-    let deleting = table.delete_unused(loaded, files);
-    let left = match tokio::time::timeout(PATIENCE, deleting).await {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => chain(&error),
-        Err(_) => String::from("the store did not answer in time"),
-    };
-    tracing::warn!(error = %left, "files of an epoch that was not prepared stay behind as orphans");
 }

@@ -1,5 +1,4 @@
 //! Kafka: one consumer, its partitions forwarded to the queues of the shards.
-
 //!
 //! Nothing here decides what is read or kept: positions come in as arguments (they are the
 //! table's ledger), offsets reported to the group are for lag tools only, and a position outside

@@ -1,5 +1,4 @@
 //! What was read of a table or written to it before, so that the next commit need not read it.
-
 //!
 //! Keyed by path: manifests and manifest lists are never changed once they are written, so what is
 //! remembered is right whatever became of the table.

@@ -1,5 +1,4 @@
 //! What a client library logs while it reads secrets, without the values: sqlx repeats a parameter
-
 //! that it does not know, and a line of a password file that it cannot read.
 
 use std::fmt::Debug;

@@ -1,5 +1,4 @@
 //! All metrics: their names, labels and meaning, and the handles that the pipeline updates.
-
 //!
 //! Updated once a batch or rarer, never once a record. What depends on the time of day (lag in
 //! seconds, the age of a checkpoint) is computed when the metrics are read, so that it keeps

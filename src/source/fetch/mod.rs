@@ -1,5 +1,4 @@
 //! icestream's own way to read from brokers, beside librdkafka's.
-
 //!
 //! librdkafka stays the client of the cluster: it knows its brokers, is the member of the group and
 //! commits offsets. Only the records themselves, which cost by far the most, do not come through it:
