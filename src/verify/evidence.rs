@@ -1,11 +1,11 @@
 //! What a table shows: all that its verdict is made of.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use iceberg::spec::TableMetadata;
 
 use super::files::Files;
-use super::foreign::ForeignSnapshot;
+use super::foreign::{ForeignSnapshot, number};
 use super::rows::Rows;
 use crate::protocol::{FullView, SUMMARY_PIPELINE, inherited};
 
@@ -70,9 +70,4 @@ pub(crate) fn history(metadata: &TableMetadata, pipeline: &str) -> History {
     }
     foreign.reverse();
     History { complete: next.is_none() && begins, foreign, added }
-}
-
-/// A number in a snapshot's summary; writers leave out those that are 0.
-pub(super) fn number(summary: &HashMap<String, String>, key: &str) -> Option<u64> {
-    summary.get(key).and_then(|value| value.parse().ok())
 }

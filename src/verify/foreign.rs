@@ -1,9 +1,10 @@
 //! Snapshots that the pipeline did not make.
 
+use std::collections::HashMap;
+
 use iceberg::spec::{Operation, Snapshot};
 use serde::Serialize;
 
-use super::evidence::number;
 use crate::base::clock::rfc3339;
 use crate::protocol::SUMMARY_PIPELINE;
 
@@ -93,4 +94,9 @@ impl ForeignSnapshot {
         text.push(')');
         text
     }
+}
+
+/// A number in a snapshot's summary; writers leave out those that are 0.
+pub(super) fn number(summary: &HashMap<String, String>, key: &str) -> Option<u64> {
+    summary.get(key).and_then(|value| value.parse().ok())
 }

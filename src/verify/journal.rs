@@ -2,44 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::chain::Chain;
 use super::eras::Place;
 use super::finding::{Kind, Verdict};
-use super::judge::{Judge, named, span};
+use super::judging::{Judge, named, span};
 use super::rows::Rows;
 use crate::base::clock::rfc3339;
 use crate::protocol::{Edit, JournalEntry, Offset, OffsetRange};
-
-/// The commits of one partition in one era of its topic, oldest first.
-#[derive(Default)]
-pub(super) struct Chain {
-    /// Each range and the snapshot that brought it in.
-    links: Vec<(OffsetRange, i64)>,
-    /// Ranges whose records were lost, and skipped by a person.
-    lost: Vec<OffsetRange>,
-    /// The highest end so far.
-    reached: Offset,
-}
-
-impl Chain {
-    /// The lowest offset.
-    pub(crate) fn from(&self) -> Offset {
-        self.links.iter().map(|(range, _)| range.start).min().unwrap_or_default()
-    }
-
-    /// Where the last commit ended.
-    pub(crate) fn end(&self) -> Offset {
-        self.links.last().map(|(range, _)| range.end).unwrap_or_default()
-    }
-
-    fn last(&self) -> Option<i64> {
-        self.links.last().map(|(_, snapshot)| *snapshot)
-    }
-
-    fn push(&mut self, range: OffsetRange, snapshot: i64) {
-        self.reached = self.reached.max(range.end);
-        self.links.push((range, snapshot));
-    }
-}
 
 impl Judge<'_> {
     /// Names what people did to the ledger.

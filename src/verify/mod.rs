@@ -15,6 +15,7 @@
 //!
 //! The rows are read by the `iceberg` crate's own scan and not by anything that wrote them.
 
+mod chain;
 mod counts;
 mod deletions;
 mod eras;
@@ -30,6 +31,7 @@ mod journal_tests;
 mod judge;
 #[cfg(test)]
 mod judge_tests;
+mod judging;
 mod offsets;
 mod positions;
 #[cfg(test)]
@@ -39,6 +41,7 @@ mod rows;
 mod scan;
 #[cfg(test)]
 mod scan_tests;
+mod written;
 
 pub(crate) use evidence::history;
 pub(crate) use judge::judge;

@@ -1,10 +1,10 @@
 //! Where rows are: each offset once, below the ledger, at or above where reading began.
 
+use super::chain::Chain;
 use super::eras::{Era, Place};
 use super::finding::{Kind, Verdict};
 use super::foreign::ForeignSnapshot;
-use super::journal::Chain;
-use super::judge::{Judge, length, list};
+use super::judging::{Judge, length, list};
 use super::rows::{NAMED, PartitionRows, RowIndex};
 use crate::protocol::{Offset, OffsetRange};
 

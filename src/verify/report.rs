@@ -9,7 +9,7 @@ use super::evidence::Evidence;
 use super::finding::{Finding, Judgement, Kind, PartitionVerdict, Verdict};
 use super::foreign::ForeignSnapshot;
 use super::judge;
-use super::judge::span;
+use super::judging::span;
 use super::rows::Rows;
 use crate::base::clock::rfc3339;
 

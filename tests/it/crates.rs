@@ -97,7 +97,9 @@ const CRATES: &[(&str, &[&str])] = &[
 const PURE: &[(&str, &[&str])] = &[
     ("protocol", &["serde", "serde_json", "sha2", "thiserror"]),
     ("restart", &[]),
-    ("verify/judge", &["serde"]),
+    ("verify/judge", &[]),
+    ("verify/judging", &[]),
+    ("verify/journal", &[]),
     ("watch", &[]),
 ];
 

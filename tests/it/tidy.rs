@@ -238,6 +238,41 @@ fn no_arrow_leads_back() {
     assert!(to.is_empty(), "in or above a circle: {to:#?}");
 }
 
+/// Files of one directory that name each other in a circle: two that are one type, the coordinator
+/// and what it does when its group changes.
+const CIRCLES: [&str; 2] = ["pipeline/coordinator", "pipeline/membership"];
+
+#[test]
+fn files_beside_each_other_name_each_other_one_way() {
+    let mut to: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (path, content) in sources() {
+        let Some((dir, name)) = path.trim_end_matches(".rs").rsplit_once('/') else { continue };
+        let Some(product) = product(&path, &content).filter(|_| name != "mod") else { continue };
+        let mut used = BTreeSet::new();
+        for line in code(product).filter(|line| !line.contains("super::super::")) {
+            used.extend(after(line, "super::").into_iter().filter(|word| !word.is_empty()));
+            let listed = line.split_once("super::{").map(|(_, list)| list).unwrap_or_default();
+            used.extend(listed.split(|c: char| !c.is_alphanumeric() && c != '_'));
+        }
+        let beside = used.into_iter().map(|word| format!("{dir}/{word}")).collect();
+        to.insert(format!("{dir}/{name}"), beside);
+    }
+    let files: BTreeSet<String> = to.keys().cloned().collect();
+    to.values_mut().for_each(|used| used.retain(|name| files.contains(name)));
+    assert!(to.values().map(BTreeSet::len).sum::<usize>() > 100, "no arrows: {to:#?}");
+    // What uses nothing that is left, or is used by nothing that is left, is in no circle.
+    loop {
+        let left: BTreeSet<String> = to.keys().cloned().collect();
+        to.values_mut().for_each(|used| used.retain(|name| left.contains(name)));
+        let used: BTreeSet<String> = to.values().flatten().cloned().collect();
+        to.retain(|name, uses| !uses.is_empty() && used.contains(name));
+        if to.len() == left.len() {
+            break;
+        }
+    }
+    assert_eq!(to.keys().collect::<Vec<_>>(), CIRCLES, "{to:#?}");
+}
+
 #[test]
 fn no_source_file_is_longer_than_600_lines() {
     let long: Vec<(String, usize)> = sources()

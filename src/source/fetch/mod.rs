@@ -12,6 +12,7 @@
 mod batch;
 mod codec;
 mod connection;
+mod exchange_error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod partition_fetch;

@@ -4,7 +4,7 @@ use std::io;
 use std::net::TcpStream;
 use std::time::Duration;
 
-use super::connection::ExchangeError;
+use super::exchange_error::ExchangeError;
 use super::sasl;
 use super::scram::{Client, Hash};
 use super::tls::{Stream, Tls};

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connection::{Address, Connection, ExchangeError};
+use super::connection::{Address, Connection};
+use super::exchange_error::ExchangeError;
 use super::security::Security;
 use super::shard_fetch::{Plan, ShardFetch};
 use super::wire::Answer;

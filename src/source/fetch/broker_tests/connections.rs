@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::connection::ExchangeError;
+use super::super::exchange_error::ExchangeError;
 use super::super::partition_fetch::Content;
 use super::super::shard_fetch::{Chunk, Cluster, Section, ShardFetch};
 use super::broker::{Trick, new_address};
