@@ -100,7 +100,7 @@ impl<W: World> Committer<W> {
 
         let began = now();
         crash::point("report.before");
-        self.report(&done, &work.unmoved).await?;
+        self.report(&done, &work).await?;
         crash::point("report.after");
         let reporting = now() - began;
         self.metrics.observe_step(Step::Report, reporting);
@@ -274,12 +274,14 @@ impl<W: World> Committer<W> {
     pub(super) async fn report(
         &self,
         done: &[Done<Loaded<W>>],
-        unmoved: &[Frontier],
+        work: &Work<Loaded<W>>,
     ) -> Result<(), Failure> {
         if done.iter().any(|done| done.settled.is_superseded()) {
             return Ok(());
         }
-        let frontier = lowest(done.iter().map(|done| done.pending.to()), unmoved);
+        let ledgers: Vec<&Frontier> =
+            work.checkpoint.frontiers.values().chain(&work.unmoved).collect();
+        let frontier = lowest(&work.checkpoint.pending, &ledgers);
         let none = Frontier::default();
         for Done { reading, pending, .. } in done {
             let ledger = reading.view().ledger.as_ref().map_or(&none, |ledger| &ledger.frontier);
@@ -302,19 +304,14 @@ impl<W: World> Committer<W> {
     }
 }
 
-/// How far all tables are: of each partition that moved the lowest offset. A table that a commit of
-/// this epoch did not move in a partition is ahead of it there; one for which nothing moved at all may
-/// not have begun it, and then the partition has none.
-fn lowest(moved: impl Iterator<Item = Frontier>, unmoved: &[Frontier]) -> Frontier {
-    let mut lowest = Frontier::default();
-    for (tp, next) in moved.flat_map(|frontier| frontier.0) {
-        let low = lowest.get(&tp).map_or(next, |low| low.min(next));
-        lowest.set(tp, low);
-    }
-    let all = lowest.0.into_iter().filter_map(|(tp, low)| {
-        let others: Option<Vec<Offset>> = unmoved.iter().map(|ledger| ledger.get(&tp)).collect();
-        let low = others?.into_iter().fold(low, Offset::min);
-        Some((tp, low))
+/// How far all tables are: of each partition that moved for one of them the lowest offset of all. A
+/// table for which it did not move may be ahead, or behind where the partition stopped before a record
+/// that is bad for it; one that has not begun it leaves the partition out.
+fn lowest(done: &[PendingCommit], ledgers: &[&Frontier]) -> Frontier {
+    let moved = done.iter().flat_map(|pending| pending.ranges.keys());
+    let all = moved.filter_map(|tp| {
+        let each: Option<Vec<Offset>> = ledgers.iter().map(|ledger| ledger.get(tp)).collect();
+        Some((tp.clone(), each?.into_iter().min()?))
     });
     all.collect()
 }

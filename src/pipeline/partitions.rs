@@ -34,7 +34,7 @@ impl Partition {
         self.stopped = true;
         self.consumed = self.next;
         for before in self.places.iter_mut().take(at).filter(|place| place.wants(offset)) {
-            before.ahead = true;
+            before.ahead = Some(offset + 1);
         }
     }
 }
@@ -45,13 +45,14 @@ pub(super) struct Place {
     ledger: Option<Offset>,
     /// Where its next range begins. Records below are in the table already.
     start: Offset,
-    /// It took the record at which the partition then stopped, for it was bad for another table.
-    ahead: bool,
+    /// One past the record at which the partition stopped, if this table took it and another could
+    /// not. That is beyond the partition's position, by more than one where offsets have holes.
+    ahead: Option<Offset>,
 }
 
 impl Place {
     pub(super) fn new(at: StartAt) -> Self {
-        Self { ledger: at.ledger, start: at.start, ahead: false }
+        Self { ledger: at.ledger, start: at.start, ahead: None }
     }
 
     /// Does the table lack the record at `offset`?
@@ -62,14 +63,14 @@ impl Place {
     /// One past what the table took or dropped of a partition of which so much was consumed; `None`
     /// if nothing moved for it.
     pub(super) fn reached(&self, consumed: Offset) -> Option<Offset> {
-        let end = if self.ahead { consumed + 1 } else { consumed };
+        let end = self.ahead.unwrap_or(consumed);
         (end > self.start).then_some(end)
     }
 
     /// Ends the epoch at `next`, the partition's position: the ledger value that the range continues,
     /// and the range; `None` if nothing moved for this table.
     pub(super) fn seal(&mut self, next: Offset) -> Option<(Option<Offset>, OffsetRange)> {
-        let end = if std::mem::take(&mut self.ahead) { next + 1 } else { next };
+        let end = self.ahead.take().unwrap_or(next);
         if end <= self.start {
             return None;
         }

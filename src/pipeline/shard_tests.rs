@@ -100,13 +100,15 @@ struct Log {
     topic: TopicIndex,
     next: Offset,
     count: Offset,
+    /// From one record to the next.
+    step: usize,
     /// Those of these offsets are tombstones.
     tombstones: Vec<Offset>,
 }
 
 impl Log {
     fn new(topic: TopicIndex, next: Offset, count: Offset) -> Self {
-        Self { topic, next, count, tombstones: Vec::new() }
+        Self { topic, next, count, step: 1, tombstones: Vec::new() }
     }
 }
 
@@ -114,7 +116,7 @@ impl Queue for Log {
     fn poll(&mut self, _: Duration, mut take: impl FnMut(Polled<'_>) -> bool) -> usize {
         let from = self.next;
         self.next += self.count;
-        for offset in from..self.next {
+        for offset in (from..self.next).step_by(self.step) {
             let value = (!self.tombstones.contains(&offset)).then_some(&b"{}"[..]);
             let topic = self.topic;
             let (timestamp_ms, key, headers) = (None, None, Headers::NONE);
@@ -380,6 +382,25 @@ fn a_record_that_is_bad_for_one_table_only_is_in_the_others_range_or_not_in_its_
         rig.read();
         assert!(rig.seal(1).unwrap());
         assert_eq!(rig.shares(), expected);
+    }
+}
+
+/// Transactions leave holes: the record is not at the partition's position but behind it.
+#[test]
+fn a_bad_record_behind_a_hole_is_in_the_range_of_the_table_that_has_taken_it() {
+    let good = || Disk { durable: true, ..Disk::default() };
+    let other = || Disk { pushed: [(14, bad())].into(), ..good() };
+    for (ledger, expected) in
+        [(10, Some((10, 15, 3))), (12, Some((12, 15, 2))), (14, Some((14, 15, 1)))]
+    {
+        let mut rig = Rig::of_tables(vec![good(), other()]);
+        rig.begin_at(ledger, 10);
+        rig.log.step = 2; // 10, 12, 14
+        rig.read();
+        let Ok(Report::Bad(record)) = rig.reports.try_recv() else { panic!("not told") };
+        assert_eq!(record.offset, 14);
+        assert!(rig.seal(1).unwrap());
+        assert_eq!(rig.shares(), [expected, Some((10, 13, 2))]);
     }
 }
 

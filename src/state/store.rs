@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use rocksdb::{WriteBatch, WriteOptions};
 use serde::Serialize;
 
@@ -20,6 +21,9 @@ use crate::protocol::{
 pub struct StateStore {
     reader: StateReader,
     write_failed: AtomicBool,
+    /// Held from reading to writing by whatever writes what it has read: the commits of a checkpoint
+    /// are finalized side by side.
+    changing: Mutex<()>,
 }
 
 impl StateStore {
@@ -35,7 +39,8 @@ impl StateStore {
         (flow, table): (&str, &str),
     ) -> Result<Self, StateError> {
         let reader = StateReader::open_for_writing(dir)?;
-        let store = Self { reader, write_failed: AtomicBool::new(false) };
+        let write_failed = AtomicBool::new(false);
+        let store = Self { reader, write_failed, changing: Mutex::default() };
         match store.reader.pipeline()? {
             Some(found) if found == pipeline => {
                 if store.reader.is_format_1()? {
@@ -100,6 +105,7 @@ impl StateStore {
     /// # Errors
     /// If the store cannot be read or written.
     pub fn member(&self) -> Result<String, StateError> {
+        let _changing = self.changing.lock();
         if let Some(Member { id }) = self.reader.get::<Member>(keys::MEMBER)? {
             return Ok(id);
         }
@@ -147,6 +153,7 @@ impl StateStore {
         checkpoint: &Checkpoint,
         start: &CheckpointStart,
     ) -> Result<Vec<Prepared>, StateError> {
+        let _changing = self.changing.lock();
         let open = self.open_checkpoint(flow)?.map(|open| open.epoch);
         one_epoch_is_open(open, checkpoint.epoch)?;
         let records = keys::records(flow);
@@ -173,6 +180,7 @@ impl StateStore {
         settled: &Settled,
         end: &CheckpointEnd,
     ) -> Result<(), StateError> {
+        let _changing = self.changing.lock();
         let (commit_id, outcome) = (settled.commit_id(), Outcome::of(settled));
         let not_open =
             |open: Option<Epoch>| StateError::NotOpen { commit: commit_id.clone(), open };
@@ -222,6 +230,7 @@ impl StateStore {
     /// # Errors
     /// If the store cannot be read or written.
     pub fn give_up(&self, flow: &str, reason: &str) -> Result<(), StateError> {
+        let _changing = self.changing.lock();
         let mut batch = WriteBatch::default();
         if let Some(open) = self.reader.get::<Open>(&keys::open(flow))? {
             let key = keys::record(&keys::records(flow), open.number);
@@ -244,6 +253,7 @@ impl StateStore {
     /// # Errors
     /// If the store cannot be read or written.
     pub fn add_seconds(&self, flow: &str, seconds: &StepSeconds) -> Result<(), StateError> {
+        let _changing = self.changing.lock();
         let records = keys::records(flow);
         let Some(number) = self.reader.record_numbers(&records)?.last().copied() else {
             return Ok(());

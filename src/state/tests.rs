@@ -187,6 +187,32 @@ fn each_commit_of_a_checkpoint_is_finalized_by_itself_and_the_last_completes_it(
     assert_eq!((record.outcome(), record.ended_ms.is_some()), (Outcome::Superseded, true));
 }
 
+/// Two tables of a flow come to their ends at the same time, each on a thread of its own.
+#[test]
+fn commits_that_are_finalized_side_by_side_lose_nothing_of_each_other() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    for epoch in 1..=100 {
+        store.prepare(FLOW, &for_two_tables(epoch), &start()).unwrap();
+        let together = std::sync::Barrier::new(2);
+        let finalize = |commit: CommitId| {
+            together.wait();
+            store.finalize(FLOW, &in_table(commit, 5), &end(10)).unwrap();
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| finalize(id(epoch)));
+            scope.spawn(|| finalize(CommitId(format!("other-{epoch}"))));
+        });
+        let state = store.load(FLOW).unwrap();
+        assert_eq!(state.pending, [], "epoch {epoch}");
+        assert!(state.last.values().all(|last| last.epoch == Epoch(epoch)), "{state:?}");
+        assert_eq!(state.last.len(), 2);
+        let record = store.checkpoints(FLOW).unwrap().pop().unwrap();
+        assert!(record.commits.iter().all(|commit| commit.outcome == committed(5)), "{record:?}");
+        assert!(record.ended_ms.is_some());
+    }
+}
+
 #[test]
 fn flows_of_one_process_do_not_see_each_other() {
     let dir = TempDir::new().unwrap();

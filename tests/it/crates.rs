@@ -53,7 +53,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("crc32c", &["source/fetch/batch", "state/frame", "write/location"]),
     ("fastrand", &["decode/json", "demo", "pipeline", "retry", "service"]),
     ("libc", &["base/os_error"]),
-    ("parking_lot", &["pipeline", "source", "table", "telemetry"]),
+    ("parking_lot", &["pipeline", "source", "state", "table", "telemetry"]),
     ("roaring", &["verify/offsets"]),
     ("serde", &["commands", "protocol", "state", "table", "telemetry", "verify"]),
     ("serde_json", &["commands", "config", "protocol", "state", "table", "telemetry"]),

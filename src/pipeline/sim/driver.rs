@@ -47,6 +47,8 @@ pub(super) struct Outcome {
     pub half_starts: usize,
     /// Runs that ended with a refusal of a table that was rolled back.
     pub refused: usize,
+    /// Runs that stopped before a bad record.
+    pub stopped: usize,
     pub crashes: u32,
     pub seconds: u64,
 }
@@ -84,6 +86,7 @@ fn run_world(seed: u64, print: bool, remade: bool) -> Outcome {
             halves: state.halves,
             half_starts: state.half_starts,
             refused: state.refused,
+            stopped: state.stopped,
             crashes: driver.crashes,
             seconds: driver.began.elapsed().as_secs(),
         }
@@ -120,6 +123,8 @@ struct Process {
     life: Life,
     stop: watch::Sender<bool>,
     until_caught_up: bool,
+    /// Does it stop at a bad record?
+    strict: bool,
     task: JoinHandle<Result<RunEnd, Failure>>,
 }
 
@@ -240,6 +245,10 @@ impl Driver {
                 state.refused += 1;
                 state.note(format_args!("{name} is refused: {refusal}"));
             }
+            Ok(Err(Failure::BadRecord(record))) if process.strict => {
+                state.stopped += 1;
+                state.note(format_args!("{name} stopped before a bad record: {record:?}"));
+            }
             Ok(Ok(end)) => state.find(format!("{name} ended: {end:?}")),
             Ok(Err(failure)) => state.find(format!("{name} failed: {}", chain(&failure))),
             Err(error) => state.find(format!("{name} panicked: {error}")),
@@ -274,20 +283,21 @@ impl Driver {
         }
         let open = state.drives[slot].now.open.as_ref().map(|open| open.epoch);
         let fuses = state.plan.fuses;
+        let strict = state.plan.strict && !until_caught_up && self.names % 3 == 0;
         let fuse = state.fault(fuses).then(|| state.rng.i64(1..300));
-        state.note(format_args!("{name} starts, disk {disk}, open {open:?}, fuse {fuse:?}"));
+        state.note(format_args!(
+            "{name} starts, disk {disk}, open {open:?}, fuse {fuse:?}, strict {strict}"
+        ));
         drop(state);
         let life = Life::new(slot, name, fuse);
         let (stop, stopping) = watch::channel(false);
-        let task = supervise(
-            self.sim.clone(),
-            life.clone(),
-            self.settings.clone(),
-            stopping,
-            until_caught_up,
-        );
+        let mut settings = self.settings.clone();
+        if strict {
+            Arc::make_mut(&mut settings).bad_records = BadRecords::Fail;
+        }
+        let task = supervise(self.sim.clone(), life.clone(), settings, stopping, until_caught_up);
         let task = tokio::task::spawn_local(task);
-        self.processes[slot] = Some(Process { life, stop, until_caught_up, task });
+        self.processes[slot] = Some(Process { life, stop, until_caught_up, strict, task });
     }
 
     /// What happens to the world, by chance.

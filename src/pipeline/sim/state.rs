@@ -27,6 +27,8 @@ pub(super) fn tp(partition: i32) -> TopicPartition {
 pub(super) struct Plan {
     /// Tables of the flow.
     pub tables: usize,
+    /// Do some processes stop at a bad record?
+    pub strict: bool,
     pub instances: usize,
     pub partitions: i32,
     /// Does the group share the partitions out? If not, all instances read them all.
@@ -83,6 +85,7 @@ impl Plan {
         };
         let mut plan = Self {
             tables: 1,
+            strict: false,
             rollbacks: 0,
             lost_requests: rate(100),
             lost_replies: rate(150),
@@ -239,6 +242,8 @@ pub(super) struct State {
     pub half_starts: usize,
     /// Runs that ended with a refusal of the table that was rolled back.
     pub refused: usize,
+    /// Runs that stopped before a bad record.
+    pub stopped: usize,
     /// One for each instance.
     pub drives: Vec<Drive>,
     pub last_member: u64,
@@ -288,6 +293,7 @@ impl Sim {
             plan.tables = 2;
             plan.rollbacks = if seed.is_multiple_of(2) { 4 } else { 0 };
         }
+        plan.strict = seed % 5 == 1;
         let trace = Trace {
             digest: 0xcbf2_9ce4_8422_2325,
             print,
@@ -305,6 +311,7 @@ impl Sim {
             halves: 0,
             half_starts: 0,
             refused: 0,
+            stopped: 0,
             drives,
             last_member: 0,
             rejected: BTreeSet::new(),

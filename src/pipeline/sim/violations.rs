@@ -224,8 +224,9 @@ fn i9_group_offsets_beyond_the_ledger_are_counted_and_not_reported() {
         let reading = still.reading().await;
         let commit = still.pending(reading.view(), 1, None, 5);
         let settled = Settled::Committed(Shown::forged(commit.commit_id.clone(), None));
+        let work = work(commit.clone(), reading.table());
         let done = Done { settled, reading, pending: Prepared::on_disk(commit) };
-        still.committer.report(&[done], &[]).await.unwrap_err();
+        still.committer.report(&[done], &work).await.unwrap_err();
         assert_eq!(still.counted(), [InvariantId::I9]);
         assert_eq!(still.sim.lock().group.offsets, BTreeMap::new());
     });
