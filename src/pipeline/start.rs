@@ -43,8 +43,8 @@ impl<W: World> Started<W> {
     ) -> Result<Self, Failure> {
         let committer = Arc::new(committer(connected, settings, instance, metrics, health));
         let local = committer.state.load().await?;
-        let mut readings = read(&committer, &local).await?;
-        let epoch = settle_pending(&committer, &local, &mut readings).await?;
+        let (mut readings, failed) = read(&committer, &local).await;
+        let epoch = settle_pending(&committer, &local, &mut readings, failed).await?;
         let info = committer.source.describe().await?;
         let topic_ids = info.topic_ids.clone();
         for (name, reading) in &readings {
@@ -164,37 +164,43 @@ pub(super) fn committer<W: World>(
     }
 }
 
-/// The first reading of each table; one that is absent is made, if it is known how.
+/// The first reading of each table, and why others could not be read. One that is absent is made, if
+/// it is known how.
 async fn read<W: World>(
     committer: &Committer<W>,
     local: &LocalState,
-) -> Result<Readings<Loaded<W>>, Failure> {
-    let mut readings = Readings::new();
-    for (name, table) in &committer.tables {
+) -> (Readings<Loaded<W>>, Option<Failure>) {
+    let read = async |(name, table): (&String, &TableCommitter<W>)| {
         let is_for = |pending: &Prepared| {
             pending.table == *name || !committer.tables.contains_key(&pending.table)
         };
         let awaited = local.pending.iter().any(is_for);
-        let reading = match awaited {
-            // A new table in the place of the one that a commit is pending for would only be in
-            // the way of bringing that one back.
-            true => table.load().await?,
-            false => table.open().await?,
-        };
-        readings.insert(name.clone(), reading);
+        // A new table in the place of the one that a commit is pending for would only be in the way
+        // of bringing that one back.
+        let reading = if awaited { table.load().await } else { table.open().await };
+        (name.clone(), reading)
+    };
+    let (mut readings, mut failed) = (Readings::new(), None);
+    for (name, reading) in join_all(committer.tables.iter().map(read)).await {
+        match reading {
+            Ok(reading) => drop(readings.insert(name, reading)),
+            Err(failure) => failed = Some(worse(failed, failure)),
+        }
     }
-    Ok(readings)
+    (readings, failed)
 }
 
 /// Finishes every pending commit of an earlier process by the same admission as a fresh one.
-/// Files already written are committed without reading Kafka again. A table that is refused keeps
-/// its commit pending, and does not keep the commits of the others from theirs.
+/// Files already written are committed without reading Kafka again. A table that is refused or could
+/// not be read (`failed`) keeps its commit pending, and does not keep those of the others from their
+/// ends.
 async fn settle_pending<W: World>(
     committer: &Committer<W>,
     local: &LocalState,
     readings: &mut Readings<Loaded<W>>,
+    mut failed: Option<Failure>,
 ) -> Result<Epoch, Failure> {
-    let (mut refused, mut failed) = (BTreeSet::new(), None);
+    let mut refused = BTreeSet::new();
     for (name, reading) in readings.iter() {
         let view = reading.view();
         // What became of the ledger is told better by the table's own history, where it tells.
@@ -210,9 +216,16 @@ async fn settle_pending<W: World>(
         local = ?recovery.standing, pending = local.pending.len(), next_epoch = %recovery.next_epoch,
         "recovering"
     );
-    let pending = local.pending.iter().filter(|pending| !refused.contains(&pending.table));
+    // One of a table that is not of this flow is told as that.
+    let unread =
+        |table: &String| committer.tables.contains_key(table) && !readings.contains_key(table);
+    let pending = local.pending.iter();
+    let pending: Vec<Prepared> = pending
+        .filter(|pending| !refused.contains(&pending.table) && !unread(&pending.table))
+        .cloned()
+        .collect();
     let mut all = Vec::new();
-    for end in join_all(pending.cloned().map(|pending| finish(committer, pending))).await {
+    for end in join_all(pending.into_iter().map(|pending| finish(committer, pending))).await {
         match end {
             Ok((name, done)) => {
                 readings.insert(name, done.reading.clone());

@@ -75,7 +75,7 @@ impl<W: World> TableCommitter<W> {
             let (reason, failure, backoff) = match attempt {
                 Ok(Attempt::Settled(settled, reading)) => {
                     self.remember(&settled, &reading);
-                    self.metrics.set_unknown_commits(0);
+                    self.metrics.set_unknown_commit(&self.name, false);
                     self.reachable(None);
                     return Ok((settled, *reading));
                 }
@@ -185,7 +185,7 @@ impl<W: World> TableCommitter<W> {
             }
             CommitOutcome::Unknown(reason) => {
                 self.metrics.add_commit(Answer::Unknown);
-                self.metrics.set_unknown_commits(1);
+                self.metrics.set_unknown_commit(&self.name, true);
                 self.reachable(Some(&reason));
                 Ok(Attempt::Unknown(format!("the outcome of the commit is not known: {reason}")))
             }

@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -50,6 +50,8 @@ struct Inner {
     started: SystemTime,
     last_checkpoint: Mutex<Option<SystemTime>>,
     positions: Mutex<BTreeMap<TopicPartition, Position>>,
+    /// Tables with a commit of which nobody knows whether it is in them.
+    in_doubt: Mutex<BTreeSet<String>>,
 }
 
 /// What a metric is, for `docs/metrics.md`.
@@ -133,6 +135,7 @@ impl Metrics {
             started: SystemTime::now(),
             last_checkpoint: Mutex::new(None),
             positions: Mutex::new(BTreeMap::new()),
+            in_doubt: Mutex::default(),
         })))
     }
 
@@ -286,7 +289,13 @@ impl Metrics {
 
     /// Pending commits of which the catalog's answer did not tell whether they are in the table,
     /// and the ledger has not been read since.
-    pub(crate) fn set_unknown_commits(&self, commits: usize) {
+    pub(crate) fn set_unknown_commit(&self, table: &str, unknown: bool) {
+        let mut in_doubt = self.0.in_doubt.lock();
+        match unknown {
+            true => drop(in_doubt.insert(table.to_owned())),
+            false => drop(in_doubt.remove(table)),
+        }
+        let commits = in_doubt.len();
         self.0.handles.unresolved.set(gauge_value(commits as u64));
     }
 

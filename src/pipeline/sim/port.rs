@@ -416,7 +416,7 @@ impl Table for SimTable {
     async fn load(&self) -> Result<Option<Reading<Arc<Meta>>>, Failure> {
         let (slot, at) = (self.port.life.slot(), self.at);
         self.port
-            .call("load", move |state| match state.fault(state.plan.unreachable) {
+            .call("load", move |state| match state.is_unreachable(at) {
                 true => Err(catalog_error("load")),
                 false => {
                     state.lakes[at].readers.insert(slot);
@@ -429,7 +429,7 @@ impl Table for SimTable {
     async fn open(&self) -> Result<Reading<Arc<Meta>>, Failure> {
         let at = self.at;
         self.port
-            .call("open", move |state| match state.fault(state.plan.unreachable) {
+            .call("open", move |state| match state.is_unreachable(at) {
                 true => Err(catalog_error("open")),
                 false => Ok(read(state.create_table(at))),
             })

@@ -236,6 +236,8 @@ pub(super) struct State {
     pub last_client: u64,
     /// One for each table of the flow.
     pub lakes: Vec<Lake>,
+    /// A table that the catalog does not give.
+    pub away: Option<usize>,
     /// Checkpoints of which one commit was finalized while another was pending.
     pub halves: usize,
     /// Runs that began with such a checkpoint.
@@ -263,6 +265,11 @@ impl State {
     pub(crate) fn find(&mut self, text: String) {
         self.note(format_args!("FOUND {text}"));
         self.findings.push(text);
+    }
+
+    /// Does asking the catalog for a table come to nothing this time?
+    pub(crate) fn is_unreachable(&mut self, at: usize) -> bool {
+        self.away == Some(at) || self.fault(self.plan.unreachable)
     }
 
     /// Does a fault of this rate happen here?
@@ -310,6 +317,7 @@ impl Sim {
             lakes: (0..plan.tables).map(|_| Lake::default()).collect(),
             halves: 0,
             half_starts: 0,
+            away: None,
             refused: 0,
             stopped: 0,
             drives,

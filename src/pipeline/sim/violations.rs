@@ -13,7 +13,9 @@ use crate::failure::Failure;
 use crate::pipeline::committer::{Committer, Done, Work};
 use crate::pipeline::coordinator::check_sealed;
 use crate::pipeline::reading::Reading;
-use crate::pipeline::start::committer;
+use crate::pipeline::seams::Checkpoints;
+use crate::pipeline::settings::RunSettings;
+use crate::pipeline::start::{Started, committer};
 use crate::pipeline::table_committer::TableCommitter;
 use crate::pipeline::world::Connected;
 use crate::protocol::{
@@ -26,13 +28,20 @@ use crate::telemetry::{Health, Metrics};
 /// A process that has not begun, in a world in which nothing goes wrong.
 struct Still {
     sim: Sim,
+    connected: Connected<Port>,
+    settings: RunSettings,
     committer: Committer<Port>,
     metrics: Metrics,
 }
 
 impl Still {
     fn new() -> Self {
-        let sim = Sim::new(1, false);
+        Self::of(1)
+    }
+
+    /// The world of a seed.
+    fn of(seed: u64) -> Self {
+        let sim = Sim::new(seed, false);
         sim.lock().calm = true;
         let settings = draw_settings(&mut sim.lock());
         let port = connect(&sim, &Life::new(0, String::from("i0-1"), None));
@@ -45,7 +54,7 @@ impl Still {
         let metrics = Metrics::new().unwrap();
         let health = Health::new(Duration::from_secs(1));
         let committer = committer(&connected, &settings, "i0-1", &metrics, &health);
-        Self { sim, committer, metrics }
+        Self { sim, connected, settings, committer, metrics }
     }
 
     fn table(&self) -> &TableCommitter<Port> {
@@ -56,9 +65,20 @@ impl Still {
         self.table().open().await.unwrap()
     }
 
-    /// A commit of partition 0 to the table, with a file.
+    /// A commit of partition 0 to the first table, with a file.
     fn pending(
         &self,
+        view: &TableView,
+        epoch: u64,
+        from: Option<Offset>,
+        end: Offset,
+    ) -> PendingCommit {
+        self.pending_to(0, view, epoch, from, end)
+    }
+
+    fn pending_to(
+        &self,
+        at: usize,
         view: &TableView,
         epoch: u64,
         from: Option<Offset>,
@@ -71,10 +91,10 @@ impl Still {
             topic_ids: BTreeMap::from([(TOPIC.into(), "i".into())]),
         };
         let uuid = view.table_uuid.clone();
-        let target = FlowTable { name: TABLES[0].into(), uuid, generation: 0 };
+        let target = FlowTable { name: TABLES[at].into(), uuid, generation: 0 };
         let range = OffsetRange { start: from.unwrap_or(0), end };
         let file = PendingFile {
-            path: self.sim.lock().write_file(0, Vec::new()),
+            path: self.sim.lock().write_file(at, Vec::new()),
             data_file: String::new(),
             schema_id: 0,
             spec_id: 0,
@@ -229,5 +249,38 @@ fn i9_group_offsets_beyond_the_ledger_are_counted_and_not_reported() {
         still.committer.report(&[done], &work).await.unwrap_err();
         assert_eq!(still.counted(), [InvariantId::I9]);
         assert_eq!(still.sim.lock().group.offsets, BTreeMap::new());
+    });
+}
+
+#[test]
+fn a_table_that_is_away_at_a_start_does_not_keep_the_commit_to_another_from_its_end() {
+    run(async {
+        for away in [0, 1] {
+            let still = Still::of(2);
+            let mut checkpoint =
+                Checkpoint { epoch: Epoch(1), frontiers: BTreeMap::new(), pending: Vec::new() };
+            let (mut work, mut loaded) = (None, BTreeMap::new());
+            for (at, name) in TABLES.iter().enumerate() {
+                let reading = still.committer.tables[*name].open().await.unwrap();
+                let commit = still.pending_to(at, reading.view(), 1, None, 0);
+                checkpoint.frontiers.insert(commit.table.clone(), commit.to());
+                checkpoint.pending.push(commit.clone());
+                loaded.insert((*name).to_owned(), Arc::new(reading.table().clone()));
+                work = Some(self::work(commit, reading.table()));
+            }
+            let work = Work { checkpoint, tables: loaded, ..work.unwrap() };
+            still.committer.prepare(&work).await.unwrap();
+
+            still.sim.lock().away = Some(away);
+            let (health, metrics) = (Health::new(Duration::from_secs(1)), Metrics::new().unwrap());
+            let started =
+                Started::new(&still.connected, &still.settings, "i0-1", &metrics, &health).await;
+            let failure = started.err().unwrap();
+            assert!(failure.is_transient(), "{failure}");
+            let local = still.committer.state.load().await.unwrap();
+            let pending: Vec<&str> = local.pending.iter().map(|p| p.table.as_str()).collect();
+            assert_eq!(pending, [TABLES[away]]);
+            assert_eq!(still.sim.lock().lakes[1 - away].commits(), 1);
+        }
     });
 }
