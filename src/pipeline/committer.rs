@@ -83,7 +83,7 @@ impl<W: World> Committer<W> {
         self.metrics.observe_step(Step::Seal, work.seal);
 
         if let Err(failure) = self.check_topics(&work).await {
-            self.drop_unprepared(&work).await;
+            self.drop_unprepared(&work).await?;
             return Err(failure.of_checkpoint(epoch));
         }
         let began = now();
@@ -213,13 +213,14 @@ impl<W: World> Committer<W> {
     }
 
     /// Deletes the files of an epoch that never became a checkpoint.
-    async fn drop_unprepared(&self, work: &Work<Loaded<W>>) {
+    async fn drop_unprepared(&self, work: &Work<Loaded<W>>) -> Result<(), Failure> {
         for pending in &work.checkpoint.pending {
             let table = self.tables.get(&pending.table).zip(work.tables.get(&pending.table));
             if let Some((table, loaded)) = table {
-                table.delete_unprepared(loaded, &pending.files).await;
+                table.delete_unprepared(loaded, &pending.files).await?;
             }
         }
+        Ok(())
     }
 
     /// The client reads on at its offsets in a topic that was made again meanwhile. Ids are never
@@ -260,10 +261,9 @@ impl<W: World> Committer<W> {
         let files = work.checkpoint.pending.iter().flat_map(|pending| &pending.files);
         let bytes: u64 = files.map(|file| file.bytes).sum();
         let prepared = self.state.prepare(work.checkpoint.clone(), start).await;
-        let prepared = prepared.inspect_err(|failure| {
-            if let Failure::State(StateError::StillOpen(violation)) = failure {
-                self.metrics.add_violation(violation.id);
-            }
+        let prepared = prepared.map_err(|failure| match failure {
+            Failure::State(StateError::StillOpen(violation)) => violated(&self.metrics, &violation),
+            other => other,
         })?;
         self.metrics.set_checkpoint_size(bytes);
         Ok(prepared)

@@ -249,10 +249,10 @@ impl Pipeline {
         let (ended, unprepared) = coordinator.run(stop).await;
         // The coordinator is gone, and with it the channels that the others live by.
         let intact = futures::future::join_all(running).await.into_iter().all(|intact| intact);
-        unprepared.delete(&committer).await;
+        let deleted = unprepared.delete(&committer).await;
         if !intact && ended.is_ok() {
             return Err(Failure::Internal(String::from("a thread of the pipeline panicked")));
         }
-        ended
+        deleted.and(ended)
     }
 }

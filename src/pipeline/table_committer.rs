@@ -288,7 +288,7 @@ impl<W: World> TableCommitter<W> {
         };
         self.state.finalize(settled.clone(), end).await?;
         match settled {
-            Settled::Superseded(_) => self.drop_files(pending, reading).await,
+            Settled::Superseded(_) => self.drop_files(pending, reading).await?,
             Settled::Committed(_) | Settled::AlreadyCommitted(_) => {
                 self.metrics.add_committed_records(pending.rows.written);
             }
@@ -296,7 +296,11 @@ impl<W: World> TableCommitter<W> {
         Ok(())
     }
 
-    async fn drop_files(&self, pending: &PendingCommit, reading: &Reading<Loaded<W>>) {
+    async fn drop_files(
+        &self,
+        pending: &PendingCommit,
+        reading: &Reading<Loaded<W>>,
+    ) -> Result<(), Failure> {
         let ranges_of = |shown: &ShownCommit| {
             let entry = self.table.entry(reading.table(), shown.snapshot_id);
             entry.ok().flatten().map(|entry| entry.ranges)
@@ -306,11 +310,16 @@ impl<W: World> TableCommitter<W> {
                 commit_id = %pending.commit_id,
                 "files of a superseded commit are kept: the journal does not prove that they are not in the table"
             );
-            return;
+            return Ok(());
         }
-        if let Err(error) = self.delete_unused(reading.table(), &pending.files).await {
-            tracing::warn!(error = %chain(&error), "files of a superseded commit stay behind as orphans");
+        match self.delete_unused(reading.table(), &pending.files).await {
+            Ok(()) => {}
+            Err(violation @ Failure::Internal(_)) => return Err(violation),
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "files of a superseded commit stay behind as orphans");
+            }
         }
+        Ok(())
     }
 
     /// Deletes data files that no snapshot has, unless a pending commit in the checkpoint store names
@@ -337,18 +346,23 @@ impl<W: World> TableCommitter<W> {
 
     /// Deletes files of an epoch that never became a checkpoint. What cannot be deleted stays behind as
     /// orphans.
+    ///
+    /// # Errors
+    /// If a checkpoint names one of them (I8).
     pub(super) async fn delete_unprepared(
         &self,
         loaded: &Loaded<W>,
         files: impl IntoIterator<Item = &PendingFile>,
-    ) {
+    ) -> Result<(), Failure> {
         let deleting = self.delete_unused(loaded, files);
         let left = match tokio::time::timeout(DELETING, deleting).await {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(violation @ Failure::Internal(_))) => return Err(violation),
             Ok(Err(error)) => chain(&error),
             Err(_) => String::from("the store did not answer in time"),
         };
         tracing::warn!(error = %left, "files of an epoch that was not prepared stay behind as orphans");
+        Ok(())
     }
 
     /// I1, as far as the metadata shows it. What is wrong is in the table already, and stopping would

@@ -7,6 +7,7 @@ use super::committer::Committer;
 use super::flow_tables::Tables;
 use super::messages::{Report, Sealed};
 use super::world::World;
+use crate::failure::Failure;
 
 /// Answers to a barrier that came to nothing.
 pub(super) struct Unprepared<W: World> {
@@ -20,7 +21,10 @@ pub(super) struct Unprepared<W: World> {
 
 impl<W: World> Unprepared<W> {
     /// Deletes their files. To be called when every shard has ended, so that all have answered.
-    pub(crate) async fn delete(mut self, committer: &Committer<W>) {
+    ///
+    /// # Errors
+    /// If a checkpoint names one of them (I8).
+    pub(crate) async fn delete(mut self, committer: &Committer<W>) -> Result<(), Failure> {
         let mut sealed = self.taken;
         while let Ok(report) = self.reports.try_recv() {
             if let Report::Sealed(_, part) | Report::Left(part) = report {
@@ -31,8 +35,9 @@ impl<W: World> Unprepared<W> {
             let shares = sealed.iter().filter_map(|part| part.shares.get(at));
             if let Some(table) = committer.tables.get(&state.target.name) {
                 let files = shares.flat_map(|share| &share.files);
-                table.delete_unprepared(&state.loaded, files).await;
+                table.delete_unprepared(&state.loaded, files).await?;
             }
         }
+        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 //! The tables of a flow share its epochs: one barrier ends what is read for all of them, and one
 //! synced checkpoint holds a pending commit for each table that moved. From there on each table
 //! goes its own way: it has its own ledger, is admitted by its own reading, and its commit is
-//! finalized by itself. Flows share nothing that one of them could hold up.
+//! finalized by itself. Flows share the local store and nothing else: a disk that fails ends all.
 
 use std::collections::BTreeMap;
 
