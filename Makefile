@@ -18,7 +18,7 @@ TEST_FLAGS := $(CARGO_FLAGS) --features faults $(OURS).overflow-checks=true $(OU
 UNIT_FLAGS := $(TEST_FLAGS) $(OURS).opt-level=0 $(OURS).codegen-units=256 $(OURS).incremental=true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo unit test soak fuzz bench bench-peers check fmt lint docs deps advisories clean
+.PHONY: help setup build demo unit test soak fuzz memcheck mutants bench bench-peers check fmt lint docs deps advisories clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -50,6 +50,14 @@ soak: ## Every fault at random, for MINUTES (20)
 fuzz: ## Fuzz what reads bytes from outside, each target for SECONDS (30); FUZZ_TARGETS="a b" picks some
 	@scripts/setup build
 	scripts/fuzz $(or $(SECONDS),30) $(FUZZ_TARGETS)
+
+memcheck: ## Run the tests of what has `unsafe` code under AddressSanitizer (TEST_ARGS=name picks some)
+	@scripts/setup build
+	scripts/memcheck $(TEST_ARGS)
+
+mutants: ## Change the protocol everywhere, a place at a time: do its tests notice? (MUTANTS_ARGS)
+	@scripts/setup rust mutants
+	scripts/mutants $(MUTANTS_ARGS)
 
 bench: ## Measure on a real Kafka (BENCH_ARGS)
 	@scripts/setup test

@@ -19,8 +19,8 @@ part_dir() {
     printf '%s/%s-%s\n' "$ICESTREAM_CACHE" "$name" "$(cat "$@" | sha256sum | cut -c1-16)"
 }
 
-# The programs of scripts/setup tools, with their versions, and where each is kept.
-declare -A TOOLS=([cargo-deny]=0.20.2 [cargo-machete]=0.9.2)
+# The programs of scripts/setup tools and mutants, with their versions, and where each is kept.
+declare -A TOOLS=([cargo-deny]=0.20.2 [cargo-machete]=0.9.2 [cargo-mutants]=27.1.0)
 tool_dir() { printf '%s/tools/%s-%s\n' "$ICESTREAM_CACHE" "$1" "${TOOLS[$1]}"; }
 
 # java_home: prints the home of a JDK that is recent enough: JAVA_HOME, the PATH, then where

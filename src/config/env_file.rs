@@ -23,7 +23,11 @@ pub(super) struct EnvFile {
 /// Parses the text of the env file at `path`. Quotes, escapes, comments, `export` and `${NAME}`
 /// are understood as `docker compose` does.
 pub(super) fn parse(path: &Path, text: &str) -> EnvFile {
-    let text = text.trim_start_matches('\u{feff}');
+    let mut text = text.trim_start_matches('\u{feff}').to_owned();
+    // Where nothing follows a space, not even the end of its line, the parser reports an error.
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
     let lines: Vec<&str> = text.lines().collect();
     let taken = Rc::new(Cell::new(0));
     let reader = LineReader { rest: text.as_bytes(), taken: Rc::clone(&taken) };
@@ -37,7 +41,9 @@ pub(super) fn parse(path: &Path, text: &str) -> EnvFile {
         let skipped = taken_lines.iter().take_while(|line| is_blank(line)).count();
         let line = before + skipped + 1;
         let raw = taken_lines.get(skipped..).unwrap_or_default().join("\n");
-        let Ok((name, value)) = entry else {
+        let Written { variables, cut } = written(&raw);
+        // The parser drops a backslash that nothing follows: a password would be another one.
+        let Some((name, value)) = entry.ok().filter(|_| !cut) else {
             file.unusable.extend(name_of(&raw));
             file.problems.push(Problem::MalformedLine { path: path.to_owned(), line });
             continue;
@@ -47,7 +53,7 @@ pub(super) fn parse(path: &Path, text: &str) -> EnvFile {
             file.problems.push(Problem::Twice { name, path, first, second: line });
             continue;
         }
-        let unset = variables(&raw)
+        let unset = variables
             .into_iter()
             .find(|variable| !seen.contains_key(variable) && std::env::var_os(variable).is_none());
         seen.insert(name.clone(), line);
@@ -98,9 +104,17 @@ fn name_of(raw: &str) -> Option<String> {
     Some(name.strip_prefix("export ").unwrap_or(name).trim().to_owned())
 }
 
-/// The variables that the value of a line refers to: `$` outside single quotes and not escaped.
-fn variables(raw: &str) -> Vec<String> {
-    let mut found = Vec::new();
+/// What is written for a value.
+#[derive(Default)]
+struct Written {
+    /// The variables that it refers to: `$` outside single quotes and not escaped.
+    variables: Vec<String>,
+    /// Does it end in a backslash that escapes nothing?
+    cut: bool,
+}
+
+fn written(raw: &str) -> Written {
+    let mut found = Written::default();
     let Some((_, value)) = raw.split_once('=') else { return found };
     let (mut single, mut double) = (false, false);
     let mut chars = value.chars().peekable();
@@ -109,9 +123,7 @@ fn variables(raw: &str) -> Vec<String> {
         match c {
             '\'' if !double => single = !single,
             '"' if !single => double = !double,
-            '\\' if !single => {
-                chars.next();
-            }
+            '\\' if !single => found.cut = chars.next().is_none(),
             '#' if !single && !double && previous.is_whitespace() => break,
             '$' if !single => {
                 let braced = chars.next_if_eq(&'{').is_some();
@@ -122,7 +134,7 @@ fn variables(raw: &str) -> Vec<String> {
                 {
                     name.push(c);
                 }
-                found.push(name);
+                found.variables.push(name);
             }
             _ => {}
         }
@@ -177,6 +189,39 @@ mod tests {
         assert_eq!(file.unusable, ["PASSWORD", "C"]);
         assert_eq!(file.values, pairs(&[("A", "1"), ("B", "2")]));
         assert!(!format!("{:?}", file.problems).contains("hunter"));
+    }
+
+    #[test]
+    fn spaces_before_the_end_of_the_file_are_no_mistake() {
+        for space in [" ", "\t", "  ", " \r", "\n ", "\n\n \t"] {
+            for line in ["A=1", "A='1'", "A=1 # why", "export A=\"1\""] {
+                let (values, problems) = parsed(&format!("{line}{space}"));
+                assert_eq!(values, pairs(&[("A", "1")]), "{line:?} {space:?}: {problems:?}");
+                assert_eq!(problems, Vec::<String>::new());
+            }
+            assert_eq!(parsed(space), (pairs(&[]), Vec::new()));
+        }
+    }
+
+    #[test]
+    fn a_value_that_the_file_ends_in_is_a_problem_of_its_line() {
+        for line in ["A=\"1", "A='1", "A=1\\", "A=\"1\\", "A=1 2"] {
+            let (values, problems) = parsed(&format!("B=2\n{line}"));
+            assert_eq!(values, pairs(&[("B", "2")]));
+            assert!(problems.len() == 1 && problems[0].contains("ine 2 "), "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn a_backslash_that_would_silently_vanish_is_a_problem() {
+        for end in ["\n", "\r\n", "", "\nB=2\n"] {
+            let (values, problems) = parsed(&format!("PASSWORD=hunter\\{end}"));
+            assert!(values.iter().all(|(name, _)| name == "B"), "{values:?}");
+            assert!(problems[0].contains("ine 1 "), "{problems:?}");
+        }
+        let (values, problems) = parsed("A=a\\\\\nB=b # c\\\nC='\\d'\n");
+        assert_eq!(problems, Vec::<String>::new());
+        assert_eq!(values, pairs(&[("A", "a\\"), ("B", "b"), ("C", "\\d")]));
     }
 
     #[test]

@@ -28,7 +28,8 @@ pub(crate) fn env_file(data: &[u8]) {
             other => unreachable!("{other}"),
         }
     }
-    let quotable = |value: &str| !value.contains(['\'', '\n', '\r']);
+    // The parser takes a backslash before a closing quote for the escape of it, and reports that.
+    let quotable = |value: &str| !value.contains(['\'', '\n', '\r']) && !value.ends_with('\\');
     let values = || file.values.iter().filter(|(_, value)| quotable(value));
     let quoted: String = values().map(|(name, value)| format!("{name}='{value}'\n")).collect();
     let again = parse(path, &quoted);

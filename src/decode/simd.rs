@@ -1,6 +1,6 @@
 //! Many bytes at once: 32 with the vector instructions that every x86-64 has, 8 in one integer.
 //! Elsewhere than on x86-64 the compiler makes what it can of the portable form, which is tested
-//! beside the other.
+//! beside the other, and with the feature `portable` here as well.
 #![allow(unsafe_code, reason = "vector instructions are called through functions that need them")]
 
 /// Bytes that are looked at together.
@@ -9,25 +9,25 @@ pub(super) const BLOCK: usize = 32;
 /// Bytes before the first quote, backslash or control character; 32 if there is none.
 #[inline(always)]
 pub(super) fn plain_prefix(block: &[u8; BLOCK]) -> usize {
-    #[cfg(target_feature = "sse2")]
+    #[cfg(all(target_feature = "sse2", not(feature = "portable")))]
     // SAFETY: needs nothing but SSE2, which the whole program is compiled for.
     return unsafe { vector::plain_prefix(block) };
-    #[cfg(not(target_feature = "sse2"))]
+    #[cfg(any(not(target_feature = "sse2"), feature = "portable"))]
     return portable::plain_prefix(block);
 }
 
 /// Bytes before the first difference; 32 if there is none.
 #[inline(always)]
 pub(super) fn equal_prefix(a: &[u8; BLOCK], b: &[u8; BLOCK]) -> usize {
-    #[cfg(target_feature = "sse2")]
+    #[cfg(all(target_feature = "sse2", not(feature = "portable")))]
     // SAFETY: needs nothing but SSE2, which the whole program is compiled for.
     return unsafe { vector::equal_prefix(a, b) };
-    #[cfg(not(target_feature = "sse2"))]
+    #[cfg(any(not(target_feature = "sse2"), feature = "portable"))]
     return portable::equal_prefix(a, b);
 }
 
 /// Safe functions that need SSE2. Loads are plain Rust: no pointers here.
-#[cfg(target_feature = "sse2")]
+#[cfg(all(target_feature = "sse2", not(feature = "portable")))]
 mod vector {
     use std::arch::x86_64::{
         __m128i, _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x,
@@ -80,7 +80,7 @@ mod vector {
     }
 }
 
-#[cfg(any(test, not(target_feature = "sse2")))]
+#[cfg(any(test, not(target_feature = "sse2"), feature = "portable"))]
 mod portable {
     use super::BLOCK;
 

@@ -108,10 +108,12 @@ fn edit_lost(table: &str, known: u64, view: &TableView) -> Refusal {
 /// [`Variant::MarkerOnlyInHead`]: what is left of `view` if a ledger is only looked for in the
 /// summary of the head.
 fn only_head(view: &TableView) -> TableView {
-    let mut commits = view.commits.clone();
-    commits.retain(|commit| Some(commit.snapshot_id) == view.head);
-    let ledger = view.ledger.clone().filter(|_| !commits.is_empty());
-    TableView { ledger, commits, ..view.clone() }
+    let mut seen = view.clone();
+    seen.commits.retain(|commit| Some(commit.snapshot_id) == view.head);
+    if seen.commits.is_empty() {
+        seen.ledger = None;
+    }
+    seen
 }
 
 /// Is the commit named by the ledger, or made by an ancestor of the head?

@@ -357,6 +357,46 @@ fn a_superseded_commit_is_absent_if_one_of_its_partitions_was_never_moved() {
 }
 
 #[test]
+fn what_came_before_a_commit_does_not_matter_to_who_moved_its_partition() {
+    let commit = pending("x", &[(0, 10)], &[(0, 10, 15)]);
+    let shown = full_view(
+        Some(ledger("b", &[(0, 20)])),
+        vec![entry(1, "a", &[(0, 0, 10)]), entry(2, "b", &[(0, 10, 20)])],
+    );
+    assert!(absent(&commit, &shown));
+}
+
+/// It may have landed, and left the ledger there as it was.
+#[test]
+fn a_partition_that_a_commit_does_not_move_proves_nothing() {
+    let commit = pending("x", &[(0, 0), (1, 5)], &[(0, 0, 10), (1, 5, 5)]);
+    let expired = full_view(Some(ledger("b", &[(0, 20), (1, 5)])), Vec::new());
+    assert!(!absent(&commit, &expired), "the ledger stands where the commit found it");
+    let moved_since = full_view(
+        Some(ledger("b", &[(0, 20), (1, 9)])),
+        vec![entry(2, "b", &[(0, 10, 20), (1, 5, 9)])],
+    );
+    assert!(!absent(&commit, &moved_since), "another moved on from there");
+}
+
+#[test]
+fn a_journal_that_does_not_lead_to_the_ledger_proves_nothing() {
+    let commit = pending("x", &[(0, 0)], &[(0, 0, 5)]);
+    let with_a_gap = full_view(
+        Some(ledger("c", &[(0, 20), (1, 5)])),
+        vec![entry(1, "a", &[(0, 0, 10)]), entry(3, "c", &[(1, 0, 5)])],
+    );
+    assert!(!absent(&commit, &with_a_gap));
+}
+
+#[test]
+fn a_partition_that_another_only_began_proves_nothing() {
+    let commit = pending("x", &[], &[(0, 3, 9)]);
+    let begun = full_view(Some(ledger("a", &[(0, 3)])), vec![entry(1, "a", &[(0, 3, 3)])]);
+    assert!(!absent(&commit, &begun));
+}
+
+#[test]
 fn a_commit_that_may_still_land_is_not_provably_absent() {
     let full = full_view(Some(ledger("a", &[(0, 10)])), vec![entry(1, "a", &[(0, 0, 10)])]);
     assert!(!absent(&pending("x", &[(0, 10)], &[(0, 10, 20)]), &full));

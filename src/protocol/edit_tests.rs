@@ -153,9 +153,28 @@ fn a_partition_that_ledger_and_journal_may_both_have_lost_needs_a_person_s_word(
 }
 
 #[test]
+fn a_partition_that_no_commit_of_a_whole_journal_names_was_never_begun() {
+    let basis = basis(Some(1), None, vec![ours(1, None, "a", &[(0, 0, 10)])]);
+    assert_eq!(rewound(&basis, NONE), Ok(frontier(&[(0, 10)])));
+}
+
+#[test]
+fn a_person_s_word_may_say_what_is_known() {
+    let basis = basis(Some(2), Some(at_three()), three());
+    assert_eq!(rewound(&basis, &[(0, 20)]), Ok(frontier(&[(0, 20), (1, 5)])));
+}
+
+#[test]
 fn a_ledger_that_was_set_back_is_brought_forward() {
     let basis = basis(Some(3), Some(ledger("a", &[(0, 10)])), three());
     assert_eq!(rewound(&basis, NONE), Ok(frontier(&[(0, 30), (1, 5)])));
+}
+
+#[test]
+fn a_ledger_that_was_set_back_still_tells_of_partitions_whose_commits_are_expired() {
+    let shown = vec![ours(2, Some(1), "b", &[(0, 10, 20)]), ours(3, Some(2), "c", &[(0, 20, 30)])];
+    let basis = basis(Some(3), Some(ledger("b", &[(0, 20), (1, 5), (7, 4)])), shown);
+    assert_eq!(rewound(&basis, NONE), Ok(frontier(&[(0, 30), (1, 5), (7, 4)])));
 }
 
 #[test]
@@ -170,6 +189,10 @@ fn a_table_that_was_emptied_is_filled_again_from_where_reading_began() {
         let to_snapshot = head.unwrap_or(NO_SNAPSHOT);
         assert_eq!(edit.parts.edit, Some(Edit::Rewind { to_snapshot }));
     }
+    let headless = basis(None, Some(at_three()), three());
+    let to = |to| headless.rewind(Some(to), &Frontier::default(), &[]);
+    assert_eq!(to(NO_SNAPSHOT).unwrap().after.frontier, frontier(&[(0, 0), (1, 3)]));
+    assert!(matches!(to(3), Err(EditError::NotTheHead { .. })));
 }
 
 #[test]
@@ -225,6 +248,21 @@ fn a_rewind_across_a_reset_brings_back_the_old_topic_and_its_offsets() {
     let kept = basis(Some(4), Some(ledger), shown).rewind(None, &Frontier::default(), &[]).unwrap();
     assert_eq!(kept.after.frontier, Frontier::default());
     assert_eq!(kept.after.topic_ids["readings"], "topic-1");
+}
+
+/// What was before is expired: only the edit that was rolled back tells where partition 1 was.
+#[test]
+fn a_reset_that_was_rolled_back_tells_the_offsets_of_its_own_topic_and_of_no_other() {
+    let rolled_back = |topic: &str, from, ledger| {
+        let (topic, old_id, new_id) = (topic.into(), "topic-0".into(), "topic-1".into());
+        let reset = Edit::Reset { topic, old_id, new_id, from: BTreeMap::from([(1, from)]) };
+        let after = edited(ours(6, Some(5), "r", &[]), reset);
+        let shown = vec![ours(5, Some(4), "a", &[(0, 0, 10)]), after];
+        rewound(&basis(Some(5), Some(ledger), shown), NONE)
+    };
+    let expected = Ok(frontier(&[(0, 10), (1, 5)]));
+    assert_eq!(rolled_back("readings", 5, ledger("r", &[(0, 10)])), expected);
+    assert_eq!(rolled_back("other", 77, ledger("r", &[(0, 10), (1, 5)])), expected);
 }
 
 #[test]
@@ -334,4 +372,20 @@ fn reset_and_skip_wait_until_a_rolled_back_table_is_rewound() {
         let EditError::Refused(refusal) = error else { panic!("{error}") };
         assert_eq!(refusal.name(), "table-rolled-back");
     }
+}
+
+#[test]
+fn an_edit_that_is_not_made_says_what_it_knows() {
+    let (table, partition) = (String::from("lake.readings"), tp(7));
+    let at = |head| EditError::NotTheHead { table: table.clone(), to: 5, head }.to_string();
+    assert!(at(Some(9)).contains("the head of table lake.readings (9)"), "{}", at(Some(9)));
+    assert!(at(None).contains("the head of table lake.readings (it has none)"), "{}", at(None));
+    let known = |known| {
+        EditError::Contradicted { partition: partition.clone(), given: 4, known }.to_string()
+    };
+    assert!(known(Some(6)).contains("readings[7] is known to stand at 6;"), "{}", known(Some(6)));
+    assert!(known(None).contains("readings[7] is known to begin anew;"), "{}", known(None));
+    let unknown = EditError::Unknown { table: table.clone(), partitions: vec![tp(1), tp(7)] };
+    let unknown = unknown.to_string();
+    assert!(unknown.contains("the position of readings[1], readings[7]:"), "{unknown}");
 }

@@ -7,6 +7,13 @@ fn id(result: Result<(), Violation>) -> &'static str {
 }
 
 #[test]
+fn an_invariant_is_cited_by_its_number() {
+    let cited: Vec<String> = InvariantId::COUNTED.iter().map(ToString::to_string).collect();
+    assert_eq!(cited, ["I1", "I2", "I3", "I5", "I6", "I7", "I8", "I9", "I10"]);
+    assert_eq!(InvariantId::I4.to_string(), "I4");
+}
+
+#[test]
 fn i1_a_journal_that_repeats_skips_or_misses_the_ledger_is_found() {
     let two = |start| vec![entry(1, "a", &[(0, 0, 10)]), entry(2, "b", &[(0, start, 20)])];
     let at = |next| Some(ledger("b", &[(0, next)]));

@@ -73,9 +73,31 @@ fn a_malformed_snapshot_of_ours_is_an_error_that_names_the_key() {
 }
 
 #[test]
+fn the_commit_of_a_snapshot_is_told_whatever_else_its_summary_says() {
+    let mut ours = summary(&pending("x", &[], &[(0, 0, 1)]));
+    ours.insert(SUMMARY_RANGES.to_owned(), "?".to_owned());
+    assert_eq!(decode_commit_id("flow", &ours), Ok(Some(CommitId("x".into()))));
+    assert_eq!(decode_commit_id("flow2", &ours), Ok(None));
+    assert_eq!(decode_commit_id("flow", &HashMap::new()), Ok(None));
+    ours.insert(SUMMARY_COMMIT_ID.to_owned(), String::new());
+    let error = decode_commit_id("flow", &ours).unwrap_err();
+    assert!(error.to_string().contains(SUMMARY_COMMIT_ID), "{error}");
+}
+
+#[test]
 fn a_summary_that_could_not_be_read_again_is_not_written() {
     for moved in [(0, 5, 4), (0, -1, 4), (-1, 0, 4)] {
         assert!(encode_summary(&pending("x", &[], &[moved])).is_err());
+    }
+}
+
+/// A first commit may only record where reading begins.
+#[test]
+fn a_range_without_an_offset_is_written_and_read_as_any_other() {
+    for moved in [(0, 0, 0), (0, 5, 5)] {
+        let commit = pending("x", &[], &[moved]);
+        let parts = decode_summary("flow", &summary(&commit)).unwrap().unwrap();
+        assert_eq!(parts.ranges, commit.ranges);
     }
 }
 
@@ -136,6 +158,24 @@ fn a_snapshot_newer_than_where_expiry_broke_the_chain_is_outside_the_ancestry() 
     let rolled_back = snapshot(4, Some(3), Some("b"));
     let after_expiry = vec![snapshot(3, Some(2), None), rolled_back, snapshot(5, Some(3), None)];
     assert_eq!(shape(&journal(Some(5), after_expiry)), [(4, false)]);
+}
+
+/// Format version 1 numbers every snapshot 0: there the time tells what came first.
+#[test]
+fn what_is_not_older_than_where_expiry_broke_the_chain_is_outside_the_ancestry() {
+    let unnumbered = |id, parent, commit, timestamp_ms| SnapshotFacts {
+        sequence_number: 0,
+        timestamp_ms,
+        ..snapshot(id, parent, commit)
+    };
+    let snapshots = vec![
+        unnumbered(1, None, Some("a"), 49),
+        unnumbered(2, None, Some("b"), 50),
+        unnumbered(3, None, Some("c"), 51),
+        unnumbered(5, Some(4), None, 50),
+        unnumbered(6, Some(5), Some("d"), 60),
+    ];
+    assert_eq!(shape(&journal(Some(6), snapshots)), [(2, false), (3, false), (6, true)]);
 }
 
 #[test]

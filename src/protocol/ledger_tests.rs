@@ -85,6 +85,26 @@ fn a_ledger_that_is_not_exactly_of_its_form_is_malformed() {
 }
 
 #[test]
+fn a_partition_that_stands_at_the_first_offset_of_all_is_written_and_read() {
+    let first = ledger("c9", &[(0, 0)]);
+    assert_eq!(decode_ledger(&encode_ledger(&first).unwrap()), Ok(first));
+}
+
+#[test]
+fn a_malformed_ledger_is_named_with_what_is_wrong() {
+    let with = |topics: &str| format!(r#"{{"v":1,"cluster":"k","commit":"c","topics":{topics}}}"#);
+    for (topics, wrong) in [
+        ("[]", "expected a map without repeated keys"),
+        (r#"{"t":{"next":{"0":5,"0":6}}}"#, "a key stands twice"),
+        (r#"{"t":{"next":{"x":5}}}"#, "expected a partition number"),
+        (r#"{"t":{"next":{"0":-5}}}"#, "t[0] has the offset -5"),
+    ] {
+        let error = decode_ledger(&with(topics)).unwrap_err().to_string();
+        assert!(error.contains("`icestream.ledger`") && error.contains(wrong), "{error}");
+    }
+}
+
+#[test]
 fn a_ledger_that_could_not_be_read_again_is_not_written() {
     for bad in [ledger("", &[(0, 1)]), ledger("c", &[(0, -1)]), ledger("c", &[(-1, 1)])] {
         assert!(encode_ledger(&bad).is_err());

@@ -279,6 +279,16 @@ mod tests {
     }
 
     #[test]
+    fn a_ledger_that_is_behind_is_told_with_its_offset_or_as_none() {
+        let behind = |ledger| {
+            let (table, partition) = ("lake.readings".into(), TopicPartition::new("readings", 3));
+            Refusal::LedgerBehind { table, partition, ledger, from: 7 }.to_string()
+        };
+        assert!(behind(Some(5)).contains("the ledger has 5;"), "{}", behind(Some(5)));
+        assert!(behind(None).contains("the ledger has none;"), "{}", behind(None));
+    }
+
+    #[test]
     fn every_refusal_names_its_table_and_its_own_section_of_the_operations_page() {
         let all = one_of_each();
         let names: std::collections::BTreeSet<_> = all.iter().map(Refusal::name).collect();

@@ -432,6 +432,7 @@ mod pairs {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixtures::{frontier, ledger, pending, tp};
     use super::*;
 
     #[test]
@@ -443,5 +444,74 @@ mod tests {
         }
         let expected = RowCounts { written: 1, skipped: 2, dead_lettered: 3, tombstones: 4 };
         assert_eq!((rows, rows.records()), (expected, 10));
+    }
+
+    #[test]
+    fn counts_are_added_each_to_its_like() {
+        let mut rows = RowCounts { written: 1, skipped: 2, dead_lettered: 3, tombstones: 4 };
+        rows.add(&RowCounts { written: 10, skipped: 20, dead_lettered: 30, tombstones: 40 });
+        let sum = RowCounts { written: 11, skipped: 22, dead_lettered: 33, tombstones: 44 };
+        assert_eq!(rows, sum);
+    }
+
+    #[test]
+    fn a_frontier_holds_the_last_offset_that_was_set_for_each_partition() {
+        let mut frontier = Frontier::default();
+        assert!(frontier.is_empty());
+        assert_eq!(frontier.to_string(), "");
+        frontier.set(tp(1), 9);
+        frontier.set(tp(0), 16);
+        frontier.set(tp(0), 17);
+        assert_eq!((frontier.get(&tp(0)), frontier.get(&tp(2))), (Some(17), None));
+        assert_eq!((frontier.len(), frontier.is_empty()), (2, false));
+        assert_eq!(frontier.to_string(), "readings[0]=17 readings[1]=9");
+    }
+
+    #[test]
+    fn a_commit_leads_its_partitions_to_the_ends_of_its_ranges_and_no_others() {
+        let commit = pending("x", &[(0, 3), (2, 1)], &[(0, 3, 9), (1, 5, 5)]);
+        assert_eq!(commit.to(), frontier(&[(0, 9), (1, 5)]));
+    }
+
+    #[test]
+    fn a_ledger_knows_a_topic_by_its_id_or_by_a_partition() {
+        let known = |ledger: &Ledger| ["readings", "other"].map(|topic| ledger.knows(topic));
+        let mut both = ledger("a", &[(0, 1)]);
+        assert_eq!(known(&both), [true, false]);
+        both.topic_ids.clear();
+        assert_eq!(known(&both), [true, false], "by its partition");
+        assert_eq!(known(&ledger("a", &[])), [true, false], "by its id");
+        both.frontier = Frontier::default();
+        assert_eq!(known(&both), [false, false]);
+    }
+
+    #[test]
+    fn numbers_and_names_are_shown_as_they_are() {
+        assert_eq!((Epoch(7).next(), Epoch(7).to_string()), (Epoch(8), "7".to_owned()));
+        assert_eq!(CommitId("c1".into()).to_string(), "c1");
+        let reset = Edit::Reset {
+            topic: "t".into(),
+            old_id: String::new(),
+            new_id: String::new(),
+            from: BTreeMap::new(),
+        };
+        let edits = [Edit::Rewind { to_snapshot: 1 }, reset, Edit::Skip];
+        assert_eq!(edits.map(|edit| edit.name()), ["rewind", "reset", "skip"]);
+    }
+
+    #[test]
+    fn a_checkpoint_is_read_as_it_was_written() {
+        for generation in [0, 3] {
+            let mut commit = pending("x", &[(0, 3)], &[(0, 3, 9), (1, 5, 5)]);
+            commit.generation = generation;
+            let checkpoint = Checkpoint {
+                epoch: Epoch(4),
+                frontiers: BTreeMap::from([("lake.readings".into(), frontier(&[(0, 9), (1, 5)]))]),
+                pending: vec![commit],
+            };
+            let text = serde_json::to_string(&checkpoint).unwrap();
+            assert_eq!(text.contains("generation"), generation != 0, "{text}");
+            assert_eq!(serde_json::from_str::<Checkpoint>(&text).unwrap(), checkpoint);
+        }
     }
 }

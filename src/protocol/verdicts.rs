@@ -163,3 +163,52 @@ impl Settled {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{entry, frontier, ledger, pending, view};
+    use super::*;
+
+    fn at_seven() -> TableView {
+        view(Some(ledger("b", &[(0, 20)])), vec![entry(7, "a", &[(0, 0, 10)])])
+    }
+
+    fn id(commit: &str) -> CommitId {
+        CommitId(commit.into())
+    }
+
+    #[test]
+    fn a_commit_is_shown_with_its_snapshot_while_the_table_has_that() {
+        assert_eq!(Shown::by(&at_seven(), &id("a")).unwrap().snapshot_id(), Some(7));
+        assert_eq!(Shown::by(&at_seven(), &id("b")).unwrap().snapshot_id(), None);
+        assert!(Shown::by(&at_seven(), &id("c")).is_err());
+    }
+
+    #[test]
+    fn a_permit_tells_the_reading_that_it_holds_for() {
+        let commit = Prepared::on_disk(pending("x", &[(0, 20)], &[(0, 20, 30)]));
+        let view = at_seven();
+        let permit = Permit::new(&commit, &view);
+        assert_eq!((permit.commit(), permit.table_uuid()), (&*commit, view.table_uuid.as_str()));
+        assert_eq!((permit.head(), permit.ledger()), (Some(7), view.ledger.as_ref()));
+        let bare = TableView { head: None, ledger: None, ..at_seven() };
+        let permit = Permit::new(&commit, &bare);
+        assert_eq!((permit.head(), permit.ledger()), (None, None));
+    }
+
+    #[test]
+    fn a_commit_that_ended_is_named_with_how_it_did() {
+        let shown = |commit| Shown::by(&at_seven(), &id(commit)).unwrap();
+        let superseded = Superseded::by(&at_seven(), &id("x"));
+        assert_eq!(*superseded.ledger(), frontier(&[(0, 20)]));
+        let ends = [
+            (Settled::Committed(shown("a")), "a", "committed", false),
+            (Settled::AlreadyCommitted(shown("b")), "b", "already_committed", false),
+            (Settled::Superseded(superseded), "x", "superseded", true),
+        ];
+        for (settled, commit, name, dropped) in ends {
+            assert_eq!(*settled.commit_id(), id(commit));
+            assert_eq!((settled.name(), settled.is_superseded()), (name, dropped));
+        }
+    }
+}
