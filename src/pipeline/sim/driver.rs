@@ -283,7 +283,7 @@ impl Driver {
         }
         let open = state.drives[slot].now.open.as_ref().map(|open| open.epoch);
         let fuses = state.plan.fuses;
-        let strict = state.plan.strict && !until_caught_up && self.names % 3 == 0;
+        let strict = state.plan.strict && !until_caught_up && self.names.is_multiple_of(3);
         let fuse = state.fault(fuses).then(|| state.rng.i64(1..300));
         state.note(format_args!(
             "{name} starts, disk {disk}, open {open:?}, fuse {fuse:?}, strict {strict}"
