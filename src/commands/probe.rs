@@ -14,7 +14,7 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::base::kafka_columns::KafkaColumn;
-use crate::base::secret::mask_text;
+use crate::base::masking::mask_text;
 use crate::config::{CatalogType, Config};
 use crate::connect::{FORMAT, source_settings, table_plan, topics};
 use crate::failure::{Failure, chain};

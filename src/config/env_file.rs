@@ -7,7 +7,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::error::Problem;
-use crate::base::secret::{MASK, is_secret_name};
+use crate::base::masking::{MASK, is_secret_name};
 
 /// The names and values of an env file.
 #[derive(Default)]

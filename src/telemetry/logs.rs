@@ -8,7 +8,7 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
-use crate::base::secret::mask_text;
+use crate::base::masking::mask_text;
 use crate::config::{Log, LogFormat};
 
 /// Why logging cannot be set up.
