@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::base::secret::mask_text;
+use crate::base::masking::mask_text;
 use crate::config::ConfigError;
 use crate::decode::{BadRecord, UnsupportedSchema};
 use crate::protocol::{CommitId, EditError, Epoch, Refusal};

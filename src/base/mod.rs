@@ -8,5 +8,6 @@ pub(crate) mod kafka_columns;
 pub(crate) mod location;
 #[cfg(test)]
 pub(crate) mod log_lines;
+pub(crate) mod masking;
 pub(crate) mod os_error;
 pub(crate) mod secret;

@@ -13,6 +13,7 @@ use iceberg::spec::TableMetadata;
 use super::probe::{self, Seen};
 use super::written;
 use crate::base::location::local_path;
+use crate::base::masking::MASK;
 use crate::base::secret::Properties;
 use crate::config::{Config, ConfigError};
 use crate::connect::{connect_catalog, source_settings, table_name};
@@ -324,7 +325,10 @@ fn write_settings(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     let settings = config.effective();
     let width = settings.iter().map(|setting| setting.name.len()).max().unwrap_or(0);
     for setting in settings {
-        writeln!(out, "{:<width$}  {}  ({})", setting.name, setting.value, setting.source)?;
+        let property = setting.name.strip_prefix("kafka.properties.");
+        let is_unknown = property.is_some_and(|name| !probe::is_known_to_client(name));
+        let value = if is_unknown { MASK } else { &setting.value };
+        writeln!(out, "{:<width$}  {value}  ({})", setting.name, setting.source)?;
     }
     Ok(())
 }
@@ -342,4 +346,27 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|error| Err(format!("it ended without a result: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::write_settings;
+
+    #[test]
+    fn the_value_of_a_property_that_nobody_knows_is_not_shown() {
+        let mut toml = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+        let text =
+            "[kafka.properties]\n\"sasl.pasword\" = \"hunter2\"\n\"client.id\" = \"lake-1\"\n";
+        toml.write_all(text.as_bytes()).unwrap();
+        let names = ["KAFKA_BROKERS", "KAFKA_TOPIC", "KAFKA_GROUP_ID", "ICEBERG_TABLE"];
+        let environment = names.map(|name| (name.to_owned(), String::from("a.b")));
+        let config = crate::config::load(None, Some(toml.path()), environment.into_iter()).unwrap();
+        let mut out = Vec::new();
+        write_settings(&config, &mut out).unwrap();
+        let shown = String::from_utf8(out).unwrap();
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert!(shown.contains("sasl.pasword") && shown.contains("lake-1"), "{shown}");
+    }
 }

@@ -12,9 +12,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use rdkafka::types::RDKafkaConfRes;
 
 use crate::base::kafka_columns::KafkaColumn;
-use crate::base::secret::mask_text;
+use crate::base::masking::mask_text;
 use crate::config::{CatalogType, Config};
 use crate::connect::{FORMAT, source_settings, table_plan, topics};
 use crate::failure::{Failure, chain};
@@ -48,6 +49,14 @@ pub(super) fn checkpoint_dir(config: &Config) -> Seen {
         .map_err(|e| chain(&e))?;
     let retained = store.checkpoints(config.flow()).map_err(|e| chain(&e))?.len();
     Ok(format!("{} is writable, {retained} checkpoints retained", dir.display()))
+}
+
+/// Does the Kafka client know a property of this name? The value of another is not worth showing, and may
+/// be a password under a name that was misspelt.
+pub(super) fn is_known_to_client(property: &str) -> bool {
+    // No value: it may be refused as one, and is not used for anything.
+    let set = ClientConfig::new().set(property, "").create_native_config();
+    !matches!(set.err(), Some(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)))
 }
 
 fn is_empty_or_absent(dir: &Path) -> bool {
@@ -308,5 +317,20 @@ pub(super) async fn store(io: &FileIO, location: &str) -> Seen {
     match read? == content {
         true => Ok(format!("wrote, read and deleted an object in {location}")),
         false => Err(format!("{path} was read back with another content: the store is unreliable")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_known_to_client;
+
+    #[test]
+    fn the_client_knows_its_properties_and_those_of_topics_and_no_others() {
+        for known in ["client.id", "queued.max.messages.kbytes", "request.required.acks", "debug"] {
+            assert!(is_known_to_client(known), "{known}");
+        }
+        for unknown in ["sasl.pasword", "ssl.key.pasword", "", "x"] {
+            assert!(!is_known_to_client(unknown), "{unknown}");
+        }
     }
 }

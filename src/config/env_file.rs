@@ -7,7 +7,8 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::error::Problem;
-use crate::base::secret::{MASK, is_secret_name};
+use super::settings;
+use crate::base::masking::mask;
 
 /// The names and values of an env file.
 #[derive(Default)]
@@ -60,9 +61,7 @@ pub(super) fn parse(path: &Path, text: &str) -> EnvFile {
         match unset {
             Some(variable) => {
                 file.unusable.push(name.clone());
-                // A password with a dollar sign in it looks like a variable.
-                let secret = is_secret_name(&name) || raw.contains("://");
-                let variable = if secret { MASK.to_owned() } else { variable };
+                let variable = Some(variable).filter(|_| may_be_shown(&name, &raw));
                 file.problems.push(Problem::UnsetVariable { name, variable, path, line });
             }
             None => file.values.push((name, value)),
@@ -91,6 +90,15 @@ impl Read for LineReader<'_> {
         }
         Ok(count)
     }
+}
+
+/// May a part of the value of `name` be shown? A password with a dollar sign in it looks like a variable,
+/// so only if the name is that of a setting in which no password stands, not even inside a URI.
+fn may_be_shown(name: &str, raw: &str) -> bool {
+    let has_uri = name.contains("URI") || name.contains("URL") || raw.contains("://");
+    let of_setting = settings::by_name(name).is_some_and(|doc| !doc.secret);
+    let value = raw.split_once('=').map_or(raw, |(_, value)| value);
+    of_setting && !has_uri && mask(false, value) == value
 }
 
 fn is_blank(line: &str) -> bool {
@@ -233,19 +241,29 @@ mod tests {
 
     #[test]
     fn a_dollar_sign_that_would_silently_vanish_is_a_problem() {
-        let (values, problems) = parsed("P=pa$$w0rdUnset\nQ=\"x${NOT_SET_AT_ALL}\" # $ignored\n");
+        let (values, problems) =
+            parsed("P=pa$$w0rdUnset\nKAFKA_TOPIC=\"x${NOT_SET_AT_ALL}\" # $ignored\n");
         assert_eq!(values, pairs(&[]));
         assert_eq!(problems.len(), 2, "{problems:?}");
-        assert!(
-            problems[1].contains("Q on line 2 of my.env refers to the variable `NOT_SET_AT_ALL`")
-        );
+        let named =
+            "KAFKA_TOPIC on line 2 of my.env refers to the variable `NOT_SET_AT_ALL`, which";
+        assert!(problems[1].contains(named), "{problems:?}");
     }
 
     #[test]
     fn a_password_that_looks_like_a_variable_is_not_shown() {
-        for line in ["KAFKA_SASL_PASSWORD=pa$hunter2", "URI=postgres://ice:pa${hunter2}@db/c"] {
+        for line in [
+            "KAFKA_SASL_PASSWORD=pa$hunter2",
+            "URI=postgres://ice:pa${hunter2}@db/c",
+            "ICEBERG_CATALOG_URI='host=db password=pa'${hunter2}",
+            "ICEBERG_TABLE_PROPERTIES=x.token=pa${hunter2}",
+            "SASL=pa${hunter2}",
+            "KAFKA_SASL_PASWORD=pa$hunter2",
+        ] {
             let (_, problems) = parsed(line);
-            assert!(problems[0].contains("variable `***`") && !problems[0].contains("hunter2"));
+            let told = "on line 1 of my.env refers to a variable that is not set: for";
+            assert!(problems[0].contains(told), "{problems:?}");
+            assert!(!problems[0].contains("hunter2"), "{problems:?}");
         }
     }
 

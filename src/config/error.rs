@@ -106,14 +106,15 @@ pub(crate) enum Problem {
     },
     /// A value in an env file that refers to a variable that is not set.
     #[error(
-        "{name} on line {line} of {path} refers to the variable `{variable}`, which is not set: \
-         for a dollar sign itself put the value in single quotes"
+        "{name} on line {line} of {path} refers to {}: for a dollar sign itself put the value in \
+         single quotes",
+        unset(variable.as_deref())
     )]
     UnsetVariable {
         /// The name that is set.
         name: String,
-        /// The variable that it refers to.
-        variable: String,
+        /// The variable that it refers to, unless it may be a part of a secret.
+        variable: Option<String>,
         /// The file.
         path: PathBuf,
         /// Number of the line.
@@ -135,6 +136,11 @@ pub(crate) enum Problem {
         /// Why not.
         source: std::io::Error,
     },
+}
+
+fn unset(variable: Option<&str>) -> String {
+    let named = variable.map(|name| format!("the variable `{name}`, which is not set"));
+    named.unwrap_or_else(|| String::from("a variable that is not set"))
 }
 
 fn did_you_mean(suggestion: Option<&str>) -> String {

@@ -573,9 +573,18 @@ mod tests {
     }
 
     #[test]
+    fn a_hint_is_shown_as_it_was_written() {
+        for doc in SETTINGS {
+            for hint in [doc.kind.to_string(), doc.meaning.to_owned(), doc.default.to_owned()] {
+                assert_eq!(crate::base::masking::mask_text(&hint), hint, "{}", doc.name);
+            }
+        }
+    }
+
+    #[test]
     fn a_setting_is_secret_exactly_when_its_name_says_so() {
         for doc in SETTINGS {
-            let by_name = crate::base::secret::is_secret_name(doc.name);
+            let by_name = crate::base::masking::is_secret_name(doc.name);
             assert_eq!(doc.secret, by_name, "{}", doc.name);
         }
     }

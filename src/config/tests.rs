@@ -4,7 +4,7 @@ use std::io::Write as _;
 use tempfile::NamedTempFile;
 
 use super::*;
-use crate::base::secret::MASK;
+use crate::base::masking::MASK;
 use crate::config::kind::Kind;
 use crate::config::owned::OWNED_PROPERTIES;
 use crate::config::page::settings_page;

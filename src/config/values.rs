@@ -8,7 +8,7 @@ use super::error::Problem;
 use super::kind::Kind;
 use super::settings::{self, SETTINGS, SettingDoc};
 use super::sources::{self, Found, Gathered};
-use crate::base::secret::{is_secret_name, mask};
+use crate::base::masking::{is_secret_name, mask};
 
 /// The gathered values, and the problems found with them so far.
 pub(super) struct Values {

@@ -2,7 +2,7 @@
 
 use rdkafka::error::KafkaError;
 
-use crate::base::secret::{MASK, is_secret_name};
+use crate::base::masking::{MASK, is_secret_name};
 use crate::protocol::{Offset, TopicPartition};
 
 /// What went wrong with Kafka.

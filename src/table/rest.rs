@@ -14,7 +14,8 @@ use super::{
     CatalogSettings, CommitOutcome, Creation, LoadedTable, NotSent, TableError, TableName, io,
     unreadable,
 };
-use crate::base::secret::{Properties, is_secret_name, mask_uri};
+use crate::base::masking::{is_secret_name, mask_uri};
+use crate::base::secret::Properties;
 
 /// A REST catalog.
 pub struct RestCatalog {

@@ -11,7 +11,8 @@ use tokio::sync::Mutex;
 
 use super::settings::RestAuth;
 use super::{CatalogSettings, TableError};
-use crate::base::secret::{MASK, Secret, Uri, mask_text, mask_uri};
+use crate::base::masking::{MASK, mask_text, mask_uri};
+use crate::base::secret::{Secret, Uri};
 
 /// Longest time to open a connection; the request timeout, if shorter, wins.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -8,7 +8,7 @@ use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 
 use super::labels::Server;
-use crate::base::secret::mask_text;
+use crate::base::masking::mask_text;
 
 /// Whether the process is alive and ready. Cheap to clone; all clones are the same state.
 #[derive(Clone)]

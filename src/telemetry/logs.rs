@@ -1,14 +1,19 @@
 //! Log lines on standard error, for people or as JSON.
 
+use std::error::Error;
+use std::fmt;
 use std::io::{self, Write};
 
 use tracing::Subscriber;
+use tracing::field::{Field, Visit};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::{RecordFields, VisitOutput as _};
 use tracing_subscriber::filter::ParseError;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{DefaultVisitor, Writer};
+use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
-use crate::base::secret::mask_text;
+use crate::base::masking::mask_text;
 use crate::config::{Log, LogFormat};
 
 /// Why logging cannot be set up.
@@ -44,20 +49,78 @@ where
         .map_err(|source| LogError::Filter { level: log.level.clone(), source })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(Masked(writer))
         .with_ansi(false)
         // Complaining about a closed standard error on standard error would panic.
         .log_internal_errors(false);
     Ok(match log.format {
-        LogFormat::Text => Box::new(builder.finish()),
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
+        LogFormat::Text => Box::new(builder.fmt_fields(MaskedFields).with_writer(writer).finish()),
+        LogFormat::Json => {
+            Box::new(builder.json().flatten_event(true).with_writer(MaskedJson(writer)).finish())
+        }
     })
 }
 
-/// Takes the passwords out of the addresses in each line, whoever logs it: libraries log too.
-struct Masked<W>(W);
+/// Writes the fields of events and spans as text, each without the passwords of the addresses in it,
+/// whoever logs it: libraries log too. Masking comes before the formatter's escapes, which a password
+/// may otherwise be taken to end at.
+struct MaskedFields;
 
-impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Masked<W> {
+impl<'w> FormatFields<'w> for MaskedFields {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut masked = MaskedVisitor(DefaultVisitor::new(writer, true));
+        fields.record(&mut masked);
+        masked.0.finish()
+    }
+}
+
+struct MaskedVisitor<'w>(DefaultVisitor<'w>);
+
+impl Visit for MaskedVisitor<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.record_str(field, &mask_text(value));
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
+        self.0.record_error(field, &MaskedError::new(value));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let masked = mask_text(&format!("{value:?}"));
+        self.0.record_debug(field, &format_args!("{masked}"));
+    }
+}
+
+/// The words of an error and of its causes.
+#[derive(Debug)]
+struct MaskedError {
+    words: String,
+    cause: Option<Box<Self>>,
+}
+
+impl MaskedError {
+    fn new(error: &(dyn Error + 'static)) -> Self {
+        let cause = error.source().map(|cause| Box::new(Self::new(cause)));
+        Self { words: mask_text(&error.to_string()), cause }
+    }
+}
+
+impl fmt::Display for MaskedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+impl Error for MaskedError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as _)
+    }
+}
+
+/// Does to lines of JSON what [`MaskedFields`] does to text. The formatter for JSON gives nobody a look at
+/// the values of an event before it encodes them.
+struct MaskedJson<W>(W);
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for MaskedJson<W> {
     type Writer = MaskedLines<W::Writer>;
 
     fn make_writer(&'a self) -> Self::Writer {
@@ -71,7 +134,7 @@ struct MaskedLines<W>(W);
 impl<W: Write> Write for MaskedLines<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match str::from_utf8(line) {
-            Ok(text) if text.contains("://") => self.0.write_all(mask_text(text).as_bytes())?,
+            Ok(text) if text.contains("://") => self.0.write_all(mask_json(text).as_bytes())?,
             _ => self.0.write_all(line)?,
         }
         Ok(line.len())
@@ -82,25 +145,51 @@ impl<W: Write> Write for MaskedLines<W> {
     }
 }
 
+/// A line of JSON with each of its strings decoded, masked and encoded again: of what stands between the
+/// quotes an escape could be taken for a part of an address, and JSON without it is none.
+fn mask_json(line: &str) -> String {
+    let mut masked = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(begin) = rest.find('"') {
+        let (before, from) = rest.split_at(begin);
+        let mut strings = serde_json::Deserializer::from_str(from).into_iter::<String>();
+        let Some(Ok(string)) = strings.next() else { break };
+        let (encoded, after) = from.split_at(strings.byte_offset());
+        masked.push_str(before);
+        match mask_text(&string) {
+            same if same == string => masked.push_str(encoded),
+            other => masked.push_str(&serde_json::Value::String(other).to_string()),
+        }
+        rest = after;
+    }
+    // No string is left, or this is no JSON.
+    masked + &mask_text(rest)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::log_lines::LogLines;
 
-    fn logged(level: &str, format: LogFormat) -> String {
+    /// What is written when `log` runs.
+    fn written(level: &str, format: LogFormat, log: impl FnOnce()) -> String {
         let lines = LogLines::default();
         let writer = lines.clone();
-        let log = Log { level: level.to_owned(), format };
-        let subscriber = subscriber(&log, move || writer.clone()).unwrap();
-        tracing::subscriber::with_default(subscriber, || {
+        let settings = Log { level: level.to_owned(), format };
+        let subscriber = subscriber(&settings, move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, log);
+        lines.text()
+    }
+
+    fn logged(level: &str, format: LogFormat) -> String {
+        written(level, format, || {
             tracing::info!(epoch = 7, "sealed");
             tracing::debug!("detail");
             tracing::trace!(
                 at = "https://me:hunter2@lake",
                 "asks postgres://db/c?password=hunter2"
             );
-        });
-        lines.text()
+        })
     }
 
     #[test]
@@ -126,6 +215,70 @@ mod tests {
             assert!(!text.contains("hunter2"), "{text}");
             for shown in ["https://***@lake\"", "postgres://db/c?password=***"] {
                 assert!(text.contains(shown), "{text}");
+            }
+        }
+    }
+
+    /// A message and its fields in every way in which a value can be logged.
+    fn log_everywhere(text: &str) {
+        let error = io::Error::other(MaskedError { words: text.to_owned(), cause: None });
+        let error: &(dyn Error + 'static) = &error;
+        let span = tracing::info_span!("doing", of = text, shown = %text, quoted = ?text);
+        let _entered = span.enter();
+        tracing::info!(of = text, shown = %text, quoted = ?text, error, "{text}");
+        tracing::info!(message = text);
+    }
+
+    fn objects(lines: &str) -> Vec<serde_json::Value> {
+        lines.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+    }
+
+    #[test]
+    fn what_a_server_quotes_is_logged_as_it_is() {
+        let text = "cannot reach \"http://minio:9000\" (http://minio:9000), \\\"s3://b/token=1\\\"";
+        for object in objects(&written("info", LogFormat::Json, || log_everywhere(text))) {
+            assert_eq!(object["message"], text);
+        }
+        let shown = written("info", LogFormat::Text, || log_everywhere(text));
+        assert_eq!(shown.matches(text).count(), 6, "{shown}");
+        assert!(!shown.contains("***"), "{shown}");
+    }
+
+    /// Words, quotes, escapes and brackets, and addresses among them.
+    const PIECES: &str = "([\"'`\\\\\n\t\r\u{7f}\u{e9}()\\[\\]{}<>,.:;= a-z]|\\\\n|[a-z]{2,4}|\
+        [ (\\[{\"'`=<](http://minio:9000|http://\\[::1\\]:9000/b|s3://b/token_x/k=0/f|file:///secrets/f=1)\
+        [)\\]}\"'`>,.:;]{0,2}[ \n]){0,12}";
+
+    proptest::proptest! {
+        #[test]
+        fn without_a_secret_each_line_of_json_has_its_message_as_it_was(text in PIECES) {
+            let lines = written("info", LogFormat::Json, || log_everywhere(&text));
+            let objects = objects(&lines);
+            proptest::prop_assert_eq!(objects.len(), 2);
+            for object in &objects {
+                proptest::prop_assert_eq!(object["message"].as_str(), Some(text.as_str()));
+                proptest::prop_assert_eq!(object["span"]["of"].as_str(), Some(text.as_str()));
+            }
+            proptest::prop_assert_eq!(objects[0]["shown"].as_str(), Some(text.as_str()));
+        }
+
+        #[test]
+        fn a_secret_is_in_no_line_of_either_format(
+            before in PIECES,
+            uri in "(postgres://ice:hunter2@db/c|http://hunter2@lake/x|s3://AKIA:hunter2@b/k\
+                |http://lake/b\\?x=1&token=hunter2|postgres://db/c\\?password=hunter2&x=1\
+                |postgres://ice:hunter2|jdbc:postgresql://ice:hun\\)ter2-hunter2@db)",
+            after in PIECES,
+        ) {
+            for space in ["", " ", "(", "\"", "\n", "'", "\\"] {
+                let text = format!("{before}{space}{uri}{space}{after}");
+                for format in [LogFormat::Text, LogFormat::Json] {
+                    let lines = written("info", format, || log_everywhere(&text));
+                    proptest::prop_assert!(!lines.contains("hunter2"), "{}", lines);
+                    if format == LogFormat::Json {
+                        proptest::prop_assert_eq!(objects(&lines).len(), 2);
+                    }
+                }
             }
         }
     }

@@ -18,7 +18,7 @@ use super::location::{Locations, partition_path};
 use super::open_partition::OpenPartition;
 use super::partition::{Group, PartitionKey, Partitioner};
 use crate::base::durable::sync;
-use crate::base::secret::mask_text;
+use crate::base::masking::mask_text;
 use crate::protocol::PendingFile;
 
 /// Files that may be ending at once: what an upload keeps of each is not counted any more.
