@@ -22,7 +22,7 @@ use crate::pipeline::RowBuilder;
 use crate::protocol::{LogRange, Offset, TopicPartition};
 use crate::retry::Backoff;
 use crate::source::{SourceError, SourceSettings};
-use crate::state::StateStore;
+use crate::state::{StateError, StateStore};
 use crate::table::TableName;
 use crate::write::{TableWriter, WriteSettings};
 
@@ -44,9 +44,15 @@ pub(super) fn checkpoint_dir(config: &Config) -> Seen {
             )),
         };
     }
-    let store = StateStore::open(dir, config.pipeline(), (config.flow(), &config.iceberg.table))
-        .map_err(|e| chain(&e))?;
-    let retained = store.checkpoints(config.flow()).map_err(|e| chain(&e))?.len();
+    let retained = match StateStore::open_existing(dir, config.pipeline()) {
+        Ok(store) => store.checkpoints(config.flow()).map_err(|e| chain(&e))?.len(),
+        Err(StateError::Missing { .. }) => 0,
+        Err(error) => return Err(chain(&error)),
+    };
+    // Opening the store locks it, and writes only what RocksDB keeps for itself.
+    writable(dir).map_err(|error| {
+        format!("{} is not writable: {error}; give this user write access", dir.display())
+    })?;
     Ok(format!("{} is writable, {retained} checkpoints retained", dir.display()))
 }
 
