@@ -230,3 +230,24 @@ fn i9_group_offsets_beyond_the_ledger_are_counted_and_not_reported() {
         assert_eq!(still.sim.lock().group.offsets, BTreeMap::new());
     });
 }
+
+/// The commit landed, its answer was lost, and before the next attempt found it a person reset the
+/// ledger: it is lower, or has nothing of the topic, and no invariant is broken.
+#[test]
+fn i9_says_nothing_of_a_ledger_that_a_person_edited_since() {
+    run(async {
+        let still = Still::new();
+        let reading = still.reading().await;
+        let commit = still.pending(reading.view(), 1, None, 5);
+        for frontier in [Frontier::default(), Frontier::from_iter([(tp(0), 2)])] {
+            let ledger = Ledger { generation: 1, frontier, ..ledger("edit", 0) };
+            let view = TableView { ledger: Some(ledger), ..reading.view().clone() };
+            let settled = Settled::AlreadyCommitted(Shown::forged(commit.commit_id.clone(), None));
+            let reading = Reading::new(reading.table().clone(), view);
+            let done = Done { settled, reading, pending: Prepared::on_disk(commit.clone()) };
+            still.committer.report(&[done], &[]).await.unwrap();
+        }
+        assert_eq!(still.counted(), []);
+        assert_eq!(still.sim.lock().group.offsets, BTreeMap::new(), "nor is it reported");
+    });
+}
