@@ -218,7 +218,10 @@ async fn table(
     };
     let fits = async {
         let io = match &target.loaded {
-            Some(loaded) => loaded.io.clone(),
+            Some(loaded) => {
+                table::check_writable(loaded).map_err(|error| chain(&error))?;
+                loaded.io.clone()
+            }
             None => no_store()?,
         };
         probe::fits(config, &target.metadata, io)

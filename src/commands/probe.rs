@@ -1,6 +1,5 @@
 //! What `check` tries at each server and disk. Each probe leaves nothing behind.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::base::kafka_columns::KafkaColumn;
+use crate::base::location::is_place;
 use crate::base::secret::mask_text;
 use crate::config::{CatalogType, Config};
 use crate::connect::{FORMAT, source_settings, table_plan, topics};
@@ -241,9 +241,14 @@ pub(super) fn planned(
         .map_err(|error| chain(&error))?;
     let columns = schema.as_struct().fields().len();
     let fields = spec.fields().len();
+    let mut properties = config.iceberg.table_properties.clone();
     let location = match &config.iceberg.warehouse {
         Some(warehouse) if warehouse.contains("://") => warehouse.clone(),
-        _ => String::from("file:///"),
+        _ => {
+            // Only the catalog knows on which store.
+            properties.retain(|key, _| !is_place(key));
+            String::from("file:///")
+        }
     };
     let built = TableMetadataBuilder::new(
         schema,
@@ -251,7 +256,7 @@ pub(super) fn planned(
         SortOrder::unsorted_order(),
         location,
         FormatVersion::V2,
-        HashMap::new(),
+        properties,
     )
     .and_then(TableMetadataBuilder::build)
     .map_err(|error| {

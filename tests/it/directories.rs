@@ -152,3 +152,28 @@ fn looking_makes_no_store_where_there_is_none() {
     icestream.command(&["ledger", "adopt", "--yes"]).success();
     assert_eq!(std::fs::read_dir(dir(&icestream)).unwrap().count(), 1);
 }
+
+#[test]
+fn a_table_with_its_data_on_another_store_is_refused_by_all_who_would_go_there() {
+    let case = Case::new(Lake::sqlite());
+    case.land(0..100);
+    let change = "with table.transaction() as change: change.set_properties(data)";
+    foreign::run(&case.table(), change, json!({ "write.data.path": "s3://b/t" }));
+    case.produce(100..200);
+    let says = |text: &str| {
+        text.contains("write.data.path") && text.contains("store of the table's own location")
+    };
+    let checked = case.icestream.command(&["check"]).with_code(1);
+    assert!(says(&checked.stdout), "{}", checked.stdout);
+    for command in [&["run", "--until-caught-up"][..], &["orphans"]] {
+        let exit = case.icestream.command(command).with_code(3);
+        assert!(says(&exit.log), "{}", exit.log);
+    }
+
+    // A table that is still to be made would be the same.
+    let place = "write.metadata.path=s3://b/t";
+    let next = case.icestream.member().set("ICEBERG_TABLE_PROPERTIES", place);
+    let next = next.set("ICEBERG_TABLE", format!("db.{}_next", case.topic));
+    let checked = next.command(&["check"]).with_code(1);
+    assert!(checked.stdout.contains("write.metadata.path"), "{}", checked.stdout);
+}
