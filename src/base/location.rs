@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 /// The property of a table that says where its data files go.
 pub(crate) const DATA_PATH: &str = "write.data.path";
+/// The property of a table that says where its metadata files go.
+const METADATA_PATH: &str = "write.metadata.path";
 
 /// The path of a location on this machine: `file:///x`, `file:/x` (as Java servers write it), `/x`.
 ///
@@ -70,6 +72,61 @@ pub(crate) fn data_root(table_location: &str, properties: &HashMap<String, Strin
     }
 }
 
+/// The location under which the metadata files of a table are written. Without a slash at its end.
+pub(crate) fn metadata_root(table_location: &str, properties: &HashMap<String, String>) -> String {
+    match properties.get(METADATA_PATH) {
+        Some(path) => path.trim_end_matches('/').to_owned(),
+        None => format!("{table_location}/metadata"),
+    }
+}
+
+/// Is this a property that says where files go?
+pub(crate) fn is_place(property: &str) -> bool {
+    [DATA_PATH, METADATA_PATH].contains(&property)
+}
+
+/// A table wants files where the store of its own location cannot write: it would take the location
+/// for a name of its own, and no reader would find the file.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Misplaced {
+    /// The property.
+    pub key: &'static str,
+    /// What it says.
+    pub place: String,
+    table: String,
+}
+
+impl Misplaced {
+    /// What is wrong with the place, and what it must be.
+    pub(crate) fn reason(&self) -> String {
+        let table = &self.table;
+        format!(
+            "it must be on the store of the table's own location {table}: an absolute local path, or \
+             on S3 (s3://...)"
+        )
+    }
+}
+
+/// Can all files of a table be reached by the store of its own location?
+///
+/// # Errors
+/// The first property that says otherwise.
+pub(crate) fn check_places(
+    table_location: &str,
+    properties: &HashMap<String, String>,
+) -> Result<(), Misplaced> {
+    let places = [
+        (DATA_PATH, data_root(table_location, properties)),
+        (METADATA_PATH, metadata_root(table_location, properties)),
+    ];
+    for (key, place) in places {
+        if store_of(&place) != store_of(table_location) {
+            return Err(Misplaced { key, place, table: table_location.to_owned() });
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +161,23 @@ mod tests {
         {
             assert_eq!(on_s3(location), None, "{location}");
         }
+    }
+
+    #[test]
+    fn a_place_that_the_tables_store_cannot_reach_is_named_with_its_property() {
+        for key in [DATA_PATH, METADATA_PATH] {
+            let check = |table: &str, path: &str| {
+                check_places(table, &HashMap::from([(key.to_owned(), path.to_owned())]))
+            };
+            for (table, path) in [("file:///w/t", "s3://b/t"), ("s3://b/t", "/d"), ("/t", "a/b")] {
+                let error = check(table, path).unwrap_err();
+                assert_eq!((error.key, error.place.as_str()), (key, path));
+                assert!(error.reason().contains(table), "{error:?}");
+            }
+            assert_eq!(check("/w/t", "file:/d"), Ok(()));
+            assert_eq!(check("s3://b/t", "s3a://other/d"), Ok(()));
+        }
+        assert_eq!(check_places("s3://b/t", &HashMap::new()), Ok(()));
     }
 
     #[test]

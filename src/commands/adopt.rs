@@ -59,9 +59,8 @@ pub(crate) async fn adopt(
     out: &mut dyn Write,
 ) -> Result<u8, Failure> {
     let (dir, pipeline) = (config.checkpoint.dir.clone(), config.pipeline().to_owned());
-    let (flow, table) = (config.flow().to_owned(), config.iceberg.table.clone());
-    let give_up =
-        tokio::task::spawn_blocking(move || give_up(&dir, &pipeline, (&flow, &table), apply));
+    let flow = config.flow().to_owned();
+    let give_up = tokio::task::spawn_blocking(move || give_up(&dir, &pipeline, &flow, apply));
     let shown = give_up.await.map_err(|error| {
         Failure::Internal(format!("looking at the checkpoints ended early: {error}"))
     })??;
@@ -72,12 +71,7 @@ pub(crate) async fn adopt(
     Ok(exit::DONE)
 }
 
-fn give_up(
-    dir: &Path,
-    pipeline: &str,
-    (flow, table): (&str, &str),
-    apply: bool,
-) -> Result<Shown, StateError> {
+fn give_up(dir: &Path, pipeline: &str, flow: &str, apply: bool) -> Result<Shown, StateError> {
     let mut shown = Shown {
         pipeline: pipeline.to_owned(),
         checkpoint_dir: dir.to_owned(),
@@ -87,10 +81,8 @@ fn give_up(
         moved_to: None,
         applied: apply,
     };
-    if !dir.exists() {
-        return Ok(shown); // Not made just to be looked at.
-    }
-    let held = StateStore::open(dir, pipeline, (flow, table)).and_then(|store| {
+    // Not made, and not of another format afterwards, just to be looked at.
+    let held = StateStore::open_existing(dir, pipeline).and_then(|store| {
         let held = store.load(flow)?;
         if apply {
             store.give_up(flow, REASON)?;
@@ -99,6 +91,7 @@ fn give_up(
     });
     match held {
         Ok(held) => shown.take(held),
+        Err(StateError::Missing { .. }) => {}
         Err(
             error @ (StateError::NewerVersion { .. }
             | StateError::Corrupt { .. }

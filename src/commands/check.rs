@@ -18,8 +18,12 @@ use crate::base::secret::Properties;
 use crate::config::{Config, ConfigError};
 use crate::connect::{connect_catalog, source_settings, table_name};
 use crate::failure::{Failure, chain, exit};
-use crate::protocol::{LogRange, Offset, ResetPolicy, SourceView, TopicPartition, positions};
+use crate::protocol::{
+    LocalState, LogRange, Offset, Refusal, ResetPolicy, SourceView, TableView, TopicPartition,
+    check_last, positions, recognised,
+};
 use crate::source::{Source, SourceError, TopicInfo};
+use crate::state::StateStore;
 use crate::table::{self, Catalog, LoadedTable, Understood};
 
 /// How long Kafka may take to answer one question.
@@ -215,7 +219,10 @@ async fn table(
     };
     let fits = async {
         let io = match &target.loaded {
-            Some(loaded) => loaded.io.clone(),
+            Some(loaded) => {
+                table::check_writable(loaded).map_err(|error| chain(&error))?;
+                loaded.io.clone()
+            }
             None => no_store()?,
         };
         probe::fits(config, &target.metadata, io)
@@ -223,7 +230,10 @@ async fn table(
     lines.look("fit", fits).await?;
     match &target.loaded {
         Some(loaded) => lines.look("ledger", async { ledger(config, loaded, topic) }).await?,
-        None => lines.skip("ledger", "the table does not exist yet")?,
+        None => match is_known(config, None) {
+            Ok(()) => lines.skip("ledger", "the table does not exist yet")?,
+            Err(refusal) => lines.write("ledger", Duration::ZERO, &Err(refused(&refusal)))?,
+        },
     }
     store(config, target.loaded.as_ref(), lines).await
 }
@@ -266,12 +276,34 @@ fn ledger(config: &Config, loaded: &LoadedTable, topic: Option<Topic>) -> Seen {
     }
     let known = !source.log.is_empty();
     positions(&config.iceberg.table, &view, &source, ResetPolicy::Earliest)
-        .map_err(|refusal| format!("run would refuse: {refusal}"))?;
+        .and_then(|_| is_known(config, Some(&view)))
+        .map_err(|refusal| refused(&refusal))?;
     Ok(match (begun, known) {
         (0, _) => format!("pipeline {} has not begun", config.kafka.group_id),
         (_, true) => format!("{begun} partitions; the log still holds where they go on"),
         (_, false) => format!("{begun} partitions; not compared with the log"),
     })
+}
+
+fn refused(refusal: &Refusal) -> String {
+    format!("run would refuse: {refusal}")
+}
+
+/// Is the table, or that there is none, what the checkpoint directory last saw? One that cannot be
+/// read is told where the directory itself is looked at.
+fn is_known(config: &Config, view: Option<&TableView>) -> Result<(), Refusal> {
+    let table = &config.iceberg.table;
+    let local = StateStore::open_read_only(&config.checkpoint.dir).and_then(|store| {
+        match store.is_of(config.pipeline())? {
+            true => store.load(config.flow()),
+            false => Ok(LocalState::default()),
+        }
+    });
+    let Ok(mut local) = local else { return Ok(()) };
+    if local.is_of_others([table]) {
+        local = recognised(local, &BTreeMap::from([(table.as_str(), view)]))?;
+    }
+    view.map_or(Ok(()), |view| check_last(table, &local, view))
 }
 
 async fn store(

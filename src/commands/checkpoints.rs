@@ -37,15 +37,19 @@ struct Next {
 /// Shows the retained checkpoints, oldest first. Reads beside a running process.
 ///
 /// # Errors
-/// The checkpoint directory is not there or cannot be read.
+/// The checkpoint directory is not there, belongs to another pipeline, or cannot be read.
 pub(crate) async fn checkpoints(
     config: &Config,
     json: bool,
     out: &mut dyn Write,
 ) -> Result<u8, Failure> {
     let dir = config.checkpoint.dir.clone();
-    let flow = config.flow().to_owned();
-    let read = move || StateStore::open_read_only(&dir)?.checkpoints(&flow);
+    let (pipeline, flow) = (config.pipeline().to_owned(), config.flow().to_owned());
+    let read = move || {
+        let store = StateStore::open_read_only(&dir)?;
+        store.is_of(&pipeline)?;
+        store.checkpoints(&flow)
+    };
     let records = tokio::task::spawn_blocking(read).await.map_err(|error| {
         Failure::Internal(format!("reading checkpoints ended early: {error}"))
     })??;

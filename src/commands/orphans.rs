@@ -16,7 +16,8 @@ use crate::connect::{connect_catalog, table_name};
 use crate::failure::{Failure, chain, exit};
 use crate::state::{StateError, StateStore};
 use crate::table::{
-    Catalog, Judged, LoadedTable, OrphanSearch, OrphansError, OwnFile, TableError, delete_orphans,
+    Catalog, Judged, LoadedTable, OrphanSearch, OrphansError, OwnFile, TableError, check_places,
+    delete_orphans,
 };
 
 #[derive(Serialize)]
@@ -80,6 +81,7 @@ pub(crate) async fn orphans(
     let name = table_name(config)?;
     let table = catalog.load(&name).await?;
     let table = table.ok_or(Failure::Table(TableError::Missing { table: name }))?;
+    check_places(&table)?;
     let mut shown = Shown {
         table: table.name.to_string(),
         table_uuid: table.metadata.uuid().to_string(),

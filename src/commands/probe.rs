@@ -1,6 +1,5 @@
 //! What `check` tries at each server and disk. Each probe leaves nothing behind.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use rdkafka::types::RDKafkaConfRes;
 
 use crate::base::kafka_columns::KafkaColumn;
+use crate::base::location::is_place;
 use crate::base::masking::mask_text;
 use crate::config::{CatalogType, Config};
 use crate::connect::{FORMAT, source_settings, table_plan, topics};
@@ -23,7 +23,7 @@ use crate::pipeline::RowBuilder;
 use crate::protocol::{LogRange, Offset, TopicPartition};
 use crate::retry::Backoff;
 use crate::source::{SourceError, SourceSettings};
-use crate::state::StateStore;
+use crate::state::{StateError, StateStore};
 use crate::table::TableName;
 use crate::write::{TableWriter, WriteSettings};
 
@@ -45,9 +45,15 @@ pub(super) fn checkpoint_dir(config: &Config) -> Seen {
             )),
         };
     }
-    let store = StateStore::open(dir, config.pipeline(), (config.flow(), &config.iceberg.table))
-        .map_err(|e| chain(&e))?;
-    let retained = store.checkpoints(config.flow()).map_err(|e| chain(&e))?.len();
+    let retained = match StateStore::open_existing(dir, config.pipeline()) {
+        Ok(store) => store.checkpoints(config.flow()).map_err(|e| chain(&e))?.len(),
+        Err(StateError::Missing { .. }) => 0,
+        Err(error) => return Err(chain(&error)),
+    };
+    // Opening the store locks it, and writes only what RocksDB keeps for itself.
+    writable(dir).map_err(|error| {
+        format!("{} is not writable: {error}; give this user write access", dir.display())
+    })?;
     Ok(format!("{} is writable, {retained} checkpoints retained", dir.display()))
 }
 
@@ -244,9 +250,14 @@ pub(super) fn planned(
         .map_err(|error| chain(&error))?;
     let columns = schema.as_struct().fields().len();
     let fields = spec.fields().len();
+    let mut properties = config.iceberg.table_properties.clone();
     let location = match &config.iceberg.warehouse {
         Some(warehouse) if warehouse.contains("://") => warehouse.clone(),
-        _ => String::from("file:///"),
+        _ => {
+            // Only the catalog knows on which store.
+            properties.retain(|key, _| !is_place(key));
+            String::from("file:///")
+        }
     };
     let built = TableMetadataBuilder::new(
         schema,
@@ -254,7 +265,7 @@ pub(super) fn planned(
         SortOrder::unsorted_order(),
         location,
         FormatVersion::V2,
-        HashMap::new(),
+        properties,
     )
     .and_then(TableMetadataBuilder::build)
     .map_err(|error| {

@@ -20,7 +20,8 @@ use crate::broken::{self, Variant};
 use crate::crash;
 use crate::failure::{Failure, chain};
 use crate::protocol::{
-    Checkpoint, Frontier, Offset, PendingCommit, Prepared, Refusal, Settled, group_is_behind_ledger,
+    Checkpoint, Frontier, Offset, PendingCommit, Prepared, Refusal, Settled, generation,
+    group_is_behind_ledger,
 };
 use crate::state::{CheckpointStart, StateError, StepSeconds};
 use crate::telemetry::{CheckpointOutcome, Metrics, Server, Step};
@@ -277,6 +278,14 @@ impl<W: World> Committer<W> {
         work: &Work<Loaded<W>>,
     ) -> Result<(), Failure> {
         if done.iter().any(|done| done.settled.is_superseded()) {
+            return Ok(());
+        }
+        // A person edited a ledger after the commit landed and before its answer was known: how far it
+        // came is not what the table says now, and the next commit is fenced.
+        let is_edited = |done: &Done<Loaded<W>>| {
+            generation(done.reading.view().ledger.as_ref()) > done.pending.generation
+        };
+        if done.iter().any(is_edited) {
             return Ok(());
         }
         let ledgers: Vec<&Frontier> =

@@ -51,12 +51,8 @@ pub(super) async fn connect(
     metrics: &Metrics,
 ) -> Result<Connected<Real>, Failure> {
     let opened = config.clone();
-    let state = blocking(move || {
-        let config = opened;
-        let of = (config.flow(), config.iceberg.table.as_str());
-        Ok(StateStore::open(&config.checkpoint.dir, config.pipeline(), of)?)
-    })
-    .await?;
+    let state =
+        blocking(move || Ok(StateStore::open(&opened.checkpoint.dir, opened.pipeline())?)).await?;
     let catalog = Arc::new(connect_catalog(config).await?);
     let mut settings = source_settings(config);
     if config.kafka.assignment == Assignment::Group {

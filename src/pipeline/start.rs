@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::committer::{Committer, Done, Work, worse};
 use super::flow_tables::{TableState, Tables};
-use super::reading::Readings;
+use super::reading::{Reading, Readings};
 use super::seams::{Checkpoints, Source, now};
 use super::settings::RunSettings;
 use super::starts::starts;
@@ -19,7 +19,7 @@ use crate::failure::Failure;
 use crate::protocol::{
     Checkpoint, Epoch, Flow, LocalState, LogRange, Offset, OffsetRange, Prepared, Ranges,
     ResetPolicy, TableShare, TableView, TopicPartition, check_history, check_last, check_source,
-    recover,
+    recognised, recover,
 };
 use crate::source::TopicInfo;
 use crate::telemetry::{Health, Metrics};
@@ -42,7 +42,7 @@ impl<W: World> Started<W> {
         health: &Health,
     ) -> Result<Self, Failure> {
         let committer = Arc::new(committer(connected, settings, instance, metrics, health));
-        let local = committer.state.load().await?;
+        let local = recognise(&committer, committer.state.load().await?).await?;
         let (mut readings, failed) = read(&committer, &local).await;
         let epoch = settle_pending(&committer, &local, &mut readings, failed).await?;
         let info = committer.source.describe().await?;
@@ -162,6 +162,23 @@ pub(super) fn committer<W: World>(
         source: connected.source.clone(),
         metrics: metrics.clone(),
     }
+}
+
+/// Local state, if it is of these tables. Before anything is made: a table of a mistyped name would
+/// be, and be filled from the beginning.
+async fn recognise<W: World>(
+    committer: &Committer<W>,
+    local: LocalState,
+) -> Result<LocalState, Failure> {
+    if !local.is_of_others(committer.tables.keys()) {
+        return Ok(local);
+    }
+    let mut found = Vec::new();
+    for (name, table) in &committer.tables {
+        found.push((name.as_str(), table.find().await?));
+    }
+    let views = found.iter().map(|(name, found)| (*name, found.as_ref().map(Reading::view)));
+    recognised(local, &views.collect()).map_err(|refusal| committer.refuse(refusal))
 }
 
 /// The first reading of each table, and why others could not be read. One that is absent is made, if

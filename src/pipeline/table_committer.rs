@@ -213,8 +213,12 @@ impl<W: World> TableCommitter<W> {
     /// The table and what its metadata says of our pipeline.
     pub(crate) async fn load(&self) -> Result<Reading<Loaded<W>>, Failure> {
         let missing = || self.refuse(Refusal::TableMissing { table: self.name.clone() });
-        let read = self.table.load().await.map_err(|failure| self.counted(failure))?;
-        read.ok_or_else(missing)
+        self.find().await?.ok_or_else(missing)
+    }
+
+    /// [`Self::load`]; `None` if there is no such table.
+    pub(crate) async fn find(&self) -> Result<Option<Reading<Loaded<W>>>, Failure> {
+        self.table.load().await.map_err(|failure| self.counted(failure))
     }
 
     /// [`Self::load`]; makes a table that is not there, if it is known how.

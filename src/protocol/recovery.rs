@@ -24,6 +24,17 @@ pub struct LocalState {
     pub last: BTreeMap<String, LastCheckpoint>,
 }
 
+/// Under this name [`LocalState::last`] has what an earlier version of this program saw in its one
+/// table, of which it did not keep the name. No table is called so.
+pub(crate) const UNNAMED: &str = "";
+
+impl LocalState {
+    /// Did it see tables, and none of these?
+    pub(crate) fn is_of_others<'a>(&self, tables: impl IntoIterator<Item = &'a String>) -> bool {
+        !self.last.is_empty() && !tables.into_iter().any(|table| self.last.contains_key(table))
+    }
+}
+
 /// The newest checkpoint that was seen to be in a table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastCheckpoint {
@@ -34,6 +45,46 @@ pub struct LastCheckpoint {
     /// Generation of the ledger that it moved.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub generation: u64,
+}
+
+/// Local state for tables of which it knows none by name. One that has all that was seen in a table
+/// which local state knows *is* that table, by another name or by one that was not kept; what was seen
+/// then stands under the name of today. `views` holds one reading of each table that is there.
+///
+/// A flow that gains a table is no such case: it is enough that one of its tables is known.
+///
+/// # Errors
+/// [`Refusal::OtherTable`] if none is; the setting or the directory is wrong, and the table would be
+/// filled with records that are in the other one. Where the name was not kept, the refusal of the
+/// comparison, since the table may be the same.
+pub(crate) fn recognised(
+    mut local: LocalState,
+    views: &BTreeMap<&str, Option<&TableView>>,
+) -> Result<LocalState, Refusal> {
+    let mut refused = None;
+    for (known, last) in &local.last {
+        for (table, view) in views {
+            let Some(view) = view else { continue };
+            match has_what_was_seen(table, last, view) {
+                Ok(()) => {
+                    let (known, last) = (known.clone(), last.clone());
+                    local.last.remove(&known);
+                    local.last.insert((*table).to_owned(), last);
+                    return Ok(local);
+                }
+                Err(refusal) if known == UNNAMED => refused = Some(refusal),
+                Err(_) => {}
+            }
+        }
+    }
+    let names = |names: Vec<&str>| names.join(", ");
+    let table = names(views.keys().copied().collect());
+    let known = names(local.last.keys().map(String::as_str).collect());
+    Err(match refused {
+        Some(refusal) => refusal,
+        None if known == UNNAMED => Refusal::TableMissing { table },
+        None => Refusal::OtherTable { table, known },
+    })
 }
 
 /// How local state stands to the ledgers; for the log. See [`check_last`] for what is decided.
@@ -71,7 +122,8 @@ pub(crate) fn recover(local: &LocalState, views: &BTreeMap<&str, &TableView>) ->
 }
 
 /// Checks that the table still has what local state saw in it: a ledger never decreases (I6), but
-/// by a person's edit. Local state that is lost or older, or of an older generation, says nothing.
+/// by a person's edit. Local state that is lost or older, or of an older generation, says nothing; nor
+/// does what it saw in other tables, so that the tables must be its own: [`recognised`].
 ///
 /// # Errors
 /// [`Refusal::TableReplaced`] if a pending commit is for another table of that name,
@@ -86,8 +138,12 @@ pub(crate) fn check_last(table: &str, local: &LocalState, view: &TableView) -> R
             found: view.table_uuid.clone(),
         });
     }
+    local.last.get(table).map_or(Ok(()), |last| has_what_was_seen(table, last, view))
+}
+
+/// Does the table have all that was seen in it, or an edit since?
+fn has_what_was_seen(table: &str, last: &LastCheckpoint, view: &TableView) -> Result<(), Refusal> {
     let ledger = view.ledger.as_ref();
-    let Some(last) = local.last.get(table) else { return Ok(()) };
     match last.generation.cmp(&generation(ledger)) {
         Ordering::Less => return Ok(()),
         // A ledger that is gone lost more than an edit; its partitions say so better.
@@ -107,14 +163,16 @@ pub(crate) fn check_last(table: &str, local: &LocalState, view: &TableView) -> R
     Ok(())
 }
 
-/// A table that is ahead of local state or behind it says more than one that is the same.
+/// A table that is ahead of local state or behind it says more than one that is the same. What was
+/// seen in a table that is not there to compare says nothing.
 fn standing(local: &LocalState, views: &BTreeMap<&str, &TableView>) -> LocalStanding {
     let mut standing = LocalStanding::Absent;
     for (table, last) in &local.last {
+        let Some(view) = views.get(table.as_str()) else { continue };
         if standing == LocalStanding::Absent {
             standing = LocalStanding::Same;
         }
-        let ledger = views.get(table.as_str()).and_then(|view| view.ledger.as_ref());
+        let ledger = view.ledger.as_ref();
         for (tp, offset) in last.frontier.iter() {
             match Some(offset).cmp(&ledger.and_then(|ledger| ledger.frontier.get(tp))) {
                 Ordering::Greater => return LocalStanding::Newer,

@@ -107,6 +107,69 @@ fn each_table_is_compared_with_what_local_state_saw_in_it_and_with_nothing_else(
     assert_eq!(recovered(&state, &at_ten()).next_epoch, Epoch(10), "the newest of all tables");
 }
 
+/// What local state makes of one reading of each of these tables.
+fn known(local: &LocalState, views: &[(&str, Option<&TableView>)]) -> Result<Vec<String>, Refusal> {
+    let known = recognised(local.clone(), &views.iter().copied().collect())?;
+    Ok(known.last.into_keys().collect())
+}
+
+#[test]
+fn local_state_of_another_table_is_refused_with_the_names_of_both() {
+    let seen = local(vec![], &[(0, 10)]);
+    let typo = String::from("lake.typo");
+    assert!(seen.is_of_others([&typo]));
+    let behind = view(Some(ledger("b", &[(0, 9)])), vec![entry(1, "b", &[(0, 0, 9)])]);
+    for view in [None, Some(&empty()), Some(&behind)] {
+        let refused = known(&seen, &[(&typo, view)]).unwrap_err();
+        let Refusal::OtherTable { table, known } = &refused else { panic!("{refused:?}") };
+        assert_eq!((table.as_str(), known.as_str()), ("lake.typo", TABLE));
+    }
+}
+
+#[test]
+fn a_table_that_has_all_that_was_seen_is_the_same_by_another_name() {
+    let seen = local(vec![], &[(0, 10)]);
+    let ahead = view(Some(ledger("a", &[(0, 12)])), vec![entry(1, "a", &[(0, 0, 12)])]);
+    let edited = view(Some(Ledger { generation: 1, ..ledger("a", &[]) }), vec![]);
+    for view in [&at_ten(), &ahead, &edited] {
+        assert_eq!(known(&seen, &[("lake.renamed", Some(view))]), Ok(vec!["lake.renamed".into()]));
+    }
+}
+
+#[test]
+fn what_was_seen_in_a_table_without_a_name_is_compared_with_the_table_that_is_set() {
+    let mut seen = local(vec![], &[(0, 10)]);
+    let last = seen.last.remove(TABLE).unwrap();
+    seen.last.insert(UNNAMED.to_owned(), last);
+    assert!(seen.is_of_others([&TABLE.to_owned()]));
+    assert_eq!(known(&seen, &[(TABLE, Some(&at_ten()))]), Ok(vec![TABLE.into()]));
+    let new = empty();
+    let name = |view| known(&seen, &[(TABLE, view)]).map_err(|refusal| refusal.name());
+    assert_eq!(name(Some(&new)), Err("ledger-behind"), "it may be the same table, gone back");
+    assert_eq!(name(None), Err("table-missing"));
+    assert_eq!(
+        known(&seen, &[("lake.new", Some(&new)), (TABLE, Some(&at_ten()))]),
+        Ok(vec![TABLE.into()])
+    );
+}
+
+#[test]
+fn a_flow_may_gain_tables_beside_one_that_is_known() {
+    let names = [TABLE.to_owned(), String::from("lake.new")];
+    assert!(!local(vec![], &[(0, 10)]).is_of_others(&names));
+    assert!(!LocalState::default().is_of_others(&names), "lost, or a first start");
+}
+
+#[test]
+fn a_table_that_is_not_there_to_compare_says_nothing_of_how_local_state_stands() {
+    let mut state = local(vec![], &[(0, 10)]);
+    let other = LastCheckpoint { epoch: Epoch(9), frontier: frontier(&[(0, 99)]), generation: 0 };
+    state.last.insert("lake.other".to_owned(), other);
+    assert_eq!(recovered(&state, &at_ten()).standing, LocalStanding::Same);
+    state.last.remove(TABLE);
+    assert_eq!(recovered(&state, &at_ten()).standing, LocalStanding::Absent);
+}
+
 #[test]
 fn an_epoch_number_at_the_very_end_does_not_panic() {
     let mut state = local(vec![], &[]);

@@ -23,10 +23,24 @@ pub enum Refusal {
         /// The uuid of the table now.
         found: String,
     },
+    /// Local state is of other tables.
+    #[error(
+        "CHECKPOINT_DIR belongs to {known}, and table {table} does not hold what was seen there: it is \
+         another table; nothing was written to it; correct ICEBERG_TABLE; a table beside the other is \
+         a pipeline of its own: give it its own KAFKA_GROUP_ID and CHECKPOINT_DIR; if it takes the \
+         other's place: `icestream ledger adopt`; see docs/operations.md, section other-table"
+    )]
+    OtherTable {
+        /// The table that is configured.
+        table: String,
+        /// The tables that local state saw.
+        known: String,
+    },
     /// There is no table of that name.
     #[error(
-        "table {table} is gone although it was written to; bring it back, or begin with a new one: \
-         `icestream ledger adopt`; see docs/operations.md, section table-missing"
+        "table {table} is gone although it was written to (or CHECKPOINT_DIR belongs to another one); \
+         bring it back, or begin with a new one: `icestream ledger adopt`; see docs/operations.md, \
+         section table-missing"
     )]
     TableMissing {
         /// Table.
@@ -215,6 +229,7 @@ impl Refusal {
     pub fn name(&self) -> &'static str {
         match self {
             Self::TableReplaced { .. } => "table-replaced",
+            Self::OtherTable { .. } => "other-table",
             Self::TableMissing { .. } => "table-missing",
             Self::TableRolledBack { .. } => "table-rolled-back",
             Self::LedgerMissing { .. } => "ledger-missing",
@@ -247,6 +262,7 @@ mod tests {
         let text = |s: &str| s.to_owned();
         vec![
             Refusal::TableReplaced { table: table(), expected: text("u1"), found: text("u2") },
+            Refusal::OtherTable { table: table(), known: text("lake.sales") },
             Refusal::TableMissing { table: table() },
             Refusal::TableRolledBack { table: table(), commit: commit() },
             Refusal::LedgerMissing { table: table(), snapshot_id: 5 },

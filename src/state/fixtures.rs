@@ -88,7 +88,7 @@ pub(super) fn prepared(checkpoint: &Checkpoint) -> Vec<Prepared> {
 }
 
 pub(super) fn open(dir: &Path) -> StateStore {
-    StateStore::open(dir, "flow", (FLOW, TABLE)).unwrap()
+    StateStore::open(dir, "flow").unwrap()
 }
 
 /// A directory with one finalized checkpoint and one that is open.

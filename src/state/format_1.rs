@@ -1,5 +1,6 @@
 //! Format 1: one table, and a checkpoint that is finalized as a whole. It is read as what it would
-//! be today, and upgraded in place when a process opens the store.
+//! be today, and upgraded in place with the first
+//! checkpoint that is written to the store.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,9 @@ use serde::Deserialize;
 
 use super::record::{CheckpointRecord, CommitRecord, Open, Outcome, StepSeconds};
 use super::{StateError, StateReader, keys};
-use crate::protocol::{Checkpoint, CommitId, Epoch, Frontier, LastCheckpoint, PendingCommit};
+use crate::protocol::{
+    Checkpoint, CommitId, Epoch, Frontier, LastCheckpoint, PendingCommit, UNNAMED,
+};
 
 #[derive(Debug, Deserialize)]
 pub(super) struct OpenOne {
@@ -74,22 +77,26 @@ pub(super) fn open_checkpoint(reader: &StateReader) -> Result<Option<Open>, Stat
     Ok(open.filter(|open| !open.checkpoint.pending.is_empty()))
 }
 
-/// What a store of format 1 last saw in its table. It did not say which one: `table` is the one
-/// that the process is set to.
-pub(super) fn last(
-    reader: &StateReader,
-    table: &str,
-) -> Result<BTreeMap<String, LastCheckpoint>, StateError> {
-    let last = reader.get::<LastCheckpoint>(keys::LAST_1)?;
-    Ok(last.into_iter().map(|last| (table.to_owned(), last)).collect())
+/// What a store of format 1 last saw in its table. It did not say which one, but a pending commit
+/// does. The table that the process is set to is not taken for it: whether it is the same is what
+/// this is for.
+pub(super) fn last(reader: &StateReader) -> Result<BTreeMap<String, LastCheckpoint>, StateError> {
+    let Some(last) = reader.get::<LastCheckpoint>(keys::LAST_1)? else {
+        return Ok(BTreeMap::new());
+    };
+    let pending =
+        open_checkpoint(reader)?.and_then(|open| open.checkpoint.pending.into_iter().next());
+    let table = pending.map_or_else(|| UNNAMED.to_owned(), |pending| pending.table);
+    Ok(BTreeMap::from([(table, last)]))
 }
 
-/// The retained checkpoints of a store of format 1 by number, oldest first.
+/// The retained checkpoints of a store of format 1 by number, oldest first, as far as they can be
+/// read.
 pub(super) fn records(reader: &StateReader) -> Result<Vec<(u64, CheckpointRecord)>, StateError> {
     let mut records = Vec::new();
     for number in reader.record_numbers(keys::records_1())? {
         let key = keys::record(keys::records_1(), number);
-        let record = reader.get::<RecordOne>(&key)?.map(RecordOne::upgraded);
+        let record = reader.record_as::<RecordOne>(&key)?.map(RecordOne::upgraded);
         records.extend(record.map(|record| (number, record)));
     }
     Ok(records)

@@ -22,10 +22,19 @@ pub(super) enum FrameError {
 }
 
 /// The value of a record.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, serde_json::Error> {
+    encode_as(FORMAT_VERSION, record)
+}
+
+/// The value of a record in a store of the format `version`, in which it was the same.
+pub(super) fn encode_as<T: Serialize>(
+    version: u16,
+    record: &T,
+) -> Result<Vec<u8>, serde_json::Error> {
     let mut bytes = Vec::with_capacity(256);
     bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&FORMAT_VERSION.to_be_bytes());
+    bytes.extend_from_slice(&version.to_be_bytes());
     serde_json::to_writer(&mut bytes, record)?;
     bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_be_bytes());
     Ok(bytes)

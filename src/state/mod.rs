@@ -8,7 +8,8 @@
 //!
 //! Each value is a frame (magic, format version, JSON, CRC-32C; see `frame.rs`) under a key that says
 //! what it is (see `keys.rs`). All flows of a process share the directory. Format 1 knew one flow and
-//! one table; opening such a store to write upgrades it in place, in one synced batch.
+//! one table; the first checkpoint that is written to such a store upgrades it in place, in one synced
+//! batch. Until then an older program can read it.
 //!
 //! After a failed write the store takes no more: what a failed sync left on disk is unknown, and
 //! asking the kernel again can get a yes for pages that it has dropped. Only opening it again

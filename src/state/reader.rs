@@ -15,6 +15,9 @@ use super::keys;
 use super::record::{CheckpointRecord, Meta, Open};
 use crate::protocol::{Checkpoint, LastCheckpoint, LocalState, Prepared};
 
+/// The file that a store has from its beginning to its end.
+const CURRENT: &str = "CURRENT";
+
 const MIB: usize = 1024 * 1024;
 
 /// A store opened to be read, also beside a process that writes it.
@@ -43,6 +46,22 @@ impl StateReader {
         Ok(Self { db, dir: dir.to_owned() })
     }
 
+    /// [`Self::open_for_writing`], if there is a store.
+    pub(super) fn open_existing(dir: &Path) -> Result<Self, StateError> {
+        if !dir.join(CURRENT).exists() {
+            let dir = dir.to_owned();
+            return Err(match holds_remains(&dir) {
+                false => StateError::Missing { dir },
+                true => StateError::Corrupt {
+                    key: format!("file {CURRENT}"),
+                    dir,
+                    detail: "it is gone".to_owned(),
+                },
+            });
+        }
+        Self::open_for_writing(dir)
+    }
+
     pub(super) fn open_for_writing(dir: &Path) -> Result<Self, StateError> {
         std::fs::create_dir_all(dir)
             .map_err(|source| StateError::Directory { dir: dir.to_owned(), source })?;
@@ -61,14 +80,28 @@ impl StateReader {
         Ok(self.get::<Meta>(keys::META)?.map(|meta| meta.pipeline))
     }
 
-    /// What recovery of `flow` needs. `table`: the table of a store of format 1, which did not say.
+    /// Is it that of `pipeline`? If not, it is nobody's: its process died while making it.
+    ///
+    /// # Errors
+    /// [`StateError::OtherPipeline`] if it is another's; if it cannot be read.
+    pub fn is_of(&self, pipeline: &str) -> Result<bool, StateError> {
+        let (dir, expected) = (self.dir.clone(), pipeline.to_owned());
+        match self.pipeline()? {
+            Some(found) if found != pipeline => {
+                Err(StateError::OtherPipeline { dir, found, expected })
+            }
+            found => Ok(found.is_some()),
+        }
+    }
+
+    /// What recovery of `flow` needs.
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub fn load(&self, flow: &str, table: &str) -> Result<LocalState, StateError> {
+    pub fn load(&self, flow: &str) -> Result<LocalState, StateError> {
         let pending = prepared(self.open_checkpoint(flow)?);
         let last = match self.is_format_1()? {
-            true => format_1::last(self, table)?,
+            true => format_1::last(self)?,
             false => self.last(flow)?,
         };
         Ok(LocalState { pending, last })
@@ -107,7 +140,7 @@ impl StateReader {
         Ok(open)
     }
 
-    /// The retained checkpoints of `flow`, newest last.
+    /// The retained checkpoints of `flow`, newest last, as far as they can be read.
     ///
     /// # Errors
     /// If the store cannot be read.
@@ -117,7 +150,7 @@ impl StateReader {
         }
         let (prefix, mut records) = (keys::records(flow), Vec::new());
         for number in self.record_numbers(&prefix)? {
-            records.extend(self.get::<CheckpointRecord>(&keys::record(&prefix, number))?);
+            records.extend(self.record(&keys::record(&prefix, number))?);
         }
         Ok(records)
     }
@@ -146,6 +179,29 @@ impl StateReader {
         Ok(keys)
     }
 
+    /// A retained checkpoint.
+    pub(super) fn record(&self, key: &[u8]) -> Result<Option<CheckpointRecord>, StateError> {
+        self.record_as(key)
+    }
+
+    /// A retained checkpoint in the form of some version. It is for people alone: one that is damaged
+    /// is told and left out, and keeps nobody from the rest.
+    pub(super) fn record_as<T: DeserializeOwned>(
+        &self,
+        key: &[u8],
+    ) -> Result<Option<T>, StateError> {
+        match self.get(key) {
+            Err(StateError::Corrupt { key, dir, detail }) => {
+                tracing::warn!(
+                    dir = %dir.display(), key, detail,
+                    "a retained checkpoint cannot be read and is left out; no row depends on it"
+                );
+                Ok(None)
+            }
+            read => read,
+        }
+    }
+
     pub(super) fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StateError> {
         self.value(key, frame::decode)
     }
@@ -167,6 +223,15 @@ impl StateReader {
     fn failed_read(&self, error: rocksdb::Error) -> StateError {
         StateError::classify("read", &self.dir, error)
     }
+}
+
+/// Does a directory have files of a store, whatever became of the rest?
+fn holds_remains(dir: &Path) -> bool {
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+    names.any(|name| {
+        name.starts_with("MANIFEST-") || name.ends_with(".sst") || name.ends_with(".log")
+    })
 }
 
 /// RocksDB is made for far more than a few records a second: everything is kept small, so that

@@ -13,13 +13,15 @@ use super::record::{
 };
 use super::{StateError, StateReader, format_1, frame, keys};
 use crate::protocol::{
-    Checkpoint, Epoch, LastCheckpoint, LocalState, Prepared, Settled, one_epoch_is_open,
+    Checkpoint, Epoch, LastCheckpoint, LocalState, Prepared, Settled, UNNAMED, one_epoch_is_open,
 };
 
 /// The checkpoint store of one process, held alone.
 #[derive(Debug)]
 pub struct StateStore {
     reader: StateReader,
+    /// Did an older version of this program leave it, and nobody wrote a checkpoint since?
+    is_format_1: AtomicBool,
     write_failed: AtomicBool,
     /// Held from reading to writing by whatever writes what it has read: the commits of a checkpoint
     /// are finalized side by side.
@@ -28,39 +30,37 @@ pub struct StateStore {
 
 impl StateStore {
     /// Opens the store of `pipeline` in `dir`, and makes both if they are absent. A store of format
-    /// 1 is upgraded: its checkpoints become those of `flow`, and what it last saw was in `table`.
+    /// 1 stays one until a checkpoint is written to it: until then an older program can go on.
     ///
     /// # Errors
     /// [`StateError::InUse`] if another process holds it, [`StateError::OtherPipeline`] if it
     /// belongs to another pipeline; otherwise as its classes tell.
-    pub fn open(
-        dir: &Path,
-        pipeline: &str,
-        (flow, table): (&str, &str),
-    ) -> Result<Self, StateError> {
-        let reader = StateReader::open_for_writing(dir)?;
-        let write_failed = AtomicBool::new(false);
-        let store = Self { reader, write_failed, changing: Mutex::default() };
-        match store.reader.pipeline()? {
-            Some(found) if found == pipeline => {
-                if store.reader.is_format_1()? {
-                    store.upgrade(pipeline, flow, table)?;
-                }
-                Ok(store)
-            }
-            Some(found) => Err(StateError::OtherPipeline {
-                dir: dir.to_owned(),
-                found,
-                expected: pipeline.to_owned(),
-            }),
-            None => {
-                let mut batch = WriteBatch::default();
-                let meta = Meta { pipeline: pipeline.to_owned() };
-                store.put(&mut batch, keys::META, &meta)?;
-                store.write(batch, true)?;
-                Ok(store)
-            }
+    pub fn open(dir: &Path, pipeline: &str) -> Result<Self, StateError> {
+        let (store, is_new) = Self::of(StateReader::open_for_writing(dir)?, pipeline)?;
+        if is_new {
+            let mut batch = WriteBatch::default();
+            store.put(&mut batch, keys::META, &Meta { pipeline: pipeline.to_owned() })?;
+            store.write(batch, true)?;
         }
+        Ok(store)
+    }
+
+    /// [`Self::open`], but what is absent is not made: to look at a store that nobody else may hold
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`StateError::Missing`] if there is none; otherwise as [`Self::open`].
+    pub(crate) fn open_existing(dir: &Path, pipeline: &str) -> Result<Self, StateError> {
+        Ok(Self::of(StateReader::open_existing(dir)?, pipeline)?.0)
+    }
+
+    /// The store, if it is that of `pipeline`; and whether it is nobody's yet.
+    fn of(reader: StateReader, pipeline: &str) -> Result<(Self, bool), StateError> {
+        let is_new = !reader.is_of(pipeline)?;
+        let is_format_1 = AtomicBool::new(reader.is_format_1()?);
+        let write_failed = AtomicBool::new(false);
+        let changing = Mutex::default();
+        Ok((Self { reader, is_format_1, write_failed, changing }, is_new))
     }
 
     /// Opens the store in `dir` to be read, also beside the process that holds it.
@@ -72,20 +72,25 @@ impl StateStore {
     }
 
     /// Everything of format 1 under the keys and in the form of today, all at once: a process that
-    /// dies here leaves the one or the other.
-    fn upgrade(&self, pipeline: &str, flow: &str, table: &str) -> Result<(), StateError> {
+    /// dies here leaves the one or the other. Its checkpoints become those of `flow`.
+    fn upgrade(&self, flow: &str) -> Result<(), StateError> {
         let reader = &self.reader;
+        if !self.is_format_1.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let mut batch = WriteBatch::default();
         if let Some(open) = format_1::open_checkpoint(reader)? {
             self.put(&mut batch, &keys::open(flow), &open)?;
         }
-        let last = format_1::last(reader, table)?;
+        let last = format_1::last(reader)?;
         if !last.is_empty() {
             self.put(&mut batch, &keys::last(flow), &last)?;
         }
         let records = keys::records(flow);
         for (number, record) in format_1::records(reader)? {
             self.put(&mut batch, &keys::record(&records, number), &record)?;
+        }
+        for number in reader.record_numbers(keys::records_1())? {
             batch.delete(keys::record(keys::records_1(), number));
         }
         batch.delete(keys::OPEN_1);
@@ -93,8 +98,11 @@ impl StateStore {
         if let Some(member) = reader.get::<Member>(keys::MEMBER)? {
             self.put(&mut batch, keys::MEMBER, &member)?;
         }
-        self.put(&mut batch, keys::META, &Meta { pipeline: pipeline.to_owned() })?;
+        if let Some(meta) = reader.get::<Meta>(keys::META)? {
+            self.put(&mut batch, keys::META, &meta)?;
+        }
         self.write(batch, true)?;
+        self.is_format_1.store(false, Ordering::Release);
         tracing::info!(dir = %reader.dir.display(), "upgraded the checkpoint store to format 2");
         Ok(())
     }
@@ -110,8 +118,14 @@ impl StateStore {
             return Ok(id);
         }
         let id = format!("icestream-{}", uuid::Uuid::new_v4().simple());
+        let member = Member { id: id.clone() };
+        // Asked before the tables were looked at: an older program must still be able to read it.
+        let version = match self.is_format_1.load(Ordering::Acquire) {
+            true => frame::OLDEST_VERSION,
+            false => frame::FORMAT_VERSION,
+        };
         let mut batch = WriteBatch::default();
-        self.put(&mut batch, keys::MEMBER, &Member { id: id.clone() })?;
+        self.put_as(&mut batch, keys::MEMBER, &member, version)?;
         self.write(batch, true)?;
         Ok(id)
     }
@@ -121,8 +135,7 @@ impl StateStore {
     /// # Errors
     /// If the store cannot be read.
     pub fn load(&self, flow: &str) -> Result<LocalState, StateError> {
-        let open = self.open_checkpoint(flow)?;
-        Ok(LocalState { pending: prepared(open), last: self.reader.last(flow)? })
+        self.reader.load(flow)
     }
 
     /// As [`StateReader::open_checkpoint`].
@@ -154,6 +167,7 @@ impl StateStore {
         start: &CheckpointStart,
     ) -> Result<Vec<Prepared>, StateError> {
         let _changing = self.changing.lock();
+        self.upgrade(flow)?;
         let open = self.open_checkpoint(flow)?.map(|open| open.epoch);
         one_epoch_is_open(open, checkpoint.epoch)?;
         let records = keys::records(flow);
@@ -184,6 +198,7 @@ impl StateStore {
         let (commit_id, outcome) = (settled.commit_id(), Outcome::of(settled));
         let not_open =
             |open: Option<Epoch>| StateError::NotOpen { commit: commit_id.clone(), open };
+        self.upgrade(flow)?;
         let open_key = keys::open(flow);
         let Some(mut open) = self.reader.get::<Open>(&open_key)? else {
             return Err(not_open(None));
@@ -199,12 +214,14 @@ impl StateStore {
             let frontier = frontiers.get(&done.table).cloned().unwrap_or_default();
             let seen = LastCheckpoint { epoch: *epoch, frontier, generation: done.generation };
             last.insert(done.table, seen);
+            // What format 1 saw was in the one table that it had: this one.
+            last.remove(UNNAMED);
             self.put(&mut batch, &keys::last(flow), &last)?;
         }
         let is_complete = pending.is_empty();
         let records = keys::records(flow);
         let key = keys::record(&records, open.number);
-        if let Some(mut record) = self.reader.get::<CheckpointRecord>(&key)? {
+        if let Some(mut record) = self.reader.record(&key)? {
             record.settle(commit_id, outcome);
             record.seconds.add(&end.seconds);
             if is_complete {
@@ -231,10 +248,11 @@ impl StateStore {
     /// If the store cannot be read or written.
     pub fn give_up(&self, flow: &str, reason: &str) -> Result<(), StateError> {
         let _changing = self.changing.lock();
+        self.upgrade(flow)?;
         let mut batch = WriteBatch::default();
         if let Some(open) = self.reader.get::<Open>(&keys::open(flow))? {
             let key = keys::record(&keys::records(flow), open.number);
-            if let Some(mut record) = self.reader.get::<CheckpointRecord>(&key)? {
+            if let Some(mut record) = self.reader.record(&key)? {
                 for pending in &open.checkpoint.pending {
                     let outcome = Outcome::Failed { reason: reason.to_owned() };
                     record.settle(&pending.commit_id, outcome);
@@ -254,12 +272,13 @@ impl StateStore {
     /// If the store cannot be read or written.
     pub fn add_seconds(&self, flow: &str, seconds: &StepSeconds) -> Result<(), StateError> {
         let _changing = self.changing.lock();
+        self.upgrade(flow)?;
         let records = keys::records(flow);
         let Some(number) = self.reader.record_numbers(&records)?.last().copied() else {
             return Ok(());
         };
         let key = keys::record(&records, number);
-        let Some(mut record) = self.reader.get::<CheckpointRecord>(&key)? else { return Ok(()) };
+        let Some(mut record) = self.reader.record(&key)? else { return Ok(()) };
         record.seconds.add(seconds);
         let mut batch = WriteBatch::default();
         self.put(&mut batch, &key, &record)?;
@@ -272,7 +291,17 @@ impl StateStore {
         key: &[u8],
         record: &T,
     ) -> Result<(), StateError> {
-        let value = frame::encode(record).map_err(|source| StateError::Encode {
+        self.put_as(batch, key, record, frame::FORMAT_VERSION)
+    }
+
+    fn put_as<T: Serialize>(
+        &self,
+        batch: &mut WriteBatch,
+        key: &[u8],
+        record: &T,
+        version: u16,
+    ) -> Result<(), StateError> {
+        let value = frame::encode_as(version, record).map_err(|source| StateError::Encode {
             key: keys::show(key),
             dir: self.reader.dir.clone(),
             source,

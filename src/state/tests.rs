@@ -243,7 +243,7 @@ fn flows_of_one_process_do_not_see_each_other() {
 fn a_directory_in_use_is_refused_and_named() {
     let dir = TempDir::new().unwrap();
     let _held = open(dir.path());
-    let error = StateStore::open(dir.path(), "flow", (FLOW, TABLE)).unwrap_err();
+    let error = StateStore::open(dir.path(), "flow").unwrap_err();
     assert!(matches!(error, StateError::InUse { .. }), "{error:?}");
     assert!(error.to_string().contains(&dir.path().display().to_string()), "{error}");
 }
@@ -251,12 +251,18 @@ fn a_directory_in_use_is_refused_and_named() {
 #[test]
 fn a_directory_of_another_pipeline_is_refused() {
     let dir = two_epochs();
-    let error = StateStore::open(dir.path(), "other", (FLOW, TABLE)).unwrap_err();
-    assert!(
-        matches!(&error, StateError::OtherPipeline { found, expected, .. }
-            if found == "flow" && expected == "other"),
-        "{error:?}"
-    );
+    let read = StateStore::open_read_only(dir.path()).and_then(|reader| reader.is_of("other"));
+    for error in [
+        StateStore::open(dir.path(), "other").unwrap_err(),
+        StateStore::open_existing(dir.path(), "other").unwrap_err(),
+        read.unwrap_err(),
+    ] {
+        assert!(
+            matches!(&error, StateError::OtherPipeline { found, expected, .. }
+                if found == "flow" && expected == "other"),
+            "{error:?}"
+        );
+    }
     assert_eq!(open(dir.path()).load(FLOW).unwrap().pending, prepared(&checkpoint(2)));
 }
 
@@ -266,7 +272,7 @@ fn a_reader_sees_the_store_beside_the_process_that_holds_it() {
     let store = open(dir.path());
     let reader = StateStore::open_read_only(dir.path()).unwrap();
     assert_eq!(reader.pipeline().unwrap().as_deref(), Some("flow"));
-    assert_eq!(reader.load(FLOW, TABLE).unwrap(), store.load(FLOW).unwrap());
+    assert_eq!(reader.load(FLOW).unwrap(), store.load(FLOW).unwrap());
     assert_eq!(reader.checkpoints(FLOW).unwrap(), store.checkpoints(FLOW).unwrap());
     store.finalize(FLOW, &in_table(id(2), 78), &end(10)).unwrap();
     let later = StateStore::open_read_only(dir.path()).unwrap();
@@ -277,9 +283,14 @@ fn a_reader_sees_the_store_beside_the_process_that_holds_it() {
 fn a_reader_makes_nothing_where_there_is_no_store() {
     let dir = TempDir::new().unwrap();
     for path in [dir.path().join("absent"), dir.path().to_owned()] {
-        let error = StateStore::open_read_only(&path).unwrap_err();
-        assert!(matches!(error, StateError::Missing { .. }), "{error:?}");
+        for error in [
+            StateStore::open_read_only(&path).unwrap_err(),
+            StateStore::open_existing(&path, "flow").unwrap_err(),
+        ] {
+            assert!(matches!(error, StateError::Missing { .. }), "{error:?}");
+        }
     }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     assert!(!dir.path().join("absent").exists());
 }
 
@@ -288,7 +299,7 @@ fn a_path_that_is_a_file_is_refused_and_named() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, "x").unwrap();
-    let error = StateStore::open(&file, "flow", (FLOW, TABLE)).unwrap_err();
+    let error = StateStore::open(&file, "flow").unwrap_err();
     assert!(matches!(error, StateError::Directory { .. }), "{error:?}");
     assert!(error.to_string().contains(&file.display().to_string()), "{error}");
 }
@@ -299,19 +310,15 @@ fn a_damaged_record_is_found_and_named() {
         bytes[20] ^= 1;
         bytes
     };
-    let cases: [(Vec<u8>, &str); 4] = [
+    let cases: [(Vec<u8>, &str); 3] = [
         (keys::META.to_vec(), "meta"),
         (keys::open(FLOW), "open checkpoint"),
         (keys::last(FLOW), "last checkpoint"),
-        (keys::record(&keys::records(FLOW), 1), "checkpoint record 1"),
     ];
     for (raw, name) in cases {
         let dir = two_epochs();
         change(dir.path(), &raw, damage);
-        let read = StateStore::open(dir.path(), "flow", (FLOW, TABLE)).and_then(|store| {
-            store.load(FLOW)?;
-            store.checkpoints(FLOW)
-        });
+        let read = StateStore::open(dir.path(), "flow").and_then(|store| store.load(FLOW));
         match read {
             Err(StateError::Corrupt { key, .. }) => assert_eq!(key, name),
             other => panic!("{name}: {other:?}"),
@@ -340,8 +347,19 @@ fn a_store_whose_files_are_damaged_is_told_apart_from_a_new_one() {
         path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("MANIFEST"))
     };
     files.filter(is_manifest).for_each(|path| std::fs::write(path, "not a manifest").unwrap());
-    let error = StateStore::open(dir.path(), "flow", (FLOW, TABLE)).unwrap_err();
+    let error = StateStore::open(dir.path(), "flow").unwrap_err();
     assert!(matches!(error, StateError::Damaged { .. }), "{error:?}");
+}
+
+#[test]
+fn a_store_that_lost_its_first_file_is_told_apart_from_none() {
+    let dir = two_epochs();
+    std::fs::remove_file(dir.path().join("CURRENT")).unwrap();
+    let before = std::fs::read_dir(dir.path()).unwrap().count();
+    let error = StateStore::open_existing(dir.path(), "flow").unwrap_err();
+    assert!(matches!(error, StateError::Corrupt { .. }), "{error:?}");
+    assert!(error.to_string().contains("`icestream ledger adopt`"), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), before);
 }
 
 /// Tells a test that it is the process which another run of it has started.
@@ -388,10 +406,10 @@ fn what_was_prepared_survives_the_death_of_its_process() {
 fn a_directory_held_by_another_process_is_refused_and_left_alone() {
     let name = "a_directory_held_by_another_process_is_refused_and_left_alone";
     if let Some(dir) = child_dir() {
-        let error = StateStore::open(&dir, "flow", (FLOW, TABLE)).unwrap_err();
+        let error = StateStore::open(&dir, "flow").unwrap_err();
         assert!(matches!(error, StateError::InUse { .. }), "{error:?}");
         let reader = StateStore::open_read_only(&dir).unwrap();
-        assert_eq!(reader.load(FLOW, TABLE).unwrap().pending, prepared(&checkpoint(2)));
+        assert_eq!(reader.load(FLOW).unwrap().pending, prepared(&checkpoint(2)));
         return;
     }
     let dir = two_epochs();

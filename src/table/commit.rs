@@ -12,7 +12,7 @@ use super::snapshot::{self, Change, Proposal};
 use super::sweep::Freed;
 use super::{Catalog, LoadedTable, NotSent, TableError, expiry, io, ledger, manifest, sql};
 use crate::base::clock::now_ms;
-use crate::base::location::store_of;
+use crate::base::location;
 use crate::crash;
 use crate::protocol::{self, LedgerEdit, Permit};
 
@@ -306,8 +306,28 @@ fn remember(
     }
 }
 
+/// Can all files of the table be reached by the store of its own location?
+///
+/// # Errors
+/// `Unsupported` if not.
+pub(crate) fn check_places(loaded: &LoadedTable) -> Result<(), TableError> {
+    let metadata = &loaded.metadata;
+    location::check_places(metadata.location(), metadata.properties()).map_err(|misplaced| {
+        let what = format!(
+            "its property {} is {}: {}",
+            misplaced.key,
+            misplaced.place,
+            misplaced.reason()
+        );
+        TableError::Unsupported { table: loaded.name.clone(), what }
+    })
+}
+
 /// Refuses tables that we cannot write without harm.
-fn check_writable(loaded: &LoadedTable) -> Result<(), TableError> {
+///
+/// # Errors
+/// `Unsupported`, with what to do.
+pub(crate) fn check_writable(loaded: &LoadedTable) -> Result<(), TableError> {
     let metadata = &loaded.metadata;
     let unsupported =
         |what: &str| Err(TableError::Unsupported { table: loaded.name.clone(), what: what.into() });
@@ -316,14 +336,7 @@ fn check_writable(loaded: &LoadedTable) -> Result<(), TableError> {
             "it has format version 1; upgrade it to 2 (table property format-version = 2)",
         );
     }
-    let place = manifest::metadata_dir(metadata);
-    if store_of(&place) != store_of(metadata.location()) {
-        return unsupported(&format!(
-            "its metadata goes to {place} (write.metadata.path), which is not on the store of its \
-             own location {}",
-            metadata.location()
-        ));
-    }
+    check_places(loaded)?;
     let head_is_encrypted =
         metadata.current_snapshot().is_some_and(|head| head.encryption_key_id().is_some());
     if head_is_encrypted || metadata.properties().contains_key("encryption.key-id") {

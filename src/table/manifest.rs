@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::io::Encoded;
 use super::{LoadedTable, TableError};
+use crate::base::location::metadata_root;
 use crate::protocol::{self, PendingCommit, PendingFile};
 
 /// A data file of a pending commit, with the schema it was written with.
@@ -28,10 +29,7 @@ pub(super) type NewFiles = BTreeMap<i32, Vec<NewFile>>;
 
 /// Where the table keeps its metadata files.
 pub(super) fn metadata_dir(metadata: &TableMetadata) -> String {
-    match metadata.properties().get("write.metadata.path") {
-        Some(path) => path.trim_end_matches('/').to_string(),
-        None => format!("{}/metadata", metadata.location()),
-    }
+    metadata_root(metadata.location(), metadata.properties())
 }
 
 /// The data files of a pending commit, each read with the spec and schema it was written with:

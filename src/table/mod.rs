@@ -55,8 +55,8 @@ use ::iceberg::io::FileIO;
 use ::iceberg::spec::{Schema, TableMetadata, TableMetadataRef, UnboundPartitionSpec};
 use ::iceberg::{NamespaceIdent, Runtime, TableIdent};
 
-pub(crate) use commit::append_edit;
 pub use commit::{CommitOutcome, append};
+pub(crate) use commit::{append_edit, check_places, check_writable};
 pub(crate) use error::{BoxError, TableError};
 pub(crate) use files::{LiveFile, live_files};
 pub(crate) use io::delete_files;

@@ -8,7 +8,7 @@ use iceberg::spec::{PartitionSpec, Struct, StructType};
 use super::WriteError;
 use super::human::readable;
 use crate::base::durable::leading_directories;
-use crate::base::location::{DATA_PATH, data_root, local_path, store_of};
+use crate::base::location::{check_places, data_root, local_path};
 
 const OBJECT_STORAGE: &str = "write.object-storage.enabled";
 const PARTITIONED_PATHS: &str = "write.object-storage.partitioned-paths";
@@ -29,24 +29,18 @@ pub(super) struct Locations {
 
 impl Locations {
     /// # Errors
-    /// `Property` if the table wants its data files where the store of its own location cannot
-    /// write: it would take the location for a name of its own, and no reader would find the file.
+    /// `Property` if the table wants files where the store of its own location cannot write.
     pub(super) fn new(
         table_location: &str,
         properties: &HashMap<String, String>,
         prefix: &str,
     ) -> Result<Self, WriteError> {
         let root = data_root(table_location, properties);
-        if store_of(&root) != store_of(table_location) {
-            return Err(WriteError::Property {
-                key: DATA_PATH.to_owned(),
-                value: root,
-                reason: format!(
-                    "it must be on the store of the table's own location {table_location}: an \
-                     absolute local path, or on S3 (s3://...)"
-                ),
-            });
-        }
+        check_places(table_location, properties).map_err(|misplaced| WriteError::Property {
+            key: misplaced.key.to_owned(),
+            value: misplaced.place.clone(),
+            reason: misplaced.reason(),
+        })?;
         let flag = |key, default| {
             properties.get(key).map_or(default, |value: &String| value.eq_ignore_ascii_case("true"))
         };
@@ -121,6 +115,7 @@ fn shortened(mut name: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::location::DATA_PATH;
     use crate::protocol::{DataFileNames, Origin};
 
     fn properties(pairs: &[(&str, &str)]) -> HashMap<String, String> {

@@ -12,6 +12,7 @@ mod bad_input;
 mod broken_servers;
 mod crashes;
 mod crates;
+mod directories;
 mod earlier;
 mod fetching;
 mod flights;

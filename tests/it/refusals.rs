@@ -19,14 +19,14 @@ const COMMITTED: &str = "icestream_committed_records_total";
 const ADMISSIONS: &str = "icestream_admissions_total";
 
 /// A pipeline of two partitions into a table of a lake.
-struct Case {
-    lake: Lake,
-    icestream: Icestream,
-    topic: String,
+pub struct Case {
+    pub lake: Lake,
+    pub icestream: Icestream,
+    pub topic: String,
 }
 
 impl Case {
-    fn new(lake: Lake) -> Self {
+    pub fn new(lake: Lake) -> Self {
         let (icestream, topic) = pipeline(&lake, 2);
         // Each run that catches up makes one commit.
         let icestream = icestream.set("CHECKPOINT_INTERVAL_MS", "3600000");
@@ -38,16 +38,16 @@ impl Case {
         self.icestream.clone().set("CHECKPOINT_INTERVAL_MS", "500").run()
     }
 
-    fn table(&self) -> Table<'_> {
+    pub fn table(&self) -> Table<'_> {
         self.lake.table(&format!("db.{}", self.topic))
     }
 
-    fn produce(&self, numbers: std::ops::Range<i64>) -> Produced {
+    pub fn produce(&self, numbers: std::ops::Range<i64>) -> Produced {
         Kafka::shared().produce(&self.topic, records(2, numbers))
     }
 
     /// Produces and lands records.
-    fn land(&self, numbers: std::ops::Range<i64>) -> Produced {
+    pub fn land(&self, numbers: std::ops::Range<i64>) -> Produced {
         let produced = self.produce(numbers);
         self.icestream.run_until_caught_up();
         produced
@@ -59,7 +59,7 @@ impl Case {
         crashing.start(&["run", "--until-caught-up"]).wait(RUN).aborted();
     }
 
-    fn pipeline(&self) -> &str {
+    pub fn pipeline(&self) -> &str {
         self.icestream.setting("KAFKA_GROUP_ID").unwrap()
     }
 
@@ -132,8 +132,8 @@ impl Case {
 }
 
 /// How a process was refused.
-struct Refused {
-    message: String,
+pub struct Refused {
+    pub message: String,
 }
 
 impl Refused {
@@ -150,7 +150,8 @@ impl Refused {
     }
 }
 
-fn refused(exit: Exit, name: &str) -> Refused {
+/// A process that was refused by the name `name`: exit code, message, log line, and its section.
+pub fn refused(exit: Exit, name: &str) -> Refused {
     let exit = exit.with_code(4);
     let line = exit.log.lines().find(|line| line.contains("icestream cannot go on"));
     let line = line.unwrap_or_else(|| panic!("no line about the end:\n{}", exit.log));
@@ -509,7 +510,7 @@ fn pending_malformed_is_adopted_and_its_records_are_read_again() {
 /// Has the pending commit begin one record after the place that it says it continues.
 fn damage_pending(dir: &Path, pipeline: &str) {
     // The flow of a pipeline with one table has its name.
-    let store = StateStore::open(dir, pipeline, (pipeline, "")).unwrap();
+    let store = StateStore::open(dir, pipeline).unwrap();
     let open = store.open_checkpoint(pipeline).unwrap();
     let Checkpoint { mut pending, frontiers, .. } = open.unwrap();
     for range in pending[0].ranges.values_mut() {

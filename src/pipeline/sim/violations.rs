@@ -283,3 +283,25 @@ fn a_table_that_is_away_at_a_start_does_not_keep_the_commit_to_another_from_its_
         }
     });
 }
+
+/// The commit landed, its answer was lost, and before the next attempt found it a person reset the
+/// ledger: it is lower, or has nothing of the topic, and no invariant is broken.
+#[test]
+fn i9_says_nothing_of_a_ledger_that_a_person_edited_since() {
+    run(async {
+        let still = Still::new();
+        let reading = still.reading().await;
+        let commit = still.pending(reading.view(), 1, None, 5);
+        for frontier in [Frontier::default(), Frontier::from_iter([(tp(0), 2)])] {
+            let ledger = Ledger { generation: 1, frontier, ..ledger("edit", 0) };
+            let view = TableView { ledger: Some(ledger), ..reading.view().clone() };
+            let settled = Settled::AlreadyCommitted(Shown::forged(commit.commit_id.clone(), None));
+            let table = reading.table();
+            let reading = Reading::new(table.clone(), view);
+            let done = Done { settled, reading, pending: Prepared::on_disk(commit.clone()) };
+            still.committer.report(&[done], &work(commit.clone(), table)).await.unwrap();
+        }
+        assert_eq!(still.counted(), []);
+        assert_eq!(still.sim.lock().group.offsets, BTreeMap::new(), "nor is it reported");
+    });
+}
