@@ -144,8 +144,18 @@ impl Fleet {
             Some(())
         });
         if over.is_none() {
-            self.unexpected = Some(format!("waited {within:?} for {what}, in vain"));
+            let standing = self.standing();
+            self.unexpected = Some(format!("waited {within:?} for {what}, in vain: {standing}"));
         }
+    }
+
+    /// What each process reads, and the end of its log.
+    fn standing(&self) -> String {
+        let of = |member: &Member| {
+            let last = member.running.log().lines().last().unwrap_or_default().to_owned();
+            format!("{} partitions, {last}", assigned(&member.running))
+        };
+        self.members.iter().map(of).collect::<Vec<_>>().join("; ")
     }
 
     /// Waits until the ledger goes on, with every process at work.
