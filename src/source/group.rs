@@ -16,7 +16,7 @@ use crate::protocol::TopicPartition;
 /// A change of the assignment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Membership {
-    /// These partitions are ours, too: to be taken ([`super::Source::take`]).
+    /// These partitions are ours, too: to be taken ([`super::Source::assign`]).
     Assigned(Vec<TopicPartition>),
     /// These are to go: to be let go ([`super::Source::revoke`]) within the time that the
     /// group waits.

@@ -1,4 +1,4 @@
-//! What is found of a table, partition by partition, while it is judged. Pure, as [`super::judge`].
+//! What is found of a table, partition by partition, while it is judged. Pure, as `judge.rs` is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
