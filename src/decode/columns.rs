@@ -53,8 +53,8 @@ impl Nulls {
     }
 }
 
-/// The values of a column, by its type. Not with a tag of its own: it takes fewer instructions to
-/// tell and makes each column longer, 3 % of the time that 100 fields take.
+/// The values of a column, by its type. Not `repr(u8)`: that takes fewer instructions, and 3 % more
+/// time for a record of 100 fields.
 #[derive(Debug)]
 pub(super) enum Values<F, S> {
     Boolean(Vec<bool>),
