@@ -228,6 +228,10 @@ fn i8_files_that_a_checkpoint_names_are_counted_and_not_deleted() {
         still.table().delete_unused(reading.table(), &commit.files).await.unwrap_err();
         assert_eq!(still.counted(), [InvariantId::I8]);
         assert!(!still.sim.lock().lakes[0].files[0].deleted);
+        // It is no warning either where the files are those of an epoch that was not prepared.
+        let ended = still.table().delete_unprepared(reading.table(), &commit.files).await;
+        assert!(matches!(ended, Err(Failure::Internal(_))), "{ended:?}");
+        assert!(!still.sim.lock().lakes[0].files[0].deleted);
 
         let free = still.pending(reading.view(), 2, None, 0);
         still.table().delete_unused(reading.table(), &free.files).await.unwrap();
