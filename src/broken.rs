@@ -27,11 +27,13 @@ pub enum Variant {
     LeaveOutTopicId,
     /// What the last commit left decides about the next one, whatever the verdict.
     DecideOnMemory,
+    /// Nobody joins a group again that leaves partitions to nobody.
+    LeavePartitionsOut,
 }
 
 impl Variant {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NotEqualOnly,
         Self::RetryWithoutReading,
         Self::MarkerOnlyInHead,
@@ -40,6 +42,7 @@ impl Variant {
         Self::AcknowledgeBeforeFence,
         Self::LeaveOutTopicId,
         Self::DecideOnMemory,
+        Self::LeavePartitionsOut,
     ];
 
     /// Its name in `ICESTREAM_BROKEN_VARIANT`.
@@ -53,6 +56,7 @@ impl Variant {
             Self::AcknowledgeBeforeFence => "acknowledge-before-fence",
             Self::LeaveOutTopicId => "leave-out-topic-id",
             Self::DecideOnMemory => "decide-on-memory",
+            Self::LeavePartitionsOut => "leave-partitions-out",
         }
     }
 }

@@ -486,6 +486,7 @@ impl<W: World> Coordinator<W> {
                 }
             }
             Event::Membership(change) => run.members.push(change),
+            Event::LeftOut(left_out) => self.left_out(run, left_out, now())?,
             Event::Failed(error) => return Err(error.into()),
         }
         Ok(())

@@ -6,11 +6,16 @@
 //! assignment (the group took us for dead) is somebody else's already: what is not prepared is
 //! dropped. None of this is needed to be exact, since a commit that comes too late is fenced; it
 //! keeps work from being done twice.
+//!
+//! A group can settle with partitions that nobody reads: a static member that is killed between the two
+//! steps of a rebalance and is back within its session is answered with the assignment of the first,
+//! and the second does not come. So each member looks now and then, and the one with the fewest
+//! partitions joins again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
@@ -23,8 +28,11 @@ use super::world::World;
 use crate::broken::{self, Variant};
 use crate::failure::Failure;
 use crate::protocol::{Frontier, TopicPartition};
-use crate::source::{Membership, Share};
+use crate::source::{LeftOut, Membership, Share};
 use crate::telemetry::Rebalance;
+
+/// How long a group may leave partitions to nobody at least, however soon members let go of them.
+const LEFT_OUT_AT_LEAST: Duration = Duration::from_millis(500);
 
 /// Changes of the assignment that are not done yet.
 #[derive(Default)]
@@ -33,6 +41,8 @@ pub(super) struct Members {
     reading: Option<JoinHandle<Result<Read, Failure>>>,
     assigning: Option<Assigning>,
     revoking: Option<Revoking>,
+    /// Partitions that the group leaves to nobody, and since when.
+    left_out: Option<(Vec<TopicPartition>, Instant)>,
 }
 
 /// What was read beside the loop.
@@ -76,6 +86,25 @@ impl Members {
         let read = reading.await;
         self.reading = None;
         read.map_err(join_error)?
+    }
+
+    /// Is nothing under way?
+    fn is_idle(&self) -> bool {
+        self.changes.is_empty()
+            && self.reading.is_none()
+            && self.assigning.is_none()
+            && self.revoking.is_none()
+    }
+
+    /// Since when the group leaves the same partitions to nobody.
+    fn left_out_since(&mut self, partitions: Vec<TopicPartition>, now: Instant) -> Instant {
+        match &self.left_out {
+            Some((known, since)) if *known == partitions => *since,
+            _ => {
+                self.left_out = Some((partitions, now));
+                now
+            }
+        }
     }
 
     /// The run is over.
@@ -244,6 +273,35 @@ impl<W: World> Coordinator<W> {
         self.metrics.add_rebalance(Rebalance::Assigned);
         self.gauges();
         Ok(())
+    }
+
+    /// Joins the group again if it leaves partitions to nobody for longer than a member may take to let go
+    /// of them. Members take turns, so that one that cannot do it does not hold up the others.
+    pub(super) fn left_out(
+        &mut self,
+        run: &mut Run<W>,
+        left_out: LeftOut,
+        now: Instant,
+    ) -> Result<(), Failure> {
+        if left_out.partitions.is_empty() {
+            run.members.left_out = None;
+            return Ok(());
+        }
+        let listed = list(&left_out.partitions);
+        let since = run.members.left_out_since(left_out.partitions, now);
+        let turn = left_out.before.saturating_add(1);
+        let longest = self.settings.revocation_timeout.max(LEFT_OUT_AT_LEAST);
+        if now.duration_since(since) <= longest.saturating_mul(turn)
+            || !run.members.is_idle()
+            || run.finish.is_some()
+            || broken::is(Variant::LeavePartitionsOut)
+        {
+            return Ok(());
+        }
+        tracing::warn!(partitions = %listed, "the group leaves partitions to nobody: joining it again");
+        run.members.left_out = None;
+        self.metrics.add_rebalance(Rebalance::Rejoined);
+        self.source.rejoin()
     }
 
     fn revoked(&mut self, partitions: &BTreeSet<TopicPartition>) -> Result<(), Failure> {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use crate::decode::BadRecord;
 use crate::failure::Failure;
 use crate::protocol::{Epoch, Offset, StartAt, TableShare, TopicPartition};
-use crate::source::{Membership, SourceError};
+use crate::source::{LeftOut, Membership, SourceError};
 
 /// Counters that the coordinator reads while shards run.
 #[derive(Default)]
@@ -83,6 +83,8 @@ pub(crate) enum Event {
     Unreachable(String),
     /// The assignment changes.
     Membership(Membership),
+    /// What a settled group leaves to nobody, also if that is nothing.
+    LeftOut(LeftOut),
     /// The topics have more partitions than this run reads.
     PartitionsAdded(usize),
     /// An error that waiting does not cure.

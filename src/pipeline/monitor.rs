@@ -16,12 +16,18 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const EVERY: Duration = Duration::from_secs(10);
 /// How often one that did not answer is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How soon after a change of the assignment, and how often then, to look whether the group leaves
+/// partitions to nobody. All brokers are asked.
+const LOOK_SOON: Duration = Duration::from_secs(12);
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// Runs until nobody listens. `known` is the number of partitions of which this process reads all;
 /// `None` if a group shares them out, and tells of new ones itself.
 pub(super) fn run(source: &Source, known: Option<usize>, out: &Sender<Event>) {
     let mut next = Instant::now() + EVERY;
+    let mut next_look = Instant::now() + LOOK_SOON;
     let mut told_added = false;
+    let mut all = Vec::new();
     while !out.is_closed() {
         if let Err(error) = source.serve(SERVE)
             && out.blocking_send(event_of(error)).is_err()
@@ -29,12 +35,20 @@ pub(super) fn run(source: &Source, known: Option<usize>, out: &Sender<Event>) {
             return;
         }
         for change in source.take_changes() {
+            next_look = Instant::now() + LOOK_SOON;
             if out.blocking_send(Event::Membership(change)).is_err() {
                 return;
             }
         }
-        let now = Instant::now();
-        if now < next && !source.take_brokers_down() {
+        if known.is_none() && Instant::now() >= next_look {
+            let left_out = source.left_out(&all, PATIENCE);
+            let is_whole = left_out.as_ref().is_none_or(|left| left.partitions.is_empty());
+            next_look = Instant::now() + if is_whole { LOOK_EVERY } else { AGAIN };
+            if left_out.is_some_and(|left| out.blocking_send(Event::LeftOut(left)).is_err()) {
+                return;
+            }
+        }
+        if Instant::now() < next && !source.take_brokers_down() {
             continue;
         }
         let event = match source.partitions(PATIENCE) {
@@ -44,7 +58,10 @@ pub(super) fn run(source: &Source, known: Option<usize>, out: &Sender<Event>) {
                 told_added = true;
                 Event::PartitionsAdded(partitions.len())
             }
-            Ok(_) => Event::Reachable,
+            Ok(partitions) => {
+                all = partitions;
+                Event::Reachable
+            }
             Err(error) => event_of(error),
         };
         let healthy = matches!(event, Event::Reachable | Event::PartitionsAdded(_));

@@ -238,6 +238,10 @@ impl seams::Source for KafkaSource {
         Ok(self.source.revoke(partitions)?)
     }
 
+    fn rejoin(&self) -> Result<(), Failure> {
+        Ok(self.source.rejoin()?)
+    }
+
     async fn report(&self, frontier: Frontier) -> Result<(), Failure> {
         self.call(move |source| Ok(source.report(&frontier)?)).await
     }

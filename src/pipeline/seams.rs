@@ -63,6 +63,11 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     /// # Errors
     /// If the client does not take it.
     fn revoke(&self, partitions: &[TopicPartition]) -> Result<(), Failure>;
+    /// Joins the group again, so that it shares the partitions out anew; ours are revoked first.
+    ///
+    /// # Errors
+    /// If the client does not take it.
+    fn rejoin(&self) -> Result<(), Failure>;
     /// Tells the group how far the ledger is, for lag tools.
     fn report(&self, frontier: Frontier) -> impl Future<Output = Result<(), Failure>> + Send;
     /// End of the log as the last fetch saw it, if there was one.

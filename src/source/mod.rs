@@ -10,6 +10,7 @@ mod error;
 mod fetch;
 mod group;
 mod headers;
+mod left_out;
 mod queue;
 mod ranges;
 mod topics;
@@ -33,6 +34,7 @@ use crate::protocol::{Frontier, LogRange, Offset, TopicPartition};
 pub(crate) use error::SourceError;
 pub(crate) use group::{Membership, SourceContext};
 pub(crate) use headers::{Header, Headers, HeadersError};
+pub(crate) use left_out::LeftOut;
 pub(crate) use queue::{Polled, Record, ShardQueue};
 pub(crate) use topics::{PartitionId, TopicIndex, Topics};
 
@@ -340,6 +342,23 @@ impl Source {
             .subscribe(&names)
             .map_err(|e| self.operation("join the group", e.to_string()))?;
         Ok(false)
+    }
+
+    /// Which of these partitions the group leaves to nobody. `None` if it is about to share them out
+    /// anew, if it does not answer, or if there is no group. Blocks for at most about `timeout`.
+    pub(crate) fn left_out(&self, all: &[TopicPartition], timeout: Duration) -> Option<LeftOut> {
+        let own = self.settings.group.as_ref()?;
+        let (client, group) = (self.consumer.client(), &self.settings.group_id);
+        left_out::left_out(client, group, &own.member, all, timeout)
+    }
+
+    /// Joins the group again, so that it shares the partitions out anew. What is ours is revoked first,
+    /// as [`Self::take_changes`] tells.
+    pub(crate) fn rejoin(&self) -> Result<(), SourceError> {
+        // Of a subscription that does not change, the client tells the group nothing. Without one it
+        // gives up what it has, or leaves if it has nothing; the new one is put off until that is done.
+        self.consumer.unsubscribe();
+        self.join().map(|_| ())
     }
 
     /// Changes of the assignment since the last call, to be answered in their order by

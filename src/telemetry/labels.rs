@@ -108,6 +108,8 @@ label! {
         Revoked = "revoked",
         /// Partitions were taken from it.
         Lost = "lost",
+        /// It joined again, since the group left partitions to nobody.
+        Rejoined = "rejoined",
     }
 }
 

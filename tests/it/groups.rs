@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use icestream::parts::Variant;
 
 use crate::kills::seed;
 use crate::landing::{pipeline, records};
@@ -118,6 +119,64 @@ fn a_member_that_comes_back_gets_its_partitions_back_and_nobody_else_notices() {
     a.stop(PATIENCE).success();
     b.stop(PATIENCE).success();
     assert_eq!(assert_exactly_once(&table, &[&produced]), 4000);
+}
+
+#[test]
+fn partitions_that_a_rebalance_leaves_to_nobody_are_read_by_the_member_with_the_fewest() {
+    let [_, idle] = killed_between_the_steps(None);
+    assert!(idle > 0.0, "the one that had nothing joined again");
+}
+
+#[test]
+fn a_member_that_does_not_join_again_is_not_waited_for_and_what_others_read_is_committed_first() {
+    let [back, idle] = killed_between_the_steps(Some(Variant::LeavePartitionsOut));
+    assert_eq!(idle, 0.0, "the one that had nothing does not do it");
+    assert!(back > 0.0, "the other one joined again");
+}
+
+/// A process gives up half of its partitions for a second one (of a variant), and is killed before it is
+/// back for the second step of the rebalance, which does not come then. Says how often the process that is
+/// back, and the second one, joined again.
+fn killed_between_the_steps(variant: Option<Variant>) -> [f64; 2] {
+    let lake = Lake::rest();
+    let (one, topic) = group_of(&lake, 4);
+    let one = one
+        // The group does not find out that it was killed.
+        .set("KAFKA_SESSION_TIMEOUT_MS", "300000")
+        .set("KAFKA_REVOCATION_TIMEOUT_MS", "3000");
+    let mut two = one.member();
+    if let Some(variant) = variant {
+        two = two.environment("ICESTREAM_BROKEN_VARIANT", variant.name());
+    }
+    let table = lake.table(&format!("db.{topic}"));
+    let produced = Kafka::shared().produce(&topic, records(4, 0..4000));
+    // Its first commit is that of what it gives up.
+    let crashing = one.clone().set("CHECKPOINT_INTERVAL_MS", "3600000").crash_at("prepare.after");
+    let mut a = crashing.run();
+    wait_owned(&mut [&mut a], 4);
+    a.wait_metrics("all records", PATIENCE, |metrics| {
+        (metrics.value("icestream_consumed_records_total", &[]) == Some(4000.0)).then_some(())
+    });
+    let mut b = two.run();
+    a.wait(PATIENCE).aborted();
+    let mut a = one.run();
+    let crashed = Instant::now();
+    wait_owned(&mut [&mut a, &mut b], 4);
+    println!("all partitions have a reader {:?} after the crash", crashed.elapsed());
+    wait_for("half of the partitions each", TAKEN_OVER, || {
+        (assigned(&a) == 2.0 && assigned(&b) == 2.0).then_some(())
+    });
+    let produced = produced.and(&Kafka::shared().produce(&topic, records(4, 4000..8000)));
+    wait_for("all rows", PATIENCE, || (rows(&table) == 8000).then_some(()));
+    let rejoined = [&a, &b].map(|process| {
+        let rejoined = [("event", "rejoined")];
+        process.metrics().unwrap().value("icestream_rebalances_total", &rejoined).unwrap()
+    });
+    a.stop(PATIENCE).success();
+    b.stop(PATIENCE).success();
+    assert_eq!(assert_exactly_once(&table, &[&produced]), 8000);
+    one.command(&["verify", "--rows"]).success();
+    rejoined
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub(super) struct Outcome {
     pub refused: usize,
     /// Runs that stopped before a bad record.
     pub stopped: usize,
+    /// Members that joined again, since the group left partitions to nobody.
+    pub rejoins: usize,
     pub crashes: u32,
     pub seconds: u64,
 }
@@ -87,6 +89,7 @@ fn run_world(seed: u64, print: bool, remade: bool) -> Outcome {
             half_starts: state.half_starts,
             refused: state.refused,
             stopped: state.stopped,
+            rejoins: state.rejoins,
             crashes: driver.crashes,
             seconds: driver.began.elapsed().as_secs(),
         }

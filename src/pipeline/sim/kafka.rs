@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::state::{Life, State, tp};
 use crate::pipeline::messages::Event;
 use crate::protocol::{Offset, TopicPartition};
-use crate::source::{Membership, Share};
+use crate::source::{LeftOut, Membership, Share};
 
 /// What is at an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,15 +93,27 @@ struct Member {
 }
 
 impl Member {
-    fn is_revoking(&self) -> bool {
-        self.changes.iter().any(|(assigned, _)| !assigned)
-            || matches!(self.unanswered, Some((false, ..)))
+    /// What it is to give up.
+    fn revoking(&self) -> impl Iterator<Item = i32> {
+        let unanswered = self.unanswered.iter().map(|(assigned, of, _)| (assigned, of));
+        let changes = self.changes.iter().map(|(assigned, of)| (assigned, of)).chain(unanswered);
+        changes.filter(|(assigned, _)| !**assigned).flat_map(|(_, of)| of.iter().copied())
+    }
+
+    /// What the group's last answer gave it.
+    fn assigned(&self) -> BTreeSet<i32> {
+        let revoking: BTreeSet<i32> = self.revoking().collect();
+        self.owned.difference(&revoking).copied().collect()
     }
 }
 
 #[derive(Default)]
 pub(super) struct Group {
     members: BTreeMap<u64, Member>,
+    /// Something happened after which partitions are shared out anew.
+    rebalances: bool,
+    /// Did a turn find partitions that were left to nobody?
+    left_out: bool,
     /// The offsets reported to it.
     pub offsets: BTreeMap<i32, Offset>,
 }
@@ -173,6 +185,7 @@ impl State {
     pub(crate) fn add_partition(&mut self) {
         self.log.partitions.push(Partition::default());
         let count = self.log.partitions.len();
+        self.group.rebalances = true;
         self.note(format_args!("log: {count} partitions"));
         if !self.plan.group {
             for client in self.clients.values() {
@@ -198,15 +211,22 @@ impl State {
             client.tell(Event::Membership(Membership::Assigned(names(&all))));
             return;
         }
-        let known = self.group.members.entry(member).or_insert_with(|| Member {
-            client: id,
-            seen: Instant::now(),
-            owned: BTreeSet::new(),
-            changes: VecDeque::new(),
-            unanswered: None,
+        let rebalances = &mut self.group.rebalances;
+        let known = self.group.members.entry(member).or_insert_with(|| {
+            *rebalances = true;
+            Member {
+                client: id,
+                seen: Instant::now(),
+                owned: BTreeSet::new(),
+                changes: VecDeque::new(),
+                unanswered: None,
+            }
         });
         known.client = id;
         known.seen = Instant::now();
+        // A member that is back gets what the last answer gave it. If it was to give some up and then
+        // come for the second step, nobody begins that one now.
+        known.owned = known.assigned();
         known.changes.clear();
         known.unanswered = None;
         let owned: Vec<i32> = known.owned.iter().copied().collect();
@@ -263,7 +283,23 @@ impl State {
         }
         if !assigned {
             member.owned.retain(|partition| !partitions.contains(partition));
+            self.group.rebalances = true;
         }
+    }
+
+    /// A client gives up what it has and joins again.
+    pub(crate) fn rejoin(&mut self, id: u64) {
+        let Some(client) = self.clients.get(&id) else { return };
+        let name = client.life.name().to_owned();
+        let member = self.group.members.get_mut(&client.member);
+        let Some(member) = member.filter(|member| member.client == id) else { return };
+        let owned: Vec<i32> = member.owned.iter().copied().collect();
+        match owned.is_empty() {
+            true => self.group.rebalances = true,
+            false => member.changes.push_back((false, owned)),
+        }
+        self.rejoins += 1;
+        self.note(format_args!("{name} joins again"));
     }
 
     /// Is the process heard by the group?
@@ -283,7 +319,10 @@ impl State {
     pub(crate) fn group_turn(&mut self) {
         let now = Instant::now();
         self.expel_the_silent(now);
-        self.share_out();
+        if std::mem::take(&mut self.group.rebalances) {
+            self.share_out();
+        }
+        self.tell_left_out();
         for member in self.group.members.values_mut() {
             let Some(client) = self.clients.get(&member.client) else { continue };
             if member.unanswered.is_some() {
@@ -313,6 +352,28 @@ impl State {
         }
     }
 
+    /// Members look at the group: which partitions does it leave to nobody?
+    fn tell_left_out(&mut self) {
+        let assigned: BTreeMap<u64, BTreeSet<i32>> =
+            self.group.members.iter().map(|(id, member)| (*id, member.assigned())).collect();
+        let all = (0_i32..).zip(&self.log.partitions).map(|(number, _)| number);
+        let left: Vec<i32> =
+            all.filter(|number| !assigned.values().any(|own| own.contains(number))).collect();
+        let before = std::mem::replace(&mut self.group.left_out, !left.is_empty());
+        if left.is_empty() && !before {
+            return;
+        }
+        for (id, member) in &self.group.members {
+            let own = (assigned[id].len(), *id);
+            let poorer = assigned.iter().filter(|(id, of)| (of.len(), **id) < own).count();
+            let before = u32::try_from(poorer).unwrap();
+            let left_out = LeftOut { partitions: names(&left), before };
+            if let Some(client) = self.clients.get(&member.client) {
+                client.tell(Event::LeftOut(left_out));
+            }
+        }
+    }
+
     fn expel_the_silent(&mut self, now: Instant) {
         let (session, revocation) = (self.plan.session, self.plan.revocation);
         let ids: Vec<u64> = self.group.members.keys().copied().collect();
@@ -331,6 +392,7 @@ impl State {
                 continue;
             }
             let owned = self.group.members.remove(&id).map(|member| member.owned);
+            self.group.rebalances = true;
             let zombie = self.plan.zombie;
             let wait = if self.calm { Duration::from_millis(1) } else { self.up_to(zombie) };
             if let Some(client) = self.clients.get_mut(&client) {
@@ -360,7 +422,7 @@ impl State {
             let quota = all / members + usize::from(place < all % members);
             let Some(member) = self.group.members.get_mut(id) else { continue };
             let have = member.owned.len();
-            if have > quota && !member.is_revoking() {
+            if have > quota && member.revoking().next().is_none() {
                 let going: Vec<i32> = member.owned.iter().skip(quota).copied().collect();
                 notes.push(format!("group: {going:?} are to leave member {id}"));
                 member.changes.push_back((false, going));

@@ -12,6 +12,7 @@ mod driver;
 mod kafka;
 mod lake;
 mod port;
+mod shards;
 mod sink;
 mod state;
 mod violations;
@@ -122,6 +123,16 @@ fn processes_that_stop_before_a_bad_record_leave_each_table_exact() {
     assert!(stopped > 60, "{stopped}");
 }
 
+/// Otherwise the worlds say nothing of members that are back between the two steps of a rebalance.
+#[test]
+fn partitions_that_a_group_leaves_to_nobody_find_a_reader() {
+    let mut rejoins = 0;
+    let failing = failing(0..600, |outcome| rejoins += outcome.rejoins);
+    assert!(failing.is_empty(), "replay with ICESTREAM_SIM_SEED=<seed>: {failing:#?}");
+    println!("{rejoins} joined again");
+    assert!(rejoins > 10, "{rejoins}");
+}
+
 #[test]
 fn no_record_of_a_topic_that_was_made_again_enters_a_table_and_every_process_is_refused() {
     let mut refused = 0;
@@ -197,6 +208,11 @@ mod broken_variants {
     #[test]
     fn a_topic_id_that_is_left_out_is_found_where_the_topic_is_made_again() {
         is_found_in(Variant::LeaveOutTopicId, 20, driver::run_remade);
+    }
+
+    #[test]
+    fn partitions_that_are_left_to_nobody_are_found() {
+        is_found(Variant::LeavePartitionsOut, 200);
     }
 
     #[test]

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -16,16 +15,15 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::kafka::index;
 use super::lake::{Meta, Request, TABLES};
-use super::sink::{SimQueue, SimSink};
+use super::sink::SimQueue;
 use super::state::{Life, Sim, State, TOPIC};
 use crate::failure::Failure;
-use crate::pipeline::messages::{Event, Report};
+use crate::pipeline::messages::Event;
 use crate::pipeline::reading::Reading;
 use crate::pipeline::seams::{Checkpoints, Source, Table};
-use crate::pipeline::world::{ShardTask, World};
 use crate::protocol::{
-    Checkpoint, FlowTable, Frontier, JournalParts, LastCheckpoint, LocalState, LogRange, Offset,
-    Permit, Prepared, Settled, TopicPartition, one_epoch_is_open,
+    Checkpoint, Frontier, JournalParts, LastCheckpoint, LocalState, LogRange, Offset, Permit,
+    Prepared, Settled, TopicPartition, one_epoch_is_open,
 };
 use crate::source::{Share, SourceError, TopicInfo, Topics};
 use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StateError, StepSeconds};
@@ -230,73 +228,6 @@ fn broken_disk() -> Failure {
     Failure::State(StateError::WriteFailedBefore { dir: PathBuf::from("d") })
 }
 
-impl World for Port {
-    type Source = Self;
-    type Table = SimTable;
-    type Checkpoints = Self;
-    type Sink = SimSink;
-
-    fn sink(
-        &self,
-        shard: usize,
-        _table: &FlowTable,
-        loaded: &Arc<Arc<Meta>>,
-    ) -> Result<SimSink, Failure> {
-        Ok(SimSink::new(self.clone(), shard, loaded.at))
-    }
-
-    fn spawn_shard(&self, mut task: ShardTask<Self>) -> Result<BoxFuture<'static, bool>, Failure> {
-        let port = self.clone();
-        let shard = tokio::spawn(async move {
-            let ended = port.run_loop(&mut task).await;
-            if port.life.is_dead() {
-                return;
-            }
-            if let Err(failure) = ended {
-                task.reports.send(Report::Failed(failure)).ok();
-            }
-            task.shard.abandon(&task.reports);
-        });
-        Ok(async move { shard.await.is_ok() }.boxed())
-    }
-}
-
-impl Port {
-    /// The loop of a shard, as the real side has it on a thread.
-    async fn run_loop(&self, task: &mut ShardTask<Self>) -> Result<(), Failure> {
-        loop {
-            if self.life.is_dead() {
-                return Ok(());
-            }
-            let until = self.sim.lock().frozen.get(&self.life.slot()).copied();
-            if let Some(until) = until {
-                tokio::time::sleep_until(until).await;
-            }
-            if !task.shard.answer(&task.reports)? {
-                return Ok(());
-            }
-            let hold = task.shard.must_hold();
-            let read = match task.commands.try_recv() {
-                Ok(command) => match task.shard.obey(command, &task.reports)? {
-                    true => continue,
-                    false => return Ok(()),
-                },
-                Err(TryRecvError::Disconnected) => return Ok(()),
-                Err(TryRecvError::Empty) if hold => 0,
-                Err(TryRecvError::Empty) => {
-                    task.shard.read(&mut task.queue, Duration::ZERO, &task.reports)?
-                }
-            };
-            let wait = {
-                let mut state = self.sim.lock();
-                let longest = if read == 0 { 16 } else { 5 };
-                state.up_to(Duration::from_millis(longest))
-            };
-            tokio::time::sleep(wait).await;
-        }
-    }
-}
-
 impl Source for Port {
     type Queue = SimQueue;
 
@@ -367,6 +298,13 @@ impl Source for Port {
         if self.life.step(&self.sim, "revoke") {
             let numbers: Vec<i32> = partitions.iter().map(|tp| tp.partition).collect();
             self.sim.lock().revoke(self.client, &numbers);
+        }
+        Ok(())
+    }
+
+    fn rejoin(&self) -> Result<(), Failure> {
+        if self.life.step(&self.sim, "rejoin") {
+            self.sim.lock().rejoin(self.client);
         }
         Ok(())
     }

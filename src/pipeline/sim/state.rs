@@ -246,6 +246,8 @@ pub(super) struct State {
     pub refused: usize,
     /// Runs that stopped before a bad record.
     pub stopped: usize,
+    /// Members that joined again, since the group left partitions to nobody.
+    pub rejoins: usize,
     /// One for each instance.
     pub drives: Vec<Drive>,
     pub last_member: u64,
@@ -320,6 +322,7 @@ impl Sim {
             away: None,
             refused: 0,
             stopped: 0,
+            rejoins: 0,
             drives,
             last_member: 0,
             rejected: BTreeSet::new(),

@@ -51,6 +51,7 @@ pub(super) use batch::BatchHeaders;
 pub(crate) use queue::FetchQueue;
 pub(super) use security::Security;
 pub(super) use shard_fetch::Cluster;
+pub(super) use wire::{Decoder, Malformed};
 
 /// What fetches for all shards of a run.
 pub(super) struct Fetcher {

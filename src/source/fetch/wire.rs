@@ -24,7 +24,7 @@ const READ_COMMITTED: i8 = 1;
 /// Why an answer cannot be understood.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an answer that is not Kafka's: {0}")]
-pub(super) struct Malformed(&'static str);
+pub(in crate::source) struct Malformed(&'static str);
 
 /// A partition of a Fetch request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -298,14 +298,14 @@ impl Encoder {
 }
 
 /// Reads answers.
-pub(super) struct Decoder<'a> {
+pub(in crate::source) struct Decoder<'a> {
     all: &'a [u8],
     at: usize,
     flexible: bool,
 }
 
 impl<'a> Decoder<'a> {
-    pub(super) fn new(all: &'a [u8], flexible: bool) -> Self {
+    pub(in crate::source) fn new(all: &'a [u8], flexible: bool) -> Self {
         Self { all, at: 0, flexible }
     }
 
@@ -321,11 +321,11 @@ impl<'a> Decoder<'a> {
         taken.try_into().map_err(|_| Malformed("it ends too early"))
     }
 
-    pub(super) fn i16(&mut self) -> Result<i16, Malformed> {
+    pub(in crate::source) fn i16(&mut self) -> Result<i16, Malformed> {
         Ok(i16::from_be_bytes(self.fixed()?))
     }
 
-    fn i32(&mut self) -> Result<i32, Malformed> {
+    pub(in crate::source) fn i32(&mut self) -> Result<i32, Malformed> {
         Ok(i32::from_be_bytes(self.fixed()?))
     }
 
@@ -353,14 +353,14 @@ impl<'a> Decoder<'a> {
     }
 
     /// Elements of a list; none for a null one. Memory is taken as they come, not by this number.
-    pub(super) fn count(&mut self) -> Result<u32, Malformed> {
+    pub(in crate::source) fn count(&mut self) -> Result<u32, Malformed> {
         match self.flexible {
             true => Ok(self.unsigned()?.saturating_sub(1)),
             false => Ok(u32::try_from(self.i32()?).unwrap_or(0)),
         }
     }
 
-    pub(super) fn string(&mut self) -> Result<&'a [u8], Malformed> {
+    pub(in crate::source) fn string(&mut self) -> Result<&'a [u8], Malformed> {
         let length = match self.flexible {
             true => self.unsigned()?.saturating_sub(1) as usize,
             false => usize::try_from(self.i16()?).unwrap_or(0),

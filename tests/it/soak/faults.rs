@@ -1,7 +1,6 @@
 //! The faults of a soak. Each returns when what it broke is whole again.
 
-use std::cell::Cell;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fastrand::Rng;
 
@@ -50,9 +49,6 @@ pub const FAULTS: [Fault; 18] = [
     fault("a transaction aborted, another committed", transactions),
 ];
 
-/// A process that had nothing to read for so long is not about to be given partitions.
-const IDLE: Duration = Duration::from_secs(20);
-
 /// The checkpoint, before its request, after it, and around its end.
 const POINTS: [&str; 6] = [
     "prepare.after",
@@ -85,10 +81,7 @@ fn kill(fleet: &mut Fleet, rng: &mut Rng) {
         start_again(fleet, who);
         fleet.wait("a commit after a kill", PATIENCE, |fleet| {
             let Some(metrics) = fleet.members[who].running.metrics() else { return false };
-            let committed = metrics.value("icestream_commits_total", &[("outcome", "committed")]);
-            // A process may come back to a group that gave its partitions away meanwhile.
-            let idle = metrics.value("icestream_assigned_partitions", &[]) == Some(0.0);
-            committed >= Some(1.0) || (idle && killed.elapsed() > IDLE)
+            metrics.value("icestream_commits_total", &[("outcome", "committed")]) >= Some(1.0)
         });
         fleet.recoveries.push(killed.elapsed());
     }
@@ -137,22 +130,8 @@ fn abort_at(fleet: &mut Fleet, who: usize, point: &str) {
     kill_one(fleet, who);
     let member = &mut fleet.members[who];
     member.running = member.icestream.clone().crash_at(point).run();
-    let (began, helped) = (Instant::now(), Cell::new(false));
-    fleet.wait(&format!("a crash at {point}"), PATIENCE, |fleet| {
-        // It was killed between the two steps of a rebalance and reads nothing: the known gap, which
-        // ends as docs/operations.md says, with one process more.
-        if began.elapsed() > IDLE && !helped.get() && fleet.leaves_partitions() {
-            println!("{point}: partitions that nobody reads; one process more");
-            helped.set(true);
-            fleet.add();
-        }
-        !fleet.members[who].running.runs()
-    });
-    if helped.get() && fleet.unexpected.is_none() {
-        let last = fleet.members.len() - 1;
-        fleet.count(last);
-        fleet.members.remove(last).running.stop(PATIENCE).success();
-    }
+    fleet
+        .wait(&format!("a crash at {point}"), PATIENCE, |fleet| !fleet.members[who].running.runs());
     let running = &mut fleet.members[who].running;
     if !running.runs() && running.wait(PATIENCE).code.is_some() {
         let line = running.log().lines().last().unwrap_or_default().to_owned();

@@ -149,12 +149,6 @@ impl Fleet {
         }
     }
 
-    /// Has a partition no reader, as far as the processes tell that can be asked?
-    pub fn leaves_partitions(&self) -> bool {
-        let owned = self.members.iter().map(|member| assigned(&member.running)).sum::<f64>();
-        owned < f64::from(PARTITIONS)
-    }
-
     /// What each process reads, and the end of its log.
     fn standing(&self) -> String {
         let of = |member: &Member| {

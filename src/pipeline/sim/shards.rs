@@ -1,0 +1,83 @@
+//! A simulated process's shards: tasks, where the real side has threads.
+
+use std::sync::Arc;
+use std::sync::mpsc::TryRecvError;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::lake::Meta;
+use super::port::{Port, SimTable};
+use super::sink::SimSink;
+use crate::failure::Failure;
+use crate::pipeline::messages::Report;
+use crate::pipeline::world::{ShardTask, World};
+use crate::protocol::FlowTable;
+
+impl World for Port {
+    type Source = Self;
+    type Table = SimTable;
+    type Checkpoints = Self;
+    type Sink = SimSink;
+
+    fn sink(
+        &self,
+        shard: usize,
+        _table: &FlowTable,
+        loaded: &Arc<Arc<Meta>>,
+    ) -> Result<SimSink, Failure> {
+        Ok(SimSink::new(self.clone(), shard, loaded.at))
+    }
+
+    fn spawn_shard(&self, mut task: ShardTask<Self>) -> Result<BoxFuture<'static, bool>, Failure> {
+        let port = self.clone();
+        let shard = tokio::spawn(async move {
+            let ended = port.run_loop(&mut task).await;
+            if port.life.is_dead() {
+                return;
+            }
+            if let Err(failure) = ended {
+                task.reports.send(Report::Failed(failure)).ok();
+            }
+            task.shard.abandon(&task.reports);
+        });
+        Ok(async move { shard.await.is_ok() }.boxed())
+    }
+}
+
+impl Port {
+    /// The loop of a shard, as the real side has it on a thread.
+    async fn run_loop(&self, task: &mut ShardTask<Self>) -> Result<(), Failure> {
+        loop {
+            if self.life.is_dead() {
+                return Ok(());
+            }
+            let until = self.sim.lock().frozen.get(&self.life.slot()).copied();
+            if let Some(until) = until {
+                tokio::time::sleep_until(until).await;
+            }
+            if !task.shard.answer(&task.reports)? {
+                return Ok(());
+            }
+            let hold = task.shard.must_hold();
+            let read = match task.commands.try_recv() {
+                Ok(command) => match task.shard.obey(command, &task.reports)? {
+                    true => continue,
+                    false => return Ok(()),
+                },
+                Err(TryRecvError::Disconnected) => return Ok(()),
+                Err(TryRecvError::Empty) if hold => 0,
+                Err(TryRecvError::Empty) => {
+                    task.shard.read(&mut task.queue, Duration::ZERO, &task.reports)?
+                }
+            };
+            let wait = {
+                let mut state = self.sim.lock();
+                let longest = if read == 0 { 16 } else { 5 };
+                state.up_to(Duration::from_millis(longest))
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What a consumer group leaves to nobody.
+//!
+//! Asked by the request that lists groups, of all brokers: the client's newer one, for the coordinator
+//! alone, aborts the process when the coordinator is slow (confluentinc/librdkafka#4605).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rdkafka::client::Client;
+
+use super::SourceContext;
+use super::fetch::{Decoder, Malformed};
+use crate::protocol::TopicPartition;
+
+/// The state of a group that is not about to share its partitions out anew.
+const STABLE: &str = "Stable";
+/// The group makes the id of a member with a set name of that name, a dash and a UUID.
+const ID_AFTER_NAME: usize = 37;
+
+/// What a group that is not about to share its partitions out anew leaves to nobody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LeftOut {
+    /// The partitions, in order.
+    pub partitions: Vec<TopicPartition>,
+    /// Members before us: they have fewer partitions, or as many and a smaller id.
+    pub before: u32,
+}
+
+/// A member of a group.
+struct Member {
+    id: String,
+    assigned: BTreeSet<TopicPartition>,
+}
+
+/// Of these partitions. `own` is the name that our member has set. `None`: the group is about to share
+/// its partitions out anew, or did not answer in time.
+pub(super) fn left_out(
+    client: &Client<SourceContext>,
+    group: &str,
+    own: &str,
+    all: &[TopicPartition],
+    timeout: Duration,
+) -> Option<LeftOut> {
+    let listed = client.fetch_group_list(Some(group), timeout);
+    let listed = listed.inspect_err(|error| tracing::debug!(%error, group, "not listed")).ok()?;
+    let found = listed.groups().iter().find(|found| found.name() == group)?;
+    if found.state() != STABLE {
+        return None;
+    }
+    let member = |id: &str, assigned: Option<&[u8]>| {
+        let assigned = assigned_to(assigned.unwrap_or_default())?;
+        Ok(Member { id: id.to_owned(), assigned })
+    };
+    let members = found.members().iter().map(|each| member(each.id(), each.assignment()));
+    let members: Result<Vec<Member>, Malformed> = members.collect();
+    let members = members.inspect_err(|error| tracing::debug!(%error, group, "an assignment"));
+    Some(judge(all, &members.ok()?, own))
+}
+
+fn judge(all: &[TopicPartition], members: &[Member], own: &str) -> LeftOut {
+    let assigned: BTreeSet<&TopicPartition> =
+        members.iter().flat_map(|member| &member.assigned).collect();
+    let is_own = |id: &str| id.len() == own.len() + ID_AFTER_NAME && id.starts_with(own);
+    let us = members.iter().find(|member| is_own(&member.id)).map(Member::place);
+    let before = |member: &&Member| us.is_none_or(|us| member.place() < us);
+    LeftOut {
+        partitions: all.iter().filter(|tp| !assigned.contains(tp)).cloned().collect(),
+        before: u32::try_from(members.iter().filter(before).count()).unwrap_or(u32::MAX),
+    }
+}
+
+impl Member {
+    fn place(&self) -> (usize, &str) {
+        (self.assigned.len(), &self.id)
+    }
+}
+
+/// Reads what a member is assigned (Kafka's ConsumerProtocolAssignment, of which later versions only add
+/// to the end); one that has nothing yet has no bytes.
+fn assigned_to(bytes: &[u8]) -> Result<BTreeSet<TopicPartition>, Malformed> {
+    let mut assigned = BTreeSet::new();
+    if bytes.is_empty() {
+        return Ok(assigned);
+    }
+    let mut decoder = Decoder::new(bytes, false);
+    decoder.i16()?;
+    for _ in 0..decoder.count()? {
+        let topic = String::from_utf8_lossy(decoder.string()?).into_owned();
+        for _ in 0..decoder.count()? {
+            assigned.insert(TopicPartition::new(topic.as_str(), decoder.i32()?));
+        }
+    }
+    Ok(assigned)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use kafka_protocol::messages::ConsumerProtocolAssignment;
+    use kafka_protocol::messages::TopicName;
+    use kafka_protocol::messages::consumer_protocol_assignment::TopicPartition as OfTopic;
+    use kafka_protocol::protocol::{Encodable, StrBytes};
+
+    use super::*;
+
+    const UUID: &str = "5b1a5b0e-6f6c-4d0e-8d6c-2f8a3b1c9d7e";
+
+    fn tps(numbers: &[i32]) -> Vec<TopicPartition> {
+        numbers.iter().map(|number| TopicPartition::new("t", *number)).collect()
+    }
+
+    fn members(of: &[(&str, &[i32])]) -> Vec<Member> {
+        let member = |(name, assigned): &(&str, &[i32])| Member {
+            id: format!("{name}-{UUID}"),
+            assigned: tps(assigned).into_iter().collect(),
+        };
+        of.iter().map(member).collect()
+    }
+
+    #[test]
+    fn a_partition_is_left_out_that_no_member_has_and_the_poorest_is_the_first_to_act() {
+        let all = tps(&[0, 1, 2, 3, 4, 5]);
+        // One is called as the beginning of another.
+        let group = members(&[("a", &[0, 1]), ("a-c", &[4]), ("a-b", &[5])]);
+        let of = |own| judge(&all, &group, own);
+        assert_eq!(of("a-b"), LeftOut { partitions: tps(&[2, 3]), before: 0 });
+        assert_eq!(of("a-c"), LeftOut { partitions: tps(&[2, 3]), before: 1 });
+        assert_eq!(of("a"), LeftOut { partitions: tps(&[2, 3]), before: 2 });
+        // One that the group does not know is the last.
+        assert_eq!(of("x").before, 3);
+    }
+
+    #[test]
+    fn nothing_is_left_out_where_each_partition_has_a_member() {
+        let group = members(&[("a", &[0, 1]), ("b", &[2, 7])]);
+        assert_eq!(judge(&tps(&[0, 1, 2]), &group, "a").partitions, []);
+        assert_eq!(judge(&tps(&[0, 1]), &members(&[]), "a").partitions, tps(&[0, 1]));
+    }
+
+    #[test]
+    fn an_assignment_is_read_as_clients_write_it_and_what_is_cut_off_is_none() {
+        let of = |topic: &'static str, partitions: &[i32]| {
+            OfTopic::default()
+                .with_topic(TopicName(StrBytes::from_static_str(topic)))
+                .with_partitions(partitions.to_vec())
+        };
+        for version in 0_i16..=3 {
+            let assignment = ConsumerProtocolAssignment::default()
+                .with_assigned_partitions(vec![of("t", &[3, 1]), of("other", &[0])]);
+            let mut written = BytesMut::from(version.to_be_bytes().as_slice());
+            assignment.encode(&mut written, version).unwrap();
+            let mut expected: BTreeSet<_> = tps(&[1, 3]).into_iter().collect();
+            expected.insert(TopicPartition::new("other", 0));
+            assert_eq!(assigned_to(&written), Ok(expected));
+            // What follows the partitions is the assignor's own.
+            for end in 1..written.len() - 4 {
+                assert!(assigned_to(&written[..end]).is_err(), "{end}");
+            }
+        }
+        assert_eq!(assigned_to(&[]), Ok(BTreeSet::new()));
+    }
+}
