@@ -152,6 +152,16 @@ impl From<NotSent> for Failure {
 }
 
 impl Failure {
+    /// Of reading a table: a ledger or a journal that cannot be understood is for a person to look at.
+    pub(crate) fn of_reading(error: TableError) -> Self {
+        match error {
+            TableError::Ledger { table, source, .. } => {
+                Self::Refused(source.refusal(&table.to_string()))
+            }
+            other => other.into(),
+        }
+    }
+
     /// This error as the reason why the checkpoint of `epoch` was not prepared. One that waiting
     /// does not cure ends the process in its own name.
     pub(crate) fn of_checkpoint(self, epoch: Epoch) -> Self {

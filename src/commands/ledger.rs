@@ -7,7 +7,7 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::{existing_table, understood, write_json, written};
+use super::{existing_table, write_json, written};
 use crate::config::Config;
 use crate::connect::source_settings;
 use crate::failure::{Failure, chain, exit};
@@ -56,7 +56,8 @@ pub(crate) async fn ledger_show(
     out: &mut dyn Write,
 ) -> Result<u8, Failure> {
     let loaded = existing_table(config).await?;
-    let view = understood(table::view(&loaded, &config.kafka.group_id, &Understood::default()))?;
+    let view = table::view(&loaded, &config.kafka.group_id, &Understood::default());
+    let view = view.map_err(Failure::of_reading)?;
     let (log, kafka_error) = match log_ranges(config).await? {
         Ok(log) => (log, None),
         Err(error) => (BTreeMap::new(), Some(chain(&error))),

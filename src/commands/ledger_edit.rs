@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::{understood, write_json, written};
+use super::{existing_table_of, write_json, written};
 use crate::config::Config;
-use crate::connect::{connect_catalog, source_settings, table_name};
+use crate::connect::{connect_catalog, source_settings};
 use crate::failure::{Failure, chain, exit};
 use crate::protocol::{
     CommitId, Edit, EditError, Frontier, LedgerEdit, Offset, OffsetRange, SourceView,
@@ -21,7 +21,7 @@ use crate::protocol::{
 };
 use crate::retry::Backoff;
 use crate::source::{Source, Topics};
-use crate::table::{self, Catalog, CommitOutcome, LoadedTable, TableError};
+use crate::table::{self, Catalog, CommitOutcome, LoadedTable};
 
 /// How long Kafka may take to answer one question.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -129,15 +129,14 @@ enum Attempt {
 
 impl Editor<'_> {
     async fn load(&self) -> Result<LoadedTable, Failure> {
-        let table = table_name(self.config)?;
-        let loaded = self.catalog.load(&table).await?;
-        loaded.ok_or(Failure::Table(TableError::Missing { table }))
+        existing_table_of(&self.catalog, self.config).await
     }
 
     async fn decide(&self, loaded: &LoadedTable) -> Result<LedgerEdit, Failure> {
         let discard = matches!(self.request, EditRequest::Rewind { discard_newer: true, .. });
         let pipeline = &self.config.kafka.group_id;
-        let basis = understood(table::edit_basis(loaded, pipeline, &self.instance, discard))?;
+        let basis = table::edit_basis(loaded, pipeline, &self.instance, discard)
+            .map_err(Failure::of_reading)?;
         let edit = match self.request {
             EditRequest::Rewind { to_snapshot, at, .. } => {
                 let topic = &self.config.kafka.topic;

@@ -30,28 +30,18 @@ pub(crate) use verify::verify;
 use crate::config::Config;
 use crate::connect::{connect_catalog, table_name};
 use crate::failure::Failure;
-use crate::table::{LoadedTable, TableError};
+use crate::table::{Catalog, LoadedTable, TableError};
 
 /// The configured table, which must exist.
 async fn existing_table(config: &Config) -> Result<LoadedTable, Failure> {
-    let catalog = connect_catalog(config).await?;
+    existing_table_of(&connect_catalog(config).await?, config).await
+}
+
+/// The same, of a catalog that is connected already.
+async fn existing_table_of(catalog: &Catalog, config: &Config) -> Result<LoadedTable, Failure> {
     let name = table_name(config)?;
     let table = catalog.load(&name).await?;
     table.ok_or(Failure::Table(TableError::Missing { table: name }))
-}
-
-/// A ledger that cannot be understood is a refusal, with its way out.
-fn understood<T>(read: Result<T, TableError>) -> Result<T, Failure> {
-    read.map_err(unreadable)
-}
-
-fn unreadable(error: TableError) -> Failure {
-    match error {
-        TableError::Ledger { table, source, .. } => {
-            Failure::Refused(source.refusal(&table.to_string()))
-        }
-        other => other.into(),
-    }
 }
 
 /// A reader that goes away (`icestream ... | head`) has seen what it wanted.

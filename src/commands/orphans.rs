@@ -8,16 +8,15 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::{human_bytes, unreadable, write_json, written};
+use super::{existing_table_of, human_bytes, write_json, written};
 use crate::base::clock::{now_ms, rfc3339};
 use crate::base::location::data_root;
 use crate::config::Config;
-use crate::connect::{connect_catalog, table_name};
+use crate::connect::connect_catalog;
 use crate::failure::{Failure, chain, exit};
 use crate::state::{StateError, StateStore};
 use crate::table::{
-    Catalog, Judged, LoadedTable, OrphanSearch, OrphansError, OwnFile, TableError, check_places,
-    delete_orphans,
+    Catalog, Judged, LoadedTable, OrphanSearch, OrphansError, OwnFile, check_places, delete_orphans,
 };
 
 #[derive(Serialize)]
@@ -78,9 +77,7 @@ pub(crate) async fn orphans(
 ) -> Result<u8, Failure> {
     let now_ms = now_ms();
     let catalog = connect_catalog(config).await?;
-    let name = table_name(config)?;
-    let table = catalog.load(&name).await?;
-    let table = table.ok_or(Failure::Table(TableError::Missing { table: name }))?;
+    let table = existing_table_of(&catalog, config).await?;
     check_places(&table)?;
     let mut shown = Shown {
         table: table.name.to_string(),
@@ -130,7 +127,7 @@ fn millis(duration: Duration) -> i64 {
 
 fn failure(error: OrphansError, table: &str) -> Failure {
     match error {
-        OrphansError::Table(error) => unreadable(error),
+        OrphansError::Table(error) => Failure::of_reading(error),
         OrphansError::Refused(refusal) => Failure::Refused(refusal),
         OrphansError::Shared => Failure::Unfit {
             table: table.to_owned(),

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
 
-use super::end::violated;
+use super::end::{refused, violated};
 use super::reading::{Reading, Readings};
 use super::seams::{Checkpoints, Source, now};
 use super::table_committer::TableCommitter;
@@ -84,7 +84,10 @@ impl<W: World> Committer<W> {
         self.metrics.observe_step(Step::Seal, work.seal);
 
         if let Err(failure) = self.check_topics(&work).await {
-            self.drop_unprepared(&work).await?;
+            let failure = match self.drop_unprepared(&work).await {
+                Ok(()) => failure,
+                Err(deleting) => worse(Some(failure), deleting),
+            };
             return Err(failure.of_checkpoint(epoch));
         }
         let began = now();
@@ -175,19 +178,22 @@ impl<W: World> Committer<W> {
         Ok((Done { settled, reading, pending }, took))
     }
 
-    /// The table that a commit is for. One that was given another name since is known by its uuid
-    /// where there is only one.
-    ///
-    /// # Errors
-    /// [`Refusal::TableMissing`] if the flow has no such table.
-    pub(crate) fn table(&self, pending: &PendingCommit) -> Result<&TableCommitter<W>, Failure> {
+    /// The table that a commit is for, if the flow has it. One that was given another name since is known
+    /// by its uuid where there is only one.
+    pub(crate) fn table_of(&self, pending: &PendingCommit) -> Option<&TableCommitter<W>> {
         let only = || match self.tables.len() {
             1 => self.tables.values().next(),
             _ => None,
         };
-        self.tables
-            .get(&pending.table)
-            .or_else(only)
+        self.tables.get(&pending.table).or_else(only)
+    }
+
+    /// [`Self::table_of`] it.
+    ///
+    /// # Errors
+    /// [`Refusal::TableMissing`] if the flow has no such table.
+    pub(crate) fn table(&self, pending: &PendingCommit) -> Result<&TableCommitter<W>, Failure> {
+        self.table_of(pending)
             .ok_or_else(|| self.refuse(Refusal::TableMissing { table: pending.table.clone() }))
     }
 
@@ -215,13 +221,16 @@ impl<W: World> Committer<W> {
 
     /// Deletes the files of an epoch that never became a checkpoint.
     async fn drop_unprepared(&self, work: &Work<Loaded<W>>) -> Result<(), Failure> {
+        let mut failed = None;
         for pending in &work.checkpoint.pending {
             let table = self.tables.get(&pending.table).zip(work.tables.get(&pending.table));
-            if let Some((table, loaded)) = table {
-                table.delete_unprepared(loaded, &pending.files).await?;
+            if let Some((table, loaded)) = table
+                && let Err(failure) = table.delete_unprepared(loaded, &pending.files).await
+            {
+                failed = Some(worse(failed, failure));
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// The client reads on at its offsets in a topic that was made again meanwhile. Ids are never
@@ -308,8 +317,7 @@ impl<W: World> Committer<W> {
 
     /// Counts a refusal and makes it the end of the flow.
     pub(crate) fn refuse(&self, refusal: Refusal) -> Failure {
-        self.metrics.add_refusal(refusal.name());
-        Failure::Refused(refusal)
+        refused(&self.metrics, refusal)
     }
 }
 
@@ -325,15 +333,15 @@ fn lowest(done: &[PendingCommit], ledgers: &[&Frontier]) -> Frontier {
     all.collect()
 }
 
-/// Of two failures the one that a person must look at; of such, the first.
+/// Of two failures the one that a person must look at; of such, the first. The other is logged.
 pub(super) fn worse(first: Option<Failure>, next: Failure) -> Failure {
     match first {
         Some(first) if !first.is_transient() || next.is_transient() => {
-            tracing::warn!(error = %chain(&next), "another table failed, too");
+            tracing::warn!(error = %chain(&next), "something else failed, too");
             first
         }
         Some(first) => {
-            tracing::warn!(error = %chain(&first), "another table failed, too");
+            tracing::warn!(error = %chain(&first), "something else failed, too");
             next
         }
         None => next,

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::committer::{Committer, Done, Work};
-use super::end::{Finish, RunEnd, join_error, violated};
+use super::end::{Finish, RunEnd, join_error};
 use super::flow_tables::Tables;
 use super::membership::Members;
 use super::messages::{Command, Event, Progress, Report, Sealed};
@@ -24,8 +24,8 @@ use crate::base::clock::now_ms;
 use crate::decode::BadRecord;
 use crate::failure::{Failure, chain};
 use crate::protocol::{
-    Checkpoint, Epoch, Flow, Frontier, Offset, OpenEpoch, PendingCommit, Settled, TableShare,
-    TopicPartition, Trigger, pending_continues, pending_is_contiguous, written_rows_are_in_files,
+    Checkpoint, Epoch, Flow, Frontier, Offset, OpenEpoch, Settled, TableShare, TopicPartition,
+    Trigger,
 };
 use crate::source::TopicInfo;
 use crate::telemetry::{CheckpointOutcome, Health, Metrics, Server};
@@ -99,7 +99,8 @@ pub(super) struct Run<W: World> {
     last_finish: Option<Instant>,
     moves_sealed: u64,
     pub finish: Option<Finish>,
-    finish_since: Instant,
+    /// When we were asked to stop, whatever else the run was ending for.
+    stop_since: Option<Instant>,
     /// The epoch sealed for the finish is under way, or nothing was left to seal.
     final_seal: bool,
     unreachable: Option<Instant>,
@@ -127,7 +128,7 @@ impl<W: World> Coordinator<W> {
             last_finish: None,
             moves_sealed: 0,
             finish: None,
-            finish_since: begun,
+            stop_since: None,
             final_seal: false,
             unreachable: None,
             refreshed: begun,
@@ -135,10 +136,11 @@ impl<W: World> Coordinator<W> {
         let ended = self.run_loop(&mut run, stop).await;
         run.members.abandon();
         if let Some(commit) = run.commit.take() {
+            let spent = run.stop_since.map_or(Duration::ZERO, |since| now() - since);
             let patience = match ended {
                 // Others wait for these partitions; the next run settles the commit.
                 Ok(RunEnd::Dropped) => Duration::ZERO,
-                _ => self.settings.shutdown_timeout,
+                _ => self.settings.shutdown_timeout.saturating_sub(spent),
             };
             leave(commit, patience).await;
         }
@@ -177,7 +179,7 @@ impl<W: World> Coordinator<W> {
                     Some(event) => self.event(run, event)?,
                     None => return Err(Failure::Internal(String::from("the monitor of Kafka ended"))),
                 },
-                _ = stop.changed(), if run.finish.is_none() => self.finish(run, Finish::Stopped),
+                _ = stop.changed(), if run.stop_since.is_none() => self.stop(run),
                 _ = tick.tick() => {}
             }
             self.health.heartbeat();
@@ -256,13 +258,19 @@ impl<W: World> Coordinator<W> {
     fn finish(&self, run: &mut Run<W>, finish: Finish) {
         tracing::info!(reason = finish.name(), "finishing: the open epoch is sealed and committed");
         run.finish = Some(finish);
-        run.finish_since = now();
+    }
+
+    fn stop(&self, run: &mut Run<W>) {
+        run.stop_since = Some(now());
+        if run.finish.is_none() {
+            self.finish(run, Finish::Stopped);
+        }
     }
 
     /// A stop waits for its last commit, but not for ever: what is not committed is read again.
     fn overdue(&self, run: &Run<W>, now: Instant) -> Option<RunEnd> {
-        let stopping = matches!(run.finish, Some(Finish::Stopped));
-        if stopping && now.duration_since(run.finish_since) > self.settings.shutdown_timeout {
+        let timeout = self.settings.shutdown_timeout;
+        if run.stop_since.is_some_and(|since| now.duration_since(since) > timeout) {
             tracing::warn!("leaving before the last commit is settled; the next start settles it");
             return Some(RunEnd::Stopped);
         }
@@ -375,7 +383,10 @@ impl<W: World> Coordinator<W> {
 
     fn bad(&self, run: &mut Run<W>, record: BadRecord) {
         tracing::error!(%record, "stopping at a bad record (BAD_RECORDS=fail)");
-        self.finish(run, Finish::Bad(record));
+        // A run that ends anyway leaves it to the next one, and the first of several is told.
+        if run.finish.is_none() {
+            self.finish(run, Finish::Bad(record));
+        }
     }
 
     /// Every shard answered: the epoch is a pending commit now.
@@ -395,10 +406,8 @@ impl<W: World> Coordinator<W> {
             if share.ranges.is_empty() {
                 continue;
             }
-            let commit = self.flow.commit(&table.target, sealing.epoch, share);
-            check_sealed(&self.metrics, &commit, &table.ledger)?;
-            let mut frontier = table.ledger.clone();
-            frontier.0.extend(commit.to().0);
+            let (commit, frontier) =
+                table.commit(&self.flow, sealing.epoch, share, &self.metrics)?;
             frontiers.insert(commit.table.clone(), frontier);
             pending.push(commit);
         }
@@ -452,9 +461,10 @@ impl<W: World> Coordinator<W> {
         let Done { reading, pending, .. } = done;
         let Some(table) = self.tables.get_mut(&pending.table) else { return };
         table.ledger.0.extend(pending.to().0);
-        table.loaded = Arc::new(reading.table().clone());
-        if let Some(ledger) = &reading.view().ledger {
-            self.others(&pending.table, &ledger.frontier);
+        let ledger = reading.view().ledger.as_ref().map(|ledger| ledger.frontier.clone());
+        table.loaded = Arc::new(reading.into_table());
+        if let Some(ledger) = ledger {
+            self.others(&pending.table, &ledger);
         }
     }
 
@@ -508,18 +518,6 @@ impl<W: World> Coordinator<W> {
             self.metrics.set_position(tp, ledger, end, behind);
         }
     }
-}
-
-/// I3 and I10 of what is about to be prepared.
-pub(super) fn check_sealed(
-    metrics: &Metrics,
-    commit: &PendingCommit,
-    ledger: &Frontier,
-) -> Result<(), Failure> {
-    pending_is_contiguous(commit)
-        .and_then(|()| pending_continues(commit, ledger))
-        .and_then(|()| written_rows_are_in_files(commit))
-        .map_err(|violation| violated(metrics, &violation))
 }
 
 /// Lets a commit under way come to its end, within the time for leaving. Cut off, its pending

@@ -2,7 +2,7 @@
 
 use crate::decode::BadRecord;
 use crate::failure::Failure;
-use crate::protocol::Violation;
+use crate::protocol::{Refusal, Violation};
 use crate::telemetry::Metrics;
 
 /// Why a run ended well.
@@ -41,6 +41,12 @@ impl Finish {
 
 pub(super) fn join_error(error: tokio::task::JoinError) -> Failure {
     Failure::Internal(format!("a task ended without a result: {error}"))
+}
+
+/// Counts a refusal and makes it the end of the flow.
+pub(super) fn refused(metrics: &Metrics, refusal: Refusal) -> Failure {
+    metrics.add_refusal(refusal.name());
+    Failure::Refused(refusal)
 }
 
 /// Counts a broken invariant and makes it the end of the process: nothing is built on it.

@@ -3,9 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::end::violated;
 use super::reading::Reading;
 use super::world::{Loaded, World};
-use crate::protocol::{Checkpoint, FlowTable, Frontier, Offset, TopicPartition, generation};
+use crate::failure::Failure;
+use crate::protocol::{
+    Checkpoint, Epoch, Flow, FlowTable, Frontier, Offset, PendingCommit, TableShare,
+    TopicPartition, generation, pending_continues, pending_is_contiguous,
+    written_rows_are_in_files,
+};
+use crate::telemetry::Metrics;
 
 /// A table of a flow.
 pub(super) struct TableState<W: World> {
@@ -27,6 +34,26 @@ impl<W: World> TableState<W> {
             ledger: ledger.map(|ledger| ledger.frontier.clone()).unwrap_or_default(),
             loaded: Arc::new(reading.into_table()),
         }
+    }
+}
+
+impl<W: World> TableState<W> {
+    /// What an epoch brings to the table, and what its ledger is when that is in it.
+    ///
+    /// # Errors
+    /// If I3 or I10 does not hold of it.
+    pub(crate) fn commit(
+        &self,
+        flow: &Flow,
+        epoch: Epoch,
+        share: TableShare,
+        metrics: &Metrics,
+    ) -> Result<(PendingCommit, Frontier), Failure> {
+        let commit = flow.commit(&self.target, epoch, share);
+        check_sealed(metrics, &commit, &self.ledger)?;
+        let mut frontier = self.ledger.clone();
+        frontier.0.extend(commit.to().0);
+        Ok((commit, frontier))
     }
 }
 
@@ -74,4 +101,16 @@ impl<W: World> Tables<W> {
         let all = first.0.into_keys().filter_map(|tp| Some((tp.clone(), self.ledger(&tp)?)));
         all.collect()
     }
+}
+
+/// I3 and I10 of what is about to be prepared.
+pub(super) fn check_sealed(
+    metrics: &Metrics,
+    commit: &PendingCommit,
+    ledger: &Frontier,
+) -> Result<(), Failure> {
+    pending_is_contiguous(commit)
+        .and_then(|()| pending_continues(commit, ledger))
+        .and_then(|()| written_rows_are_in_files(commit))
+        .map_err(|violation| violated(metrics, &violation))
 }

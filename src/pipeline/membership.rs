@@ -33,6 +33,8 @@ use crate::telemetry::Rebalance;
 
 /// How long a group may leave partitions to nobody at least, however soon members let go of them.
 const LEFT_OUT_AT_LEAST: Duration = Duration::from_millis(500);
+/// How often that time is doubled at most.
+const MOST_DOUBLINGS: u32 = 6;
 
 /// Changes of the assignment that are not done yet.
 #[derive(Default)]
@@ -43,6 +45,8 @@ pub(super) struct Members {
     revoking: Option<Revoking>,
     /// Partitions that the group leaves to nobody, and since when.
     left_out: Option<(Vec<TopicPartition>, Instant)>,
+    /// How often we joined again since each partition had a reader.
+    rejoined: u32,
 }
 
 /// What was read beside the loop.
@@ -70,6 +74,7 @@ struct Revoking {
 
 impl Members {
     pub(super) fn push(&mut self, change: Membership) {
+        self.left_out = None;
         self.changes.push_back(change);
     }
 
@@ -285,13 +290,18 @@ impl<W: World> Coordinator<W> {
     ) -> Result<(), Failure> {
         if left_out.partitions.is_empty() {
             run.members.left_out = None;
+            if left_out.is_settled {
+                run.members.rejoined = 0;
+            }
             return Ok(());
         }
         let listed = list(&left_out.partitions);
         let since = run.members.left_out_since(left_out.partitions, now);
         let turn = left_out.before.saturating_add(1);
         let longest = self.settings.revocation_timeout.max(LEFT_OUT_AT_LEAST);
-        if now.duration_since(since) <= longest.saturating_mul(turn)
+        // A group that joining again does not help is not to be disturbed for ever.
+        let often = 1 << run.members.rejoined.min(MOST_DOUBLINGS);
+        if now.duration_since(since) <= longest.saturating_mul(turn).saturating_mul(often)
             || !run.members.is_idle()
             || run.finish.is_some()
             || broken::is(Variant::LeavePartitionsOut)
@@ -300,8 +310,10 @@ impl<W: World> Coordinator<W> {
         }
         tracing::warn!(partitions = %listed, "the group leaves partitions to nobody: joining it again");
         run.members.left_out = None;
+        run.members.rejoined = run.members.rejoined.saturating_add(1);
+        self.source.rejoin()?;
         self.metrics.add_rebalance(Rebalance::Rejoined);
-        self.source.rejoin()
+        Ok(())
     }
 
     fn revoked(&mut self, partitions: &BTreeSet<TopicPartition>) -> Result<(), Failure> {

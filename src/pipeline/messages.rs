@@ -83,7 +83,7 @@ pub(crate) enum Event {
     Unreachable(String),
     /// The assignment changes.
     Membership(Membership),
-    /// What a settled group leaves to nobody, also if that is nothing.
+    /// What the group leaves to nobody, also if that is nothing.
     LeftOut(LeftOut),
     /// The topics have more partitions than this run reads.
     PartitionsAdded(usize),

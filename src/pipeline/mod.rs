@@ -50,6 +50,7 @@ use crate::telemetry::{Health, Metrics, Server};
 pub(crate) use end::RunEnd;
 pub(crate) use rows::RowBuilder;
 
+use committer::worse;
 use coordinator::Coordinator;
 use messages::Progress;
 use seams::Source;
@@ -250,9 +251,16 @@ impl Pipeline {
         // The coordinator is gone, and with it the channels that the others live by.
         let intact = futures::future::join_all(running).await.into_iter().all(|intact| intact);
         let deleted = unprepared.delete(&committer).await;
-        if !intact && ended.is_ok() {
-            return Err(Failure::Internal(String::from("a thread of the pipeline panicked")));
+        let ended = match ended {
+            Ok(_) if !intact => {
+                Err(Failure::Internal(String::from("a thread of the pipeline panicked")))
+            }
+            ended => ended,
+        };
+        match (ended, deleted) {
+            (ended, Ok(())) => ended,
+            (Ok(_), Err(failure)) => Err(failure),
+            (Err(ended), Err(deleting)) => Err(worse(Some(ended), deleting)),
         }
-        deleted.and(ended)
     }
 }

@@ -40,11 +40,16 @@ pub(super) fn run(source: &Source, known: Option<usize>, out: &Sender<Event>) {
                 return;
             }
         }
-        if known.is_none() && Instant::now() >= next_look {
+        if known.is_none() && !all.is_empty() && Instant::now() >= next_look {
             let left_out = source.left_out(&all, PATIENCE);
-            let is_whole = left_out.as_ref().is_none_or(|left| left.partitions.is_empty());
-            next_look = Instant::now() + if is_whole { LOOK_EVERY } else { AGAIN };
-            if left_out.is_some_and(|left| out.blocking_send(Event::LeftOut(left)).is_err()) {
+            next_look = Instant::now()
+                + match &left_out {
+                    None => LOOK_SOON,
+                    Some(left_out) if left_out.partitions.is_empty() => LOOK_EVERY,
+                    Some(_) => AGAIN,
+                };
+            // Without an answer the group may have changed meanwhile.
+            if out.blocking_send(Event::LeftOut(left_out.unwrap_or_default())).is_err() {
                 return;
             }
         }

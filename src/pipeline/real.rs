@@ -14,7 +14,7 @@ use super::end::join_error;
 use super::messages::{Event, Report};
 use super::monitor;
 use super::reading::Reading;
-use super::seams::{self, Checkpoints};
+use super::seams::{self, Checkpoints, now};
 use super::sink::{FileSink, SinkSettings};
 use super::world::{Connected, ShardTask, World};
 use crate::base::clock::now_ms;
@@ -31,7 +31,7 @@ use crate::source::{
 use crate::state::{CheckpointEnd, CheckpointStart, StateError, StateStore, StepSeconds};
 use crate::table::{
     self, Catalog, CommitOutcome, Freed, LoadedTable, Maintenance, MaintenanceTotals, NotSent,
-    TableError, TableName,
+    TableName,
 };
 use crate::telemetry::{MaintenanceCounts, Metrics};
 
@@ -150,19 +150,12 @@ fn run_loop(task: &mut ShardTask<Real>) -> Result<(), Failure> {
                 RecvTimeoutError::Disconnected => TryRecvError::Disconnected,
             }),
         };
-        match command {
-            Ok(command) => {
-                if !task.shard.obey(command, &task.reports)? {
-                    return Ok(());
-                }
-            }
+        let command = match command {
+            Ok(command) => Some(command),
+            Err(TryRecvError::Empty) => None,
             Err(TryRecvError::Disconnected) => return Ok(()),
-            Err(TryRecvError::Empty) if hold => {}
-            Err(TryRecvError::Empty) => {
-                task.shard.read(&mut task.queue, wait, &task.reports)?;
-            }
-        }
-        if !task.shard.answer(&task.reports)? {
+        };
+        if task.turn(command, wait)?.is_none() {
             return Ok(());
         }
     }
@@ -175,9 +168,11 @@ pub(super) struct KafkaSource {
 }
 
 impl KafkaSource {
-    /// Leaves the group. The last of all clones, since leaving waits for the client's end.
+    /// Leaves the group, when calls that were cut off have come to their ends. Leaving waits for the
+    /// client's.
     pub(super) async fn close(self) {
-        if tokio::task::spawn_blocking(move || drop(self)).await.is_err() {
+        let source = last_of(self.source, "Kafka").await;
+        if tokio::task::spawn_blocking(move || drop(source)).await.is_err() {
             tracing::error!("leaving the group panicked");
         }
     }
@@ -315,17 +310,7 @@ impl CatalogTable {
     /// What a table that was loaded, or that a commit left, shows of our pipeline.
     fn read(&self, loaded: LoadedTable) -> Result<Reading<LoadedTable>, Failure> {
         let view = table::view(&loaded, &self.config.kafka.group_id, &self.maintenance.understood);
-        Ok(Reading::new(loaded, view.map_err(refused)?))
-    }
-}
-
-/// A ledger or a journal that cannot be understood is for a person to look at.
-fn refused(error: TableError) -> Failure {
-    match error {
-        TableError::Ledger { table, source, .. } => {
-            Failure::Refused(source.refusal(&table.to_string()))
-        }
-        other => other.into(),
+        Ok(Reading::new(loaded, view.map_err(Failure::of_reading)?))
     }
 }
 
@@ -346,7 +331,7 @@ impl seams::Table for CatalogTable {
         loaded: &LoadedTable,
         snapshot_id: i64,
     ) -> Result<Option<JournalParts>, Failure> {
-        table::entry(loaded, &self.config.kafka.group_id, snapshot_id).map_err(refused)
+        table::entry(loaded, &self.config.kafka.group_id, snapshot_id).map_err(Failure::of_reading)
     }
 
     fn may_be_kept(&self, loaded: &LoadedTable) -> bool {
@@ -381,12 +366,9 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Waits until nobody uses the directory any more: the next run opens it anew, and a synced
-    /// write whose caller was cut off still goes on to its end on its own thread.
-    pub(super) async fn close(mut self) {
-        while Arc::get_mut(&mut self.store).is_none() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+    /// Waits until nobody uses the directory any more: the next run opens it anew.
+    pub(super) async fn close(self) {
+        drop(last_of(self.store, "the disk").await);
     }
 
     async fn call<T: Send + 'static>(
@@ -417,6 +399,24 @@ impl Checkpoints for Disk {
 
     async fn add_seconds(&self, seconds: StepSeconds) -> Result<(), Failure> {
         self.call(move |store, flow| store.add_seconds(flow, &seconds)).await
+    }
+}
+
+/// What is shared, when nobody else has it any more: a call that blocks and whose caller was cut off goes on
+/// to its end on its own thread.
+async fn last_of<T>(mut shared: Arc<T>, of: &str) -> T {
+    let (mut since, mut wait) = (now(), Duration::from_millis(1));
+    loop {
+        shared = match Arc::try_unwrap(shared) {
+            Ok(last) => return last,
+            Err(shared) => shared,
+        };
+        if now() - since > PATIENCE {
+            since = now();
+            tracing::warn!(of, "the end of the run waits for a call that has not come back");
+        }
+        tokio::time::sleep(wait).await;
+        wait = (2 * wait).min(Duration::from_millis(50));
     }
 }
 

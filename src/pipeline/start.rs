@@ -95,15 +95,15 @@ impl<W: World> Started<W> {
         };
         let ranges: Ranges = log.into_iter().map(at).collect();
         let epoch = self.epoch.next();
-        let tables = self.tables.iter().filter(|table| new.contains(&table.target.name));
-        let pending: Vec<_> = tables
-            .map(|table| {
-                let share = TableShare { ranges: ranges.clone(), ..TableShare::default() };
-                self.flow.commit(&table.target, epoch, share)
-            })
-            .collect();
-        let frontiers = pending.iter().map(|pending| (pending.table.clone(), pending.to()));
-        let checkpoint = Checkpoint { epoch, frontiers: frontiers.collect(), pending };
+        let (mut frontiers, mut pending) = (BTreeMap::new(), Vec::new());
+        for table in self.tables.iter().filter(|table| new.contains(&table.target.name)) {
+            let share = TableShare { ranges: ranges.clone(), ..TableShare::default() };
+            let metrics = &self.committer.metrics;
+            let (commit, frontier) = table.commit(&self.flow, epoch, share, metrics)?;
+            frontiers.insert(commit.table.clone(), frontier);
+            pending.push(commit);
+        }
+        let checkpoint = Checkpoint { epoch, frontiers, pending };
         let work = Work {
             unmoved: self.tables.unmoved(&checkpoint),
             checkpoint,
@@ -234,13 +234,12 @@ async fn settle_pending<W: World>(
         "recovering"
     );
     // One of a table that is not of this flow is told as that.
-    let unread =
-        |table: &String| committer.tables.contains_key(table) && !readings.contains_key(table);
-    let pending = local.pending.iter();
-    let pending: Vec<Prepared> = pending
-        .filter(|pending| !refused.contains(&pending.table) && !unread(&pending.table))
-        .cloned()
-        .collect();
+    let is_to_wait = |pending: &Prepared| {
+        let table = committer.table_of(pending).map(|table| &table.name);
+        table.is_some_and(|name| refused.contains(name) || !readings.contains_key(name))
+    };
+    let pending: Vec<Prepared> =
+        local.pending.iter().filter(|pending| !is_to_wait(pending)).cloned().collect();
     let mut all = Vec::new();
     for end in join_all(pending.into_iter().map(|pending| finish(committer, pending))).await {
         match end {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::end::violated;
+use super::end::{refused, violated};
 use super::memory::Memory;
 use super::reading::Reading;
 use super::seams::{Checkpoints, Table, now};
@@ -198,7 +198,10 @@ impl<W: World> TableCommitter<W> {
                     ),
                 })
             }
-            CommitOutcome::TurnedAway(error) => Err(error.into()),
+            CommitOutcome::TurnedAway(error) => {
+                self.metrics.add_commit(Answer::TurnedAway);
+                Err(error.into())
+            }
         }
     }
 
@@ -256,8 +259,7 @@ impl<W: World> TableCommitter<W> {
 
     /// Counts a refusal and makes it the end of the flow.
     pub(crate) fn refuse(&self, refusal: Refusal) -> Failure {
-        self.metrics.add_refusal(refusal.name());
-        Failure::Refused(refusal)
+        refused(&self.metrics, refusal)
     }
 
     /// I5 and I6 on what the catalog answered, before anything is finalized.

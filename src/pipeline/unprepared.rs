@@ -3,7 +3,7 @@
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::committer::Committer;
+use super::committer::{Committer, worse};
 use super::flow_tables::Tables;
 use super::messages::{Report, Sealed};
 use super::world::World;
@@ -31,13 +31,16 @@ impl<W: World> Unprepared<W> {
                 sealed.push(*part);
             }
         }
+        let mut failed = None;
         for (at, state) in self.tables.iter().enumerate() {
             let shares = sealed.iter().filter_map(|part| part.shares.get(at));
-            if let Some(table) = committer.tables.get(&state.target.name) {
-                let files = shares.flat_map(|share| &share.files);
-                table.delete_unprepared(&state.loaded, files).await?;
+            let files = shares.flat_map(|share| &share.files);
+            if let Some(table) = committer.tables.get(&state.target.name)
+                && let Err(failure) = table.delete_unprepared(&state.loaded, files).await
+            {
+                failed = Some(worse(failed, failure));
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::sync::mpsc::UnboundedSender;
@@ -69,4 +70,28 @@ pub(crate) struct ShardTask<W: World> {
     pub commands: Receiver<Command<Loaded<W>>>,
     /// Where it reports.
     pub reports: UnboundedSender<Report>,
+}
+
+impl<W: World> ShardTask<W> {
+    /// One turn of the shard: obeys a command, or reads for up to `wait` if it may, and answers what it
+    /// can. How many messages came; `None` if nobody listens any more and the run is over. Whoever runs
+    /// the shard only waits.
+    ///
+    /// # Errors
+    /// If the shard cannot go on.
+    pub(crate) fn turn(
+        &mut self,
+        command: Option<Command<Loaded<W>>>,
+        wait: Duration,
+    ) -> Result<Option<usize>, Failure> {
+        let came = match command {
+            Some(command) => match self.shard.obey(command, &self.reports)? {
+                true => 0,
+                false => return Ok(None),
+            },
+            None if self.shard.must_hold() => 0,
+            None => self.shard.read(&mut self.queue, wait, &self.reports)?,
+        };
+        Ok(self.shard.answer(&self.reports)?.then_some(came))
+    }
 }

@@ -1,7 +1,8 @@
 //! The invariants as predicates, one place for tests and for the counter in production.
 //!
 //! Each is stated over what a caller has at hand at the moment at which it must hold. A violation
-//! is a bug of this program: it is counted by id and the work it was found in is stopped.
+//! is a bug of this program: it is counted by id and the work it was found in is stopped. One of I1
+//! is counted and told, and no more: what is wrong is in the table already.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

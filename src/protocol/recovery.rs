@@ -36,7 +36,7 @@ impl LocalState {
 }
 
 /// The newest checkpoint that was seen to be in a table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastCheckpoint {
     /// The epoch that it ended.
     pub epoch: Epoch,
@@ -45,11 +45,14 @@ pub struct LastCheckpoint {
     /// Generation of the ledger that it moved.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub generation: u64,
+    /// The table, also by another name. Empty where an older program wrote it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub table_uuid: String,
 }
 
-/// Local state for tables of which it knows none by name. One that has all that was seen in a table
-/// which local state knows *is* that table, by another name or by one that was not kept; what was seen
-/// then stands under the name of today. `views` holds one reading of each table that is there.
+/// Local state for tables of which it knows none by name. One that [`is_known`] is a table that was seen,
+/// by another name or by one that was not kept; what was seen then stands under the name of today.
+/// `views` holds one reading of each table that is there.
 ///
 /// A flow that gains a table is no such case: it is enough that one of its tables is known.
 ///
@@ -65,15 +68,15 @@ pub(crate) fn recognised(
     for (known, last) in &local.last {
         for (table, view) in views {
             let Some(view) = view else { continue };
-            match has_what_was_seen(table, last, view) {
-                Ok(()) => {
+            match is_known(table, known, last, view) {
+                Ok(true) => {
                     let (known, last) = (known.clone(), last.clone());
                     local.last.remove(&known);
                     local.last.insert((*table).to_owned(), last);
                     return Ok(local);
                 }
-                Err(refusal) if known == UNNAMED => refused = Some(refusal),
-                Err(_) => {}
+                Ok(false) => {}
+                Err(refusal) => refused = Some(refusal),
             }
         }
     }
@@ -85,6 +88,27 @@ pub(crate) fn recognised(
         None if known == UNNAMED => Refusal::TableMissing { table },
         None => Refusal::OtherTable { table, known },
     })
+}
+
+/// Is this the table that was seen as `known`? By its uuid where that was kept. Where it was not, the
+/// table has to hold all that was seen, in a ledger that nobody edited since: an edit may leave anything.
+///
+/// # Errors
+/// The refusal of the comparison, where the name was not kept: the table may be the same.
+fn is_known(
+    table: &str,
+    known: &str,
+    last: &LastCheckpoint,
+    view: &TableView,
+) -> Result<bool, Refusal> {
+    if !last.table_uuid.is_empty() {
+        return Ok(last.table_uuid == view.table_uuid);
+    }
+    let compared = has_what_was_seen(table, last, view);
+    match known {
+        UNNAMED => compared.map(|()| true),
+        _ => Ok(compared.is_ok() && last.generation == generation(view.ledger.as_ref())),
+    }
 }
 
 /// How local state stands to the ledgers; for the log. See [`check_last`] for what is decided.

@@ -14,7 +14,12 @@ fn at_ten() -> TableView {
 }
 
 fn local(pending: Vec<PendingCommit>, last: &[(i32, Offset)]) -> LocalState {
-    let last = LastCheckpoint { epoch: Epoch(3), frontier: frontier(last), generation: 0 };
+    let last = LastCheckpoint {
+        epoch: Epoch(3),
+        frontier: frontier(last),
+        generation: 0,
+        ..LastCheckpoint::default()
+    };
     let pending = pending.into_iter().map(Prepared::on_disk).collect();
     LocalState { pending, last: BTreeMap::from([(TABLE.to_owned(), last)]) }
 }
@@ -94,7 +99,12 @@ fn a_topic_that_was_reset_starts_at_its_first_offset_whatever_the_policy() {
 #[test]
 fn each_table_is_compared_with_what_local_state_saw_in_it_and_with_nothing_else() {
     let mut state = local(vec![], &[(0, 10)]);
-    let other = LastCheckpoint { epoch: Epoch(9), frontier: frontier(&[(0, 99)]), generation: 0 };
+    let other = LastCheckpoint {
+        epoch: Epoch(9),
+        frontier: frontier(&[(0, 99)]),
+        generation: 0,
+        ..LastCheckpoint::default()
+    };
     state.last.insert("lake.other".to_owned(), other);
     state.pending.push(Prepared::on_disk(PendingCommit {
         table: "lake.other".into(),
@@ -130,10 +140,26 @@ fn local_state_of_another_table_is_refused_with_the_names_of_both() {
 fn a_table_that_has_all_that_was_seen_is_the_same_by_another_name() {
     let seen = local(vec![], &[(0, 10)]);
     let ahead = view(Some(ledger("a", &[(0, 12)])), vec![entry(1, "a", &[(0, 0, 12)])]);
-    let edited = view(Some(Ledger { generation: 1, ..ledger("a", &[]) }), vec![]);
-    for view in [&at_ten(), &ahead, &edited] {
+    for view in [&at_ten(), &ahead] {
         assert_eq!(known(&seen, &[("lake.renamed", Some(view))]), Ok(vec!["lake.renamed".into()]));
     }
+    // An edit may leave anything in the ledger of any table.
+    let edited = view(Some(Ledger { generation: 1, ..ledger("a", &[(0, 12)]) }), vec![]);
+    let refused = known(&seen, &[("lake.typo", Some(&edited))]).map_err(|refusal| refusal.name());
+    assert_eq!(refused, Err("other-table"));
+}
+
+#[test]
+fn a_table_whose_uuid_was_seen_is_the_same_whatever_its_name_and_its_ledger() {
+    let mut seen = local(vec![], &[(0, 10)]);
+    seen.last.get_mut(TABLE).unwrap().table_uuid = at_ten().table_uuid;
+    let edited = view(Some(Ledger { generation: 1, ..ledger("a", &[]) }), vec![]);
+    for view in [&at_ten(), &edited, &empty()] {
+        assert_eq!(known(&seen, &[("lake.renamed", Some(view))]), Ok(vec!["lake.renamed".into()]));
+    }
+    let other = TableView { table_uuid: "another".into(), ..at_ten() };
+    let refused = known(&seen, &[("lake.typo", Some(&other))]).map_err(|refusal| refusal.name());
+    assert_eq!(refused, Err("other-table"), "it holds as much, and is another");
 }
 
 #[test]
@@ -163,7 +189,12 @@ fn a_flow_may_gain_tables_beside_one_that_is_known() {
 #[test]
 fn a_table_that_is_not_there_to_compare_says_nothing_of_how_local_state_stands() {
     let mut state = local(vec![], &[(0, 10)]);
-    let other = LastCheckpoint { epoch: Epoch(9), frontier: frontier(&[(0, 99)]), generation: 0 };
+    let other = LastCheckpoint {
+        epoch: Epoch(9),
+        frontier: frontier(&[(0, 99)]),
+        generation: 0,
+        ..LastCheckpoint::default()
+    };
     state.last.insert("lake.other".to_owned(), other);
     assert_eq!(recovered(&state, &at_ten()).standing, LocalStanding::Same);
     state.last.remove(TABLE);
@@ -174,7 +205,7 @@ fn a_table_that_is_not_there_to_compare_says_nothing_of_how_local_state_stands()
 fn an_epoch_number_at_the_very_end_does_not_panic() {
     let mut state = local(vec![], &[]);
     let (epoch, frontier) = (Epoch(u64::MAX), Frontier::default());
-    let last = LastCheckpoint { epoch, frontier, generation: 0 };
+    let last = LastCheckpoint { epoch, frontier, generation: 0, ..LastCheckpoint::default() };
     state.last.insert(TABLE.to_owned(), last);
     assert_eq!(recovered(&state, &empty()).next_epoch, Epoch(u64::MAX));
 }

@@ -1,8 +1,13 @@
-//! What the crate's metadata does not tell: the topics' ids, and the log's end without a request.
-#![allow(unsafe_code, reason = "librdkafka's DescribeTopics has no safe binding")]
+//! What the crate's metadata does not tell: the topics' ids, a group's members, and the log's end
+//! without a request.
+#![allow(
+    unsafe_code,
+    reason = "librdkafka's functions for these have no safe binding, or a poorer one"
+)]
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char};
+use std::ptr;
 use std::time::Duration;
 
 use rdkafka::bindings as rdsys;
@@ -98,6 +103,72 @@ unsafe fn read_ids(event: *mut rdsys::rd_kafka_event_t) -> BTreeMap<String, Stri
             (!id.is_empty() && id != ZERO_ID).then(|| (name.into_owned(), id.into_owned()))
         };
         (0..count).filter_map(read).collect()
+    }
+}
+
+/// A member of a group.
+pub(super) struct ListedMember {
+    /// Its id, which the group gave it.
+    pub id: String,
+    /// What it is to read, in the words of its kind of group.
+    pub assignment: Vec<u8>,
+}
+
+/// State and members of a group, of all brokers the one that knows it. `None` if that one does not answer
+/// in time; others need not. (The crate's own function gives nothing where one does not, and takes ids
+/// for text.)
+pub(super) fn list_members(
+    client: &Client<SourceContext>,
+    group: &str,
+    timeout: Duration,
+) -> Option<(String, Vec<ListedMember>)> {
+    let asked = CString::new(group).ok()?;
+    let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    let mut list = ptr::null();
+    // SAFETY: client and name are live. A list that is given is destroyed here, once, after what is
+    // read of it was copied.
+    unsafe {
+        let code =
+            rdsys::rd_kafka_list_groups(client.native_ptr(), asked.as_ptr(), &mut list, millis);
+        if list.is_null() {
+            tracing::debug!(group, ?code, "the group's members are not told");
+            return None;
+        }
+        let found = slice_of((*list).groups, (*list).group_cnt)
+            .iter()
+            .find(|found| found.err == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR)
+            .map(|found| {
+                let members = slice_of(found.members, found.member_cnt).iter().map(|member| {
+                    let bytes = member.member_assignment.cast::<u8>();
+                    ListedMember {
+                        id: text(member.member_id),
+                        assignment: slice_of(bytes, member.member_assignment_size).to_vec(),
+                    }
+                });
+                (text(found.state), members.collect())
+            });
+        rdsys::rd_kafka_group_list_destroy(list);
+        found
+    }
+}
+
+/// # Safety
+/// `items` must be null or have `count` elements that live for `'a`.
+unsafe fn slice_of<'a, T>(items: *const T, count: i32) -> &'a [T] {
+    match usize::try_from(count) {
+        // SAFETY: by contract of this function.
+        Ok(count @ 1..) if !items.is_null() => unsafe { std::slice::from_raw_parts(items, count) },
+        _ => &[],
+    }
+}
+
+/// # Safety
+/// `text` must be null or a live string of C.
+unsafe fn text(text: *const c_char) -> String {
+    match text.is_null() {
+        true => String::new(),
+        // SAFETY: by contract of this function.
+        false => unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned(),
     }
 }
 

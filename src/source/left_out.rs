@@ -1,7 +1,7 @@
 //! What a consumer group leaves to nobody.
 //!
-//! Asked by the request that lists groups, of all brokers: the client's newer one, for the coordinator
-//! alone, aborts the process when the coordinator is slow (confluentinc/librdkafka#4605).
+//! All brokers are asked: the client's newer request, to the coordinator alone, aborts the process where
+//! the coordinator answers after its time.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use rdkafka::client::Client;
 
 use super::SourceContext;
+use super::admin::{self, ListedMember};
 use super::fetch::{Decoder, Malformed};
 use crate::protocol::TopicPartition;
 
@@ -17,11 +18,13 @@ const STABLE: &str = "Stable";
 /// The group makes the id of a member with a set name of that name, a dash and a UUID.
 const ID_AFTER_NAME: usize = 37;
 
-/// What a group that is not about to share its partitions out anew leaves to nobody.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a group leaves to nobody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LeftOut {
-    /// The partitions, in order.
+    /// The partitions, in order; none unless it is settled.
     pub partitions: Vec<TopicPartition>,
+    /// Is the group not about to share its partitions out anew?
+    pub is_settled: bool,
     /// Members before us: they have fewer partitions, or as many and a smaller id.
     pub before: u32,
 }
@@ -32,8 +35,7 @@ struct Member {
     assigned: BTreeSet<TopicPartition>,
 }
 
-/// Of these partitions. `own` is the name that our member has set. `None`: the group is about to share
-/// its partitions out anew, or did not answer in time.
+/// Of these partitions. `own` is the name that our member has set. `None`: no answer came in time.
 pub(super) fn left_out(
     client: &Client<SourceContext>,
     group: &str,
@@ -41,18 +43,14 @@ pub(super) fn left_out(
     all: &[TopicPartition],
     timeout: Duration,
 ) -> Option<LeftOut> {
-    let listed = client.fetch_group_list(Some(group), timeout);
-    let listed = listed.inspect_err(|error| tracing::debug!(%error, group, "not listed")).ok()?;
-    let found = listed.groups().iter().find(|found| found.name() == group)?;
-    if found.state() != STABLE {
-        return None;
+    let (state, members) = admin::list_members(client, group, timeout)?;
+    if state != STABLE {
+        return Some(LeftOut::default());
     }
-    let member = |id: &str, assigned: Option<&[u8]>| {
-        let assigned = assigned_to(assigned.unwrap_or_default())?;
-        Ok(Member { id: id.to_owned(), assigned })
+    let member = |ListedMember { id, assignment }: ListedMember| {
+        assigned_to(&assignment).map(|assigned| Member { id, assigned })
     };
-    let members = found.members().iter().map(|each| member(each.id(), each.assignment()));
-    let members: Result<Vec<Member>, Malformed> = members.collect();
+    let members: Result<Vec<Member>, Malformed> = members.into_iter().map(member).collect();
     let members = members.inspect_err(|error| tracing::debug!(%error, group, "an assignment"));
     Some(judge(all, &members.ok()?, own))
 }
@@ -64,6 +62,7 @@ fn judge(all: &[TopicPartition], members: &[Member], own: &str) -> LeftOut {
     let us = members.iter().find(|member| is_own(&member.id)).map(Member::place);
     let before = |member: &&Member| us.is_none_or(|us| member.place() < us);
     LeftOut {
+        is_settled: true,
         partitions: all.iter().filter(|tp| !assigned.contains(tp)).cloned().collect(),
         before: u32::try_from(members.iter().filter(before).count()).unwrap_or(u32::MAX),
     }
@@ -123,9 +122,9 @@ mod tests {
         // One is called as the beginning of another.
         let group = members(&[("a", &[0, 1]), ("a-c", &[4]), ("a-b", &[5])]);
         let of = |own| judge(&all, &group, own);
-        assert_eq!(of("a-b"), LeftOut { partitions: tps(&[2, 3]), before: 0 });
-        assert_eq!(of("a-c"), LeftOut { partitions: tps(&[2, 3]), before: 1 });
-        assert_eq!(of("a"), LeftOut { partitions: tps(&[2, 3]), before: 2 });
+        assert_eq!(of("a-b"), LeftOut { partitions: tps(&[2, 3]), is_settled: true, before: 0 });
+        assert_eq!(of("a-c"), LeftOut { partitions: tps(&[2, 3]), is_settled: true, before: 1 });
+        assert_eq!(of("a"), LeftOut { partitions: tps(&[2, 3]), is_settled: true, before: 2 });
         // One that the group does not know is the last.
         assert_eq!(of("x").before, 3);
     }

@@ -344,8 +344,8 @@ impl Source {
         Ok(false)
     }
 
-    /// Which of these partitions the group leaves to nobody. `None` if it is about to share them out
-    /// anew, if it does not answer, or if there is no group. Blocks for at most about `timeout`.
+    /// Which of these partitions the group leaves to nobody. `None` if no answer comes, or there is no
+    /// group. Blocks for at most about `timeout`.
     pub(crate) fn left_out(&self, all: &[TopicPartition], timeout: Duration) -> Option<LeftOut> {
         let own = self.settings.group.as_ref()?;
         let (client, group) = (self.consumer.client(), &self.settings.group_id);

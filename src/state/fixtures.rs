@@ -51,8 +51,16 @@ pub(super) fn id(epoch: u64) -> CommitId {
 /// What a store says of a table of which it saw the checkpoint of `epoch` last.
 pub(super) fn last(epoch: u64) -> BTreeMap<String, LastCheckpoint> {
     let frontier = checkpoint(epoch).frontiers[TABLE].clone();
-    let last = LastCheckpoint { epoch: Epoch(epoch), frontier, generation: 0 };
+    let table_uuid = String::from("table-1");
+    let last = LastCheckpoint { epoch: Epoch(epoch), frontier, generation: 0, table_uuid };
     BTreeMap::from([(TABLE.into(), last)])
+}
+
+/// The same by an older program, which did not keep which table it was.
+pub(super) fn last_without_uuid(epoch: u64) -> BTreeMap<String, LastCheckpoint> {
+    let mut last = last(epoch);
+    last.values_mut().for_each(|last| last.table_uuid.clear());
+    last
 }
 
 /// The epoch of the last checkpoint seen in the table.

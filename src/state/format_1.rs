@@ -1,6 +1,5 @@
 //! Format 1: one table, and a checkpoint that is finalized as a whole. It is read as what it would
-//! be today, and upgraded in place with the first
-//! checkpoint that is written to the store.
+//! be today, and upgraded in place with the first change to the checkpoints of the store.
 
 use std::collections::BTreeMap;
 

@@ -8,7 +8,7 @@
 //!
 //! Each value is a frame (magic, format version, JSON, CRC-32C; see `frame.rs`) under a key that says
 //! what it is (see `keys.rs`). All flows of a process share the directory. Format 1 knew one flow and
-//! one table; the first checkpoint that is written to such a store upgrades it in place, in one synced
+//! one table; the first change to the checkpoints of such a store upgrades it in place, in one synced
 //! batch. Until then an older program can read it.
 //!
 //! After a failed write the store takes no more: what a failed sync left on disk is unknown, and

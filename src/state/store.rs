@@ -30,7 +30,7 @@ pub struct StateStore {
 
 impl StateStore {
     /// Opens the store of `pipeline` in `dir`, and makes both if they are absent. A store of format
-    /// 1 stays one until a checkpoint is written to it: until then an older program can go on.
+    /// 1 stays one until its checkpoints change: until then an older program can go on.
     ///
     /// # Errors
     /// [`StateError::InUse`] if another process holds it, [`StateError::OtherPipeline`] if it
@@ -212,7 +212,12 @@ impl StateStore {
         if matches!(outcome, Outcome::Committed { .. }) {
             let mut last = self.reader.last(flow)?;
             let frontier = frontiers.get(&done.table).cloned().unwrap_or_default();
-            let seen = LastCheckpoint { epoch: *epoch, frontier, generation: done.generation };
+            let seen = LastCheckpoint {
+                epoch: *epoch,
+                frontier,
+                generation: done.generation,
+                table_uuid: done.table_uuid.clone(),
+            };
             last.insert(done.table, seen);
             // What format 1 saw was in the one table that it had: this one.
             last.remove(UNNAMED);

@@ -119,7 +119,6 @@ impl Health {
         Liveness { alive: age < self.0.limit, heartbeat_age_seconds: age.as_secs_f64() }
     }
 
-    /// Every field is replaced as a whole, so a panic elsewhere leaves the state usable.
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock()
     }

@@ -82,6 +82,8 @@ label! {
         Unknown = "unknown",
         /// Refused for good: not committed.
         Rejected = "rejected",
+        /// The catalog did not look at it: busy, or we are not let in. Not committed.
+        TurnedAway = "turned_away",
     }
 }
 

@@ -287,8 +287,8 @@ impl Metrics {
         self.0.handles.commits.with_label_values(&[outcome.text()]).inc();
     }
 
-    /// Pending commits of which the catalog's answer did not tell whether they are in the table,
-    /// and the ledger has not been read since.
+    /// Pending commits of which the catalog's answer did not tell whether they are in the table, and that
+    /// are not settled since.
     pub(crate) fn set_unknown_commit(&self, table: &str, unknown: bool) {
         let mut in_doubt = self.0.in_doubt.lock();
         match unknown {
@@ -344,6 +344,15 @@ impl Metrics {
     /// Counts a violation of an invariant: a bug in icestream.
     pub(crate) fn add_violation(&self, id: InvariantId) {
         self.0.handles.violations.with_label_values(&[id.text()]).inc();
+    }
+
+    /// The invariants of which a violation was counted, each as often as it was.
+    #[cfg(test)]
+    pub(crate) fn violated(&self) -> Vec<InvariantId> {
+        let violations = &self.0.handles.violations;
+        let times = |id: InvariantId| violations.with_label_values(&[id.text()]).get();
+        let counted = |id: InvariantId| (0..times(id)).map(move |_| id);
+        InvariantId::COUNTED.into_iter().flat_map(counted).collect()
     }
 }
 

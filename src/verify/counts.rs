@@ -5,7 +5,7 @@ use super::deletions::Deletions;
 use super::eras::Place;
 use super::finding::Kind;
 use super::foreign::ForeignSnapshot;
-use super::judging::{Judge, length, list, named};
+use super::judge::{Judge, length, list, named};
 use super::rows::{NAMED, RowIndex};
 use crate::protocol::{JournalEntry, Offset, OffsetRange};
 

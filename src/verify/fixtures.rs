@@ -1,7 +1,7 @@
 //! A table made up for tests: what it says, and its rows.
 
 use super::eras::{Eras, Since};
-use super::*;
+use super::verdict::judge;
 use crate::protocol::{
     CommitId, Edit, Epoch, Frontier, FullView, JournalEntry, Ledger, Offset, OffsetRange,
     RowCounts, TopicPartition,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::chain::Chain;
 use super::eras::Place;
 use super::finding::{Kind, Verdict};
-use super::judging::{Judge, named, span};
+use super::judge::{Judge, named, span};
 use super::rows::Rows;
 use crate::base::clock::rfc3339;
 use crate::protocol::{Edit, JournalEntry, Offset, OffsetRange};

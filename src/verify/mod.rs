@@ -2,14 +2,21 @@
 //!
 //! ```text
 //! evidence   what one reading of the table shows
+//!   foreign    snapshots that the pipeline did not make
+//!   files      data files by the snapshot that put them in
+//!   rows       rows by where they came from
 //! scan       reads it: metadata and manifests; the rows if asked, of which only positions are kept
 //! eras       resets of a topic: what its offsets meant before and after
 //! offsets    sets of offsets, about one bit each
-//! judge      evidence -> findings and verdicts, pure
+//! verdict    evidence -> findings and verdicts, pure
 //!   journal    the ranges of the commits: no gap, no overlap, up to the ledger
-//!   files      the counts of the journal against snapshots and manifests
+//!   chain      those of one partition
+//!   written    the counts of the journal against snapshots and manifests
 //!   positions  where rows are: once each, below the ledger
 //!   counts     rows against the counts of the journal
+//!   deletions  how many rows foreign snapshots may have taken
+//! judge      what these found so far
+//! finding    what can be found, and the verdict on a partition
 //! report     for people, and as JSON
 //! ```
 //!
@@ -29,9 +36,6 @@ mod journal;
 #[cfg(test)]
 mod journal_tests;
 mod judge;
-#[cfg(test)]
-mod judge_tests;
-mod judging;
 mod offsets;
 mod positions;
 #[cfg(test)]
@@ -41,9 +45,11 @@ mod rows;
 mod scan;
 #[cfg(test)]
 mod scan_tests;
+mod verdict;
+#[cfg(test)]
+mod verdict_tests;
 mod written;
 
 pub(crate) use evidence::history;
-pub(crate) use judge::judge;
 pub(crate) use report::Report;
 pub(crate) use scan::{Depth, gather};

@@ -4,7 +4,7 @@ use super::chain::Chain;
 use super::eras::{Era, Place};
 use super::finding::{Kind, Verdict};
 use super::foreign::ForeignSnapshot;
-use super::judging::{Judge, length, list};
+use super::judge::{Judge, length, list};
 use super::rows::{NAMED, PartitionRows, RowIndex};
 use crate::protocol::{Offset, OffsetRange};
 

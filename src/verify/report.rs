@@ -8,9 +8,9 @@ use serde::Serialize;
 use super::evidence::Evidence;
 use super::finding::{Finding, Judgement, Kind, PartitionVerdict, Verdict};
 use super::foreign::ForeignSnapshot;
-use super::judge;
-use super::judging::span;
+use super::judge::span;
 use super::rows::Rows;
+use super::verdict::judge;
 use crate::base::clock::rfc3339;
 
 /// Findings of a kind shown to people; JSON has all.

@@ -3,7 +3,7 @@
 use super::deletions::Deletions;
 use super::finding::Kind;
 use super::foreign::ForeignSnapshot;
-use super::judging::{Judge, length, named};
+use super::judge::{Judge, length, named};
 use crate::protocol::JournalEntry;
 
 /// What each commit says that it wrote is what its snapshot added and, where others removed no
@@ -74,10 +74,7 @@ pub(super) fn by_snapshot(judge: &mut Judge<'_>) {
 
 /// I10: a commit cannot have had more records than its ranges have offsets.
 fn capacity(judge: &mut Judge<'_>, entry: &JournalEntry) {
-    let rows = entry.rows;
-    let records = [rows.written, rows.skipped, rows.dead_lettered, rows.tombstones]
-        .iter()
-        .fold(0_u64, |sum, count| sum.saturating_add(*count));
+    let records = entry.rows.records();
     let ranges = judge.ranges(entry);
     let offsets: u64 = ranges.iter().map(|(_, range)| length(range.start, range.end)).sum();
     if records > offsets {

@@ -303,7 +303,7 @@ mod tests {
     }
 
     /// A sink of either way into a store that takes so many chunks.
-    fn outlets(takes: usize, each: impl Fn(ByteSink, Arc<Mutex<Vec<u8>>>, Arc<Mutex<bool>>)) {
+    fn sinks(takes: usize, each: impl Fn(ByteSink, Arc<Mutex<Vec<u8>>>, Arc<Mutex<bool>>)) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
         let runtime = runtime.unwrap();
         for way in [ByteSink::here, ByteSink::aside] {
@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn every_byte_arrives_in_order_and_the_file_is_closed() {
-        outlets(usize::MAX, |mut sink, taken, closed| {
+        sinks(usize::MAX, |mut sink, taken, closed| {
             let all = bytes(9 * CHUNK + 77);
             for part in all.chunks(10_007) {
                 sink.write_all(part).unwrap();
@@ -333,7 +333,7 @@ mod tests {
 
     #[test]
     fn what_the_store_said_is_told_by_the_write_that_meets_it_or_by_the_end() {
-        outlets(1, |mut sink, _, closed| {
+        sinks(1, |mut sink, _, closed| {
             let part = bytes(CHUNK);
             // However far ahead of the store the encoder is, it is held back at last.
             let failed = (0..WAITING + 4).find_map(|_| sink.write_all(&part).err());
@@ -345,7 +345,7 @@ mod tests {
             sink.abandon().unwrap();
             assert!(*closed.lock().unwrap());
         });
-        outlets(0, |mut sink, _, _| {
+        sinks(0, |mut sink, _, _| {
             sink.write_all(b"few").unwrap();
             let ended = sink.close().and_then(Closing::wait);
             let error = format!("{:?}", ended.err().unwrap().of("a/b"));
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_abandoned_is_closed_all_the_same() {
-        outlets(usize::MAX, |mut sink, _, closed| {
+        sinks(usize::MAX, |mut sink, _, closed| {
             sink.write_all(&bytes(3 * CHUNK)).unwrap();
             sink.abandon().unwrap();
             assert!(*closed.lock().unwrap());

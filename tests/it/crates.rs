@@ -98,8 +98,8 @@ const PURE: &[(&str, &[&str])] = &[
     ("protocol", &["serde", "serde_json", "sha2", "thiserror"]),
     ("restart", &[]),
     ("verify/judge", &[]),
-    ("verify/judging", &[]),
     ("verify/journal", &[]),
+    ("verify/verdict", &[]),
     ("watch", &[]),
 ];
 

@@ -32,7 +32,7 @@ fn versions(dir: &Path) -> Vec<u8> {
 }
 
 /// Puts the directory into format 1, as the version before left it when the newest checkpoint was
-/// complete: no name of a table is in it.
+/// complete: neither name nor uuid of a table is in it.
 fn to_format_1(case: &Case) {
     let old = kept(dir(&case.icestream));
     let flow = case.pipeline().as_bytes();
@@ -41,11 +41,12 @@ fn to_format_1(case: &Case) {
         serde_json::from_slice(&value[6..value.len() - 4]).unwrap()
     };
     let last = json(&[&[0x07], flow].concat());
-    let last = last.as_object().unwrap().values().next().unwrap();
+    let mut last = last.as_object().unwrap().values().next().unwrap().clone();
+    last.as_object_mut().unwrap().remove("table_uuid").expect("a table");
     let store = json(&[0x01]);
     let db = DB::open_default(dir(&case.icestream)).unwrap();
     old.keys().for_each(|key| db.delete(key).unwrap());
-    for (key, value) in [(0x01, &store), (0x03, last)] {
+    for (key, value) in [(0x01, &store), (0x03, &last)] {
         let mut frame = b"ICES\0\x01".to_vec();
         frame.extend(value.to_string().into_bytes());
         frame.extend(crc32c::crc32c(&frame).to_be_bytes());

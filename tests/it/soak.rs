@@ -3,7 +3,7 @@
 //!
 //! `make soak MINUTES=20` is the long form (`ICESTREAM_SOAK_MINUTES`); in the suite each fault comes
 //! once. It must also catch variants of the binary that are broken on purpose
-//! (`icestream::broken`): a soak that does not find those finds nothing.
+//! (`icestream::parts::Variant`): a soak that does not find those finds nothing.
 
 mod faults;
 mod fleet;

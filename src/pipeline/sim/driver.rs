@@ -51,6 +51,8 @@ pub(super) struct Outcome {
     pub stopped: usize,
     /// Members that joined again, since the group left partitions to nobody.
     pub rejoins: usize,
+    /// Times that a log began past a ledger that its reader had just read.
+    pub overtaken: usize,
     pub crashes: u32,
     pub seconds: u64,
 }
@@ -90,6 +92,7 @@ fn run_world(seed: u64, print: bool, remade: bool) -> Outcome {
             refused: state.refused,
             stopped: state.stopped,
             rejoins: state.rejoins,
+            overtaken: state.overtaken,
             crashes: driver.crashes,
             seconds: driver.began.elapsed().as_secs(),
         }
@@ -518,6 +521,7 @@ pub(super) fn connect(sim: &Sim, life: &Life) -> Port {
             events: None,
             fetches,
             stale: Vec::new(),
+            read: BTreeMap::new(),
             lost_at: None,
         };
         state.clients.insert(client, made);

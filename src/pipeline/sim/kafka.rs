@@ -1,11 +1,13 @@
 //! The log, and the consumer group that shares its partitions out.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
 use tokio::time::Instant;
 
+use super::lake::Meta;
 use super::state::{Life, State, tp};
 use crate::pipeline::messages::Event;
 use crate::protocol::{Offset, TopicPartition};
@@ -73,6 +75,8 @@ pub(super) struct Client {
     pub fetches: BTreeMap<i32, Fetch>,
     /// What was fetched of partitions that are released: shard, partition and offset.
     pub stale: Vec<(usize, i32, Offset)>,
+    /// The tables by number as it read them last, since it asked where logs begin.
+    pub read: BTreeMap<usize, Arc<Meta>>,
     pub lost_at: Option<Instant>,
 }
 
@@ -158,6 +162,26 @@ impl State {
         let partition = self.log.partition(number);
         partition.start = partition.start.max(start);
         self.note(format_args!("log {number}: begins at {start} at least"));
+    }
+
+    /// A client asks where logs begin. Commits may have landed since it read the tables, and
+    /// retention may have followed them.
+    pub(crate) fn ask_for_logs(&mut self, id: u64, partitions: &[TopicPartition]) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let read = std::mem::take(&mut client.read);
+        for number in partitions.iter().map(|tp| tp.partition) {
+            if self.plan.short_logs && self.remade.is_none() {
+                let ledger = self.ledger_of(number).unwrap_or(0);
+                let partition = self.log.partition(number);
+                partition.start = partition.start.max(ledger);
+            }
+            let start = self.log.partitions[index(number)].start;
+            let mut known = read.values().filter_map(|meta| meta.ledger_of(number));
+            if known.any(|ledger| ledger < start) {
+                self.overtaken += 1;
+                self.note(format_args!("log {number}: begins at {start}, past a ledger just read"));
+            }
+        }
     }
 
     /// Somebody deletes the topic and makes it again, and at once it holds records at every offset that
@@ -367,7 +391,7 @@ impl State {
             let own = (assigned[id].len(), *id);
             let poorer = assigned.iter().filter(|(id, of)| (of.len(), **id) < own).count();
             let before = u32::try_from(poorer).unwrap();
-            let left_out = LeftOut { partitions: names(&left), before };
+            let left_out = LeftOut { partitions: names(&left), is_settled: true, before };
             if let Some(client) = self.clients.get(&member.client) {
                 client.tell(Event::LeftOut(left_out));
             }

@@ -82,6 +82,10 @@ impl Meta {
         self.snapshots.iter().map(facts).collect()
     }
 
+    pub(crate) fn ledger_of(&self, partition: i32) -> Option<Offset> {
+        self.ledger.as_ref()?.frontier.get(&tp(partition))
+    }
+
     pub(crate) fn entry(&self, snapshot_id: i64) -> Option<JournalParts> {
         let shown = self.snapshots.iter().find(|snapshot| snapshot.id == snapshot_id);
         shown.and_then(|snapshot| snapshot.ours.clone())
@@ -136,7 +140,7 @@ pub(super) struct Request {
 
 impl Lake {
     pub(crate) fn ledger_of(&self, partition: i32) -> Option<Offset> {
-        self.meta.as_ref()?.ledger.as_ref()?.frontier.get(&tp(partition))
+        self.meta.as_ref()?.ledger_of(partition)
     }
 
     pub(crate) fn commits(&self) -> usize {

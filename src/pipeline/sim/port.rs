@@ -252,7 +252,9 @@ impl Source for Port {
         &self,
         partitions: Vec<TopicPartition>,
     ) -> Result<BTreeMap<TopicPartition, LogRange>, Failure> {
+        let client = self.client;
         self.kafka("log ranges", move |state| {
+            state.ask_for_logs(client, &partitions);
             let short = state.fault(state.plan.short_log_ends);
             let range = |tp: TopicPartition| {
                 let log = &state.log.partitions[index(tp.partition)];
@@ -352,13 +354,17 @@ impl Table for SimTable {
     type Loaded = Arc<Meta>;
 
     async fn load(&self) -> Result<Option<Reading<Arc<Meta>>>, Failure> {
-        let (slot, at) = (self.port.life.slot(), self.at);
+        let (slot, client, at) = (self.port.life.slot(), self.port.client, self.at);
         self.port
             .call("load", move |state| match state.is_unreachable(at) {
                 true => Err(catalog_error("load")),
                 false => {
                     state.lakes[at].readers.insert(slot);
-                    Ok(state.lakes[at].meta.clone().map(read))
+                    let meta = state.lakes[at].meta.clone();
+                    if let (Some(client), Some(meta)) = (state.clients.get_mut(&client), &meta) {
+                        client.read.insert(at, meta.clone());
+                    }
+                    Ok(meta.map(read))
                 }
             })
             .await
@@ -517,8 +523,8 @@ impl Checkpoints for Port {
                     state.find(format!("I5: {commit} is finalized and did not land"));
                 }
                 let frontier = frontiers.get(&pending.table).cloned().unwrap_or_default();
-                let generation = pending.generation;
-                let last = LastCheckpoint { epoch, frontier, generation };
+                let (generation, table_uuid) = (pending.generation, pending.table_uuid.clone());
+                let last = LastCheckpoint { epoch, frontier, generation, table_uuid };
                 state.drives[slot].now.last.insert(pending.table, last);
             }
             state.drives[slot].copy();

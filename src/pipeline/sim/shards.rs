@@ -57,24 +57,19 @@ impl Port {
             if let Some(until) = until {
                 tokio::time::sleep_until(until).await;
             }
-            if !task.shard.answer(&task.reports)? {
-                return Ok(());
-            }
-            let hold = task.shard.must_hold();
-            let read = match task.commands.try_recv() {
-                Ok(command) => match task.shard.obey(command, &task.reports)? {
-                    true => continue,
-                    false => return Ok(()),
-                },
+            let command = match task.commands.try_recv() {
+                Ok(command) => Some(command),
+                Err(TryRecvError::Empty) => None,
                 Err(TryRecvError::Disconnected) => return Ok(()),
-                Err(TryRecvError::Empty) if hold => 0,
-                Err(TryRecvError::Empty) => {
-                    task.shard.read(&mut task.queue, Duration::ZERO, &task.reports)?
-                }
             };
+            let obeys = command.is_some();
+            let Some(came) = task.turn(command, Duration::ZERO)? else { return Ok(()) };
+            if obeys {
+                continue;
+            }
             let wait = {
                 let mut state = self.sim.lock();
-                let longest = if read == 0 { 16 } else { 5 };
+                let longest = if came == 0 { 16 } else { 5 };
                 state.up_to(Duration::from_millis(longest))
             };
             tokio::time::sleep(wait).await;

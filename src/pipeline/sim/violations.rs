@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::driver::{connect, draw_settings};
 use super::lake::{Meta, TABLES};
@@ -11,7 +11,7 @@ use super::port::Port;
 use super::state::{Life, PIPELINE, Sim, TOPIC, tp};
 use crate::failure::Failure;
 use crate::pipeline::committer::{Committer, Done, Work};
-use crate::pipeline::coordinator::check_sealed;
+use crate::pipeline::flow_tables::check_sealed;
 use crate::pipeline::reading::Reading;
 use crate::pipeline::seams::Checkpoints;
 use crate::pipeline::settings::RunSettings;
@@ -25,16 +25,16 @@ use crate::protocol::{
 use crate::telemetry::{Health, Metrics};
 
 /// A process that has not begun, in a world in which nothing goes wrong.
-struct Still {
+pub(super) struct Still {
     sim: Sim,
-    connected: Connected<Port>,
-    settings: RunSettings,
+    pub connected: Connected<Port>,
+    pub settings: RunSettings,
     committer: Committer<Port>,
-    metrics: Metrics,
+    pub metrics: Metrics,
 }
 
 impl Still {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::of(1)
     }
 
@@ -111,16 +111,8 @@ impl Still {
 
     /// The invariants that were counted.
     fn counted(&self) -> Vec<InvariantId> {
-        counted(&self.metrics)
+        self.metrics.violated()
     }
-}
-
-fn counted(metrics: &Metrics) -> Vec<InvariantId> {
-    let page = metrics.encode(SystemTime::now()).unwrap();
-    let is_counted = |id: &InvariantId| {
-        page.contains(&format!("icestream_invariant_violations_total{{id=\"{id}\"}} 1"))
-    };
-    InvariantId::COUNTED.into_iter().filter(is_counted).collect()
 }
 
 fn work(commit: PendingCommit, loaded: &Arc<Meta>) -> Work<Arc<Meta>> {
@@ -148,7 +140,7 @@ fn ledger(commit: &str, next: Offset) -> Ledger {
     }
 }
 
-fn run<T>(test: impl Future<Output = T>) -> T {
+pub(super) fn run<T>(test: impl Future<Output = T>) -> T {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_time().start_paused(true).build().unwrap().block_on(test)
 }

@@ -57,7 +57,10 @@ impl World {
             let Last { epoch, frontier: next, generation } = last?;
             let (epoch, frontier) = (Epoch(epoch.into()), frontier(&next));
             let generation = generation.into();
-            Some((name.to_owned(), LastCheckpoint { epoch, frontier, generation }))
+            Some((
+                name.to_owned(),
+                LastCheckpoint { epoch, frontier, generation, ..LastCheckpoint::default() },
+            ))
         });
         LocalState {
             pending: open.map(|open| self.lake.facts.pending(open.commit).clone()).collect(),

@@ -1,6 +1,6 @@
 //! How many partitions the next request to a broker asks for.
 //!
-//! A broker looks into the log of each partition that a request names, some 10 µs each, also when
+//! A broker looks into the log of each partition that a request names, some 12 µs each, also when
 //! the first few of them fill the answer. With a thousand partitions behind, that would cost it more
 //! than all the rest. So while answers are full, only a few partitions take their turns at a time;
 //! the others are asked for again soon, because they may have records of which nobody told us.

@@ -19,6 +19,10 @@ fn format_one() -> TempDir {
     holding(&sample(include_str!("../../../tests/data/state_v1.txt")))
 }
 
+fn seen_by_format_one() -> LocalState {
+    LocalState { pending: prepared(&checkpoint(2)), last: last_without_uuid(1) }
+}
+
 #[test]
 fn a_store_of_format_version_one_is_upgraded_with_its_first_checkpoint_and_goes_on() {
     let dir = format_one();
@@ -50,7 +54,7 @@ fn a_store_of_format_version_one_stays_one_until_a_checkpoint_is_written_to_it()
     for open in [StateStore::open, StateStore::open_existing] {
         let store = open(dir.path(), "flow").unwrap();
         let state = store.load(FLOW).unwrap();
-        assert_eq!(state, LocalState { pending: prepared(&checkpoint(2)), last: last(1) });
+        assert_eq!(state, seen_by_format_one());
         assert_eq!(store.checkpoints(FLOW).unwrap().len(), 2);
         drop(store);
         assert_eq!(hex_lines(&stored(dir.path())), hex_lines(&before));
@@ -81,7 +85,7 @@ fn what_format_version_one_saw_is_of_no_table_by_name_until_a_commit_says_of_whi
     records.remove(keys::OPEN_1);
     let dir = holding(&records);
     let store = open(dir.path());
-    let unnamed = BTreeMap::from([(UNNAMED.to_owned(), last(1)[TABLE].clone())]);
+    let unnamed = BTreeMap::from([(UNNAMED.to_owned(), last_without_uuid(1)[TABLE].clone())]);
     assert_eq!(store.load(FLOW).unwrap(), LocalState { pending: vec![], last: unnamed.clone() });
     store.prepare(FLOW, &checkpoint(2), &start()).unwrap();
     assert_eq!(store.load(FLOW).unwrap().last, unnamed, "after the upgrade, too");
@@ -98,7 +102,7 @@ fn a_store_of_format_version_one_is_read_without_being_changed() {
     let before = stored(dir.path());
     let reader = StateStore::open_read_only(dir.path()).unwrap();
     let state = reader.load(FLOW).unwrap();
-    assert_eq!(state, LocalState { pending: prepared(&checkpoint(2)), last: last(1) });
+    assert_eq!(state, seen_by_format_one());
     assert_eq!(reader.open_checkpoints().unwrap(), [checkpoint(2)]);
     assert_eq!(reader.checkpoints(FLOW).unwrap().len(), 2);
     drop(reader);
