@@ -168,12 +168,18 @@ pub(super) struct KafkaSource {
 }
 
 impl KafkaSource {
-    /// Leaves the group, when calls that were cut off have come to their ends. Leaving waits for the
-    /// client's.
+    /// Leaves the group, when calls that were cut off have come to their ends, so that the next run does not
+    /// join it under the same name before. A client that cannot end, as while its broker hangs, is left
+    /// to do so by itself: the next run waits for the cluster, and for the group, anyway.
     pub(super) async fn close(self) {
-        let source = last_of(self.source, "Kafka").await;
-        if tokio::task::spawn_blocking(move || drop(source)).await.is_err() {
-            tracing::error!("leaving the group panicked");
+        let leave = async {
+            let source = last_of(self.source, "Kafka").await;
+            if tokio::task::spawn_blocking(move || drop(source)).await.is_err() {
+                tracing::error!("leaving the group panicked");
+            }
+        };
+        if tokio::time::timeout(PATIENCE, leave).await.is_err() {
+            tracing::warn!("the client of Kafka does not come to its end; going on without it");
         }
     }
 
