@@ -195,8 +195,8 @@ impl Fleet {
     pub fn finish(mut self) -> Result<(Vec<Verdict>, bool), String> {
         let steady = self.steady.take().expect("the load ends once");
         let produced = steady.stop().and(&self.transactions);
-        for member in &self.members {
-            member.running.signal("TERM");
+        for member in &mut self.members {
+            member.running.ask_to_stop();
         }
         self.wait_ended("the processes to stop", PATIENCE)?;
         let icestream = self.template.another();

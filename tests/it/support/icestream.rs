@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::kafka::Kafka;
 use super::process::{Process, under};
 use super::table::Lake;
-use super::{PATIENCE, free_port, http, new_dir, unique};
+use super::{PATIENCE, free_port, http, new_dir, unique, wait_for};
 
 /// How long a run may take that is expected to end by itself.
 pub const RUN: Duration = Duration::from_secs(300);
@@ -249,8 +249,18 @@ impl Running {
 
     /// SIGTERM, and waits for the orderly end.
     pub fn stop(&mut self, within: Duration) -> Exit {
-        self.process.signal("TERM");
+        self.ask_to_stop();
         self.wait(within)
+    }
+
+    /// SIGTERM, when it listens: before its first line it ends by the signal, as every program does.
+    pub fn ask_to_stop(&mut self) {
+        wait_for("a first line, or the end", PATIENCE, || {
+            (!self.process.log().is_empty() || self.process.ended().is_some()).then_some(())
+        });
+        if self.process.ended().is_none() {
+            self.process.signal("TERM");
+        }
     }
 
     /// SIGKILL.
