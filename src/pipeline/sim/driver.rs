@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::kafka::Client;
 use super::lake::{Lake, TABLES};
 use super::port::Port;
-use super::state::{Life, PIPELINE, Sim, State, TOPIC};
+use super::state::{Life, Met, PIPELINE, Sim, State, TOPIC};
 use crate::config::{BadRecords, Config};
 use crate::failure::{Failure, chain};
 use crate::pipeline::seams::now;
@@ -41,18 +41,8 @@ pub(super) struct Outcome {
     /// Requests decided on what the last commit left.
     pub remembered: usize,
     pub rows: usize,
-    /// Checkpoints of which one commit was finalized while another was pending.
-    pub halves: usize,
-    /// Runs that began with such a checkpoint.
-    pub half_starts: usize,
-    /// Runs that ended with a refusal of a table that was rolled back.
-    pub refused: usize,
-    /// Runs that stopped before a bad record.
-    pub stopped: usize,
-    /// Members that joined again, since the group left partitions to nobody.
-    pub rejoins: usize,
-    /// Times that a log began past a ledger that its reader had just read.
-    pub overtaken: usize,
+    /// How often it happened what the world is there for.
+    pub met: Met,
     pub crashes: u32,
     pub seconds: u64,
 }
@@ -87,12 +77,7 @@ fn run_world(seed: u64, print: bool, remade: bool) -> Outcome {
             commits: state.lakes.iter().map(Lake::commits).sum(),
             remembered: state.lakes.iter().map(|lake| lake.remembered).sum(),
             rows: (0..state.lakes.len()).map(|at| state.live_rows(at).0.len()).sum(),
-            halves: state.halves,
-            half_starts: state.half_starts,
-            refused: state.refused,
-            stopped: state.stopped,
-            rejoins: state.rejoins,
-            overtaken: state.overtaken,
+            met: state.met.clone(),
             crashes: driver.crashes,
             seconds: driver.began.elapsed().as_secs(),
         }
@@ -236,7 +221,7 @@ impl Driver {
             Ok(Err(Failure::Refused(refusal)))
                 if state.remade.is_some() && refusal.name() == "topic-recreated" =>
             {
-                state.refused += 1;
+                state.met.refused += 1;
                 state.note(format_args!("{name} is refused: {refusal}"));
             }
             Ok(Ok(RunEnd::CaughtUp)) if process.until_caught_up && state.remade.is_none() => {
@@ -248,11 +233,11 @@ impl Driver {
             Ok(Err(Failure::Refused(refusal)))
                 if state.was_rolled_back() && refusal.name() == "table-rolled-back" =>
             {
-                state.refused += 1;
+                state.met.refused += 1;
                 state.note(format_args!("{name} is refused: {refusal}"));
             }
             Ok(Err(Failure::BadRecord(record))) if process.strict => {
-                state.stopped += 1;
+                state.met.stopped += 1;
                 state.note(format_args!("{name} stopped before a bad record: {record:?}"));
             }
             Ok(Ok(end)) => state.find(format!("{name} ended: {end:?}")),

@@ -178,7 +178,7 @@ impl State {
             let start = self.log.partitions[index(number)].start;
             let mut known = read.values().filter_map(|meta| meta.ledger_of(number));
             if known.any(|ledger| ledger < start) {
-                self.overtaken += 1;
+                self.met.overtaken += 1;
                 self.note(format_args!("log {number}: begins at {start}, past a ledger just read"));
             }
         }
@@ -322,7 +322,7 @@ impl State {
             true => self.group.rebalances = true,
             false => member.changes.push_back((false, owned)),
         }
-        self.rejoins += 1;
+        self.met.rejoins += 1;
         self.note(format_args!("{name} joins again"));
     }
 

@@ -86,7 +86,7 @@ fn a_few_seeds_from_far_off_are_sound() {
 fn a_log_that_begins_past_a_ledger_that_was_read_before_is_not_refused() {
     let mut overtaken = 0;
     let seeds = (0..1400).filter(|seed| seed % 7 == 3);
-    let failing = failing(seeds, |outcome| overtaken += outcome.overtaken);
+    let failing = failing(seeds, |outcome| overtaken += outcome.met.overtaken);
     assert!(failing.is_empty(), "replay with ICESTREAM_SIM_SEED=<seed>: {failing:#?}");
     println!("{overtaken} logs began past a ledger that was just read");
     assert!(overtaken > 3, "{overtaken}");
@@ -110,7 +110,8 @@ fn commits_of_one_epoch_land_apart_and_one_table_is_refused_while_the_other_goes
     let failing = failing(seeds, |outcome| outcomes.push(outcome.clone()));
     assert!(failing.is_empty(), "replay with ICESTREAM_SIM_SEED=<seed>: {failing:#?}");
     let sum = |of: fn(&Outcome) -> usize| outcomes.iter().map(of).sum::<usize>();
-    let (halves, starts, refused) = (sum(|o| o.halves), sum(|o| o.half_starts), sum(|o| o.refused));
+    let (halves, starts, refused) =
+        (sum(|o| o.met.halves), sum(|o| o.met.half_starts), sum(|o| o.met.refused));
     println!("{halves} halves, {starts} starts on one, {refused} refusals");
     assert!(halves > 1000 && starts > 50 && refused > 50, "{halves} {starts} {refused}");
 }
@@ -121,7 +122,7 @@ fn commits_of_one_epoch_land_apart_and_one_table_is_refused_while_the_other_goes
 fn processes_that_stop_before_a_bad_record_leave_each_table_exact() {
     let mut stopped = 0;
     let seeds = (0..3000).filter(|seed| seed % 15 == 11);
-    let failing = failing(seeds, |outcome| stopped += outcome.stopped);
+    let failing = failing(seeds, |outcome| stopped += outcome.met.stopped);
     assert!(failing.is_empty(), "replay with ICESTREAM_SIM_SEED=<seed>: {failing:#?}");
     assert!(stopped > 60, "{stopped}");
 }
@@ -130,7 +131,7 @@ fn processes_that_stop_before_a_bad_record_leave_each_table_exact() {
 #[test]
 fn partitions_that_a_group_leaves_to_nobody_find_a_reader() {
     let mut rejoins = 0;
-    let failing = failing(0..600, |outcome| rejoins += outcome.rejoins);
+    let failing = failing(0..600, |outcome| rejoins += outcome.met.rejoins);
     assert!(failing.is_empty(), "replay with ICESTREAM_SIM_SEED=<seed>: {failing:#?}");
     println!("{rejoins} joined again");
     assert!(rejoins > 10, "{rejoins}");
@@ -142,7 +143,7 @@ fn no_record_of_a_topic_that_was_made_again_enters_a_table_and_every_process_is_
     for seed in 0..60 {
         let outcome = driver::run_remade(seed, setting("ICESTREAM_SIM_SEED") == Some(seed));
         assert!(outcome.findings.is_empty(), "seed {seed}: {outcome:#?}");
-        refused += outcome.refused;
+        refused += outcome.met.refused;
     }
     assert!(refused >= 60, "{refused}");
 }

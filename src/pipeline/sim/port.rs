@@ -465,7 +465,7 @@ impl Checkpoints for Port {
         self.call("load state", move |state| {
             let now = &state.drives[slot].now;
             let half = now.open.as_ref().is_some_and(|o| o.pending.len() < o.frontiers.len());
-            state.half_starts += usize::from(half);
+            state.met.half_starts += usize::from(half);
             let now = &state.drives[slot].now;
             let pending = now.open.iter().flat_map(prepared).collect();
             Ok(LocalState { pending, last: now.last.clone() })
@@ -512,7 +512,7 @@ impl Checkpoints for Port {
                 return Err(Failure::State(StateError::NotOpen { commit, open: None }));
             };
             state.drives[slot].now.open = open.filter(|open| !open.pending.is_empty());
-            state.halves += usize::from(state.drives[slot].now.open.is_some());
+            state.met.halves += usize::from(state.drives[slot].now.open.is_some());
             state.note(format_args!(
                 "{} finalizes epoch {epoch} in {}: {outcome:?}",
                 life.name(),

@@ -221,6 +221,23 @@ impl Trace {
     }
 }
 
+/// How often it happened what a world is there for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Met {
+    /// Checkpoints of which one commit was finalized while another was pending.
+    pub halves: usize,
+    /// Runs that began with such a checkpoint.
+    pub half_starts: usize,
+    /// Runs that ended with a refusal of the table that was rolled back.
+    pub refused: usize,
+    /// Runs that stopped before a bad record.
+    pub stopped: usize,
+    /// Members that joined again, since the group left partitions to nobody.
+    pub rejoins: usize,
+    /// Times that a log began past a ledger that its reader had just read.
+    pub overtaken: usize,
+}
+
 /// All of a simulated world.
 pub(super) struct State {
     pub plan: Plan,
@@ -241,18 +258,8 @@ pub(super) struct State {
     pub lakes: Vec<Lake>,
     /// A table that the catalog does not give.
     pub away: Option<usize>,
-    /// Checkpoints of which one commit was finalized while another was pending.
-    pub halves: usize,
-    /// Runs that began with such a checkpoint.
-    pub half_starts: usize,
-    /// Runs that ended with a refusal of the table that was rolled back.
-    pub refused: usize,
-    /// Runs that stopped before a bad record.
-    pub stopped: usize,
-    /// Members that joined again, since the group left partitions to nobody.
-    pub rejoins: usize,
-    /// Times that a log began past a ledger that its reader had just read.
-    pub overtaken: usize,
+    /// How often it happened what the world is there for.
+    pub met: Met,
     /// One for each instance.
     pub drives: Vec<Drive>,
     pub last_member: u64,
@@ -323,13 +330,8 @@ impl Sim {
             clients: BTreeMap::new(),
             last_client: 0,
             lakes: (0..plan.tables).map(|_| Lake::default()).collect(),
-            halves: 0,
-            half_starts: 0,
             away: None,
-            refused: 0,
-            stopped: 0,
-            rejoins: 0,
-            overtaken: 0,
+            met: Met::default(),
             drives,
             last_member: 0,
             rejected: BTreeSet::new(),
