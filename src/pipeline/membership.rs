@@ -297,11 +297,8 @@ impl<W: World> Coordinator<W> {
         }
         let listed = list(&left_out.partitions);
         let since = run.members.left_out_since(left_out.partitions, now);
-        let turn = left_out.before.saturating_add(1);
-        let longest = self.settings.revocation_timeout.max(LEFT_OUT_AT_LEAST);
-        // A group that joining again does not help is not to be disturbed for ever.
-        let often = 1 << run.members.rejoined.min(MOST_DOUBLINGS);
-        if now.duration_since(since) <= longest.saturating_mul(turn).saturating_mul(often)
+        let longest = self.settings.revocation_timeout;
+        if now.duration_since(since) <= patience(longest, left_out.before, run.members.rejoined)
             || !run.members.is_idle()
             || run.finish.is_some()
             || broken::is(Variant::LeavePartitionsOut)
@@ -333,7 +330,43 @@ impl<W: World> Coordinator<W> {
     }
 }
 
+/// How long partitions may be left to nobody before we join again, with so many members before us, and
+/// having done it so often: a group that it does not help is not to be disturbed for ever.
+fn patience(revocation: Duration, before: u32, rejoined: u32) -> Duration {
+    let turn = revocation.max(LEFT_OUT_AT_LEAST).saturating_mul(before.saturating_add(1));
+    turn.saturating_mul(1 << rejoined.min(MOST_DOUBLINGS))
+}
+
 fn list(partitions: &[TopicPartition]) -> String {
     let names: Vec<String> = partitions.iter().map(ToString::to_string).collect();
     names.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::seams::now;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn members_take_turns_and_wait_longer_each_time_that_joining_again_did_not_help() {
+        let waits = |before, rejoined| patience(30 * SECOND, before, rejoined).as_secs();
+        assert_eq!([waits(0, 0), waits(1, 0), waits(2, 0)], [30, 60, 90]);
+        assert_eq!([waits(0, 1), waits(0, 2), waits(1, 2)], [60, 120, 240]);
+        assert_eq!(waits(0, 100), waits(0, MOST_DOUBLINGS));
+        assert!(patience(Duration::ZERO, 1, 0) > patience(Duration::ZERO, 0, 0), "no turns");
+        assert!(patience(Duration::MAX, u32::MAX, u32::MAX) == Duration::MAX);
+    }
+
+    #[test]
+    fn the_time_begins_anew_with_other_partitions_and_with_every_change_of_the_assignment() {
+        let tps = |number| vec![TopicPartition::new("t", number)];
+        let (mut members, begun) = (Members::default(), now());
+        assert_eq!(members.left_out_since(tps(0), begun), begun);
+        assert_eq!(members.left_out_since(tps(0), begun + SECOND), begun);
+        assert_eq!(members.left_out_since(tps(1), begun + 2 * SECOND), begun + 2 * SECOND);
+        members.push(Membership::Assigned(Vec::new()));
+        assert_eq!(members.left_out_since(tps(1), begun + 3 * SECOND), begun + 3 * SECOND);
+    }
 }

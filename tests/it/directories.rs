@@ -96,7 +96,7 @@ fn other_table_is_refused_and_made_by_nobody_until_a_person_says_which() {
 }
 
 #[test]
-fn a_table_that_was_renamed_is_known_by_what_it_holds() {
+fn a_table_that_was_renamed_is_known_by_its_uuid() {
     let case = Case::new(Lake::sqlite());
     let first = case.land(0..100);
     let renamed = format!("db.{}_renamed", case.topic);
