@@ -369,7 +369,7 @@ pub(crate) const SETTINGS: &[SettingDoc] = &[
         "write.batch_size",
         "8192",
         Kind::Integer { min: 1, max: 1_048_576 },
-        "Rows that are decoded into one Arrow batch.",
+        "Rows that are decoded into one Arrow batch, which ends before that at 1 MiB.",
     ),
     setting(
         "BATCH_TIMEOUT_SECONDS",

@@ -9,6 +9,9 @@ const BASE: u64 = 72 * MIB;
 const SHARD: u64 = 16 * MIB;
 /// What librdkafka keeps for each message beside its bytes.
 const MESSAGE: u64 = 600;
+/// The most that a shard's batch holds: its columns stay in a core's second cache, from which they
+/// are encoded right after they were decoded.
+const BATCH: u64 = MIB;
 
 /// What each part of the process may take. The parts that cannot be counted (an answer of a broker
 /// while it is unpacked, a batch while it is split, a row group while it is encoded) are given room
@@ -40,7 +43,7 @@ impl Shares {
             fetch: (rest / 96).clamp(MIB, 8 * MIB),
             queue: (shard / 16).clamp(MIB, 1 << 30),
             queue_messages: (shard / 16 / MESSAGE).clamp(1_000, 20_000),
-            batch: (shard / 24).clamp(MIB / 2, 8 * MIB),
+            batch: (shard / 24).clamp(MIB / 2, BATCH),
             files: (shard * 4 / 10).max(5 * MIB),
             metadata: (rest / 32).clamp(MIB, 16 * MIB),
         }

@@ -167,7 +167,8 @@ pub(super) struct Raw<'a> {
 }
 
 /// The record of unpacked `data` at `at`, which is moved behind it. Headers are not looked at.
-#[inline]
+// Always: left to itself, the compiler does so in one build and not in the next.
+#[inline(always)]
 pub(super) fn record<'a>(data: &'a [u8], at: &mut usize) -> Result<Raw<'a>, BatchError> {
     const SHORT: BatchError = BatchError::Malformed("a record beyond its end");
     let length = usize::try_from(varint(data, at)?).map_err(|_| SHORT)?;
@@ -232,7 +233,7 @@ impl<'a> Iterator for BatchHeaders<'a> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn bytes<'a>(data: &'a [u8], at: &mut usize) -> Result<Option<&'a [u8]>, BatchError> {
     let Ok(length) = usize::try_from(varint(data, at)?) else { return Ok(None) };
     let end = at.checked_add(length);
