@@ -30,6 +30,8 @@ pub(crate) async fn connect_catalog(config: &Config) -> Result<Catalog, Failure>
             token: iceberg.rest.token.clone(),
             credential: iceberg.rest.credential.clone(),
             scope: iceberg.rest.scope.clone(),
+            audience: iceberg.rest.audience.clone(),
+            resource: iceberg.rest.resource.clone(),
             oauth2_server_uri: iceberg.rest.oauth2_server_uri.clone(),
             ..RestAuth::default()
         },

@@ -76,7 +76,7 @@ pub(crate) fn data_root(table_location: &str, properties: &HashMap<String, Strin
 pub(crate) fn metadata_root(table_location: &str, properties: &HashMap<String, String>) -> String {
     match properties.get(METADATA_PATH) {
         Some(path) => path.trim_end_matches('/').to_owned(),
-        None => format!("{table_location}/metadata"),
+        None => format!("{}/metadata", table_location.trim_end_matches('/')),
     }
 }
 
@@ -85,29 +85,43 @@ pub(crate) fn is_place(property: &str) -> bool {
     [DATA_PATH, METADATA_PATH].contains(&property)
 }
 
-/// A table wants files where the store of its own location cannot write: it would take the location
-/// for a name of its own, and no reader would find the file.
+/// A table wants files where its store would not put them, or where others would not find them.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Misplaced {
-    /// The property.
+    /// The property, or `location`.
     pub key: &'static str,
     /// What it says.
     pub place: String,
-    table: String,
+    /// The table's location, where it is on another store than that: the store of the table would take
+    /// the place for a name of its own.
+    other_than: Option<String>,
 }
 
 impl Misplaced {
     /// What is wrong with the place, and what it must be.
     pub(crate) fn reason(&self) -> String {
-        let table = &self.table;
-        format!(
-            "it must be on the store of the table's own location {table}: an absolute local path, or \
-             on S3 (s3://...)"
-        )
+        match &self.other_than {
+            Some(table) => format!(
+                "it must be on the store of the table's own location {table}: an absolute local path, \
+                 or on S3 (s3://...)"
+            ),
+            None => String::from(FOLDED),
+        }
     }
 }
 
-/// Can all files of a table be reached by the store of its own location?
+/// Why [`is_folded`] places are refused.
+pub(crate) const FOLDED: &str = "it has two slashes in a row, or a blank at an end; S3 takes each for a \
+     part of the key, and not all programs do, so that files would lie elsewhere than the table says";
+
+/// Would some program reach another key of S3 by this location than it names?
+pub(crate) fn is_folded(location: &str) -> bool {
+    on_s3(location.trim()).is_some_and(|parts| {
+        location.trim() != location || parts.key.contains("//") || parts.key.starts_with('/')
+    })
+}
+
+/// Can all files of a table be reached by the store of its own location, and by everybody else?
 ///
 /// # Errors
 /// The first property that says otherwise.
@@ -115,13 +129,21 @@ pub(crate) fn check_places(
     table_location: &str,
     properties: &HashMap<String, String>,
 ) -> Result<(), Misplaced> {
+    if is_folded(table_location) {
+        let place = table_location.to_owned();
+        return Err(Misplaced { key: "location", place, other_than: None });
+    }
     let places = [
         (DATA_PATH, data_root(table_location, properties)),
         (METADATA_PATH, metadata_root(table_location, properties)),
     ];
     for (key, place) in places {
         if store_of(&place) != store_of(table_location) {
-            return Err(Misplaced { key, place, table: table_location.to_owned() });
+            let other_than = Some(table_location.to_owned());
+            return Err(Misplaced { key, place, other_than });
+        }
+        if is_folded(&place) {
+            return Err(Misplaced { key, place, other_than: None });
         }
     }
     Ok(())
@@ -178,6 +200,20 @@ mod tests {
             assert_eq!(check("s3://b/t", "s3a://other/d"), Ok(()));
         }
         assert_eq!(check_places("s3://b/t", &HashMap::new()), Ok(()));
+        assert_eq!(check_places("s3://b/t/", &HashMap::new()), Ok(()));
+    }
+
+    #[test]
+    fn a_place_that_some_programs_would_find_elsewhere_is_named() {
+        for folded in ["s3://b//t", "s3a://b/a//t", "s3://b/t ", " s3://b/t"] {
+            let error = check_places(folded, &HashMap::new()).unwrap_err();
+            assert_eq!(error.key, "location", "{folded}");
+            assert!(error.reason().contains("two slashes"), "{error:?}");
+        }
+        let set = HashMap::from([(DATA_PATH.to_owned(), String::from("s3://b/a//d"))]);
+        assert_eq!(check_places("s3://b/t", &set).unwrap_err().key, DATA_PATH);
+        // A file system takes both for one.
+        assert_eq!(check_places("file:///w//t", &HashMap::new()), Ok(()));
     }
 
     #[test]

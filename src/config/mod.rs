@@ -212,6 +212,10 @@ pub(crate) struct Rest {
     pub token: Option<Secret>,
     /// Scope to ask a token for.
     pub scope: Option<String>,
+    /// Audience to ask a token for.
+    pub audience: Option<String>,
+    /// Resource to ask a token for.
+    pub resource: Option<String>,
     /// Where a token is asked for; unset for the catalog's own endpoint.
     pub oauth2_server_uri: Option<Uri>,
 }

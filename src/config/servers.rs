@@ -318,8 +318,14 @@ fn rest(values: &mut Values) -> Rest {
     if values.raw(ENDPOINT).is_some_and(|text| !is_http(text)) {
         values.invalid(ENDPOINT, None);
     }
-    let scope = values.text("ICEBERG_REST_SCOPE");
-    Rest { credential, token, scope, oauth2_server_uri: values.text(ENDPOINT).map(Uri::new) }
+    Rest {
+        credential,
+        token,
+        scope: values.text("ICEBERG_REST_SCOPE"),
+        audience: values.text("ICEBERG_REST_AUDIENCE"),
+        resource: values.text("ICEBERG_REST_RESOURCE"),
+        oauth2_server_uri: values.text(ENDPOINT).map(Uri::new),
+    }
 }
 
 fn io_properties(values: &mut Values) -> Properties {

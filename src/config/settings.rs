@@ -252,7 +252,15 @@ pub(crate) const SETTINGS: &[SettingDoc] = &[
         ANY,
         "A fixed bearer token, in place of a credential.",
     ),
-    setting("ICEBERG_REST_SCOPE", "iceberg.rest.scope", NONE, ANY, "Scope to ask a token for."),
+    setting(
+        "ICEBERG_REST_SCOPE",
+        "iceberg.rest.scope",
+        "`catalog`",
+        ANY,
+        "Scope to ask a token for; `none` sends none, which some identity providers want.",
+    ),
+    setting("ICEBERG_REST_AUDIENCE", "iceberg.rest.audience", NONE, ANY, "Audience of the token."),
+    setting("ICEBERG_REST_RESOURCE", "iceberg.rest.resource", NONE, ANY, "Resource of the token."),
     setting(
         "ICEBERG_REST_OAUTH2_SERVER_URI",
         "iceberg.rest.oauth2_server_uri",

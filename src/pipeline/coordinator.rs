@@ -16,6 +16,7 @@ use super::end::{Finish, RunEnd, join_error};
 use super::flow_tables::Tables;
 use super::membership::Members;
 use super::messages::{Command, Event, Progress, Report, Sealed};
+use super::renewing::Renewing;
 use super::seams::{Source, now};
 use super::settings::RunSettings;
 use super::unprepared::Unprepared;
@@ -91,6 +92,10 @@ pub(super) struct Run<W: World> {
     trigger: Trigger,
     pub sealing: Option<Sealing>,
     pub commit: Option<Commits<Loaded<W>>>,
+    /// When it was begun.
+    committing_since: Instant,
+    /// Shards that asked for tables as they are now, and the reading that is under way for them.
+    pub renewing: Renewing<W>,
     /// Changes of the assignment, and where the one under way is.
     pub members: Members,
     /// Timestamps of the last records by partition of the epoch being committed.
@@ -105,6 +110,13 @@ pub(super) struct Run<W: World> {
     final_seal: bool,
     unreachable: Option<Instant>,
     pub refreshed: Instant,
+}
+
+impl<W: World> Run<W> {
+    /// Does the cluster not answer?
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.unreachable.is_some()
+    }
 }
 
 impl<W: World> Coordinator<W> {
@@ -122,6 +134,8 @@ impl<W: World> Coordinator<W> {
             trigger: self.settings.trigger,
             sealing: None,
             commit: None,
+            committing_since: begun,
+            renewing: Renewing::default(),
             members: Members::default(),
             timestamps: BTreeMap::new(),
             last_seal: begun.checked_sub(phase).unwrap_or(begun),
@@ -135,6 +149,7 @@ impl<W: World> Coordinator<W> {
         };
         let ended = self.run_loop(&mut run, stop).await;
         run.members.abandon();
+        run.renewing.abandon();
         if let Some(commit) = run.commit.take() {
             let spent = run.stop_since.map_or(Duration::ZERO, |since| now() - since);
             let patience = match ended {
@@ -175,6 +190,7 @@ impl<W: World> Coordinator<W> {
                     }
                 }
                 read = run.members.read() => self.was_read(run, read?)?,
+                read = run.renewing.read() => self.renewed(run, read?)?,
                 event = self.events.recv() => match event {
                     Some(event) => self.event(run, event)?,
                     None => return Err(Failure::Internal(String::from("the monitor of Kafka ended"))),
@@ -305,7 +321,7 @@ impl<W: World> Coordinator<W> {
             last: run.final_seal,
         });
         for shard in 0..self.commands.len() {
-            let next = self.tables.iter().map(|table| table.loaded.clone()).collect();
+            let next = self.tables.fresh(now);
             let revoked = revoked.clone();
             self.tell(run, shard, Command::Seal { epoch: self.epoch, next, revoked })?;
         }
@@ -331,6 +347,7 @@ impl<W: World> Coordinator<W> {
                 Ok(())
             }
             Report::Ready => self.ready(run),
+            Report::Stale(shard) => self.stale(run, shard),
             Report::Sealed(epoch, part) => {
                 let Some(sealing) = &mut run.sealing else {
                     return Err(Failure::Internal(format!("epoch {epoch} sealed unasked")));
@@ -424,6 +441,7 @@ impl<W: World> Coordinator<W> {
         };
         tracing::debug!(epoch = %sealing.epoch, last = sealing.last, "sealed");
         let committer = self.committer.clone();
+        run.committing_since = now;
         run.commit = Some(tokio::spawn(async move { committer.carry(work).await }));
         Ok(())
     }
@@ -444,7 +462,7 @@ impl<W: World> Coordinator<W> {
                 );
                 fenced = true;
             } else {
-                self.settled(done);
+                self.settled(done, run.committing_since);
             }
         }
         if fenced {
@@ -457,12 +475,14 @@ impl<W: World> Coordinator<W> {
     }
 
     /// A commit is in its table.
-    fn settled(&mut self, done: Done<Loaded<W>>) {
+    fn settled(&mut self, done: Done<Loaded<W>>, began: Instant) {
         let Done { reading, pending, .. } = done;
         let Some(table) = self.tables.get_mut(&pending.table) else { return };
         table.ledger.0.extend(pending.to().0);
         let ledger = reading.view().ledger.as_ref().map(|ledger| ledger.frontier.clone());
-        table.loaded = Arc::new(reading.into_table());
+        if began >= table.at {
+            (table.loaded, table.at) = (Arc::new(reading.into_table()), began);
+        }
         if let Some(ledger) = ledger {
             self.others(&pending.table, &ledger);
         }
@@ -480,8 +500,7 @@ impl<W: World> Coordinator<W> {
         match event {
             Event::Reachable => {
                 run.unreachable = None;
-                self.metrics.set_reachable(Server::Kafka, true);
-                self.health.set_reachable(Server::Kafka);
+                self.show_absent(run);
             }
             Event::Unreachable(reason) => {
                 run.unreachable.get_or_insert_with(now);

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::end::violated;
+use super::messages::Fresh;
 use super::reading::Reading;
 use super::world::{Loaded, World};
 use crate::failure::Failure;
@@ -20,19 +22,22 @@ pub(super) struct TableState<W: World> {
     pub target: FlowTable,
     /// The newest reading of it; files of the next epoch are written for it.
     pub loaded: Arc<Loaded<W>>,
+    /// When that was asked for.
+    pub at: Instant,
     /// Its ledger as last seen.
     pub ledger: Frontier,
 }
 
 impl<W: World> TableState<W> {
-    /// From a reading.
-    pub(crate) fn new(name: &str, reading: Reading<Loaded<W>>) -> Self {
+    /// From a reading that was asked for at this time.
+    pub(crate) fn new(name: &str, reading: Reading<Loaded<W>>, at: Instant) -> Self {
         let view = reading.view();
         let (uuid, ledger) = (view.table_uuid.clone(), view.ledger.as_ref());
         Self {
             target: FlowTable { name: name.to_owned(), uuid, generation: generation(ledger) },
             ledger: ledger.map(|ledger| ledger.frontier.clone()).unwrap_or_default(),
             loaded: Arc::new(reading.into_table()),
+            at,
         }
     }
 }
@@ -73,6 +78,14 @@ impl<W: World> Tables<W> {
     pub(crate) fn names(&self) -> String {
         let names: Vec<&str> = self.iter().map(|table| table.target.name.as_str()).collect();
         names.join(" ")
+    }
+
+    /// The tables for the files of the next epoch. `now` if there is none.
+    pub(crate) fn fresh(&self, now: Instant) -> Fresh<Loaded<W>> {
+        Fresh {
+            tables: self.iter().map(|table| table.loaded.clone()).collect(),
+            at: self.iter().map(|table| table.at).min().unwrap_or(now),
+        }
     }
 
     /// The readings that files are written for, by `namespace.table`.

@@ -23,14 +23,17 @@ use super::coordinator::{Coordinator, Owned, Run};
 use super::end::{RunEnd, join_error};
 use super::messages::{Begin, Command};
 use super::seams::Source;
+use super::seams::now;
 use super::starts::{Starts, starts};
 use super::world::World;
 use crate::broken::{self, Variant};
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 use crate::protocol::{Frontier, TopicPartition};
 use crate::source::{LeftOut, Membership, Share};
-use crate::telemetry::Rebalance;
+use crate::telemetry::{Rebalance, Server};
 
+/// How often leaders that did not answer are asked where logs begin and end.
+const ABSENT_EVERY: Duration = Duration::from_secs(2);
 /// How long a group may leave partitions to nobody at least, however soon members let go of them.
 const LEFT_OUT_AT_LEAST: Duration = Duration::from_millis(500);
 /// How often that time is doubled at most.
@@ -47,18 +50,33 @@ pub(super) struct Members {
     left_out: Option<(Vec<TopicPartition>, Instant)>,
     /// How often we joined again since each partition had a reader.
     rejoined: u32,
+    /// Partitions that are ours and not read, since no leader of theirs answers.
+    absent: BTreeSet<TopicPartition>,
+    /// When that was asked last.
+    asked_absent: Option<Instant>,
+    /// Is that what is being read? A change of the assignment does not wait for it.
+    is_late: bool,
 }
 
 /// What was read beside the loop.
 pub(super) enum Read {
-    /// Where to begin in new partitions.
-    Starts(Starts),
+    /// Where to begin in partitions, as far as leaders tell.
+    Starts(Wanted, Starts),
     /// The ledgers by table.
     Ledgers(BTreeMap<String, Frontier>),
 }
 
+/// Partitions to begin.
+#[derive(Clone)]
+pub(super) struct Wanted {
+    partitions: Vec<TopicPartition>,
+    /// Were they assigned before, as absent?
+    late: bool,
+}
+
 /// Shards are told of new partitions.
 struct Assigning {
+    wanted: Wanted,
     starts: Starts,
     shares: Vec<Share>,
     owned: BTreeMap<TopicPartition, Owned>,
@@ -75,6 +93,11 @@ struct Revoking {
 impl Members {
     pub(super) fn push(&mut self, change: Membership) {
         self.left_out = None;
+        if std::mem::take(&mut self.is_late)
+            && let Some(reading) = self.reading.take()
+        {
+            reading.abort();
+        }
         self.changes.push_back(change);
     }
 
@@ -89,8 +112,18 @@ impl Members {
     pub(super) async fn read(&mut self) -> Result<Read, Failure> {
         let Some(reading) = &mut self.reading else { return std::future::pending().await };
         let read = reading.await;
-        self.reading = None;
+        (self.reading, self.is_late) = (None, false);
         read.map_err(join_error)?
+    }
+
+    /// Is it time to ask again for partitions that no leader told of? From now on it is not.
+    fn asks_for_absent(&mut self, now: Instant) -> bool {
+        let due = self.asked_absent.is_none_or(|asked| now.duration_since(asked) >= ABSENT_EVERY);
+        let asks = due && !self.absent.is_empty();
+        if asks {
+            self.asked_absent = Some(now);
+        }
+        asks
     }
 
     /// Is nothing under way?
@@ -137,6 +170,7 @@ impl<W: World> Coordinator<W> {
             if revoking.sealed && settled {
                 let partitions = revoking.partitions.clone();
                 run.members.revoking = None;
+                run.members.absent.retain(|tp| !partitions.contains(tp));
                 self.revoked(&partitions)?;
             } else if now.duration_since(revoking.since) > self.settings.revocation_timeout {
                 tracing::warn!(
@@ -152,7 +186,12 @@ impl<W: World> Coordinator<W> {
             return Ok(None);
         }
         match run.members.changes.pop_front() {
-            Some(Membership::Assigned(partitions)) => self.begin_taking(run, partitions)?,
+            Some(Membership::Assigned(partitions)) if partitions.is_empty() => {
+                self.source.assign(&[], &[])?;
+            }
+            Some(Membership::Assigned(partitions)) => {
+                self.begin_taking(run, Wanted { partitions, late: false });
+            }
             Some(Membership::Revoked(partitions)) => {
                 tracing::info!(partitions = %list(&partitions), "revoked: sealing and committing");
                 if broken::is(Variant::AcknowledgeBeforeFence) {
@@ -161,27 +200,41 @@ impl<W: World> Coordinator<W> {
                 let partitions = Arc::new(partitions.into_iter().collect());
                 run.members.revoking = Some(Revoking { partitions, since: now, sealed: false });
             }
+            Some(Membership::Lost) | None if run.members.asks_for_absent(now) => {
+                let partitions = run.members.absent.iter().cloned().collect();
+                self.begin_taking(run, Wanted { partitions, late: true });
+            }
             Some(Membership::Lost) | None => self.refresh(run, now),
         }
         Ok(None)
     }
 
     /// New partitions: read the table and the log, beside the loop.
-    fn begin_taking(
-        &mut self,
-        run: &mut Run<W>,
-        partitions: Vec<TopicPartition>,
-    ) -> Result<(), Failure> {
-        if partitions.is_empty() {
-            return self.source.assign(&[]);
-        }
+    fn begin_taking(&mut self, run: &mut Run<W>, wanted: Wanted) {
         let (committer, settings) = (self.committer.clone(), self.settings.clone());
-        let info = self.info.clone();
+        let (info, late) = (self.info.clone(), wanted.late);
         run.members.reading = Some(tokio::spawn(async move {
-            let starts = starts(&committer, &settings, &info, &partitions).await?;
-            Ok(Read::Starts(starts))
+            // Not the table first: it would be read for as long as they are away.
+            let told = match wanted.late {
+                true => committer.source.known_log_ranges(wanted.partitions.clone()).await,
+                false => Ok(BTreeMap::new()),
+            };
+            let starts = match told {
+                Ok(told) if wanted.late && told.is_empty() => Ok(Starts::new()),
+                Ok(_) => starts(&committer, &settings, &info, &wanted.partitions).await,
+                Err(failure) => Err(failure),
+            };
+            match starts {
+                Ok(starts) => Ok(Read::Starts(wanted, starts)),
+                // The others go on meanwhile.
+                Err(failure) if wanted.late && failure.is_transient() => {
+                    tracing::debug!(error = %chain(&failure), "absent partitions");
+                    Ok(Read::Starts(wanted, Starts::new()))
+                }
+                Err(failure) => Err(failure),
+            }
         }));
-        Ok(())
+        run.members.is_late = late;
     }
 
     /// With `--until-caught-up` the last to do may be another instance's.
@@ -205,7 +258,7 @@ impl<W: World> Coordinator<W> {
     /// Something was read beside the loop: go on with it.
     pub(super) fn was_read(&mut self, run: &mut Run<W>, read: Read) -> Result<(), Failure> {
         match read {
-            Read::Starts(starts) => self.tell_shards(run, starts),
+            Read::Starts(wanted, starts) => self.tell_shards(run, wanted, starts),
             Read::Ledgers(ledgers) => {
                 for (table, ledger) in ledgers {
                     self.others(&table, &ledger);
@@ -216,7 +269,15 @@ impl<W: World> Coordinator<W> {
     }
 
     /// Tells each shard of its new partitions, the least busy first.
-    fn tell_shards(&mut self, run: &mut Run<W>, starts: Starts) -> Result<(), Failure> {
+    fn tell_shards(
+        &mut self,
+        run: &mut Run<W>,
+        wanted: Wanted,
+        starts: Starts,
+    ) -> Result<(), Failure> {
+        if wanted.late && starts.is_empty() {
+            return Ok(());
+        }
         let mut load = vec![0_usize; self.commands.len()];
         for owned in self.owned.values() {
             load[owned.shard] += 1;
@@ -244,7 +305,7 @@ impl<W: World> Coordinator<W> {
         for (shard, begins) in begins.into_iter().enumerate() {
             self.tell(run, shard, Command::Take(begins))?;
         }
-        run.members.assigning = Some(Assigning { starts, shares, owned, waiting });
+        run.members.assigning = Some(Assigning { wanted, starts, shares, owned, waiting });
         Ok(())
     }
 
@@ -273,11 +334,42 @@ impl<W: World> Coordinator<W> {
         tracing::info!(
             partitions = assigning.shares.len(), %ledger, "assigned: reading from the ledger"
         );
-        self.source.assign(&assigning.shares)?;
+        let Wanted { mut partitions, late } = assigning.wanted;
+        partitions.retain(|tp| !assigning.owned.contains_key(tp));
+        match late {
+            true => self.source.begin(&assigning.shares)?,
+            false => self.source.assign(&assigning.shares, &partitions)?,
+        }
+        run.members.absent.retain(|tp| !assigning.owned.contains_key(tp));
+        if !partitions.is_empty() && !late {
+            tracing::warn!(
+                partitions = %list(&partitions),
+                "no leader of these partitions answers: they are not read yet, the others are"
+            );
+            run.members.absent.extend(partitions);
+            run.members.asked_absent = Some(now());
+        }
         self.owned.extend(assigning.owned);
+        if !run.is_unreachable() {
+            self.show_absent(run);
+        }
         self.metrics.add_rebalance(Rebalance::Assigned);
         self.gauges();
         Ok(())
+    }
+
+    /// Partitions that are not read for want of a leader are a reason not to be ready.
+    pub(super) fn show_absent(&self, run: &Run<W>) {
+        let absent: Vec<TopicPartition> = run.members.absent.iter().cloned().collect();
+        let is_whole = absent.is_empty();
+        self.metrics.set_reachable(Server::Kafka, is_whole);
+        match is_whole {
+            true => self.health.set_reachable(Server::Kafka),
+            false => {
+                let reason = format!("no leader of {} answers", list(&absent));
+                self.health.set_unreachable(Server::Kafka, reason);
+            }
+        }
     }
 
     /// Joins the group again if it leaves partitions to nobody for longer than a member may take to let go

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::time::Instant;
 
 use crate::decode::BadRecord;
 use crate::failure::Failure;
@@ -34,6 +35,14 @@ pub(crate) struct Begin {
     pub position: Arc<AtomicI64>,
 }
 
+/// The tables of a flow, in their order, and when the oldest reading among them was asked for.
+pub(crate) struct Fresh<T> {
+    /// The tables.
+    pub tables: Vec<Arc<T>>,
+    /// When.
+    pub at: Instant,
+}
+
 /// What a shard is told.
 pub(crate) enum Command<T> {
     /// Read these partitions, too. Answered before they are assigned: a record that comes before
@@ -44,10 +53,12 @@ pub(crate) enum Command<T> {
         /// The epoch that ends.
         epoch: Epoch,
         /// The tables for the epoch after it.
-        next: Vec<Arc<T>>,
+        next: Fresh<T>,
         /// Partitions that belong to the epoch and are read no further.
         revoked: Arc<BTreeSet<TopicPartition>>,
     },
+    /// The answer to [`Report::Stale`]: write the open epoch, of which nothing is written yet, for these.
+    Renew(Fresh<T>),
 }
 
 /// What a shard did in an epoch.
@@ -69,6 +80,9 @@ pub(crate) enum Report {
     Sealed(Epoch, Box<Sealed>),
     /// Files of an epoch that came to nothing, since those of another table could not be written.
     Left(Box<Sealed>),
+    /// The shard of this number has records, and what it knows of the tables is too old to open files for.
+    /// It reads no further until it is told.
+    Stale(usize),
     /// A bad record under `fail`: its partition goes no further; seal what precedes it.
     Bad(BadRecord),
     /// The shard ended.

@@ -20,6 +20,7 @@ mod monitor;
 mod partitions;
 mod reading;
 mod real;
+mod renewing;
 mod rows;
 pub(crate) mod seams;
 mod settings;
@@ -45,6 +46,7 @@ use crate::config::Config;
 use crate::failure::{Failure, chain};
 use crate::protocol::{Offset, TopicPartition};
 use crate::source::SourceError;
+use crate::table::Catalog;
 use crate::telemetry::{Health, Metrics, Server};
 
 pub(crate) use end::RunEnd;
@@ -61,8 +63,8 @@ use world::{Connected, ShardTask, World};
 
 /// A membership that is taken from us twice within this time has another process.
 const REPLACED_AGAIN: Duration = Duration::from_secs(600);
-/// Room for commands to a shard: a barrier and a change of partitions.
-const COMMANDS: usize = 2;
+/// Room for commands to a shard: a barrier, a change of partitions, and tables that it asked for.
+const COMMANDS: usize = 3;
 
 /// What all runs of a process share.
 pub(crate) struct Pipeline {
@@ -79,6 +81,8 @@ pub(crate) struct Pipeline {
     settings: Arc<RunSettings>,
     commits: Arc<AtomicU64>,
     uncommitted: Arc<AtomicBool>,
+    /// The catalog, when it was reached.
+    catalog: OnceCell<Arc<Catalog>>,
     /// Ends of the log when the process began.
     targets: OnceCell<BTreeMap<TopicPartition, Offset>>,
     /// When the group last gave our membership to another.
@@ -104,6 +108,7 @@ impl Pipeline {
             settings,
             commits: Arc::new(AtomicU64::new(0)),
             uncommitted: Arc::new(AtomicBool::new(false)),
+            catalog: OnceCell::new(),
             targets: OnceCell::new(),
             replaced: Mutex::new(None),
         }
@@ -133,7 +138,9 @@ impl Pipeline {
     /// until there is a reason to end.
     pub(crate) async fn run(&self, stop: &mut watch::Receiver<bool>) -> Result<RunEnd, Failure> {
         let connected = tokio::select! {
-            connected = real::connect(&self.config, &self.instance, &self.metrics) => connected?,
+            connected = real::connect(&self.config, &self.instance, &self.metrics, &self.catalog) => {
+                connected?
+            }
             // Nothing was read yet, so nothing is to be sealed.
             _ = stop.wait_for(|stop| *stop) => return Ok(RunEnd::Stopped),
         };
@@ -206,11 +213,15 @@ impl Pipeline {
             let settings = ShardSettings {
                 bad_records: self.settings.bad_records,
                 max_epoch_bytes: self.settings.trigger.max_bytes,
+                interval: self.settings.trigger.interval,
+                fresh: self.settings.fresh,
             };
             let shard = Shard::new(
+                index,
                 settings,
                 connected.source.topics(),
                 sinks,
+                started.tables.fresh(seams::now()).at,
                 progress.clone(),
                 self.metrics.clone(),
             );

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 
 use super::end::join_error;
 use super::messages::{Event, Report};
@@ -31,7 +31,7 @@ use crate::source::{
 use crate::state::{CheckpointEnd, CheckpointStart, StateError, StateStore, StepSeconds};
 use crate::table::{
     self, Catalog, CommitOutcome, Freed, LoadedTable, Maintenance, MaintenanceTotals, NotSent,
-    TableName,
+    TableName, check_writable,
 };
 use crate::telemetry::{MaintenanceCounts, Metrics};
 
@@ -49,11 +49,14 @@ pub(super) async fn connect(
     config: &Arc<Config>,
     instance: &str,
     metrics: &Metrics,
+    catalog: &OnceCell<Arc<Catalog>>,
 ) -> Result<Connected<Real>, Failure> {
     let opened = config.clone();
     let state =
         blocking(move || Ok(StateStore::open(&opened.checkpoint.dir, opened.pipeline())?)).await?;
-    let catalog = Arc::new(connect_catalog(config).await?);
+    // Once for the process: what a catalog showed before tells what its answers mean.
+    let connecting = async || Ok::<_, Failure>(Arc::new(connect_catalog(config).await?));
+    let catalog = catalog.get_or_try_init(connecting).await?.clone();
     let mut settings = source_settings(config);
     if config.kafka.assignment == Assignment::Group {
         let member = match &config.kafka.group_instance_id {
@@ -214,6 +217,13 @@ impl seams::Source for KafkaSource {
         self.call(move |source| Ok(source.log_ranges(&partitions, PATIENCE)?)).await
     }
 
+    async fn known_log_ranges(
+        &self,
+        partitions: Vec<TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, LogRange>, Failure> {
+        self.call(move |source| Ok(source.known_log_ranges(&partitions)?)).await
+    }
+
     fn queues(&self, shards: usize) -> Vec<ShardQueue> {
         self.source.queues(shards)
     }
@@ -231,8 +241,12 @@ impl seams::Source for KafkaSource {
         Ok((events, thread))
     }
 
-    fn assign(&self, starts: &[Share]) -> Result<(), Failure> {
+    fn assign(&self, starts: &[Share], _absent: &[TopicPartition]) -> Result<(), Failure> {
         Ok(self.source.assign(starts)?)
+    }
+
+    fn begin(&self, starts: &[Share]) -> Result<(), Failure> {
+        Ok(self.source.begin(starts)?)
     }
 
     fn revoke(&self, partitions: &[TopicPartition]) -> Result<(), Failure> {
@@ -263,6 +277,10 @@ impl seams::Source for KafkaSource {
 impl seams::Queue for ShardQueue {
     fn poll(&mut self, wait: Duration, take: impl FnMut(Polled<'_>) -> bool) -> usize {
         Self::poll(self, wait, take)
+    }
+
+    fn has_some(&mut self, wait: Duration) -> bool {
+        Self::has_some(self, wait)
     }
 
     fn positions(
@@ -329,7 +347,10 @@ impl seams::Table for CatalogTable {
     }
 
     async fn open(&self) -> Result<Reading<LoadedTable>, Failure> {
-        self.read(open_table(&self.catalog, &self.name, &self.config).await?)
+        let loaded = open_table(&self.catalog, &self.name, &self.config).await?;
+        // Before anything is read for it.
+        check_writable(&loaded)?;
+        self.read(loaded)
     }
 
     fn entry(
@@ -338,10 +359,6 @@ impl seams::Table for CatalogTable {
         snapshot_id: i64,
     ) -> Result<Option<JournalParts>, Failure> {
         table::entry(loaded, &self.config.kafka.group_id, snapshot_id).map_err(Failure::of_reading)
-    }
-
-    fn may_be_kept(&self, loaded: &LoadedTable) -> bool {
-        !loaded.vended
     }
 
     async fn append(

@@ -36,8 +36,13 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     fn describe(&self) -> impl Future<Output = Result<TopicInfo, Failure>> + Send;
     /// The id of each topic now, where the cluster tells it.
     fn topic_ids(&self) -> impl Future<Output = BTreeMap<String, String>> + Send;
-    /// First offset kept and end of what a committed reader may see.
+    /// First offset kept and end of what a committed reader may see, of all of them.
     fn log_ranges(
+        &self,
+        partitions: Vec<TopicPartition>,
+    ) -> impl Future<Output = Result<BTreeMap<TopicPartition, LogRange>, Failure>> + Send;
+    /// The same of those whose leaders tell it; the others are left out.
+    fn known_log_ranges(
         &self,
         partitions: Vec<TopicPartition>,
     ) -> impl Future<Output = Result<BTreeMap<TopicPartition, LogRange>, Failure>> + Send;
@@ -53,11 +58,16 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
         partitions: usize,
     ) -> Result<(mpsc::Receiver<Event>, BoxFuture<'static, bool>), Failure>;
     /// Accepts an assignment (none is one, too) and reads each partition from its offset into
-    /// the queue of its shard.
+    /// the queue of its shard; those that are absent are not read.
     ///
     /// # Errors
     /// If the client does not take it.
-    fn assign(&self, starts: &[Share]) -> Result<(), Failure>;
+    fn assign(&self, starts: &[Share], absent: &[TopicPartition]) -> Result<(), Failure>;
+    /// Begins to read partitions that were absent when they were assigned.
+    ///
+    /// # Errors
+    /// If the client does not take it.
+    fn begin(&self, starts: &[Share]) -> Result<(), Failure>;
     /// Acknowledges that partitions were revoked; nothing more is read from them.
     ///
     /// # Errors
@@ -84,6 +94,8 @@ pub(crate) trait Queue: Send + 'static {
     /// `take` returns false to stop early, and nothing may be read from the queue after that.
     /// Returns how many were handed over.
     fn poll(&mut self, wait: Duration, take: impl FnMut(Polled<'_>) -> bool) -> usize;
+    /// Waits up to `wait` until something is there that [`Self::poll`] would look at. Hands nothing over.
+    fn has_some(&mut self, wait: Duration) -> bool;
     /// The next offset to read of each of these partitions, where anything came since it was
     /// assigned: everything below was handed over, or is nothing that a reader may see.
     fn positions(
@@ -111,9 +123,6 @@ pub(crate) trait Table: Clone + Send + Sync + 'static {
         loaded: &Self::Loaded,
         snapshot_id: i64,
     ) -> Result<Option<JournalParts>, Failure>;
-    /// May a reading that a commit left be what the next one is decided on? Not where it carries
-    /// credentials that end.
-    fn may_be_kept(&self, loaded: &Self::Loaded) -> bool;
     /// Appends the commit that `permit` is for to the table, with one request pinned to the head
     /// that it was decided on. Nothing is sent unless `reading` is the one that it was decided on.
     fn append(

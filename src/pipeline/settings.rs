@@ -5,6 +5,9 @@ use std::time::Duration;
 use crate::config::{Assignment, BadRecords, Config, OffsetReset};
 use crate::protocol::{ResetPolicy, Trigger};
 
+/// Soon enough for a person who alters a table and then produces to it.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// What a run is told by the settings.
 #[derive(Clone, Debug)]
 pub(crate) struct RunSettings {
@@ -28,6 +31,9 @@ pub(crate) struct RunSettings {
     pub revocation_timeout: Duration,
     /// How long a server that does not answer is tried.
     pub retry_give_up: Duration,
+    /// How old a reading of a table may be for which files are opened after a pause; where epochs follow
+    /// each other at once, a checkpoint interval more, since a commit is as old then.
+    pub fresh: Duration,
     /// Where to begin in a topic that the table has no ledger of.
     pub reset: ResetPolicy,
     /// What to do with bad records.
@@ -54,6 +60,7 @@ impl RunSettings {
             shutdown_timeout: config.shutdown_timeout,
             revocation_timeout: config.kafka.revocation_timeout,
             retry_give_up: config.retry_give_up,
+            fresh: FRESH,
             reset: match config.kafka.auto_offset_reset {
                 OffsetReset::Earliest => ResetPolicy::Earliest,
                 OffsetReset::Latest => ResetPolicy::Latest,

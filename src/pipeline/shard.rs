@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::end::violated;
-use super::messages::{Begin, Command, Progress, Report, Sealed};
+use super::messages::{Begin, Command, Fresh, Progress, Report, Sealed};
 use super::partitions::{Partition, Partitions, Place};
 use super::seams::{Closing, Queue, Sink, now};
 use crate::config::BadRecords;
@@ -35,6 +35,10 @@ pub(crate) struct ShardSettings {
     pub bad_records: BadRecords,
     /// Most payload bytes of an epoch that waits for the last one's commit.
     pub max_epoch_bytes: u64,
+    /// The checkpoint interval.
+    pub interval: Duration,
+    /// How old a reading of a table may be for which files are opened after a pause.
+    pub fresh: Duration,
 }
 
 /// What became of one message.
@@ -46,6 +50,7 @@ enum Taken {
 
 /// The state of a shard.
 pub(crate) struct Shard<S: Sink> {
+    index: usize,
     settings: ShardSettings,
     topics: Topics,
     /// One for each table of the flow, in their order.
@@ -55,6 +60,12 @@ pub(crate) struct Shard<S: Sink> {
     records: u64,
     shown_buffered: i64,
     asked_positions: Instant,
+    /// When the oldest reading of the tables was asked for that the open epoch is written for.
+    read_at: Instant,
+    /// When the open epoch began.
+    opened: Instant,
+    /// The tables are to be read anew before anything is written of the open epoch.
+    asked_tables: bool,
     /// The epoch that ended, while its files become durable.
     ending: Option<Ending<S::Closing>>,
     progress: Arc<Progress>,
@@ -80,16 +91,20 @@ struct Ending<C> {
 }
 
 impl<S: Sink> Shard<S> {
-    /// A shard without partitions; `sinks` are those of the tables of its flow, in their order.
+    /// A shard without partitions; `sinks` are those of the tables of its flow, in their order, as they
+    /// were read at `read_at`.
     pub(crate) fn new(
+        index: usize,
         settings: ShardSettings,
         topics: Topics,
         sinks: Vec<S>,
+        read_at: Instant,
         progress: Arc<Progress>,
         metrics: Metrics,
     ) -> Self {
         let table = |sink| ShardTable { sink, counts: RowCounts::default(), given: 0 };
         Self {
+            index,
             settings,
             topics,
             tables: sinks.into_iter().map(table).collect(),
@@ -98,6 +113,9 @@ impl<S: Sink> Shard<S> {
             records: 0,
             shown_buffered: 0,
             asked_positions: now(),
+            read_at,
+            opened: now(),
+            asked_tables: false,
             ending: None,
             progress,
             metrics,
@@ -105,8 +123,11 @@ impl<S: Sink> Shard<S> {
     }
 
     /// May the open epoch not grow any more? Its size is bounded while the last one is sealed and
-    /// committed, and so is the memory of both.
+    /// committed, and so is the memory of both. It does not begin before its tables are read anew.
     pub(crate) fn must_hold(&self) -> bool {
+        if self.asked_tables {
+            return true;
+        }
         let long = self.progress.hold.load(Ordering::Relaxed)
             && self.progress.epoch_bytes.load(Ordering::Relaxed) >= self.settings.max_epoch_bytes;
         long || self.ending.as_ref().is_some_and(|last| {
@@ -142,9 +163,13 @@ impl<S: Sink> Shard<S> {
                         "a barrier before the last was answered",
                     )));
                 }
-                self.seal(epoch, &next)?;
+                self.seal(epoch, next)?;
                 self.partitions.retain(|p| !revoked.contains(&p.tp));
                 self.answer(out)
+            }
+            Command::Renew(next) => {
+                self.renew(&next)?;
+                Ok(true)
             }
         }
     }
@@ -174,6 +199,17 @@ impl<S: Sink> Shard<S> {
         wait: Duration,
         out: &UnboundedSender<Report>,
     ) -> Result<usize, Failure> {
+        if self.is_stale() {
+            if queue.has_some(wait) {
+                self.asked_tables = true;
+                // Nobody listening means the run is over already.
+                out.send(Report::Stale(self.index)).ok();
+            }
+            // A position needs no table.
+            let moved = self.pass_markers(queue);
+            self.publish(moved, 0, 0);
+            return Ok(0);
+        }
         let (mut failed, mut bad, mut moved) = (None, None, 0);
         let (bytes, records) = (self.bytes, self.records);
         let polled = queue.poll(wait, |polled| match self.take(polled) {
@@ -216,6 +252,41 @@ impl<S: Sink> Shard<S> {
         for table in &mut self.tables {
             table.sink.abandon();
         }
+    }
+
+    /// Did no sink get anything of the open epoch? Tombstones do not go there.
+    fn is_untouched(&self) -> bool {
+        self.tables.iter().all(|table| table.given == table.counts.tombstones)
+    }
+
+    /// Is nothing written of the open epoch, for tables of which we know too little by now? Somebody may
+    /// have added a column since, and what a store lets us in by may have ended.
+    fn is_stale(&self) -> bool {
+        if !self.is_untouched() {
+            return false;
+        }
+        let now = now();
+        let fresh = self.settings.fresh;
+        let at_once = now.duration_since(self.opened) < fresh;
+        let allowed = if at_once { self.settings.interval + fresh } else { fresh };
+        now.duration_since(self.read_at) > allowed
+    }
+
+    /// Writes the open epoch, of which nothing is written, for these tables.
+    fn renew(&mut self, next: &Fresh<S::Table>) -> Result<(), Failure> {
+        if !self.is_untouched() {
+            return Err(Failure::Internal(String::from("tables renewed amid an epoch")));
+        }
+        for (table, next) in self.tables.iter_mut().zip(&next.tables) {
+            let files = table.sink.close(next)?.wait()?;
+            if !files.is_empty() {
+                return Err(Failure::Internal(String::from("files of an epoch without records")));
+            }
+        }
+        // From now on, and not from when it was asked for: a catalog that is slow would never be fresh.
+        self.read_at = now();
+        self.asked_tables = false;
+        Ok(())
     }
 
     /// Moves positions past what no reader may see: transaction markers and aborted records.
@@ -338,7 +409,7 @@ impl<S: Sink> Shard<S> {
     }
 
     /// Ends the epoch: what it read, and its files, which nobody sees.
-    fn seal(&mut self, epoch: Epoch, next: &[Arc<S::Table>]) -> Result<(), Failure> {
+    fn seal(&mut self, epoch: Epoch, next: Fresh<S::Table>) -> Result<(), Failure> {
         let sealed = Sealed {
             shares: Vec::with_capacity(self.tables.len()),
             last_timestamps: BTreeMap::new(),
@@ -347,7 +418,8 @@ impl<S: Sink> Shard<S> {
         let files = Vec::with_capacity(self.tables.len());
         // From here on, so that files that are closed are told also if those of another table fail.
         let ending = self.ending.insert(Ending { epoch, sealed, files });
-        for (table, next) in self.tables.iter_mut().zip(next) {
+        (self.read_at, self.opened) = (next.at, now());
+        for (table, next) in self.tables.iter_mut().zip(&next.tables) {
             ending.files.push(table.sink.close(next)?);
             let rows = std::mem::take(&mut table.counts);
             every_record_has_one_fate(std::mem::take(&mut table.given), &rows)

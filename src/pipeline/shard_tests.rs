@@ -44,14 +44,15 @@ impl Closing for Files {
         if self.disk.lock().unwrap().fails {
             return Err(Failure::Internal(String::from("no more room")));
         }
-        Ok(vec![PendingFile {
+        let file = PendingFile {
             path: String::from("f"),
             data_file: String::new(),
             schema_id: 0,
             spec_id: 0,
             records: self.rows,
             bytes: 1,
-        }])
+        };
+        Ok((self.rows > 0).then_some(file).into_iter().collect())
     }
 }
 
@@ -113,6 +114,10 @@ impl Log {
 }
 
 impl Queue for Log {
+    fn has_some(&mut self, _: Duration) -> bool {
+        self.count > 0
+    }
+
     fn poll(&mut self, _: Duration, mut take: impl FnMut(Polled<'_>) -> bool) -> usize {
         let from = self.next;
         self.next += self.count;
@@ -164,12 +169,19 @@ impl Rig {
 
     fn with(disks: Vec<Disk>, bad_records: BadRecords) -> Self {
         let disks: Vec<_> = disks.into_iter().map(|disk| Arc::new(Mutex::new(disk))).collect();
-        let settings = ShardSettings { bad_records, max_epoch_bytes: u64::MAX };
+        let settings = ShardSettings {
+            bad_records,
+            max_epoch_bytes: u64::MAX,
+            interval: Duration::from_secs(60),
+            fresh: Duration::from_secs(1),
+        };
         let metrics = Metrics::new().unwrap();
         let shard = Shard::new(
+            7,
             settings,
             Topics::new(["t", "u"]),
             disks.iter().cloned().map(Store).collect(),
+            now(),
             Arc::default(),
             metrics,
         );
@@ -221,12 +233,28 @@ impl Rig {
         self.shard.read(&mut self.log, Duration::ZERO, &self.out).unwrap();
     }
 
+    fn tables_now(&self) -> Fresh<()> {
+        Fresh { tables: (0..self.tables).map(|_| Arc::new(())).collect(), at: now() }
+    }
+
+    /// The tables were read so many seconds ago, and the open epoch began so many.
+    fn ago(&mut self, read: u64, opened: u64) {
+        let ago = |seconds| now().checked_sub(Duration::from_secs(seconds)).unwrap();
+        (self.shard.read_at, self.shard.opened) = (ago(read), ago(opened));
+    }
+
+    /// Did the shard ask for tables?
+    fn asks(&mut self) -> bool {
+        match self.reports.try_recv() {
+            Ok(Report::Stale(shard)) => shard == 7,
+            Ok(_) => panic!("another report"),
+            Err(_) => false,
+        }
+    }
+
     fn seal(&mut self, epoch: u64) -> Result<bool, Failure> {
-        let seal = Command::Seal {
-            epoch: Epoch(epoch),
-            next: (0..self.tables).map(|_| Arc::new(())).collect(),
-            revoked: Arc::default(),
-        };
+        let seal =
+            Command::Seal { epoch: Epoch(epoch), next: self.tables_now(), revoked: Arc::default() };
         self.shard.obey(seal, &self.out)
     }
 
@@ -329,7 +357,7 @@ fn partitions_of_the_same_number_of_two_topics_move_each_by_itself() {
     assert_eq!(sealed.shares[0].rows.written, 8);
     // One is let go, the other is not.
     let revoked = Arc::new([TopicPartition::new("u", 0)].into());
-    let seal = Command::Seal { epoch: Epoch(2), next: vec![Arc::new(())], revoked };
+    let seal = Command::Seal { epoch: Epoch(2), next: rig.tables_now(), revoked };
     rig.shard.obey(seal, &rig.out).unwrap();
     assert!(matches!(rig.reports.try_recv(), Ok(Report::Sealed(..))));
     rig.read();
@@ -493,5 +521,60 @@ fn i10_a_record_without_a_fate_or_with_two_is_counted() {
     for rows in [4, 6] {
         let found = violated_at_the_barrier(|shard| shard.tables[0].counts.written = rows);
         assert_eq!(found, [InvariantId::I10]);
+    }
+}
+
+#[test]
+fn after_a_pause_a_shard_asks_for_the_tables_as_they_are_and_reads_on_when_it_has_them() {
+    let mut rig = Rig::new(Disk { durable: true, ..Disk::default() });
+    rig.ago(2, 2);
+    rig.log.count = 0;
+    rig.read();
+    assert!(!rig.asks() && !rig.shard.must_hold(), "nothing is there to be written");
+    rig.log.count = 5;
+    rig.read();
+    assert!(rig.asks() && rig.shard.must_hold());
+    assert_eq!(rig.log.next, 10, "read before the tables are there");
+    // A barrier does not make up for it: it brings what is known already.
+    assert!(rig.seal(1).unwrap());
+    assert!(matches!(rig.reports.try_recv(), Ok(Report::Sealed(..))));
+    assert!(rig.shard.must_hold());
+    let tables = rig.tables_now();
+    rig.shard.obey(Command::Renew(tables), &rig.out).unwrap();
+    assert!(!rig.shard.must_hold());
+    rig.read();
+    assert!(!rig.asks());
+    assert!(rig.seal(2).unwrap());
+    assert_eq!(rig.sealed(), Some((2, 10, 15, 5)));
+}
+
+#[test]
+fn where_epochs_follow_each_other_at_once_a_reading_is_as_old_as_an_interval() {
+    let mut rig = Rig::new(Disk::default());
+    rig.ago(59, 0);
+    rig.read();
+    assert!(!rig.asks());
+    // What is written for the tables of the beginning goes on being written for them.
+    rig.ago(120, 60);
+    rig.read();
+    assert!(!rig.asks());
+    let mut rig = Rig::new(Disk::default());
+    rig.ago(62, 0);
+    rig.read();
+    assert!(rig.asks(), "older than any commit would be");
+}
+
+#[test]
+fn tombstones_open_no_files_and_bad_records_may() {
+    let bad =
+        || Pushed::Bad(RecordError { reason: Reason::NotJson, path: "".into(), detail: "".into() });
+    for (tombstones, pushed, asks) in [(vec![10], vec![], true), (vec![], vec![10], false)] {
+        let pushed = pushed.into_iter().map(|offset| (offset, bad())).collect();
+        let mut rig = Rig::under(Disk { pushed, ..Disk::default() }, BadRecords::Skip);
+        (rig.log.count, rig.log.tombstones) = (1, tombstones);
+        rig.read();
+        rig.ago(2, 2);
+        rig.read();
+        assert_eq!(rig.asks(), asks);
     }
 }

@@ -234,7 +234,6 @@ mod tests {
             metadata: metadata.unwrap().build().unwrap().metadata.into(),
             metadata_location: String::new(),
             io: FileIO::new_with_fs(),
-            vended: false,
         };
         let instance = "0123456789abcdef".repeat(2);
         let names = DataFileNames::new("uuid", "flow", 3, &instance, (1_700_000_000_000, 0));

@@ -21,7 +21,7 @@ use crate::protocol::{
     ResetPolicy, TableShare, TableView, TopicPartition, check_history, check_last, check_source,
     recognised, recover,
 };
-use crate::source::TopicInfo;
+use crate::source::{TopicInfo, Topics};
 use crate::telemetry::{Health, Metrics};
 
 /// Everything a run begins with.
@@ -41,6 +41,7 @@ impl<W: World> Started<W> {
         metrics: &Metrics,
         health: &Health,
     ) -> Result<Self, Failure> {
+        let began = now();
         let committer = Arc::new(committer(connected, settings, instance, metrics, health));
         let local = recognise(&committer, committer.state.load().await?).await?;
         let (mut readings, failed) = read(&committer, &local).await;
@@ -52,6 +53,9 @@ impl<W: World> Started<W> {
             check_history(name, view)
                 .and_then(|()| check_source(name, view, &info.cluster_id, &topic_ids))
                 .map_err(|refusal| committer.refuse(refusal))?;
+            if is_kept_from_us(view, &committer.source.topics(), &info) {
+                return Err(committer.source.silent());
+            }
             if let Some(table) = committer.tables.get(name) {
                 table.check_journal(reading);
             }
@@ -71,7 +75,7 @@ impl<W: World> Started<W> {
             .map(|(name, _)| name.clone())
             .collect();
         let states = readings.into_iter();
-        let states = states.map(|(name, reading)| TableState::new(&name, reading));
+        let states = states.map(|(name, reading)| TableState::new(&name, reading, began));
         let tables = Tables(states.collect());
         tracing::info!(
             %instance, table = %tables.names(), topic = %settings.topic,
@@ -111,10 +115,11 @@ impl<W: World> Started<W> {
             seal: std::time::Duration::ZERO,
             tables: self.tables.loaded(),
         };
+        let at = now();
         // Superseded: another instance was first, and its ends count.
         for Done { reading, pending, .. } in self.committer.carry(work).await? {
             if let Some(state) = self.tables.get_mut(&pending.table) {
-                *state = TableState::new(&pending.table, reading);
+                *state = TableState::new(&pending.table, reading, at);
             }
         }
         self.epoch = epoch;
@@ -162,6 +167,18 @@ pub(super) fn committer<W: World>(
         source: connected.source.clone(),
         metrics: metrics.clone(),
     }
+}
+
+/// Does the cluster not tell an id that the ledger knows? Without it nobody would notice that a topic was
+/// made again; a broker that is slow tells it later.
+fn is_kept_from_us(view: &TableView, topics: &Topics, info: &TopicInfo) -> bool {
+    view.ledger.as_ref().is_some_and(|ledger| {
+        let mut names = topics.iter().map(|(_, name)| name);
+        let known = |id: Option<&String>| id.is_some_and(|id| !id.is_empty());
+        (known(Some(&ledger.cluster_id)) && info.cluster_id.is_empty())
+            || names
+                .any(|name| known(ledger.topic_ids.get(name)) && !known(info.topic_ids.get(name)))
+    })
 }
 
 /// Local state, if it is of these tables. Before anything is made: a table of a mistyped name would

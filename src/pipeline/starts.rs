@@ -19,7 +19,8 @@ const LOG_END_AGAIN: Duration = Duration::from_millis(500);
 /// Where each partition starts in each table of a flow, in their order.
 pub(super) type Starts = BTreeMap<TopicPartition, Vec<StartAt>>;
 
-/// Where to begin in partitions that were given to us: the ledgers, read after they were.
+/// Where to begin in partitions that were given to us: the ledgers, read after they were. A partition of
+/// which no leader tells where its log begins and ends is left out: the others do not wait for it.
 pub(super) async fn starts<W: World>(
     committer: &Committer<W>,
     settings: &RunSettings,
@@ -32,7 +33,7 @@ pub(super) async fn starts<W: World>(
         let seen = SourceView {
             cluster_id: info.cluster_id.clone(),
             topic_ids: info.topic_ids.clone(),
-            log: committer.source.log_ranges(partitions.to_vec()).await?,
+            log: committer.source.known_log_ranges(partitions.to_vec()).await?,
         };
         match of_all(&readings, &seen, settings.reset) {
             Ok(starts) => return Ok(starts),

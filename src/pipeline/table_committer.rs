@@ -76,7 +76,7 @@ impl<W: World> TableCommitter<W> {
                 Ok(Attempt::Settled(settled, reading)) => {
                     self.remember(&settled, &reading);
                     self.metrics.set_unknown_commit(&self.name, false);
-                    self.reachable(None);
+                    self.answered();
                     return Ok((settled, *reading));
                 }
                 Ok(Attempt::Conflict(reason)) => {
@@ -86,13 +86,10 @@ impl<W: World> TableCommitter<W> {
                     (reason, None, &mut conflict)
                 }
                 Ok(Attempt::Unknown(reason)) => (reason, None, &mut outage),
-                Err(failure) if failure.is_transient() => {
-                    let reason = chain(&failure);
-                    self.metrics.add_retry(Server::Catalog);
-                    self.reachable(Some(&reason));
-                    (reason, Some(failure), &mut outage)
+                Ok(Attempt::NotSent(failure)) | Err(failure) if failure.is_transient() => {
+                    (self.failed(&failure), Some(failure), &mut outage)
                 }
-                Err(failure) => return Err(failure),
+                Ok(Attempt::NotSent(failure)) | Err(failure) => return Err(failure),
             };
             let Some(wait) = backoff.next_wait(now()) else {
                 let last = failure.unwrap_or_else(|| Failure::Unsettled {
@@ -101,6 +98,7 @@ impl<W: World> TableCommitter<W> {
                 });
                 return Err(Failure::GaveUp { after: backoff.spent(now()), last: Box::new(last) });
             };
+            self.health.heartbeat();
             tracing::warn!(
                 commit_id = %pending.commit_id, %reason, wait_seconds = wait.as_secs_f64(),
                 "commit not settled, reading the ledger again"
@@ -117,7 +115,7 @@ impl<W: World> TableCommitter<W> {
     fn remember(&self, settled: &Settled, reading: &Reading<Loaded<W>>) {
         let ours = matches!(settled, Settled::Committed(_));
         let head = if ours { reading.view().head } else { None };
-        let kept = (ours && self.table.may_be_kept(reading.table())).then(|| reading.clone());
+        let kept = ours.then(|| reading.clone());
         self.memory().keep(kept, head);
     }
 
@@ -136,14 +134,20 @@ impl<W: World> TableCommitter<W> {
 
     /// A first attempt on what the last commit left. Only "commit" is ever decided on it, because
     /// the catalog then says whether it was still so. Anything else may be about a table that moved
-    /// on since: a partition that another instance brought forward looks as if it had gone back.
+    /// on since: a partition that another instance brought forward looks as if it had gone back, and
+    /// files that were opened for a newer reading look as if their schema had gone.
     async fn attempt_on(
         &self,
         pending: &Prepared,
         known: Reading<Loaded<W>>,
     ) -> Result<Attempt<Loaded<W>>, Failure> {
         match admit(pending, known.view()) {
-            Admission::Commit(_) => self.decide(pending, known, false).await,
+            Admission::Commit(_) => match self.decide(pending, known, false).await {
+                Ok(Attempt::NotSent(failure)) if !failure.is_transient() => {
+                    self.attempt(pending, false, true).await
+                }
+                decided => decided,
+            },
             _ if broken::is(Variant::DecideOnMemory) => self.decide(pending, known, false).await,
             _ => self.attempt(pending, false, true).await,
         }
@@ -173,7 +177,11 @@ impl<W: World> TableCommitter<W> {
             }
             Admission::Refused(refusal) => return Err(self.refuse(refusal)),
         };
-        match self.table.append(&reading, permit).await? {
+        let outcome = match self.table.append(&reading, permit).await {
+            Ok(outcome) => outcome,
+            Err(not_sent) => return Ok(Attempt::NotSent(not_sent.into())),
+        };
+        match outcome {
             CommitOutcome::Committed { table, .. } => {
                 self.metrics.add_commit(Answer::Committed);
                 let shown = self.check(reading.view(), table.view(), pending)?;
@@ -186,7 +194,7 @@ impl<W: World> TableCommitter<W> {
             CommitOutcome::Unknown(reason) => {
                 self.metrics.add_commit(Answer::Unknown);
                 self.metrics.set_unknown_commit(&self.name, true);
-                self.reachable(Some(&reason));
+                self.catalog_is_away(&reason);
                 Ok(Attempt::Unknown(format!("the outcome of the commit is not known: {reason}")))
             }
             CommitOutcome::Rejected(detail) => {
@@ -205,12 +213,28 @@ impl<W: World> TableCommitter<W> {
         }
     }
 
-    fn reachable(&self, error: Option<&str>) {
-        self.metrics.set_reachable(Server::Catalog, error.is_none());
-        match error {
-            None => self.health.set_reachable(Server::Catalog),
-            Some(error) => self.health.set_unreachable(Server::Catalog, error),
+    /// Shows a failure that may pass at the server that it is of, and says what it was. Who waits for it is
+    /// alive.
+    fn failed(&self, failure: &Failure) -> String {
+        let (server, reason) = (failure.server().unwrap_or(Server::Catalog), chain(failure));
+        self.metrics.add_retry(server);
+        self.metrics.set_reachable(server, false);
+        self.health.set_unreachable(server, reason.as_str());
+        self.health.heartbeat();
+        reason
+    }
+
+    /// The catalog answered, and the store let metadata be written and read.
+    fn answered(&self) {
+        for server in [Server::Catalog, Server::Store] {
+            self.metrics.set_reachable(server, true);
+            self.health.set_reachable(server);
         }
+    }
+
+    fn catalog_is_away(&self, reason: &str) {
+        self.metrics.set_reachable(Server::Catalog, false);
+        self.health.set_unreachable(Server::Catalog, reason);
     }
 
     /// The table and what its metadata says of our pipeline.
@@ -232,20 +256,25 @@ impl<W: World> TableCommitter<W> {
     /// [`Self::load`], tried again until a catalog that is away is back or time is up.
     pub(crate) async fn load_patiently(&self) -> Result<Reading<Loaded<W>>, Failure> {
         let mut backoff = Backoff::new(now(), self.give_up);
+        let mut waited = false;
         loop {
             match self.load().await {
                 Err(failure) if failure.is_transient() => {
-                    let reason = chain(&failure);
-                    self.metrics.add_retry(Server::Catalog);
-                    self.reachable(Some(&reason));
+                    let reason = self.failed(&failure);
                     let Some(wait) = backoff.next_wait(now()) else {
                         let after = backoff.spent(now());
                         return Err(Failure::GaveUp { after, last: Box::new(failure) });
                     };
                     tracing::warn!(%reason, wait_seconds = wait.as_secs_f64(), "table not read");
                     tokio::time::sleep(wait).await;
+                    waited = true;
                 }
-                read => return read,
+                read => {
+                    if waited && read.is_ok() {
+                        self.answered();
+                    }
+                    return read;
+                }
             }
         }
     }
@@ -404,6 +433,8 @@ enum Attempt<T> {
     Settled(Settled, Box<Reading<T>>),
     Conflict(String),
     Unknown(String),
+    /// Nothing was sent.
+    NotSent(Failure),
 }
 
 impl<T> Attempt<T> {

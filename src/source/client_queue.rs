@@ -151,6 +151,17 @@ impl ClientQueue {
         count
     }
 
+    /// See [`super::ShardQueue::has_some`].
+    pub(crate) fn has_some(&mut self, wait: Duration) -> bool {
+        // SAFETY: the queue is valid.
+        let is_there = || unsafe { rdsys::rd_kafka_queue_length(self.target.queue) } > 0;
+        if !is_there() {
+            // The client offers no wait that takes nothing.
+            std::thread::sleep(wait);
+        }
+        is_there()
+    }
+
     /// See [`super::ShardQueue::positions`].
     pub(crate) fn positions(
         &self,

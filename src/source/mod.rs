@@ -5,6 +5,7 @@
 //! the log is an error, never a silent reset.
 
 mod admin;
+mod assignment;
 mod client_queue;
 mod error;
 mod fetch;
@@ -29,7 +30,7 @@ use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::base::secret::Properties;
-use crate::protocol::{Frontier, LogRange, Offset, TopicPartition};
+use crate::protocol::{Frontier, Offset, TopicPartition};
 
 pub(crate) use error::SourceError;
 pub(crate) use group::{Membership, SourceContext};
@@ -130,6 +131,9 @@ pub(crate) struct Source {
     leaders_asked: Mutex<Option<Instant>>,
 }
 
+/// Partitions, in order, by the broker that leads each, if one does.
+type Led = BTreeMap<TopicPartition, Option<i32>>;
+
 /// What flows where. Dropped before the consumer.
 #[derive(Default)]
 struct Flows {
@@ -211,6 +215,7 @@ impl Source {
     /// Asks the cluster about the topics. Blocks for at most about twice `timeout`.
     pub(crate) fn describe(&self, timeout: Duration) -> Result<TopicInfo, SourceError> {
         let (partitions, broker) = self.metadata(timeout)?;
+        let partitions = partitions.into_keys().collect();
         self.broker.store(broker, Ordering::Relaxed);
         let cluster_id = self.consumer.client().fetch_cluster_id(timeout).unwrap_or_default();
         let topic_ids = self.topic_ids(timeout.min(TOPIC_ID_WAIT));
@@ -238,14 +243,14 @@ impl Source {
 
     /// The topics' partitions now.
     pub(crate) fn partitions(&self, timeout: Duration) -> Result<Vec<TopicPartition>, SourceError> {
-        Ok(self.metadata(timeout)?.0)
+        Ok(self.metadata(timeout)?.0.into_keys().collect())
     }
 
-    /// The topics' partitions in order, and the id of a broker of their cluster, -1 if it names none.
-    /// What fetches hears who leads them.
-    fn metadata(&self, timeout: Duration) -> Result<(Vec<TopicPartition>, i32), SourceError> {
+    /// The topics' partitions by who leads them, if anybody does, and the id of a broker of their cluster,
+    /// -1 if it names none. What fetches hears it, too.
+    fn metadata(&self, timeout: Duration) -> Result<(Led, i32), SourceError> {
         let until = Instant::now() + timeout;
-        let (mut partitions, mut broker, mut cluster) = (Vec::new(), -1, Cluster::default());
+        let (mut partitions, mut broker, mut cluster) = (Led::new(), -1, Cluster::default());
         for (topic, name) in self.settings.topics.iter() {
             // The client answers for one topic at a time, or for all that the cluster has.
             let metadata = self
@@ -253,9 +258,9 @@ impl Source {
                 .fetch_metadata(Some(name), until.saturating_duration_since(Instant::now()))
                 .map_err(|source| self.failed_with(name, READ_METADATA, source))?;
             let found = self.found(name, &metadata)?;
-            let mut numbers: Vec<i32> = found.partitions().iter().map(|p| p.id()).collect();
-            numbers.sort_unstable();
-            partitions.extend(numbers.into_iter().map(|n| TopicPartition::new(name, n)));
+            let leader = |leader: i32| (leader >= 0).then_some(leader);
+            let led = found.partitions().iter();
+            partitions.extend(led.map(|p| (TopicPartition::new(name, p.id()), leader(p.leader()))));
             cluster.learn(topic, found, metadata.brokers());
             broker = metadata.brokers().first().map_or(broker, |broker| broker.id());
         }
@@ -292,26 +297,6 @@ impl Source {
         Ok(found)
     }
 
-    /// First offset kept and end of what a committed reader may see, for each partition.
-    pub(crate) fn log_ranges(
-        &self,
-        partitions: &[TopicPartition],
-        timeout: Duration,
-    ) -> Result<BTreeMap<TopicPartition, LogRange>, SourceError> {
-        let failed = |source| self.failed("read the ends of the log", source);
-        let together = ranges::of_all(&self.consumer, partitions, timeout).map_err(failed)?;
-        let of_one = |tp: &TopicPartition| match together.get(tp) {
-            Some(range) => Ok((tp.clone(), *range)),
-            // Its leader may be moving, which this waits for.
-            None => {
-                let range = self.consumer.fetch_watermarks(&tp.topic, tp.partition, timeout);
-                let (start, end) = range.map_err(failed)?;
-                Ok((tp.clone(), LogRange { start, end }))
-            }
-        };
-        partitions.iter().map(of_one).collect()
-    }
-
     /// A queue for each of `shards`. Nothing flows into them yet.
     pub(crate) fn queues(&self, shards: usize) -> Vec<ShardQueue> {
         let mut flows = self.flows();
@@ -327,135 +312,6 @@ impl Source {
                 .collect(),
             None => queues.into_iter().map(ShardQueue::Client).collect(),
         }
-    }
-
-    /// Asks for partitions: the group for a share, or all of the topics. [`Self::take_changes`]
-    /// tells what is given. True if it will be all.
-    pub(crate) fn join(&self) -> Result<bool, SourceError> {
-        if self.settings.group.is_none() {
-            let all = self.partitions(JOIN_PATIENCE)?;
-            self.consumer.context().push(Membership::Assigned(all));
-            return Ok(true);
-        }
-        let names: Vec<&str> = self.settings.topics.iter().map(|(_, name)| name).collect();
-        self.consumer
-            .subscribe(&names)
-            .map_err(|e| self.operation("join the group", e.to_string()))?;
-        Ok(false)
-    }
-
-    /// Which of these partitions the group leaves to nobody. `None` if no answer comes, or there is no
-    /// group. Blocks for at most about `timeout`.
-    pub(crate) fn left_out(&self, all: &[TopicPartition], timeout: Duration) -> Option<LeftOut> {
-        let own = self.settings.group.as_ref()?;
-        let (client, group) = (self.consumer.client(), &self.settings.group_id);
-        left_out::left_out(client, group, &own.member, all, timeout)
-    }
-
-    /// Joins the group again, so that it shares the partitions out anew. What is ours is revoked first,
-    /// as [`Self::take_changes`] tells.
-    pub(crate) fn rejoin(&self) -> Result<(), SourceError> {
-        // Of a subscription that does not change, the client tells the group nothing. Without one it
-        // gives up what it has, or leaves if it has nothing; the new one is put off until that is done.
-        self.consumer.unsubscribe();
-        self.join().map(|_| ())
-    }
-
-    /// Changes of the assignment since the last call, to be answered in their order by
-    /// [`Self::assign`] and [`Self::revoke`].
-    pub(crate) fn take_changes(&self) -> Vec<Membership> {
-        let changes = self.consumer.context().take_changes();
-        if self.settings.group.is_some()
-            && let Some(last) = changes.last()
-        {
-            let (assigned, partitions) = match last {
-                Membership::Assigned(partitions) => (true, partitions.as_slice()),
-                Membership::Revoked(partitions) => (false, partitions.as_slice()),
-                Membership::Lost => (false, &[][..]),
-            };
-            let mut list = TopicPartitionList::with_capacity(partitions.len());
-            for tp in partitions {
-                list.add_partition(&tp.topic, tp.partition);
-            }
-            if matches!(last, Membership::Lost) {
-                // All that is assigned is lost.
-                list = self.consumer.assignment().unwrap_or(list);
-            }
-            self.flows().unanswered = Some((assigned, list));
-        }
-        changes
-    }
-
-    /// Accepts an assignment: each partition is read from its offset into the queue of its shard.
-    pub(crate) fn assign(&self, shares: &[Share]) -> Result<(), SourceError> {
-        let mut list = TopicPartitionList::with_capacity(shares.len());
-        for Share { tp, start, .. } in shares {
-            list.add_partition_offset(&tp.topic, tp.partition, KafkaOffset::Offset(*start))
-                .map_err(|e| self.operation("assign", e.to_string()))?;
-        }
-        self.forward(shares)?;
-        self.assign_client(&list)?;
-        let Some(fetcher) = &self.fetcher else { return Ok(()) };
-        // The client is only to hold them, not to read them: what it fetched already stays in its
-        // queue, where nobody looks.
-        self.consumer
-            .pause(&list)
-            .map_err(|e| self.operation("pause the client", e.to_string()))?;
-        fetcher.assign(shares).map_err(|e| self.operation("fetch", e.to_string()))
-    }
-
-    fn assign_client(&self, list: &TopicPartitionList) -> Result<(), SourceError> {
-        let mut flows = self.flows();
-        let assigned = match self.settings.group {
-            None => self.consumer.assign(list),
-            Some(_) => self.consumer.incremental_assign(list),
-        };
-        flows.unanswered = None;
-        assigned.map_err(|e| self.operation("assign", e.to_string()))
-    }
-
-    /// Lets the client's queues flow into those of the shards. To be done before partitions are
-    /// assigned: then no record can reach the consumer's own queue.
-    fn forward(&self, shares: &[Share]) -> Result<(), SourceError> {
-        let topics = &self.settings.topics;
-        let ids = shares.iter().filter_map(|share| topics.id(&share.tp));
-        let stale = admin::positions(self.consumer.client(), topics, ids);
-        if let Some((id, offset)) = stale.first() {
-            // A pause would send the client there, past records that are not read.
-            let tp = topics.tp(*id);
-            let detail = format!("{tp} still has the position {offset} of an earlier assignment");
-            return Err(self.operation("assign", detail));
-        }
-        let mut flows = self.flows();
-        for Share { tp, shard, .. } in shares {
-            let target = flows.targets.get(*shard).cloned();
-            let target =
-                target.ok_or_else(|| self.operation("assign", format!("no shard {shard}")))?;
-            // An older one would take the forwarding back when it is dropped.
-            flows.forwarded.remove(tp);
-            let forwarded = Forwarded::new(&self.consumer, tp, &target)
-                .map_err(|detail| self.operation("assign", detail))?;
-            flows.forwarded.insert(tp.clone(), forwarded);
-        }
-        Ok(())
-    }
-
-    /// Lets go of partitions: nothing more is read from them, and the group may give them away.
-    pub(crate) fn revoke(&self, partitions: &[TopicPartition]) -> Result<(), SourceError> {
-        if let Some(fetcher) = &self.fetcher {
-            fetcher.revoke(partitions);
-        }
-        let mut flows = self.flows();
-        let mut list = TopicPartitionList::with_capacity(partitions.len());
-        for tp in partitions {
-            list.add_partition(&tp.topic, tp.partition);
-        }
-        let revoked = self.consumer.incremental_unassign(&list);
-        flows.unanswered = None;
-        for tp in partitions {
-            flows.forwarded.remove(tp);
-        }
-        revoked.map_err(|e| self.operation("unassign", e.to_string()))
     }
 
     fn flows(&self) -> MutexGuard<'_, Flows> {

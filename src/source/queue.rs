@@ -75,6 +75,15 @@ impl ShardQueue {
         }
     }
 
+    /// Waits up to `wait` until something is there that [`Self::poll`] would look at, which may be what no
+    /// reader may see. Hands nothing over.
+    pub(crate) fn has_some(&mut self, wait: Duration) -> bool {
+        match self {
+            Self::Client(queue) => queue.has_some(wait),
+            Self::Fetched(queue) => queue.has_some(wait),
+        }
+    }
+
     /// The next offset to read of each of these partitions: everything below it was handed over,
     /// or is a transaction marker, or belongs to an aborted transaction. Partitions of which
     /// nothing came yet are left out.

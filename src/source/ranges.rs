@@ -1,20 +1,126 @@
 //! Where logs begin and end, asked for all partitions of a broker at once.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{
     Offset as KafkaOffset, TopicPartitionList, TopicPartitionListElem,
 };
 
-use super::{SourceContext, is_connection, is_refusal};
+use super::{Source, SourceContext, SourceError, is_connection, is_refusal};
 use crate::protocol::{LogRange, Offset, TopicPartition};
+
+/// What is done here, for messages.
+const DOING: &str = "read the ends of the log";
+/// How long a broker may take where others are not to wait for it.
+const ANSWER: Duration = Duration::from_secs(4);
+/// How long a leader that is being elected is waited for there.
+const ELECTION: Duration = Duration::from_secs(1);
+/// How soon leaders are asked for again.
+const AGAIN: Duration = Duration::from_millis(200);
+
+type Ranges = BTreeMap<TopicPartition, LogRange>;
+
+impl Source {
+    /// First offset kept and end of what a committed reader may see, for each partition.
+    pub(crate) fn log_ranges(
+        &self,
+        partitions: &[TopicPartition],
+        timeout: Duration,
+    ) -> Result<Ranges, SourceError> {
+        let known = self.told(partitions, timeout, timeout)?;
+        match partitions.iter().find(|tp| !known.contains_key(tp)) {
+            None => Ok(known),
+            Some(absent) => Err(self.no_leader(absent)),
+        }
+    }
+
+    /// The same of those partitions whose leaders tell it; the others are left out.
+    pub(crate) fn known_log_ranges(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<Ranges, SourceError> {
+        self.told(partitions, ANSWER, ELECTION)
+    }
+
+    fn no_leader(&self, tp: &TopicPartition) -> SourceError {
+        self.operation(DOING, format!("no leader of {tp} answers"))
+    }
+
+    /// Asks leaders side by side, so that one that does not answer holds up nobody else, each for
+    /// `answer`; those that are elected meanwhile are waited for up to `election`.
+    fn told(
+        &self,
+        partitions: &[TopicPartition],
+        answer: Duration,
+        election: Duration,
+    ) -> Result<Ranges, SourceError> {
+        let until = Instant::now() + election;
+        let mut known = Ranges::new();
+        loop {
+            let (led, _) = self.metadata(answer)?;
+            let mut by_leader = BTreeMap::<i32, Vec<TopicPartition>>::new();
+            for tp in partitions.iter().filter(|tp| !known.contains_key(tp)) {
+                if let Some(Some(leader)) = led.get(tp) {
+                    by_leader.entry(*leader).or_default().push(tp.clone());
+                }
+            }
+            let panicked = |_| Err(KafkaError::MetadataFetch(RDKafkaErrorCode::Fail));
+            let told: Vec<KafkaResult<Ranges>> = std::thread::scope(|scope| {
+                let ask = |led: Vec<TopicPartition>| {
+                    let consumer = &self.consumer;
+                    scope.spawn(move || of_leader(consumer, &led, answer))
+                };
+                let asked: Vec<_> = by_leader.into_values().map(ask).collect();
+                asked.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
+            });
+            for told in told {
+                match told {
+                    Ok(told) => known.extend(told),
+                    Err(error) if error.rdkafka_error_code().is_some_and(is_refusal) => {
+                        return Err(self.failed(DOING, error));
+                    }
+                    Err(error) => tracing::debug!(%error, "a leader does not tell its logs"),
+                }
+            }
+            if known.len() == partitions.len() || Instant::now() >= until {
+                return Ok(known);
+            }
+            std::thread::sleep(AGAIN);
+        }
+    }
+}
+
+/// What one leader tells of its partitions: of each by itself where it does not tell all at once.
+fn of_leader(
+    consumer: &BaseConsumer<SourceContext>,
+    partitions: &[TopicPartition],
+    timeout: Duration,
+) -> KafkaResult<Ranges> {
+    let until = Instant::now() + timeout;
+    let mut told = of_all(consumer, partitions, timeout)?;
+    for tp in partitions {
+        if told.contains_key(tp) {
+            continue;
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        match consumer.fetch_watermarks(&tp.topic, tp.partition, left) {
+            Ok((start, end)) => drop(told.insert(tp.clone(), LogRange { start, end })),
+            Err(error) if error.rdkafka_error_code().is_some_and(is_refusal) => return Err(error),
+            Err(error) => tracing::debug!(%tp, %error, "its log is not told"),
+        }
+    }
+    Ok(told)
+}
 
 /// First offset kept and end of what a committed reader may see, by partition. Partitions of which
 /// a broker did not tell both are left out. Blocks for at most about twice `timeout`.
-pub(super) fn of_all(
+fn of_all(
     consumer: &BaseConsumer<SourceContext>,
     partitions: &[TopicPartition],
     timeout: Duration,
@@ -76,7 +182,7 @@ mod tests {
     use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-    use super::super::{FetchBy, Source, SourceError, SourceSettings, Topics};
+    use super::super::{FetchBy, SourceSettings, Topics};
     use super::*;
     use crate::base::secret::Properties;
 

@@ -3,14 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use iceberg::spec::FormatVersion;
+use iceberg::spec::{FormatVersion, PrimitiveType, Transform};
 use uuid::Uuid;
 
 use super::io::Encoded;
 use super::maintenance::{Maintenance, Sweeping};
 use super::snapshot::{self, Change, Proposal};
 use super::sweep::Freed;
-use super::{Catalog, LoadedTable, NotSent, TableError, expiry, io, ledger, manifest, sql};
+use super::{
+    Catalog, LoadedTable, NotSent, TableError, expiry, io, ledger, manifest, partition_names, sql,
+};
 use crate::base::clock::now_ms;
 use crate::base::location;
 use crate::crash;
@@ -313,12 +315,7 @@ fn remember(
 pub(crate) fn check_places(loaded: &LoadedTable) -> Result<(), TableError> {
     let metadata = &loaded.metadata;
     location::check_places(metadata.location(), metadata.properties()).map_err(|misplaced| {
-        let what = format!(
-            "its property {} is {}: {}",
-            misplaced.key,
-            misplaced.place,
-            misplaced.reason()
-        );
+        let what = format!("its {} is {}: {}", misplaced.key, misplaced.place, misplaced.reason());
         TableError::Unsupported { table: loaded.name.clone(), what }
     })
 }
@@ -337,6 +334,24 @@ pub(crate) fn check_writable(loaded: &LoadedTable) -> Result<(), TableError> {
         );
     }
     check_places(loaded)?;
+    let spec = metadata.default_partition_spec();
+    if let Err(reason) = partition_names::writable(spec) {
+        return unsupported(&reason);
+    }
+    let types = spec.partition_type(metadata.current_schema());
+    let fields = types.iter().flat_map(|types| types.fields()).zip(spec.fields());
+    let fields = fields.filter(|(_, field)| field.transform != Transform::Void);
+    let fields = fields.map(|(field, _)| field);
+    // The crate cannot write their values into a manifest.
+    if let Some(uuid) =
+        fields.into_iter().find(|f| f.field_type.as_primitive_type() == Some(&PrimitiveType::Uuid))
+    {
+        return unsupported(&format!(
+            "its partition field {:?} is a UUID, which cannot be written yet; partition by \
+             bucket[N] of the column, or by nothing",
+            uuid.name
+        ));
+    }
     let head_is_encrypted =
         metadata.current_snapshot().is_some_and(|head| head.encryption_key_id().is_some());
     if head_is_encrypted || metadata.properties().contains_key("encryption.key-id") {

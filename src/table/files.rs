@@ -1,12 +1,15 @@
 //! The files that a table's head shows, from its manifests alone.
 
+use std::sync::Arc;
+
 use futures::StreamExt;
 use futures::stream;
 use iceberg::ErrorKind;
-use iceberg::spec::{DataContentType, ManifestEntry};
+use iceberg::io::FileIO;
+use iceberg::spec::{DataContentType, ManifestEntry, ManifestFile};
 
 use super::cache::FileCache;
-use super::{LoadedTable, TableError, list};
+use super::{LoadedTable, TableError, list, manifest};
 
 /// Manifests that are read at once.
 const AT_ONCE: usize = 16;
@@ -52,15 +55,24 @@ pub(crate) async fn live_files(
     let mut manifests = stream::iter(manifests)
         .map(|file| {
             let io = loaded.io.clone();
-            async move { (file.load_manifest(&io).await, file.manifest_path) }
+            async move { (live(&io, &file).await, file.manifest_path) }
         })
         .buffer_unordered(AT_ONCE);
-    while let Some((manifest, path)) = manifests.next().await {
-        let manifest = manifest.map_err(|error| unreadable(loaded, &path, error))?;
-        let live = manifest.entries().iter().filter(|entry| entry.is_alive());
-        live.for_each(|entry| visit(LiveFile::new(entry)));
+    while let Some((live, path)) = manifests.next().await {
+        let live = live.map_err(|error| unreadable(loaded, &path, error))?;
+        live.iter().for_each(|entry| visit(LiveFile::new(entry)));
     }
     Ok(())
+}
+
+async fn live(io: &FileIO, file: &ManifestFile) -> iceberg::Result<Vec<ManifestEntry>> {
+    if file.key_metadata.is_some() {
+        let (entries, _) = file.load_manifest(io).await?.into_parts();
+        let live = entries.into_iter().filter(|entry| entry.is_alive());
+        return Ok(live.map(Arc::unwrap_or_clone).collect());
+    }
+    let bytes = io.new_input(&file.manifest_path)?.read().await?;
+    Ok(manifest::live_entries(&bytes, file)?.0)
 }
 
 pub(super) fn unreadable(loaded: &LoadedTable, path: &str, error: iceberg::Error) -> TableError {

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream;
 use iceberg::io::{FileIO, FileIOBuilder, LocalFsStorageFactory};
-use iceberg_storage_opendal::OpenDalStorageFactory;
+use iceberg_storage_opendal::{CustomAwsCredentialLoader, OpenDalStorageFactory};
 
 use super::TableError;
 use crate::base::durable::{leading_directories, sync};
@@ -22,10 +22,19 @@ use crate::base::secret::Properties;
 /// # Errors
 /// `Setting` if the location is of another kind.
 pub fn file_io(location: &str, properties: &Properties) -> Result<FileIO, TableError> {
+    file_io_with(location, properties, None)
+}
+
+/// The same, with keys for S3 that change while it is used.
+pub(super) fn file_io_with(
+    location: &str,
+    properties: &Properties,
+    keys: Option<CustomAwsCredentialLoader>,
+) -> Result<FileIO, TableError> {
     match store_of(location) {
         Some(Store::Local) => Ok(FileIOBuilder::new(Arc::new(LocalFsStorageFactory)).build()),
         Some(Store::S3) => {
-            let factory = OpenDalStorageFactory::S3 { customized_credential_load: None };
+            let factory = OpenDalStorageFactory::S3 { customized_credential_load: keys };
             let mut builder = FileIOBuilder::new(Arc::new(factory)).with_props(properties.iter());
             if properties.contains("s3.endpoint") && !names_region(properties) {
                 // Stores with an endpoint of their own have no regions, but signing needs one.

@@ -14,7 +14,7 @@ use iceberg::spec::{
 use uuid::Uuid;
 
 use super::io::Encoded;
-use super::{LoadedTable, TableError};
+use super::{LoadedTable, TableError, partition_names};
 use crate::base::location::metadata_root;
 use crate::protocol::{self, PendingCommit, PendingFile};
 
@@ -148,17 +148,32 @@ pub(super) async fn encode(
     spec: &PartitionSpec,
     fill: impl FnOnce(&mut ManifestWriter) -> iceberg::Result<()>,
 ) -> iceberg::Result<(ManifestFile, Encoded)> {
+    let invalid = |reason: String| iceberg::Error::new(ErrorKind::DataInvalid, reason);
+    let renamed = partition_names::writable(spec).map_err(invalid)?;
     let memory = FileIO::new_with_memory();
     let output = memory.new_output(path)?;
-    let builder = ManifestWriterBuilder::new(output, Some(snapshot_id), schema, spec.clone());
+    let named = renamed.as_ref().unwrap_or(spec).clone();
+    let builder = ManifestWriterBuilder::new(output, Some(snapshot_id), schema, named);
     let mut writer = match version {
         FormatVersion::V3 => builder.build_v3_data(),
         FormatVersion::V1 | FormatVersion::V2 => builder.build_v2_data(),
     };
     fill(&mut writer)?;
-    let manifest = writer.write_manifest_file().await?;
-    let bytes = memory.new_input(path)?.read().await?;
+    let mut manifest = writer.write_manifest_file().await?;
+    let mut bytes = memory.new_input(path)?.read().await?;
+    if renamed.is_some() {
+        bytes = partition_names::with_spec_of(&bytes, spec).map_err(invalid)?.into();
+        manifest.manifest_length = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
+    }
     Ok((manifest, Encoded { path: path.to_owned(), bytes }))
+}
+
+/// A manifest, whatever its partition fields are called by whoever wrote it.
+///
+/// # Errors
+/// If the bytes are no manifest.
+pub(super) fn parse(bytes: &[u8]) -> iceberg::Result<Manifest> {
+    Manifest::parse_avro(&partition_names::readable(bytes))
 }
 
 /// The live entries of a manifest, each with what it inherits from its place in the manifest list,
@@ -170,7 +185,7 @@ pub(super) fn live_entries(
     bytes: &Bytes,
     manifest: &ManifestFile,
 ) -> iceberg::Result<(Vec<ManifestEntry>, ManifestMetadata)> {
-    let (entries, metadata) = Manifest::parse_avro(bytes)?.into_parts();
+    let (entries, metadata) = parse(bytes)?.into_parts();
     let live = entries.into_iter().filter(|entry| entry.is_alive()).map(|entry| {
         let mut entry = std::sync::Arc::unwrap_or_clone(entry);
         let inherits = entry.status == ManifestStatus::Added || manifest.sequence_number == 0;

@@ -26,6 +26,7 @@ mod expiry;
 mod files;
 mod io;
 mod ledger;
+mod lent_keys;
 mod list;
 mod listing;
 mod maintenance;
@@ -33,9 +34,11 @@ mod manifest;
 mod merge;
 mod not_sent;
 mod orphans;
+mod partition_names;
 mod properties;
 mod rest;
 mod rest_client;
+mod scanning;
 mod schema;
 mod settings;
 mod snapshot;
@@ -127,10 +130,8 @@ pub struct LoadedTable {
     pub metadata: TableMetadataRef,
     /// Where the metadata was read from, as the catalog names it.
     pub metadata_location: String,
-    /// The store of its files, with the credentials that came with this reading.
+    /// The store of its files. Keys that the catalog lends are renewed by themselves.
     pub io: FileIO,
-    /// Came credentials with it, which end some time?
-    pub vended: bool,
 }
 
 impl fmt::Debug for LoadedTable {
@@ -160,7 +161,7 @@ impl LoadedTable {
         let namespace =
             NamespaceIdent::from_vec(self.name.namespace.clone()).map_err(unreadable)?;
         ::iceberg::table::Table::builder()
-            .file_io(self.io.clone())
+            .file_io(scanning::for_scan(&self.io))
             .metadata(self.metadata.clone())
             .metadata_location(self.metadata_location.clone())
             .identifier(TableIdent::new(namespace, self.name.name.clone()))

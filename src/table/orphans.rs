@@ -20,7 +20,7 @@ use std::collections::{HashMap, HashSet};
 
 use futures::{StreamExt, stream};
 use iceberg::io::FileIO;
-use iceberg::spec::{Manifest, SnapshotRef};
+use iceberg::spec::SnapshotRef;
 use uuid::Uuid;
 
 use super::cache::FileCache;
@@ -271,7 +271,7 @@ async fn remove_referenced(
         let cache = &cache;
         async move {
             let bytes = cache.read_once(&loaded.io, &path).await?;
-            let parsed = Manifest::parse_avro(&bytes);
+            let parsed = manifest::parse(&bytes);
             parsed.map_err(|error| unreadable(loaded, &path, error))
         }
     });

@@ -2,28 +2,38 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use iceberg::spec::TableMetadata;
+use parking_lot::Mutex;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::rest_client::{Answer, RestClient, SendError, is_iceberg_error};
+use super::lent_keys::{LentKeys, StorageCredential, for_location};
+use super::rest_client::{Answer, RestClient, SendError, is_iceberg_error, lookup};
 use super::snapshot::Proposal;
 use super::{
     CatalogSettings, CommitOutcome, Creation, LoadedTable, NotSent, TableError, TableName, io,
     unreadable,
 };
-use crate::base::masking::{is_secret_name, mask_uri};
+use crate::base::masking::mask_uri;
 use crate::base::secret::Properties;
+
+/// As a catalog lists it.
+const KEYS_ENDPOINT: &str = "GET /v1/{prefix}/namespaces/{namespace}/tables/{table}/credentials";
 
 /// A REST catalog.
 pub struct RestCatalog {
-    client: RestClient,
+    client: Arc<RestClient>,
     /// Address of the catalog's resources: base, `/v1`, and the prefix that the catalog asks for.
     root: String,
     /// Properties of the store: the catalog's defaults, ours, and what the catalog overrides.
     io_properties: Properties,
+    /// Can keys to a store be asked for without the table?
+    lends_keys_alone: bool,
+    /// Keys that came with tables.
+    lent: Mutex<BTreeMap<TableName, LentKeys>>,
 }
 
 impl fmt::Debug for RestCatalog {
@@ -38,6 +48,9 @@ struct ConfigAnswer {
     defaults: Option<BTreeMap<String, String>>,
     #[serde(default)]
     overrides: Option<BTreeMap<String, String>>,
+    /// What it can, as method and path; older ones do not say.
+    #[serde(default)]
+    endpoints: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -52,16 +65,10 @@ struct TableAnswer {
     storage_credentials: Option<Vec<StorageCredential>>,
 }
 
-#[derive(Deserialize)]
-struct StorageCredential {
-    prefix: String,
-    config: BTreeMap<String, String>,
-}
-
 impl RestCatalog {
     /// Signs in and asks for the catalog's configuration.
     pub(super) async fn connect(settings: &CatalogSettings) -> Result<Self, TableError> {
-        let client = RestClient::new(settings)?;
+        let client = Arc::new(RestClient::new(settings)?);
         let base = settings.uri.expose().trim_end_matches('/');
         let warehouse = settings.warehouse.as_deref().map(encode_segment);
         let query = warehouse.map_or(String::new(), |name| format!("?warehouse={name}"));
@@ -81,7 +88,21 @@ impl RestCatalog {
             Some(prefix) if !prefix.is_empty() => format!("{base}/v1/{prefix}"),
             _ => format!("{base}/v1"),
         };
-        Ok(Self { client, root, io_properties: properties })
+        let endpoints = config.endpoints.unwrap_or_default();
+        let lends_keys_alone = endpoints.iter().any(|endpoint| endpoint == KEYS_ENDPOINT);
+        Ok(Self {
+            client,
+            root,
+            io_properties: properties,
+            lends_keys_alone,
+            lent: Mutex::default(),
+        })
+    }
+
+    /// As if the token had been asked for long ago.
+    #[cfg(test)]
+    pub(super) async fn age_token(&self) {
+        self.client.age_token().await;
     }
 
     fn namespace_url(&self, levels: &[String]) -> String {
@@ -116,20 +137,44 @@ impl RestCatalog {
         })?;
         let parsed: TableAnswer = serde_json::from_slice(body)
             .map_err(|error| unreadable(table, &mask_uri(&self.table_url(table)), error))?;
+        self.client.has_read();
         let location = parsed.metadata.location().to_string();
         let mut properties = self.io_properties.clone();
-        let config = parsed.config.unwrap_or_default();
-        let credentials = vended(parsed.storage_credentials.unwrap_or_default(), &location);
-        let vended = !credentials.is_empty() || config.keys().any(|key| is_secret_name(key));
-        properties.extend(config);
-        properties.extend(credentials);
+        let mut told = parsed.config.unwrap_or_default();
+        told.extend(for_location(parsed.storage_credentials.unwrap_or_default(), &location));
+        let keys = self.keys(table, &location, &told);
+        properties.extend(told);
         Ok(LoadedTable {
             name: table.clone(),
             metadata: parsed.metadata.into(),
             metadata_location: parsed.metadata_location.unwrap_or_default(),
-            io: io::file_io(&location, &properties)?,
-            vended,
+            io: io::file_io_with(&location, &properties, keys.map(|keys| keys.loader()))?,
         })
+    }
+
+    /// The keys that came with a table, if any did. Who has the table loaded already uses them, too.
+    fn keys(
+        &self,
+        table: &TableName,
+        location: &str,
+        told: &BTreeMap<String, String>,
+    ) -> Option<LentKeys> {
+        let mut lent = self.lent.lock();
+        if let Some(keys) = lent.get(table)
+            && keys.take(location, told)
+        {
+            return Some(keys.clone());
+        }
+        let url = self.table_url(table);
+        let alone = self.lends_keys_alone.then(|| format!("{url}/credentials"));
+        let urls = alone.into_iter().chain([format!("{url}?snapshots=refs")]).collect();
+        let keys =
+            LentKeys::new(self.client.clone(), urls, table.clone(), location.to_owned(), told);
+        match &keys {
+            Some(keys) => lent.insert(table.clone(), keys.clone()),
+            None => lent.remove(table),
+        };
+        keys
     }
 
     pub(super) async fn create(&self, creation: &Creation<'_>) -> Result<LoadedTable, TableError> {
@@ -209,12 +254,17 @@ impl RestCatalog {
         };
         let said = format!("HTTP {}{}", answer.status, self.client.told(&answer.body));
         match answer.status {
-            200 => Ok(committed(loaded, proposal, &answer)),
+            200 => {
+                self.client.has_written();
+                Ok(committed(loaded, proposal, &answer))
+            }
             409 => Ok(CommitOutcome::Conflict(said)),
             401 | 403 | 419 | 429 => {
-                let error = self.client.refused(&doing, answer.status, &answer.body);
+                let error = self.client.turned_away(&doing, answer.status, &answer.body);
                 Ok(CommitOutcome::TurnedAway(error))
             }
+            // By somebody who is no catalog: what became of it there nobody knows.
+            404 | 405 if !is_iceberg_error(&answer.body) => Ok(CommitOutcome::Unknown(said)),
             400 | 404 | 405 | 406 | 410 | 411 | 413 | 414 | 415 | 422 => {
                 Ok(CommitOutcome::Rejected(said))
             }
@@ -247,23 +297,8 @@ fn committed(loaded: &LoadedTable, proposal: &Proposal, answer: &Answer) -> Comm
             metadata: parsed.metadata.into(),
             metadata_location: parsed.metadata_location.unwrap_or_default(),
             io: loaded.io.clone(),
-            vended: loaded.vended,
         },
     }
-}
-
-/// Sends a request that may be repeated at will, so that only an answer matters.
-async fn lookup(
-    client: &RestClient,
-    doing: &str,
-    method: Method,
-    url: &str,
-    body: Option<Vec<u8>>,
-) -> Result<Answer, TableError> {
-    client.send(doing, method, url, body).await.map_err(|error| match error {
-        SendError::NotSent(error) | SendError::TurnedAway(error) => error,
-        SendError::Lost(reason) => client.unreachable(doing, reason, None),
-    })
 }
 
 fn parse<T: for<'a> Deserialize<'a>>(
@@ -278,12 +313,6 @@ fn parse<T: for<'a> Deserialize<'a>>(
         let detail = format!("the answer is not that of an Iceberg REST catalog: {error}");
         client.rejected(doing, detail)
     })
-}
-
-/// The credentials that came for the longest prefix of the table's location.
-fn vended(credentials: Vec<StorageCredential>, location: &str) -> BTreeMap<String, String> {
-    let fitting = credentials.into_iter().filter(|c| location.starts_with(&c.prefix));
-    fitting.max_by_key(|c| c.prefix.len()).map_or_else(BTreeMap::new, |c| c.config)
 }
 
 fn to_bytes(body: &serde_json::Value) -> Vec<u8> {

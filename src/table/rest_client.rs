@@ -1,6 +1,7 @@
 //! HTTP to a REST catalog: signing in, renewing the token, and telling a request that was not sent
 //! from one whose fate is open.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,6 +19,10 @@ use crate::base::secret::{Secret, Uri};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A token is renewed when this part of its life is over, so that none expires under way.
 const RENEW_AFTER: f64 = 0.8;
+/// A token this young has not ended, whatever an answer may mean.
+const NEW_TOKEN: Duration = Duration::from_secs(2);
+/// The scope that says that none is to be sent.
+const NO_SCOPE: &str = "none";
 /// Longest part of an answer that a message repeats.
 const MAX_DETAIL: usize = 300;
 /// Shortest secret that is looked for in an answer.
@@ -49,12 +54,17 @@ pub(super) struct RestClient {
     auth: RestAuth,
     token_uri: Uri,
     token: Mutex<Option<Token>>,
+    /// Did it give us a table, and did it take a commit?
+    has_read: AtomicBool,
+    has_written: AtomicBool,
 }
 
 #[derive(Clone)]
 struct Token {
     value: Secret,
     renew_at: Option<Instant>,
+    /// When it was asked for; one that was set was not.
+    fetched: Option<Instant>,
 }
 
 impl Token {
@@ -66,7 +76,27 @@ impl Token {
 #[derive(Deserialize)]
 struct TokenAnswer {
     access_token: String,
-    expires_in: Option<f64>,
+    #[serde(default)]
+    expires_in: Option<Seconds>,
+}
+
+/// Some services write a number as text.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Seconds {
+    Number(f64),
+    Text(String),
+}
+
+impl Seconds {
+    /// None where it is no time.
+    fn positive(&self) -> Option<f64> {
+        let seconds = match self {
+            Self::Number(seconds) => Some(*seconds),
+            Self::Text(text) => text.trim().parse().ok(),
+        };
+        seconds.filter(|seconds| *seconds > 0.0)
+    }
 }
 
 impl RestClient {
@@ -94,12 +124,14 @@ impl RestClient {
         let auth = settings.rest.clone();
         let own = || Uri::new(format!("{base}/v1/oauth/tokens"));
         let token_uri = auth.oauth2_server_uri.clone().unwrap_or_else(own);
-        let token = auth.token.clone().map(|value| Token { value, renew_at: None });
-        Ok(Self { http, label, auth, token_uri, token: Mutex::new(token) })
+        let token = auth.token.clone().map(|value| Token { value, renew_at: None, fetched: None });
+        let (has_read, has_written) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { http, label, auth, token_uri, token: Mutex::new(token), has_read, has_written })
     }
 
     /// Sends a request once. If the server says that the token is not (any more) good, and a new one
-    /// can be fetched, sends it once more with that: a request answered so was not looked at.
+    /// can be fetched, sends it once more with that: a request answered so was not looked at. Some
+    /// servers say it as 403 or 501; a token that is new is not what they mean.
     pub(super) async fn send(
         &self,
         doing: &str,
@@ -109,7 +141,16 @@ impl RestClient {
     ) -> Result<Answer, SendError> {
         let token = self.token(doing, None).await.map_err(SendError::NotSent)?;
         let answer = self.send_with(doing, &method, url, body.clone(), token.as_ref()).await?;
-        if !matches!(answer.status, 401 | 419) || self.auth.credential.is_none() {
+        let is_new = || {
+            let fetched = token.as_ref().and_then(|token| token.fetched);
+            fetched.is_some_and(|fetched| fetched.elapsed() < NEW_TOKEN)
+        };
+        let wants_token = match answer.status {
+            401 | 419 => true,
+            403 | 501 => !is_new(),
+            _ => false,
+        };
+        if !wants_token || self.auth.credential.is_none() {
             return Ok(answer);
         }
         tracing::info!(catalog = %self.label, "the catalog no longer takes the token, fetching a new one");
@@ -183,7 +224,15 @@ impl RestClient {
                 form.append_pair("client_secret", credential);
             }
         }
-        form.append_pair("scope", self.auth.scope.as_deref().unwrap_or("catalog"));
+        let scope = self.auth.scope.as_deref().unwrap_or("catalog");
+        // Some services refuse every scope.
+        let scope = Some(scope).filter(|scope| *scope != NO_SCOPE);
+        let (audience, resource) = (self.auth.audience.as_deref(), self.auth.resource.as_deref());
+        for (name, value) in [("scope", scope), ("audience", audience), ("resource", resource)] {
+            if let Some(value) = value {
+                form.append_pair(name, value);
+            }
+        }
         form.finish()
     }
 
@@ -211,14 +260,51 @@ impl RestClient {
         // The text of a parse error could repeat the token: it is not passed on.
         let answer: TokenAnswer = serde_json::from_slice(&body)
             .map_err(|_| self.rejected(&at, "the answer holds no access_token".to_string()))?;
-        let life = answer.expires_in.filter(|seconds| *seconds > 0.0);
+        let life = answer.expires_in.and_then(|seconds| seconds.positive());
         let renew_at = life
             .and_then(|seconds| Duration::try_from_secs_f64(seconds * RENEW_AFTER).ok())
             .and_then(|after| asked.checked_add(after));
-        Ok(Token { value: answer.access_token.into(), renew_at })
+        Ok(Token { value: answer.access_token.into(), renew_at, fetched: Some(asked) })
     }
 
-    /// The error for an answer that is neither success nor expected.
+    #[cfg(test)]
+    pub(super) async fn age_token(&self) {
+        if let Some(token) = self.token.lock().await.as_mut() {
+            token.fetched = None;
+        }
+    }
+
+    /// The catalog gave us a table: who we are and where it is are right.
+    pub(super) fn has_read(&self) {
+        self.has_read.store(true, Ordering::Relaxed);
+    }
+
+    /// It took a commit: we may do that, too.
+    pub(super) fn has_written(&self) {
+        self.has_written.store(true, Ordering::Relaxed);
+    }
+
+    /// The error for a commit that was not looked at. Who may read need not be allowed to write.
+    pub(super) fn turned_away(
+        &self,
+        doing: &str,
+        status: u16,
+        body: &Result<Bytes, String>,
+    ) -> TableError {
+        let says_so = status == 403 && is_iceberg_error(body);
+        match says_so && !self.has_written.load(Ordering::Relaxed) {
+            true => TableError::Unauthorised {
+                catalog: self.label.clone(),
+                doing: doing.to_string(),
+                detail: format!("HTTP {status}{}", self.told(body)),
+            },
+            false => self.refused(doing, status, body),
+        }
+    }
+
+    /// The error for an answer that is neither success nor expected. A catalog that worked before and now
+    /// does not know us, or is not one, passes: its identity provider is away, or a gateway has nothing
+    /// behind it.
     pub(super) fn refused(
         &self,
         doing: &str,
@@ -226,7 +312,12 @@ impl RestClient {
         body: &Result<Bytes, String>,
     ) -> TableError {
         let detail = format!("HTTP {status}{}", self.told(body));
+        let has_worked = self.has_read.load(Ordering::Relaxed);
         match status {
+            401 | 403 | 419 if has_worked => self.unreachable(doing, detail, None),
+            404 | 405 if has_worked && !is_iceberg_error(body) => {
+                self.unreachable(doing, detail, None)
+            }
             401 | 403 | 419 => TableError::Unauthorised {
                 catalog: self.label.clone(),
                 doing: doing.to_string(),
@@ -282,6 +373,20 @@ impl RestClient {
             source: source.map(|error| error.without_url().into()),
         }
     }
+}
+
+/// Sends a request that may be repeated at will, so that only an answer matters.
+pub(super) async fn lookup(
+    client: &RestClient,
+    doing: &str,
+    method: Method,
+    url: &str,
+    body: Option<Vec<u8>>,
+) -> Result<Answer, TableError> {
+    client.send(doing, method, url, body).await.map_err(|error| match error {
+        SendError::NotSent(error) | SendError::TurnedAway(error) => error,
+        SendError::Lost(reason) => client.unreachable(doing, reason, None),
+    })
 }
 
 /// Headers of every request, marked so that they are never shown.

@@ -42,8 +42,12 @@ pub struct RestAuth {
     pub token: Option<Secret>,
     /// `id:secret` for OAuth2 client credentials; a token is fetched and renewed with it.
     pub credential: Option<Secret>,
-    /// Scope of the token to fetch; `catalog` if absent.
+    /// Scope of the token to fetch; `catalog` if absent, and none is sent if `none`.
     pub scope: Option<String>,
+    /// Audience of the token to fetch.
+    pub audience: Option<String>,
+    /// Resource (RFC 8707) of the token to fetch.
+    pub resource: Option<String>,
     /// Where to fetch a token; `{uri}/v1/oauth/tokens` if absent.
     pub oauth2_server_uri: Option<Uri>,
     /// Headers to send with every request.
@@ -65,6 +69,8 @@ mod tests {
                 token: Some("hunter2".into()),
                 credential: Some("id:hunter2".into()),
                 scope: None,
+                audience: None,
+                resource: None,
                 oauth2_server_uri: Some("http://a:hunter2@localhost/token".into()),
                 headers: BTreeMap::from([("Authorization".into(), "hunter2".into())]),
             },

@@ -166,7 +166,7 @@ impl SqlCatalog {
         match refusal(&error) {
             Some(Refusal::Unauthorised) => TableError::Unauthorised { catalog, doing, detail },
             Some(Refusal::Rejected) => TableError::Rejected { catalog, doing, detail },
-            Some(Refusal::Busy) | None => {
+            Some(Refusal::Busy | Refusal::Standby) | None => {
                 TableError::Unreachable { catalog, doing, detail, source: Some(error.into()) }
             }
         }
@@ -181,7 +181,6 @@ impl SqlCatalog {
             metadata: metadata.into(),
             metadata_location: location,
             io,
-            vended: false,
         }))
     }
 
@@ -224,7 +223,6 @@ impl SqlCatalog {
                 metadata,
                 metadata_location: written,
                 io,
-                vended: false,
             });
         }
         // Another process was first: its table it is.
@@ -324,9 +322,16 @@ impl SqlCatalog {
                 .bind(&namespace)
                 .bind(&loaded.name.name)
                 .execute(&mut *connection);
-            tokio::time::timeout(self.timeout, update)
+            let done = tokio::time::timeout(self.timeout, update)
                 .await
-                .map(|result| result.map(|done| done.rows_affected()))
+                .map(|result| result.map(|done| done.rows_affected()));
+            if let Ok(Err(error)) = &done
+                && matches!(refusal(error), Some(Refusal::Standby))
+            {
+                // The next one leads to who takes writes.
+                connection.close_on_drop();
+            }
+            done
         });
         Ok(match result {
             Ok(Ok(1)) => CommitOutcome::Committed {
@@ -336,7 +341,6 @@ impl SqlCatalog {
                     metadata: proposal.metadata.clone(),
                     metadata_location: new_location.to_string(),
                     io: loaded.io.clone(),
-                    vended: false,
                 },
             },
             Ok(Ok(0)) => CommitOutcome::Conflict(format!(
@@ -346,6 +350,9 @@ impl SqlCatalog {
             Ok(Ok(rows)) => CommitOutcome::Unknown(format!(
                 "{rows} rows of the catalog were changed, there should be one"
             )),
+            Ok(Err(error)) if matches!(refusal(&error), Some(Refusal::Standby)) => {
+                CommitOutcome::TurnedAway(self.failed("commit", error))
+            }
             Ok(Err(error)) => classify(&error),
             Err(_) => CommitOutcome::Unknown(format!("no answer within {:?}", self.timeout)),
         })
@@ -358,7 +365,7 @@ fn classify(error: &sqlx::Error) -> CommitOutcome {
     match refusal(error) {
         Some(Refusal::Busy) => CommitOutcome::Conflict(format!("the catalog is busy: {said}")),
         Some(Refusal::Rejected | Refusal::Unauthorised) => CommitOutcome::Rejected(said),
-        None => CommitOutcome::Unknown(said),
+        Some(Refusal::Standby) | None => CommitOutcome::Unknown(said),
     }
 }
 

@@ -74,6 +74,8 @@ fn create_parent(file: &Path) -> Result<(), TableError> {
 pub(super) enum Refusal {
     /// Another connection holds a lock; it passes.
     Busy,
+    /// It takes no writes: after a failover another server does.
+    Standby,
     /// Not allowed to sign in, or not allowed to do this.
     Unauthorised,
     /// It would be refused again.
@@ -97,8 +99,9 @@ pub(super) fn refusal(error: &sqlx::Error) -> Option<Refusal> {
     }
     match code.as_ref() {
         "40001" | "40P01" | "55P03" => Some(Refusal::Busy),
+        "25006" => Some(Refusal::Standby),
         "42501" | "28000" | "28P01" => Some(Refusal::Unauthorised),
-        "25006" | "42P01" | "42703" | "3D000" | "22001" => Some(Refusal::Rejected),
+        "42P01" | "42703" | "3D000" | "22001" => Some(Refusal::Rejected),
         _ => None,
     }
 }

@@ -109,7 +109,6 @@ fn table(partitions: i32, snapshots: u64) -> LoadedTable {
         metadata: metadata.expect("metadata").metadata.into(),
         metadata_location: String::from("file:///journal/metadata/1.metadata.json"),
         io: table::file_io("file:///journal", &Properties::default()).expect("a store"),
-        vended: false,
     }
 }
 

@@ -31,7 +31,10 @@ const CRATES: &[(&str, &[&str])] = &[
     ("zstd", &["source/fetch/codec", "write/codec_state"]),
     // Tables, catalogs, stores.
     ("iceberg", &["commands", "connect", "demo", "pipeline/rows", "table", "verify", "write"]),
-    ("iceberg_storage_opendal", &["table/io"]),
+    ("async_trait", &["table/scanning"]),
+    ("typetag", &["table/scanning"]),
+    ("iceberg_storage_opendal", &["table/io", "table/lent_keys"]),
+    ("reqsign_core", &["table/lent_keys"]),
     ("opendal", &["table/listing"]),
     ("reqwest", &["commands/health", "table"]),
     ("sqlx", &["table"]),

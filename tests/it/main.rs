@@ -8,6 +8,7 @@
 )]
 #![allow(clippy::single_range_in_vec_init, reason = "ranges of offsets are meant, often one")]
 
+mod altered;
 mod bad_input;
 mod broken_servers;
 mod crashes;
@@ -15,6 +16,7 @@ mod crates;
 mod directories;
 mod earlier;
 mod fetching;
+mod field_names;
 mod flights;
 mod foreign_writers;
 mod groups;
@@ -23,6 +25,7 @@ mod holes;
 mod housekeeping;
 mod kills;
 mod landing;
+mod leaderless;
 mod memory;
 mod old_copies;
 mod orphans;

@@ -330,6 +330,7 @@ impl Driver {
         } else if state.fault(plan.freezes) {
             let wait = state.up_to(2 * plan.session);
             state.note(format_args!("{name} stands still for {wait:?}"));
+            state.was_frozen = true;
             state.frozen.insert(slot, Instant::now() + wait);
         }
     }
@@ -412,6 +413,8 @@ pub(super) fn draw_settings(state: &mut State) -> RunSettings {
     let revocation_timeout = ms(100, 1000);
     let shutdown_timeout = ms(500, 3000);
     let checkpoint_timeout = ms(500, 5000);
+    let fresh = ms(10, 300);
+    state.oldest_reading = interval + fresh;
     RunSettings {
         pipeline: PIPELINE.to_owned(),
         topic: TOPIC.to_owned(),
@@ -428,6 +431,7 @@ pub(super) fn draw_settings(state: &mut State) -> RunSettings {
         shutdown_timeout,
         revocation_timeout,
         retry_give_up: Duration::from_secs(60),
+        fresh,
         reset: if latest { ResetPolicy::Latest } else { ResetPolicy::Earliest },
         bad_records: BadRecords::Skip,
     }
@@ -450,6 +454,7 @@ async fn supervise(
         settings: settings.clone(),
         commits: Arc::new(AtomicU64::new(0)),
         uncommitted: Arc::default(),
+        catalog: AsyncOnceCell::new(),
         targets: AsyncOnceCell::new(),
         replaced: parking_lot::Mutex::default(),
     };

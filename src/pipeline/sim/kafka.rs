@@ -261,11 +261,18 @@ impl State {
     }
 
     /// A client takes what was assigned to it.
-    pub(crate) fn assign(&mut self, id: u64, shares: &[Share]) {
-        let taken: Vec<i32> = shares.iter().map(|share| share.tp.partition).collect();
+    pub(crate) fn assign(&mut self, id: u64, shares: &[Share], absent: &[TopicPartition]) {
+        let started = shares.iter().map(|share| share.tp.partition);
+        let mut taken: Vec<i32> = started.chain(absent.iter().map(|tp| tp.partition)).collect();
+        taken.sort_unstable();
         if self.plan.group {
             self.answer(id, true, &taken);
         }
+        self.begin(id, shares);
+    }
+
+    /// A client begins to read partitions that it has.
+    pub(crate) fn begin(&mut self, id: u64, shares: &[Share]) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         for share in shares {
             let (shard, start) = (share.shard, share.start);

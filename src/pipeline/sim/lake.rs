@@ -4,9 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::kafka::{Kind, index};
 use super::state::{PIPELINE, State, tp};
+use crate::pipeline::seams::now;
 use crate::protocol::{
     CommitId, FullView, JournalParts, Ledger, Offset, PendingCommit, RowCounts, SnapshotFacts,
     TableView, advance, commits, decode_ledger, decode_summary, encode_ledger, encode_summary,
@@ -47,6 +49,10 @@ pub(super) struct Meta {
 }
 
 impl Meta {
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
     pub(crate) fn view(&self) -> TableView {
         TableView {
             table_uuid: format!("uuid of {}", TABLES[self.at]),
@@ -101,6 +107,14 @@ impl Meta {
 pub(super) struct DataFile {
     pub rows: Vec<(i32, Offset)>,
     pub deleted: bool,
+    /// The version of the metadata that it was opened for.
+    opened_for: u64,
+}
+
+impl DataFile {
+    fn foreign(rows: Vec<(i32, Offset)>) -> Self {
+        Self { rows, deleted: false, opened_for: 0 }
+    }
 }
 
 /// A row that is not of the topic.
@@ -116,6 +130,8 @@ pub(super) struct Lake {
     pub readers: BTreeSet<usize>,
     /// Requests decided on what the last commit left.
     pub remembered: usize,
+    /// When each version of the metadata became an old one.
+    replaced: BTreeMap<u64, Instant>,
     last_snapshot: i64,
     foreign_rows: usize,
     landed: BTreeSet<CommitId>,
@@ -139,6 +155,12 @@ pub(super) struct Request {
 }
 
 impl Lake {
+    /// The table is changed.
+    fn set(&mut self, meta: Arc<Meta>) {
+        let before = self.meta.replace(meta);
+        self.replaced.extend(before.map(|before| (before.version, now())));
+    }
+
     pub(crate) fn ledger_of(&self, partition: i32) -> Option<Offset> {
         self.meta.as_ref()?.ledger_of(partition)
     }
@@ -155,10 +177,40 @@ fn file_of(path: &str) -> Option<(usize, usize)> {
 }
 
 impl State {
-    /// A closed and durable file.
-    pub(crate) fn write_file(&mut self, at: usize, rows: Vec<(i32, Offset)>) -> String {
-        self.lakes[at].files.push(DataFile { rows, deleted: false });
+    /// Files are opened for a table as it was read: not for one that has been another for long. Of
+    /// several tables one may get its first record late in an epoch, which all have begun together.
+    pub(crate) fn check_reading(&mut self, meta: &Meta) {
+        if self.plan.tables > 1 {
+            return;
+        }
+        let changed = self.lakes[meta.at].replaced.get(&meta.version);
+        let age = changed.map(|changed| now().duration_since(*changed));
+        // What was read is on its way for a while, and whoever stands still gets it later.
+        let oldest = self.oldest_reading + 4 * self.plan.travel;
+        if !self.was_frozen && age.is_some_and(|age| age > oldest) {
+            self.find(format!("{} was changed {age:?} before files are opened", TABLES[meta.at]));
+        }
+    }
+
+    /// A closed and durable file, opened for this version of the metadata.
+    pub(crate) fn write_file(
+        &mut self,
+        at: usize,
+        opened_for: u64,
+        rows: Vec<(i32, Offset)>,
+    ) -> String {
+        self.lakes[at].files.push(DataFile { rows, deleted: false, opened_for });
         format!("f/{at}/{}", self.lakes[at].files.len() - 1)
+    }
+
+    /// A file of the commit that was opened for a newer reading of the table than this: its schema may
+    /// not be there.
+    pub(crate) fn newer_file(&self, meta: &Meta, pending: &PendingCommit) -> Option<String> {
+        let is_newer = |path: &str| {
+            file_of(path)
+                .is_some_and(|(at, file)| self.lakes[at].files[file].opened_for > meta.version)
+        };
+        pending.files.iter().map(|file| &file.path).find(|path| is_newer(path)).cloned()
     }
 
     /// I8: neither a snapshot nor a checkpoint that somebody may finish names the file.
@@ -285,7 +337,7 @@ impl State {
         next.snapshots.push(Arc::new(snapshot));
         next.head = Some(id);
         let meta = Arc::new(next);
-        self.lakes[at].meta = Some(meta.clone());
+        self.lakes[at].set(meta.clone());
         meta
     }
 
@@ -365,7 +417,7 @@ impl State {
                 self.note(format_args!("foreign append"));
                 self.lakes[at].foreign_rows += 1;
                 let row = i64::try_from(self.lakes[at].foreign_rows).unwrap();
-                self.lakes[at].files.push(DataFile { rows: vec![(FOREIGN, row)], deleted: false });
+                self.lakes[at].files.push(DataFile::foreign(vec![(FOREIGN, row)]));
                 files.push(self.lakes[at].files.len() - 1);
                 self.push(at, next, None, files);
             }
@@ -378,7 +430,7 @@ impl State {
                 self.note(format_args!("foreign compaction of {} files", merged.len()));
                 let rows = merged.iter().flat_map(|file| self.lakes[at].files[*file].rows.clone());
                 let rows = rows.collect();
-                self.lakes[at].files.push(DataFile { rows, deleted: false });
+                self.lakes[at].files.push(DataFile::foreign(rows));
                 files.push(self.lakes[at].files.len() - 1);
                 self.push(at, next, None, files);
             }
@@ -394,13 +446,13 @@ impl State {
                     *oldest = Arc::new(Snapshot { parent: None, ..Snapshot::clone(oldest) });
                 }
                 next.version += 1;
-                self.lakes[at].meta = Some(Arc::new(next));
+                self.lakes[at].set(Arc::new(next));
             }
             _ => {
                 self.note(format_args!("foreign property"));
                 next.properties.insert("owner".to_owned(), next.version.to_string());
                 next.version += 1;
-                self.lakes[at].meta = Some(Arc::new(next));
+                self.lakes[at].set(Arc::new(next));
             }
         }
     }
@@ -444,7 +496,7 @@ impl State {
         let mut next = Meta::clone(meta);
         next.head = Some(head);
         next.version += 1;
-        self.lakes[at].meta = Some(Arc::new(next));
+        self.lakes[at].set(Arc::new(next));
     }
 
     /// Was a table rolled back? A process that saw it may end with that also when it is no more.

@@ -137,6 +137,20 @@ fn partitions_that_a_group_leaves_to_nobody_find_a_reader() {
     assert!(rejoins > 10, "{rejoins}");
 }
 
+/// Otherwise the worlds say nothing of tables that others change while nothing is written, and of
+/// partitions that no leader tells of while the others are read.
+#[test]
+fn tables_are_read_anew_after_a_pause_and_absent_partitions_are_read_later() {
+    let (mut renewals, mut absent) = (0, 0);
+    let failing = failing(0..300, |outcome| {
+        renewals += outcome.met.renewals;
+        absent += outcome.met.absent;
+    });
+    assert!(failing.is_empty(), "replay with ICESTREAM_SIM_SEED=<seed>: {failing:#?}");
+    println!("{renewals} tables renewed, {absent} partitions absent");
+    assert!(renewals > 100 && absent > 5, "{renewals} {absent}");
+}
+
 #[test]
 fn no_record_of_a_topic_that_was_made_again_enters_a_table_and_every_process_is_refused() {
     let mut refused = 0;

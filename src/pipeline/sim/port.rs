@@ -266,6 +266,22 @@ impl Source for Port {
         .await
     }
 
+    async fn known_log_ranges(
+        &self,
+        partitions: Vec<TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, LogRange>, Failure> {
+        let mut known = self.log_ranges(partitions).await?;
+        let mut state = self.sim.lock();
+        let rate = state.plan.kafka_errors;
+        if !known.is_empty() && state.fault(rate) {
+            let at = state.rng.usize(..known.len());
+            let absent = known.keys().nth(at).cloned();
+            known.retain(|tp, _| Some(tp) != absent.as_ref());
+            state.met.absent += 1;
+        }
+        Ok(known)
+    }
+
     fn queues(&self, shards: usize) -> Vec<SimQueue> {
         (0..shards).map(|shard| SimQueue { port: self.clone(), shard }).collect()
     }
@@ -289,9 +305,16 @@ impl Source for Port {
         ))
     }
 
-    fn assign(&self, starts: &[Share]) -> Result<(), Failure> {
+    fn assign(&self, starts: &[Share], absent: &[TopicPartition]) -> Result<(), Failure> {
         if self.life.step(&self.sim, "assign") {
-            self.sim.lock().assign(self.client, starts);
+            self.sim.lock().assign(self.client, starts, absent);
+        }
+        Ok(())
+    }
+
+    fn begin(&self, starts: &[Share]) -> Result<(), Failure> {
+        if self.life.step(&self.sim, "begin") {
+            self.sim.lock().begin(self.client, starts);
         }
         Ok(())
     }
@@ -384,10 +407,6 @@ impl Table for SimTable {
         Ok(loaded.entry(snapshot_id))
     }
 
-    fn may_be_kept(&self, _loaded: &Arc<Meta>) -> bool {
-        true
-    }
-
     async fn append(
         &self,
         reading: &Reading<Arc<Meta>>,
@@ -401,6 +420,11 @@ impl Table for SimTable {
             let pending = permit.commit();
             state.check_request(self.port.life.slot(), self.port.client, pending);
             let longest = state.plan.travel;
+            if let Some(path) = state.newer_file(reading.table(), pending) {
+                let table = TABLES[at].parse().map_err(NotSent::simulated)?;
+                let reason = String::from("its schema is not there");
+                return Err(NotSent::simulated(TableError::BadFile { table, path, reason }));
+            }
             if !state.lakes[at].readers.remove(&self.port.life.slot()) {
                 state.lakes[at].remembered += 1;
             }

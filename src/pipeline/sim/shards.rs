@@ -27,7 +27,7 @@ impl World for Port {
         _table: &FlowTable,
         loaded: &Arc<Arc<Meta>>,
     ) -> Result<SimSink, Failure> {
-        Ok(SimSink::new(self.clone(), shard, loaded.at))
+        Ok(SimSink::new(self.clone(), shard, loaded.as_ref().clone()))
     }
 
     fn spawn_shard(&self, mut task: ShardTask<Self>) -> Result<BoxFuture<'static, bool>, Failure> {

@@ -103,6 +103,17 @@ impl Queue for SimQueue {
         count
     }
 
+    fn has_some(&mut self, _wait: Duration) -> bool {
+        let state = self.port.sim.lock();
+        let Some(client) = state.clients.get(&self.port.client) else { return false };
+        let mut fetches = client.fetches.iter().filter(|(_, fetch)| fetch.shard == self.shard);
+        client.stale.iter().any(|(shard, ..)| *shard == self.shard)
+            // Holes at the end count, too: what no reader may see comes as well.
+            || fetches.any(|(partition, fetch)| {
+                fetch.next < state.log.partitions[index(*partition)].end
+            })
+    }
+
     fn positions(
         &self,
         partitions: impl Iterator<Item = PartitionId>,
@@ -120,15 +131,17 @@ impl Queue for SimQueue {
 pub(super) struct SimSink {
     port: Port,
     shard: usize,
-    /// Which table it writes to.
-    at: usize,
+    /// Which table it writes to, as it was read.
+    meta: Arc<Meta>,
+    /// Did it get anything of the open epoch?
+    touched: bool,
     rows: Vec<(i32, Offset)>,
     files: Vec<PendingFile>,
 }
 
 impl SimSink {
-    pub(crate) fn new(port: Port, shard: usize, at: usize) -> Self {
-        Self { port, shard, at, rows: Vec::new(), files: Vec::new() }
+    pub(crate) fn new(port: Port, shard: usize, meta: Arc<Meta>) -> Self {
+        Self { port, shard, meta, touched: false, rows: Vec::new(), files: Vec::new() }
     }
 
     fn write(&mut self) -> Result<(), Failure> {
@@ -146,7 +159,7 @@ impl SimSink {
         }
         let rows = std::mem::take(&mut self.rows);
         let records = rows.len() as u64;
-        let path = state.write_file(self.at, rows);
+        let path = state.write_file(self.meta.at, self.meta.version(), rows);
         self.files.push(PendingFile {
             path,
             data_file: String::new(),
@@ -188,7 +201,10 @@ impl Sink for SimSink {
     type Closing = SimClosing;
 
     fn push(&mut self, record: &Record<'_>, payload: &[u8]) -> Result<Pushed, Failure> {
-        let bad_here = is_bad(self.at, Kind::Good, record.offset);
+        if !std::mem::replace(&mut self.touched, true) {
+            self.port.sim.lock().check_reading(&self.meta);
+        }
+        let bad_here = is_bad(self.meta.at, Kind::Good, record.offset);
         if payload == BAD || bad_here {
             let (path, detail) = (String::new(), String::from("simulated"));
             return Ok(Pushed::Bad(RecordError { reason: Reason::NotJson, path, detail }));
@@ -213,10 +229,13 @@ impl Sink for SimSink {
         0
     }
 
-    fn close(&mut self, _next: &Arc<Arc<Meta>>) -> Result<SimClosing, Failure> {
+    fn close(&mut self, next: &Arc<Arc<Meta>>) -> Result<SimClosing, Failure> {
         if !self.rows.is_empty() {
             self.write()?;
         }
+        let renewed = !self.touched && self.meta.version() != next.version();
+        self.port.sim.lock().met.renewals += usize::from(renewed);
+        (self.meta, self.touched) = (next.as_ref().clone(), false);
         let over = now() + self.port.sim.lock().up_to(CLOSING);
         Ok(SimClosing { port: self.port.clone(), files: std::mem::take(&mut self.files), over })
     }

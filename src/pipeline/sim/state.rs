@@ -236,6 +236,10 @@ pub(super) struct Met {
     pub rejoins: usize,
     /// Times that a log began past a ledger that its reader had just read.
     pub overtaken: usize,
+    /// Partitions of which no leader told, once, where their logs begin and end.
+    pub absent: usize,
+    /// Tables that were read for shards which would have opened files for older ones.
+    pub renewals: usize,
 }
 
 /// All of a simulated world.
@@ -256,6 +260,8 @@ pub(super) struct State {
     pub last_client: u64,
     /// One for each table of the flow.
     pub lakes: Vec<Lake>,
+    /// How old a reading may be for which a file is opened.
+    pub oldest_reading: Duration,
     /// A table that the catalog does not give.
     pub away: Option<usize>,
     /// How often it happened what the world is there for.
@@ -267,6 +273,8 @@ pub(super) struct State {
     pub rejected: BTreeSet<String>,
     /// Instances that do nothing until then.
     pub frozen: BTreeMap<usize, Instant>,
+    /// Did anybody stand still?
+    pub was_frozen: bool,
     /// Instances that the group does not hear until then.
     pub muted: BTreeMap<usize, Instant>,
 }
@@ -332,10 +340,12 @@ impl Sim {
             lakes: (0..plan.tables).map(|_| Lake::default()).collect(),
             away: None,
             met: Met::default(),
+            oldest_reading: Duration::ZERO,
             drives,
             last_member: 0,
             rejected: BTreeSet::new(),
             frozen: BTreeMap::new(),
+            was_frozen: false,
             muted: BTreeMap::new(),
             findings: Vec::new(),
             calm: false,

@@ -93,7 +93,7 @@ impl Still {
         let target = FlowTable { name: TABLES[at].into(), uuid, generation: 0 };
         let range = OffsetRange { start: from.unwrap_or(0), end };
         let file = PendingFile {
-            path: self.sim.lock().write_file(at, Vec::new()),
+            path: self.sim.lock().write_file(at, 0, Vec::new()),
             data_file: String::new(),
             schema_id: 0,
             spec_id: 0,

@@ -70,6 +70,14 @@ impl FetchQueue {
         }
     }
 
+    /// See [`super::super::ShardQueue::has_some`].
+    pub(crate) fn has_some(&mut self, wait: Duration) -> bool {
+        if self.section.is_none() && self.chunk.is_none() {
+            self.chunk = self.fetch.next_chunk(wait);
+        }
+        self.section.is_some() || self.chunk.is_some()
+    }
+
     /// The next offset to read of each of these partitions, where anything came since it was
     /// taken.
     pub(crate) fn positions(

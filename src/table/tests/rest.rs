@@ -1,4 +1,6 @@
-//! The REST catalog against scripted answers: what each means, and how tokens are renewed.
+//! The REST catalog against scripted answers: what each means.
+
+mod tokens;
 
 use iceberg::spec::{
     FormatVersion, MAIN_BRANCH, SnapshotReference, SnapshotRetention, SortOrder, TableMetadata,
@@ -219,13 +221,50 @@ async fn a_catalog_that_is_gone_got_no_request() {
 
 #[tokio::test]
 async fn refusals_are_rejected() {
-    for code in [400, 404, 406, 413, 422] {
+    for code in [400, 404, 405, 406, 413, 422] {
         let outcome = Scripted::new().await.commit(status(code)).await.unwrap();
         assert!(
             matches!(&outcome, CommitOutcome::Rejected(why) if why.contains("said so")),
             "{code}: {outcome:?}"
         );
     }
+}
+
+/// As a gateway with nothing behind it answers.
+fn stranger(status: u16) -> Reply {
+    Reply::Text(status, "<html>nothing here</html>".into())
+}
+
+#[tokio::test]
+async fn a_404_of_somebody_who_is_no_catalog_says_nothing_of_a_commit() {
+    for code in [404, 405] {
+        let outcome = Scripted::new().await.commit(stranger(code)).await.unwrap();
+        assert!(matches!(&outcome, CommitOutcome::Unknown(_)), "{code}: {outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_catalog_that_worked_and_does_not_know_us_any_more_passes() {
+    let scripted = Scripted::new().await;
+    let catalog = scripted.connect().await;
+    scripted.load(&catalog).await;
+    for code in [401, 403, 404, 405, 419] {
+        scripted.server.reply(LOAD, stranger(code));
+        let error = catalog.load(&scripted.name).await.unwrap_err();
+        assert!(error.is_transient(), "{code}: {error}");
+        assert!(error.to_string().contains(&code.to_string()), "{error}");
+    }
+    scripted.server.text(LOAD, 404, NO_TABLE);
+    assert!(catalog.load(&scripted.name).await.unwrap().is_none(), "that is an answer");
+
+    // One that took a commit let us write: what it says now passes, too.
+    let loaded = scripted.load(&catalog).await;
+    scripted.server.reply(COMMIT, scripted.applied());
+    let loaded = committed(catalog.commit_append(&loaded, &pending(&loaded, 0, 3, vec![])).await);
+    scripted.server.reply(COMMIT, status(403));
+    let outcome = catalog.commit_append(&loaded, &pending(&loaded, 3, 6, vec![])).await.unwrap();
+    let CommitOutcome::TurnedAway(error) = outcome else { panic!("{outcome:?}") };
+    assert!(error.is_transient(), "{error}");
 }
 
 /// As catalogs answer when another branch took the sequence number of our snapshot.
@@ -245,7 +284,9 @@ async fn a_rejection_by_a_table_that_got_a_snapshot_meanwhile_is_a_conflict() {
 
 #[tokio::test]
 async fn requests_turned_away_unread_are_told_from_those_that_were_not_sent() {
-    for (code, transient) in [(401, false), (403, false), (419, false), (429, true)] {
+    // It gave us the table before: who we are was right.
+    // And who may read need not be allowed to write.
+    for (code, transient) in [(401, true), (403, false), (419, true), (429, true)] {
         let scripted = Scripted::new().await;
         let outcome = scripted.commit(status(code)).await.unwrap();
         let CommitOutcome::TurnedAway(error) = outcome else { panic!("{code}: {outcome:?}") };
@@ -325,82 +366,6 @@ async fn a_conflict_whose_head_has_not_moved_keeps_its_files() {
     scripted.server.reply(COMMIT, status(409)).reply(LOAD, status(503));
     conflict(catalog.commit_append(&loaded, &pending(&loaded, 0, 3, vec![])).await);
     assert_eq!(scripted.files(), 2, "the table could not be read");
-}
-
-#[tokio::test]
-async fn an_expired_token_is_renewed_once_and_the_request_sent_again() {
-    let scripted = Scripted::new().await;
-    let auth = RestAuth { credential: Some("me:pass".into()), ..RestAuth::default() };
-    let settings = CatalogSettings { rest: auth, ..scripted.settings() };
-    scripted.server.text(
-        TOKENS,
-        200,
-        r#"{"access_token":"old","token_type":"bearer","expires_in":3600}"#,
-    );
-    let catalog = scripted.connect_with(settings).await;
-    let loaded = scripted.load(&catalog).await;
-    scripted.server.reply(COMMIT, status(401)).reply(COMMIT, scripted.applied());
-    scripted.server.text(TOKENS, 200, r#"{"access_token":"new"}"#);
-    committed(catalog.commit_append(&loaded, &pending(&loaded, 0, 3, vec![])).await);
-
-    let asked = scripted.server.asked();
-    assert_eq!(scripted.server.lines(), [TOKENS, CONFIG, LOAD, COMMIT, TOKENS, COMMIT]);
-    let tokens: Vec<_> = asked.iter().map(|asked| asked.header("authorization")).collect();
-    assert_eq!(tokens, ["", "Bearer old", "Bearer old", "Bearer old", "", "Bearer new"]);
-    assert_eq!(
-        asked[0].body,
-        "grant_type=client_credentials&client_id=me&client_secret=pass&scope=catalog"
-    );
-
-    // Refused again with the new one: no loop.
-    let loaded = scripted.load(&catalog).await;
-    scripted.server.reply(COMMIT, status(401)).reply(COMMIT, status(401));
-    scripted.server.text(TOKENS, 200, r#"{"access_token":"newer"}"#);
-    let outcome = catalog.commit_append(&loaded, &pending(&loaded, 0, 3, vec![])).await.unwrap();
-    let CommitOutcome::TurnedAway(error) = outcome else { panic!("{outcome:?}") };
-    assert!(matches!(error, TableError::Unauthorised { .. }), "{error}");
-}
-
-#[tokio::test]
-async fn a_request_that_was_turned_away_and_cannot_be_sent_again_had_been_sent() {
-    let scripted = Scripted::new().await;
-    let auth = RestAuth { credential: Some("me:pass".into()), ..RestAuth::default() };
-    let settings = CatalogSettings { rest: auth, ..scripted.settings() };
-    scripted.server.text(TOKENS, 200, r#"{"access_token":"old"}"#);
-    let catalog = scripted.connect_with(settings).await;
-    let loaded = scripted.load(&catalog).await;
-    scripted.server.reply(COMMIT, status(401)).reply(TOKENS, status(503));
-    let outcome = catalog.commit_append(&loaded, &pending(&loaded, 0, 3, vec![])).await.unwrap();
-    let CommitOutcome::TurnedAway(error) = outcome else { panic!("{outcome:?}") };
-    assert!(error.is_transient(), "{error}");
-    assert_eq!(scripted.files(), 1, "a first copy of the request may have landed");
-}
-
-#[tokio::test]
-async fn a_token_is_renewed_before_it_expires() {
-    let scripted = Scripted::new().await;
-    let auth = RestAuth {
-        credential: Some("me:pass".into()),
-        scope: Some("PRINCIPAL_ROLE:ALL".into()),
-        oauth2_server_uri: Some(format!("{}/elsewhere", scripted.server.uri).into()),
-        ..RestAuth::default()
-    };
-    let settings = CatalogSettings { rest: auth, ..scripted.settings() };
-    // Its life is over before the next request can be made.
-    let short = r#"{"access_token":"short","expires_in":0.000001}"#;
-    let tokens = "POST /elsewhere";
-    scripted.server.text(tokens, 200, short).text(
-        tokens,
-        200,
-        r#"{"access_token":"long","expires_in":3600}"#,
-    );
-    let catalog = scripted.connect_with(settings).await;
-    scripted.load(&catalog).await;
-    scripted.load(&catalog).await;
-    assert_eq!(scripted.server.lines(), [tokens, CONFIG, tokens, LOAD, LOAD]);
-    let asked = scripted.server.asked();
-    assert!(asked[0].body.ends_with("&scope=PRINCIPAL_ROLE%3AALL"), "{}", asked[0].body);
-    assert_eq!(asked[4].header("authorization"), "Bearer long");
 }
 
 #[tokio::test]

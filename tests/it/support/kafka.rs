@@ -237,6 +237,15 @@ impl Kafka {
         self.create(NewTopic::new(topic, 1, TopicReplication::Variable(&replicas)), configs);
     }
 
+    /// Creates a topic whose partitions have one copy each, on these brokers in turn.
+    pub fn create_topic_spread(&self, topic: &str, partitions: i32, brokers: &[i32]) {
+        let each: Vec<Vec<i32>> =
+            brokers.iter().cycle().map(|broker| vec![*broker]).take(partitions as usize).collect();
+        let replicas: Vec<&[i32]> = each.iter().map(Vec::as_slice).collect();
+        let replication = TopicReplication::Variable(&replicas);
+        self.create(NewTopic::new(topic, partitions, replication), &[]);
+    }
+
     fn create<'a>(&self, mut new: NewTopic<'a>, configs: &[(&'a str, &'a str)]) {
         let (topic, partitions) = (new.name, new.num_partitions);
         for (name, value) in configs {

@@ -10,6 +10,7 @@ pub mod foreign;
 pub mod http;
 pub mod icestream;
 pub mod kafka;
+pub mod lender;
 pub mod oracle;
 pub mod parts;
 pub mod postgres;

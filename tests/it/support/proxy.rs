@@ -85,8 +85,27 @@ pub struct Rule {
     shared: Arc<Shared>,
 }
 
+/// What a proxy does to every request, beside its rules: answers it itself, or changes the reply.
+pub trait Between: Send + Sync {
+    /// Given the head of a request as text, a status and body to answer with; none passes it on.
+    fn request(&self, _head: &str) -> Option<(u16, String)> {
+        None
+    }
+
+    /// Given the whole reply to a path, the one that the client gets.
+    fn reply(&self, _path: &str, reply: Vec<u8>) -> Vec<u8> {
+        reply
+    }
+}
+
+/// Nothing.
+struct Nothing;
+
+impl Between for Nothing {}
+
 struct Shared {
     upstream: String,
+    between: Arc<dyn Between>,
     stopped: AtomicBool,
     cut: AtomicBool,
     state: Mutex<State>,
@@ -115,15 +134,22 @@ struct Request {
     /// The whole request as it is to be sent on.
     bytes: Vec<u8>,
     body: String,
+    body_length: usize,
 }
 
 impl Proxy {
     /// Starts a proxy in front of `upstream`, `HOST:PORT`.
     pub fn before(upstream: &str) -> Self {
+        Self::with(upstream, Arc::new(Nothing))
+    }
+
+    /// The same, with somebody who looks at all that passes.
+    pub fn with(upstream: &str, between: Arc<dyn Between>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port for the proxy");
         let address = listener.local_addr().expect("the proxy's own address");
         let shared = Arc::new(Shared {
             upstream: upstream.into(),
+            between,
             stopped: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             state: Mutex::default(),
@@ -231,6 +257,12 @@ impl Shared {
             return;
         }
         let Ok(request) = read_request(client) else { return };
+        let head = request.bytes.len() - request.body_length;
+        let refused = self.between.request(&String::from_utf8_lossy(&request.bytes[..head]));
+        if let Some((code, body)) = refused {
+            answer(client, code, &body);
+            return;
+        }
         let (rule, fault) = self.match_rule(&request).unzip();
         let mut status = None;
         match (&fault, rule) {
@@ -309,7 +341,7 @@ impl Shared {
         upstream.write_all(&request.bytes)?;
         let mut reply = Vec::new();
         upstream.read_to_end(&mut reply)?;
-        Ok(reply)
+        Ok(self.between.reply(&request.path, reply))
     }
 }
 
@@ -345,7 +377,7 @@ fn read_request(client: &TcpStream) -> std::io::Result<Request> {
     let mut bytes = head.into_bytes();
     bytes.extend_from_slice(&body);
     let body = String::from_utf8_lossy(&body).into_owned();
-    Ok(Request { method: method.into(), path: path.into(), bytes, body })
+    Ok(Request { method: method.into(), path: path.into(), bytes, body, body_length: length })
 }
 
 fn reply_with(mut client: &TcpStream, reply: &[u8]) {
