@@ -206,13 +206,13 @@ async fn table(
     lines: &mut Lines<'_>,
 ) -> io::Result<()> {
     let Some(catalog) = catalog else {
-        for what in ["table", "fit", "ledger", "store"] {
+        for what in ["table", "fit", "ledger", "fencing", "store"] {
             lines.skip(what, "the catalog did not answer")?;
         }
         return Ok(());
     };
-    let Some(target) = lines.probe("table", find(config, catalog)).await? else {
-        for what in ["fit", "ledger"] {
+    let Some(target) = lines.probe("table", find(config, &catalog)).await? else {
+        for what in ["fit", "ledger", "fencing"] {
             lines.skip(what, "there is no table to look at")?;
         }
         return store(config, None, lines).await;
@@ -235,12 +235,27 @@ async fn table(
             Err(refusal) => lines.write("ledger", Duration::ZERO, &Err(refused(&refusal)))?,
         },
     }
+    match (&catalog, &target.loaded) {
+        (Found::Catalog(catalog), Some(loaded)) => {
+            lines.look("fencing", fencing(catalog, loaded)).await?;
+        }
+        _ => lines.skip("fencing", "the table does not exist yet")?,
+    }
     store(config, target.loaded.as_ref(), lines).await
 }
 
-async fn find(config: &Config, catalog: Found) -> Result<(Target, String), String> {
+/// Does the catalog refuse commits that are pinned to another state of the table?
+async fn fencing(catalog: &Catalog, loaded: &LoadedTable) -> Seen {
+    table::check_fencing(catalog, loaded).await.map_err(|error| chain(&error))?;
+    Ok(String::from(match catalog {
+        Catalog::Sql(_) => "a statement of icestream's own compares and swaps",
+        Catalog::Rest(_) => "commits that are pinned to another state of the table are refused",
+    }))
+}
+
+async fn find(config: &Config, catalog: &Found) -> Result<(Target, String), String> {
     let name = table_name(config).map_err(|error| chain(&error))?;
-    let loaded = match &catalog {
+    let loaded = match catalog {
         Found::Catalog(catalog) => {
             catalog.load(&name).await.map_err(|error| chain(&Failure::Table(error)))?
         }

@@ -350,7 +350,12 @@ impl seams::Table for CatalogTable {
         let loaded = open_table(&self.catalog, &self.name, &self.config).await?;
         // Before anything is read for it.
         check_writable(&loaded)?;
-        self.read(loaded)
+        let reading = self.read(table::found(&self.catalog, loaded).await?)?;
+        // A pipeline's first start on a table: later ones have seen the catalog refuse, or no other writer.
+        if reading.view().ledger.is_none() {
+            table::check_fencing(&self.catalog, reading.table()).await?;
+        }
+        Ok(reading)
     }
 
     fn entry(

@@ -199,7 +199,7 @@ async fn recognise<W: World>(
 }
 
 /// The first reading of each table, and why others could not be read. One that is absent is made, if
-/// it is known how.
+/// it is known how and local state never saw it.
 async fn read<W: World>(
     committer: &Committer<W>,
     local: &LocalState,
@@ -208,9 +208,9 @@ async fn read<W: World>(
         let is_for = |pending: &Prepared| {
             pending.table == *name || !committer.tables.contains_key(&pending.table)
         };
-        let awaited = local.pending.iter().any(is_for);
-        // A new table in the place of the one that a commit is pending for would only be in the way
-        // of bringing that one back.
+        let awaited = local.last.contains_key(name) || local.pending.iter().any(is_for);
+        // A new table in the place of the one that was written to would only be in the way of
+        // bringing that one back, and would be filled from the beginning.
         let reading = if awaited { table.load().await } else { table.open().await };
         (name.clone(), reading)
     };

@@ -168,7 +168,7 @@ fn moved(loaded: &LoadedTable, expected: &str, head: Option<i64>) -> Option<Comm
 }
 
 /// A commit whose files are written, and what follows from its answer.
-struct Written {
+pub(super) struct Written {
     proposal: Proposal,
     files: Vec<Encoded>,
     paths: Vec<String>,
@@ -184,7 +184,8 @@ async fn commit(
 ) -> Result<Appended, NotSent> {
     let written = write(catalog, loaded, change, maintenance).await.map_err(NotSent::because)?;
     crash::point("commit.before-request");
-    let outcome = send(catalog, loaded, &written).await?;
+    let answered = || crash::point("commit.after-request");
+    let outcome = send(catalog, loaded, &written, answered).await?;
     // From here on the request is out: there is nothing more to fail.
     Ok(appended(loaded, written, outcome, maintenance))
 }
@@ -203,8 +204,20 @@ async fn write(
         Some(_) => expirable(catalog, loaded, change.now_ms, maintenance).await,
         None => Vec::new(),
     };
+    let written = prepare(catalog, loaded, change, &expire, maintenance).await?;
+    Ok(Written { sweeping, ..written })
+}
+
+/// Makes the commit's metadata files and writes them.
+pub(super) async fn prepare(
+    catalog: &Catalog,
+    loaded: &LoadedTable,
+    change: Change,
+    expire: &[i64],
+    maintenance: &Maintenance,
+) -> Result<Written, TableError> {
     let mut files = Vec::new();
-    let mut proposal = snapshot::propose(loaded, change, &expire, maintenance, &mut files).await?;
+    let mut proposal = snapshot::propose(loaded, change, expire, maintenance, &mut files).await?;
     if let Catalog::Sql(catalog) = catalog {
         let location = catalog.next_metadata_location(loaded, &proposal.metadata);
         files.push(sql::encode_metadata(&proposal.metadata, &location).await?);
@@ -219,20 +232,22 @@ async fn write(
         return Err(error);
     }
     maintenance.add_written(files.len(), files.iter().map(|file| file.bytes.len()).sum());
-    Ok(Written { proposal, files, paths, sweeping })
+    Ok(Written { proposal, files, paths, sweeping: None })
 }
 
-async fn send(
+/// The one request, and what its answer means.
+pub(super) async fn send(
     catalog: &Catalog,
     loaded: &LoadedTable,
     written: &Written,
+    answered: impl FnOnce(),
 ) -> Result<CommitOutcome, NotSent> {
     let Written { proposal, paths, .. } = written;
     let answer = match catalog {
         Catalog::Sql(catalog) => catalog.swap(loaded, proposal, metadata_file(paths)).await,
         Catalog::Rest(catalog) => catalog.commit(loaded, proposal).await,
     };
-    crash::point("commit.after-request");
+    answered();
     settle(catalog, loaded, proposal, paths, answer).await
 }
 

@@ -24,6 +24,7 @@ mod commit;
 mod error;
 mod expiry;
 mod files;
+mod founding;
 mod io;
 mod ledger;
 mod lent_keys;
@@ -62,6 +63,7 @@ pub use commit::{CommitOutcome, append};
 pub(crate) use commit::{append_edit, check_places, check_writable};
 pub(crate) use error::{BoxError, TableError};
 pub(crate) use files::{LiveFile, live_files};
+pub(crate) use founding::{check_fencing, found};
 pub(crate) use io::delete_files;
 pub use io::file_io;
 pub use ledger::{Understood, view};
@@ -196,6 +198,14 @@ impl Catalog {
             CatalogKind::Sql => Self::Sql(SqlCatalog::connect(settings).await?),
             CatalogKind::Rest => Self::Rest(RestCatalog::connect(settings).await?),
         })
+    }
+
+    /// What it is called in errors: its address, without secrets.
+    fn label(&self) -> &str {
+        match self {
+            Self::Sql(catalog) => &catalog.label,
+            Self::Rest(catalog) => catalog.label(),
+        }
     }
 
     /// Reads a table; `None` if the catalog does not have it.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use iceberg::spec::TableMetadata;
+use iceberg::{TableRequirement, TableUpdate};
 use parking_lot::Mutex;
 use reqwest::Method;
 use serde::Deserialize;
@@ -270,6 +271,41 @@ impl RestCatalog {
             }
             // 500, 502 and 504 by the protocol; all others because they prove nothing.
             _ => Ok(CommitOutcome::Unknown(said)),
+        }
+    }
+}
+
+impl RestCatalog {
+    pub(super) fn label(&self) -> &str {
+        self.client.label()
+    }
+
+    /// Sends a commit that nothing depends on, and tells whether the catalog took it. An answer that is
+    /// neither yes nor no counts as no: the table tells.
+    ///
+    /// # Errors
+    /// We are turned away, or the catalog cannot be reached.
+    pub(super) async fn takes(
+        &self,
+        loaded: &LoadedTable,
+        requirements: &[TableRequirement],
+        updates: &[TableUpdate],
+    ) -> Result<bool, TableError> {
+        let table = &loaded.name;
+        let doing = format!("ask how commits to table {table} are checked");
+        let body = to_bytes(&json!({
+            "identifier": { "namespace": table.namespace, "name": table.name },
+            "requirements": requirements,
+            "updates": updates,
+        }));
+        let answer =
+            lookup(&self.client, &doing, Method::POST, &self.table_url(table), Some(body)).await?;
+        match answer.status {
+            200 => Ok(true),
+            401 | 403 | 419 | 429 => {
+                Err(self.client.turned_away(&doing, answer.status, &answer.body))
+            }
+            _ => Ok(false),
         }
     }
 }

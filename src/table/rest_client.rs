@@ -356,6 +356,10 @@ impl RestClient {
         parts.fold(text, |text, part| text.replace(part, MASK))
     }
 
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
     pub(super) fn rejected(&self, doing: &str, detail: String) -> TableError {
         TableError::Rejected { catalog: self.label.clone(), doing: doing.to_string(), detail }
     }

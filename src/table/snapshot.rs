@@ -158,7 +158,7 @@ fn apply(
 }
 
 /// Positive, random, and not in the table.
-fn fresh_snapshot_id(metadata: &TableMetadata) -> i64 {
+pub(super) fn fresh_snapshot_id(metadata: &TableMetadata) -> i64 {
     loop {
         let (high, low) = Uuid::new_v4().as_u64_pair();
         let id = i64::try_from((high ^ low) >> 1).unwrap_or_default();

@@ -56,7 +56,7 @@ pub struct SqlCatalog {
     /// Value of the column `catalog_name`.
     name: String,
     /// Address without secrets, for messages.
-    label: String,
+    pub(super) label: String,
     warehouse: Option<String>,
     io_properties: Properties,
     timeout: Duration,

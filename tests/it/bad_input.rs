@@ -496,7 +496,7 @@ fn a_second_signal_ends_a_process_that_cannot_commit() {
     let proxy = Proxy::before(&lake.rest_catalog().address());
     let lake = lake.through(proxy.uri());
     let (icestream, topic) = pipeline(&lake, 2);
-    let hung = proxy.on(Matching::commit_of("db", &topic), Fault::Hang);
+    let hung = proxy.on(Matching::ledger_of("db", &topic), Fault::Hang);
     let produced = produce(&topic, 0..100);
     let mut running = icestream.run();
     hung.wait_hits(1, PATIENCE);

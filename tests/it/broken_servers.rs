@@ -243,7 +243,7 @@ fn a_catalog_that_answers_every_kind_of_error_under_load_is_asked_again() {
     for status in [500, 502, 503, 504] {
         let body = || String::from("<html>oops</html>");
         let load = Matching::new("GET", "/namespaces/db/tables").times(2);
-        let commit = || Matching::commit_of("db", &loaded.topic);
+        let commit = || Matching::ledger_of("db", &loaded.topic);
         let rules = [
             (2, proxy.on(load, Fault::Answer(status, body()))),
             (1, proxy.on(commit(), Fault::Answer(status, body()))),
@@ -252,7 +252,7 @@ fn a_catalog_that_answers_every_kind_of_error_under_load_is_asked_again() {
         ];
         rules.iter().for_each(|(times, rule)| rule.wait_done(*times, PATIENCE));
     }
-    let late = proxy.on(Matching::commit_of("db", &loaded.topic), Fault::HoldReply);
+    let late = proxy.on(Matching::ledger_of("db", &loaded.topic), Fault::HoldReply);
     late.wait_hits(1, PATIENCE);
     let held = committed(&running);
     late.release();
@@ -275,7 +275,7 @@ fn a_token_that_expires_under_load_is_renewed() {
     wait_progress(&mut running);
     for status in [401, 419] {
         let body = r#"{"error":{"message":"expired","type":"NotAuthorizedException","code":401}}"#;
-        let commit = || Matching::commit_of("db", &loaded.topic);
+        let commit = || Matching::ledger_of("db", &loaded.topic);
         proxy.on(commit(), Fault::Answer(status, body.into())).wait_done(1, PATIENCE);
         wait_progress(&mut running);
         // A process that is alone loads its table again only after a commit that failed.

@@ -15,6 +15,7 @@ mod crashes;
 mod crates;
 mod directories;
 mod earlier;
+mod fencing;
 mod fetching;
 mod field_names;
 mod flights;

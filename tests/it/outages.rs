@@ -90,7 +90,8 @@ fn a_catalog_that_is_away_for_a_while_is_waited_for() {
     running.wait_count(COMMITTED, &[], 100.0);
 
     let loads = proxy.on(Matching::new("GET", "/").times(5), Fault::Answer(503, "{}".into()));
-    let commits = proxy.on(Matching::new("POST", "/").times(2), Fault::Answer(503, "{}".into()));
+    let commits = proxy
+        .on(Matching::new("POST", "/").with_ledger().times(2), Fault::Answer(503, "{}".into()));
     produced = produced.and(&Kafka::shared().produce(&topic, records(2, 100..200)));
     let readiness = running.wait_ready(false, PATIENCE);
     assert_eq!(readiness["servers"]["catalog"]["reachable"], false, "{readiness}");

@@ -11,8 +11,8 @@ use crate::support::kafka::Kafka;
 use crate::support::oracle::assert_exactly_once;
 use crate::support::postgres::sql;
 use crate::support::producing::Produced;
-use crate::support::proxy::{Fault, Matching, Proxy, Rule};
-use crate::support::table::{Lake, Table};
+use crate::support::proxy::{Fault, LEDGER, Matching, Proxy, Rule};
+use crate::support::table::{Lake, Table, snapshots};
 use crate::support::{PATIENCE, block_on, wait_for};
 
 const COMMITS: &str = "icestream_commits_total";
@@ -49,15 +49,16 @@ impl Behind {
 
     /// Orders a fault for the first commit from here on.
     fn on_commit(&self, fault: Fault) -> Rule {
-        self.proxy.on(Matching::commit_of("db", &self.topic), fault)
+        self.proxy.on(Matching::ledger_of("db", &self.topic), fault)
     }
 
-    /// What the server answered to each commit that was delivered to it, in that order.
+    /// What the server answered to each commit of records that was delivered to it, in that order.
     fn answers_to_commits(&self) -> Vec<u16> {
         let path = format!("/namespaces/db/tables/{}", self.topic);
         let commits = self.proxy.seen().into_iter();
         commits
             .filter(|seen| seen.method == "POST" && seen.path.contains(&path))
+            .filter(|seen| seen.body.contains(LEDGER))
             .filter_map(|seen| seen.status)
             .collect()
     }
@@ -125,7 +126,7 @@ fn a_process_killed_before_the_reply_came_does_not_repeat_its_commit() {
     let produced = behind.produce(0..1000);
     let mut running = behind.icestream.run();
     behind.table().wait_for("a snapshot", PATIENCE, |metadata| {
-        metadata["snapshots"].as_array().is_some_and(|all| all.len() == 1).then_some(())
+        (snapshots(metadata).len() == 1).then_some(())
     });
     running.kill();
     held.release();
@@ -187,7 +188,7 @@ fn a_request_that_lands_between_load_and_commit_of_the_next_process_is_not_repea
         second.wait_count(ADMISSIONS, &[("decision", decision)], 1.0);
         let more = behind.produce(1000..1100);
         behind.table().wait_for("another snapshot", PATIENCE, |metadata| {
-            metadata["snapshots"].as_array().is_some_and(|all| all.len() == 2).then_some(())
+            (snapshots(metadata).len() == 2).then_some(())
         });
         stop(second);
         assert_eq!(assert_exactly_once(&behind.table(), &[&produced, &more]), 1100);

@@ -133,7 +133,7 @@ fn a_request_that_arrives_after_another_process_committed_changes_nothing() {
     let zombie = one.run();
     wait_rows(&table, &produced);
 
-    let late = proxy.on(Matching::commit_of("db", &topic), Fault::HoldRequest);
+    let late = proxy.on(Matching::ledger_of("db", &topic), Fault::HoldRequest);
     produce_more(&topic, &mut produced);
     late.wait_hits(1, PATIENCE);
     zombie.freeze();

@@ -235,8 +235,11 @@ impl State {
     }
 
     pub(crate) fn create_table(&mut self, at: usize) -> Arc<Meta> {
-        let new = || Arc::new(Meta { at, ..Meta::default() });
-        self.lakes[at].meta.get_or_insert_with(new).clone()
+        // With the empty snapshot that it gets before anything is read.
+        match self.lakes[at].meta.clone() {
+            Some(meta) => meta,
+            None => self.push(at, Meta { at, ..Meta::default() }, None, Vec::new()),
+        }
     }
 
     /// What would be sent. The table's own texts are written and read on the way.
@@ -255,6 +258,9 @@ impl State {
         let of_table = commit.files.iter().filter_map(|file| file_of(&file.path));
         let files: Vec<usize> =
             of_table.filter(|(table, _)| *table == at).map(|(_, file)| file).collect();
+        if pinned.head.is_none() {
+            self.find(format!("commit {} is pinned to no snapshot", commit.commit_id));
+        }
         if files.len() != commit.files.len() {
             self.find(format!("commit {} names files that were never written", commit.commit_id));
         }

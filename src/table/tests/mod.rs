@@ -5,6 +5,7 @@ mod commits;
 mod evolution;
 mod expiring;
 mod faults;
+mod founding;
 mod merging;
 mod orphans;
 mod rest;

@@ -13,21 +13,21 @@ use super::*;
 
 const CONFIG: &str = "GET /v1/config";
 const TOKENS: &str = "POST /v1/oauth/tokens";
-const LOAD: &str = "GET /v1/namespaces/db/tables/readings";
-const COMMIT: &str = "POST /v1/namespaces/db/tables/readings";
+pub(super) const LOAD: &str = "GET /v1/namespaces/db/tables/readings";
+pub(super) const COMMIT: &str = "POST /v1/namespaces/db/tables/readings";
 const CREATE: &str = "POST /v1/namespaces/db/tables";
 const NO_TABLE: &str = r#"{"error":{"message":"no","type":"NoSuchTableException","code":404}}"#;
 
 /// A server with a script, and a place for the files of its table.
-struct Scripted {
-    server: Server,
+pub(super) struct Scripted {
+    pub(super) server: Server,
     dir: TempDir,
-    metadata: TableMetadata,
+    pub(super) metadata: TableMetadata,
     name: TableName,
 }
 
 impl Scripted {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let metadata = TableMetadataBuilder::new(
             schema(),
@@ -54,7 +54,7 @@ impl Scripted {
         }
     }
 
-    async fn connect(&self) -> Catalog {
+    pub(super) async fn connect(&self) -> Catalog {
         self.connect_with(self.settings()).await
     }
 
@@ -64,21 +64,21 @@ impl Scripted {
     }
 
     /// The answer to a load.
-    fn table(&self) -> serde_json::Value {
+    pub(super) fn table(&self) -> serde_json::Value {
         json!({ "metadata-location": "file:/here", "metadata": self.metadata })
     }
 
-    fn applied(&self) -> Reply {
+    pub(super) fn applied(&self) -> Reply {
         Reply::Applied(Box::new(self.metadata.clone()))
     }
 
-    async fn load(&self, catalog: &Catalog) -> LoadedTable {
+    pub(super) async fn load(&self, catalog: &Catalog) -> LoadedTable {
         self.server.text(LOAD, 200, self.table());
         catalog.load(&self.name).await.unwrap().unwrap()
     }
 
     /// The metadata after somebody else's commit, which brings no data files but one manifest list.
-    async fn moved(&self) -> TableMetadata {
+    pub(super) async fn moved(&self) -> TableMetadata {
         let server = Server::start().await;
         let settings = CatalogSettings { uri: server.uri.as_str().into(), ..self.settings() };
         server.text(CONFIG, 200, "{}").text(LOAD, 200, self.table()).reply(COMMIT, self.applied());
@@ -109,7 +109,7 @@ impl Scripted {
     }
 }
 
-fn status(status: u16) -> Reply {
+pub(super) fn status(status: u16) -> Reply {
     Reply::Text(status, r#"{"error":{"message":"said so","type":"E","code":0}}"#.into())
 }
 

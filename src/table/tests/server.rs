@@ -19,6 +19,8 @@ pub(super) enum Reply {
     Text(u16, String),
     /// The metadata with the updates of the request applied, as a catalog answers a commit.
     Applied(Box<TableMetadata>),
+    /// The metadata with the updates of the last commit applied, as a catalog answers a load after it.
+    Marked(Box<TableMetadata>),
     /// Never answers.
     Hang,
 }
@@ -99,6 +101,11 @@ async fn answer(State(script): State<Arc<Script>>, request: Request) -> Response
     match next {
         Some(Reply::Text(status, text)) => response(status, text),
         Some(Reply::Applied(metadata)) => response(200, applied(*metadata, &body)),
+        Some(Reply::Marked(metadata)) => {
+            let asked = script.asked.lock().unwrap();
+            let commit = asked.iter().rev().find(|asked| asked.line.starts_with("POST"));
+            response(200, applied(*metadata, &commit.unwrap().body))
+        }
         Some(Reply::Hang) => std::future::pending().await,
         None => response(418, format!("the script has no answer to {key}")),
     }

@@ -182,12 +182,12 @@ fn abort_under_foreign_rows(fleet: &mut Fleet, rng: &mut Rng) {
 }
 
 fn drop_reply(fleet: &mut Fleet, _: &mut Rng) {
-    let rule = fleet.proxy.on(Matching::commit_of("db", "soak"), OnRequest::DropReply);
+    let rule = fleet.proxy.on(Matching::ledger_of("db", "soak"), OnRequest::DropReply);
     fleet.wait("a reply to drop", PATIENCE, |_| rule.done() >= 1);
 }
 
 fn late_request(fleet: &mut Fleet, _: &mut Rng) {
-    let rule = fleet.proxy.on(Matching::commit_of("db", "soak"), OnRequest::HoldRequest);
+    let rule = fleet.proxy.on(Matching::ledger_of("db", "soak"), OnRequest::HoldRequest);
     rule.wait_hits(1, PATIENCE);
     fleet.wait_progress("a request that is held", PATIENCE);
     rule.release();
@@ -196,7 +196,7 @@ fn late_request(fleet: &mut Fleet, _: &mut Rng) {
 
 fn false_503(fleet: &mut Fleet, _: &mut Rng) {
     let answer = OnRequest::AnswerInstead(503, String::from("{}"));
-    let rule = fleet.proxy.on(Matching::commit_of("db", "soak"), answer);
+    let rule = fleet.proxy.on(Matching::ledger_of("db", "soak"), answer);
     rule.wait_done(1, PATIENCE);
 }
 

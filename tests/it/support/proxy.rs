@@ -30,19 +30,34 @@ pub enum Fault {
 pub struct Matching {
     method: &'static str,
     path: String,
+    saying: &'static str,
     skip: usize,
     times: usize,
 }
 
+/// What the body of a commit of records or of an edit has, and that of no other change of a table.
+pub const LEDGER: &str = "icestream.ledger.";
+
 impl Matching {
     /// Requests of a method whose path contains a text: the first one of them.
     pub fn new(method: &'static str, path_contains: &str) -> Self {
-        Self { method, path: path_contains.into(), skip: 0, times: 1 }
+        Self { method, path: path_contains.into(), saying: "", skip: 0, times: 1 }
     }
 
     /// The commit of a table in a REST catalog: the first one.
     pub fn commit_of(namespace: &str, table: &str) -> Self {
         Self::new("POST", &format!("/namespaces/{namespace}/tables/{table}"))
+    }
+
+    /// The commit of records, or of an edit of the ledger, by icestream: the first one.
+    pub fn ledger_of(namespace: &str, table: &str) -> Self {
+        Self::commit_of(namespace, table).with_ledger()
+    }
+
+    /// Of them those that bring a ledger.
+    #[must_use]
+    pub fn with_ledger(self) -> Self {
+        Self { saying: LEDGER, ..self }
     }
 
     /// Lets so many of them pass before.
@@ -89,6 +104,11 @@ pub struct Rule {
 pub trait Between: Send + Sync {
     /// Given the head of a request as text, a status and body to answer with; none passes it on.
     fn request(&self, _head: &str) -> Option<(u16, String)> {
+        None
+    }
+
+    /// Given the body of a request to a path, the one that the server gets; none leaves it as it is.
+    fn body(&self, _path: &str, _body: &str) -> Option<String> {
         None
     }
 
@@ -256,7 +276,10 @@ impl Shared {
         if self.cut.load(Ordering::SeqCst) {
             return;
         }
-        let Ok(request) = read_request(client) else { return };
+        let Ok(mut request) = read_request(client) else { return };
+        if let Some(body) = self.between.body(&request.path, &request.body) {
+            request.replace_body(body);
+        }
         let head = request.bytes.len() - request.body_length;
         let refused = self.between.request(&String::from_utf8_lossy(&request.bytes[..head]));
         if let Some((code, body)) = refused {
@@ -301,8 +324,10 @@ impl Shared {
     fn match_rule(&self, request: &Request) -> Option<(usize, Fault)> {
         let mut state = self.state();
         let number = state.rules.iter_mut().position(|rule| {
-            let Matching { method, path, skip, times } = &mut rule.matching;
-            let matches = request.method == *method && request.path.contains(path.as_str());
+            let Matching { method, path, saying, skip, times } = &mut rule.matching;
+            let matches = request.method == *method
+                && request.path.contains(path.as_str())
+                && request.body.contains(*saying);
             if !matches || *times == 0 {
                 return false;
             }
@@ -342,6 +367,19 @@ impl Shared {
         let mut reply = Vec::new();
         upstream.read_to_end(&mut reply)?;
         Ok(self.between.reply(&request.path, reply))
+    }
+}
+
+impl Request {
+    fn replace_body(&mut self, body: String) {
+        let head = &self.bytes[..self.bytes.len() - self.body_length];
+        let head = String::from_utf8_lossy(head).into_owned();
+        let is_length = |line: &str| line.to_ascii_lowercase().starts_with("content-length:");
+        let lines = head.split_inclusive("\r\n").filter(|line| !is_length(line));
+        let head: String = lines.collect();
+        let head = head.strip_suffix("\r\n").expect("an end of the head");
+        let bytes = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+        (self.bytes, self.body_length, self.body) = (bytes.into_bytes(), body.len(), body);
     }
 }
 

@@ -188,13 +188,10 @@ impl Table<'_> {
         Some(serde_json::from_str(&text).expect("metadata that is JSON"))
     }
 
-    /// The snapshots that the metadata lists, oldest first.
+    /// The snapshots that the metadata lists, oldest first, but for the empty one that a table begins
+    /// with.
     pub fn snapshots(&self) -> Vec<Value> {
-        let metadata = self.metadata().unwrap_or_default();
-        let mut snapshots = metadata["snapshots"].as_array().cloned().unwrap_or_default();
-        // Not every writer lists them in order.
-        snapshots.sort_by_key(|snapshot| snapshot["sequence-number"].as_i64());
-        snapshots
+        snapshots(&self.metadata().unwrap_or_default())
     }
 
     /// A table property.
@@ -294,4 +291,22 @@ fn sqlite_url() -> String {
 
 fn local_warehouse() -> String {
     format!("file://{}", new_dir("warehouse").display())
+}
+
+/// See [`Table::snapshots`].
+pub fn snapshots(metadata: &Value) -> Vec<Value> {
+    let mut snapshots = metadata["snapshots"].as_array().cloned().unwrap_or_default();
+    snapshots.retain(|snapshot| !is_founding(snapshot));
+    // Not every writer lists them in order.
+    snapshots.sort_by_key(|snapshot| snapshot["sequence-number"].as_i64());
+    snapshots
+}
+
+/// A first snapshot, of nothing, by nobody's pipeline.
+fn is_founding(snapshot: &Value) -> bool {
+    let summary = snapshot["summary"].as_object().expect("a summary");
+    snapshot["sequence-number"].as_i64().is_none_or(|number| number == 1)
+        && snapshot["parent-snapshot-id"].is_null()
+        && summary.get("total-data-files").is_some_and(|files| files == "0")
+        && !summary.keys().any(|key| key.starts_with("icestream."))
 }
