@@ -1,6 +1,7 @@
 //! Kafka records to Arrow batches of one table: the payload's columns from the decoder, the
 //! `_kafka_*` columns from the record itself.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -10,6 +11,8 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
 use iceberg::spec::TableMetadata;
 
+use super::seams::LeftOut;
+use crate::base::calendar::{FIRST_DAY, LAST_DAY, SECONDS_OF_DAY};
 use crate::base::kafka_columns::KafkaColumn;
 use crate::decode::{Decoder, Format, Pushed};
 use crate::failure::Failure;
@@ -36,7 +39,14 @@ pub(crate) struct RowBuilder {
     partitions: Int32Builder,
     offsets: Int64Builder,
     timestamps: TimestampMicrosecondBuilder,
+    /// Timestamps that were left out, see [`LeftOut`].
+    timestamps_left_out: u64,
 }
+
+/// Milliseconds of the first and the last instant that a timestamp of a table can be: of the years 1
+/// to 9999. Producers that count in microseconds are beyond.
+const INSTANTS: RangeInclusive<i64> =
+    FIRST_DAY * SECONDS_OF_DAY * 1000..=(LAST_DAY + 1) * SECONDS_OF_DAY * 1000 - 1;
 
 impl RowBuilder {
     /// For the table's current schema.
@@ -80,6 +90,7 @@ impl RowBuilder {
             partitions: Int32Builder::new(),
             offsets: Int64Builder::new(),
             timestamps: TimestampMicrosecondBuilder::new().with_timezone("+00:00"),
+            timestamps_left_out: 0,
         })
     }
 
@@ -95,8 +106,9 @@ impl RowBuilder {
         }
         self.partitions.append_value(record.partition);
         self.offsets.append_value(record.offset);
-        self.timestamps
-            .append_option(record.timestamp_ms.and_then(|millis| millis.checked_mul(1000)));
+        let instant = record.timestamp_ms.filter(|millis| INSTANTS.contains(millis));
+        self.timestamps_left_out += u64::from(instant != record.timestamp_ms);
+        self.timestamps.append_option(instant.map(|millis| millis * 1000));
         Pushed::Row
     }
 
@@ -115,9 +127,12 @@ impl RowBuilder {
         self.decoder.buffered_bytes() + self.rows() * 20
     }
 
-    /// Payload fields that the table lacks, since the last call.
-    pub(crate) fn take_unknown_fields(&mut self) -> u64 {
-        self.decoder.take_unknown_fields()
+    /// What the rows lack, since the last call.
+    pub(crate) fn take_left_out(&mut self) -> LeftOut {
+        LeftOut {
+            unknown_fields: self.decoder.take_unknown_fields(),
+            timestamps: std::mem::take(&mut self.timestamps_left_out),
+        }
     }
 
     #[cfg(test)]
@@ -180,7 +195,7 @@ mod tests {
     use std::collections::HashMap;
 
     use arrow::array::AsArray;
-    use arrow::datatypes::Int64Type;
+    use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
     use iceberg::spec::{FormatVersion, SortOrder, TableMetadataBuilder, UnboundPartitionSpec};
 
     use super::*;
@@ -191,7 +206,8 @@ mod tests {
             r#"{"type": "struct", "fields": [
                 {"id": 1, "name": "id", "required": true, "type": "long"},
                 {"id": 2, "name": "_kafka_topic", "required": true, "type": "string"},
-                {"id": 3, "name": "_kafka_offset", "required": true, "type": "long"}]}"#,
+                {"id": 3, "name": "_kafka_offset", "required": true, "type": "long"},
+                {"id": 4, "name": "_kafka_timestamp", "required": false, "type": "timestamptz"}]}"#,
         );
         let metadata = TableMetadataBuilder::new(
             schema.unwrap(),
@@ -203,6 +219,45 @@ mod tests {
         );
         let metadata = metadata.unwrap().build().unwrap().metadata;
         RowBuilder::new(&metadata, "db.t", topics, Format::Json).unwrap()
+    }
+
+    /// A timestamp in microseconds or nanoseconds would be a year that no engine shows, and some then
+    /// show nothing of the file.
+    #[test]
+    fn timestamps_of_records_beyond_the_calendar_are_null_and_counted() {
+        let topics = Topics::new(["orders"]);
+        let mut rows = builder(&topics);
+        let first = -62_135_596_800_000;
+        let last = 253_402_300_799_999;
+        let cases = [
+            (Some(0), Some(0)),
+            (None, None),
+            (Some(first), Some(first * 1000)),
+            (Some(first - 1), None),
+            (Some(last), Some(last * 1000)),
+            (Some(last + 1), None),
+            (Some(1_767_323_045_000_000), None),
+            (Some(i64::MIN), None),
+            (Some(i64::MAX), None),
+        ];
+        for (offset, (timestamp_ms, _)) in (0..).zip(cases) {
+            let record = Record {
+                topic: topics.index("orders").unwrap(),
+                partition: 0,
+                offset,
+                timestamp_ms,
+                key: None,
+                value: Some(b"{\"id\": 1}"),
+                headers: Headers::NONE,
+            };
+            assert_eq!(rows.push(&record, b"{\"id\": 1}"), Pushed::Row);
+        }
+        let left_out = LeftOut { unknown_fields: 0, timestamps: 5 };
+        assert_eq!((rows.take_left_out(), rows.take_left_out()), (left_out, LeftOut::default()));
+        let taken = rows.take().unwrap();
+        let found: Vec<Option<i64>> =
+            taken["_kafka_timestamp"].as_primitive::<TimestampMicrosecondType>().iter().collect();
+        assert_eq!(found, cases.map(|(_, expected)| expected));
     }
 
     #[test]

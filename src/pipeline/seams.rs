@@ -159,6 +159,15 @@ pub(crate) trait Checkpoints: Clone + Send + Sync + 'static {
     -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
+/// What is in records and not in their rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LeftOut {
+    /// Fields that the table lacks.
+    pub unknown_fields: u64,
+    /// Timestamps of records outside the years 1 to 9999, which no engine can show.
+    pub timestamps: u64,
+}
+
 /// What turns the records of an epoch into data files that nobody sees yet.
 pub(crate) trait Sink: Send + 'static {
     /// What it writes for.
@@ -179,8 +188,8 @@ pub(crate) trait Sink: Send + 'static {
     fn tick(&mut self) -> Result<(), Failure>;
     /// Bytes of memory that it holds.
     fn buffered_bytes(&self) -> u64;
-    /// Fields of records that the table lacks, since the last call.
-    fn take_unknown_fields(&mut self) -> u64;
+    /// What rows lack of their records, since the last call.
+    fn take_left_out(&mut self) -> LeftOut;
     /// Ends the epoch: nothing more is written to its files. The next one is written for `next`, and
     /// may be while they become durable.
     ///

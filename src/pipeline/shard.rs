@@ -14,7 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::end::violated;
 use super::messages::{Begin, Command, Fresh, Progress, Report, Sealed};
 use super::partitions::{Partition, Partitions, Place};
-use super::seams::{Closing, Queue, Sink, now};
+use super::seams::{Closing, LeftOut, Queue, Sink, now};
 use crate::config::BadRecords;
 use crate::decode::{BadRecord, Pushed, RecordError};
 use crate::failure::{Failure, chain};
@@ -392,9 +392,14 @@ impl<S: Sink> Shard<S> {
         self.progress.epoch_records.fetch_add(records, Ordering::Relaxed);
         self.partitions.show();
         self.progress.moves.fetch_add(moved, Ordering::Release);
-        let unknown = self.tables.iter_mut().map(|table| table.sink.take_unknown_fields()).sum();
-        if unknown > 0 {
-            self.metrics.add_unknown_fields(unknown);
+        for table in &mut self.tables {
+            let LeftOut { unknown_fields, timestamps } = table.sink.take_left_out();
+            if unknown_fields > 0 {
+                self.metrics.add_unknown_fields(unknown_fields);
+            }
+            if timestamps > 0 {
+                self.metrics.add_timestamps_left_out(timestamps);
+            }
         }
         self.show_buffered();
     }

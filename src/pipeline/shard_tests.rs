@@ -77,8 +77,8 @@ impl Sink for Store {
         0
     }
 
-    fn take_unknown_fields(&mut self) -> u64 {
-        0
+    fn take_left_out(&mut self) -> LeftOut {
+        LeftOut::default()
     }
 
     fn close(&mut self, _: &Arc<()>) -> Result<Files, Failure> {

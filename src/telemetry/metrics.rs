@@ -80,6 +80,7 @@ struct Handles {
     tombstones: IntCounter,
     bad_records: IntCounterVec,
     unknown_fields: IntCounter,
+    timestamps_left_out: IntCounter,
     written_records: IntCounter,
     files: IntCounter,
     file_bytes: IntCounter,
@@ -231,6 +232,11 @@ impl Metrics {
     /// Counts fields of records that the table does not have.
     pub(crate) fn add_unknown_fields(&self, fields: u64) {
         self.0.handles.unknown_fields.inc_by(fields);
+    }
+
+    /// Counts timestamps of records that no column can hold.
+    pub(crate) fn add_timestamps_left_out(&self, timestamps: u64) {
+        self.0.handles.timestamps_left_out.inc_by(timestamps);
     }
 
     /// Counts a data file that was closed.
@@ -397,6 +403,7 @@ impl Handles {
             tombstones: register.counter("tombstones_total", "Records without a payload, which make no row.")?,
             bad_records: register.counters("bad_records_total", "Records that cannot be a row of the table, by reason.", &["reason"])?,
             unknown_fields: register.counter("unknown_fields_total", "Fields of records that the table does not have, left out.")?,
+            timestamps_left_out: register.counter("left_out_timestamps_total", "Timestamps of records outside the years 1 to 9999, null in the table.")?,
             written_records: register.counter("written_records_total", "Rows in data files that were closed, committed or not.")?,
             files: register.counter("written_files_total", "Data files that were closed, committed or not.")?,
             file_bytes: register.counter("written_bytes_total", "Bytes of data files that were closed, committed or not.")?,
