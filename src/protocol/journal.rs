@@ -22,6 +22,8 @@ pub(crate) const SUMMARY_RANGES: &str = "icestream.ranges";
 pub(crate) const SUMMARY_ROWS: &str = "icestream.rows";
 /// Summary key, only of the edit of a ledger: what a person did, as [`Edit`].
 pub(crate) const SUMMARY_EDIT: &str = "icestream.edit";
+/// Marks the empty snapshot with which a table begins. It is of no pipeline.
+pub(crate) const SUMMARY_FOUNDING: &str = "icestream.founding";
 
 /// What a snapshot summary says about the commit that made it.
 #[derive(Clone, Debug, PartialEq, Eq)]

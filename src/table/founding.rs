@@ -18,6 +18,7 @@ use super::manifest::NewFiles;
 use super::snapshot::{Change, fresh_snapshot_id};
 use super::{Catalog, LoadedTable, NotSent, TableError};
 use crate::base::clock::now_ms;
+use crate::protocol::SUMMARY_FOUNDING;
 
 /// Set by the commits that must fail, and taken out again where one did not.
 const PROBE: &str = "icestream.probe";
@@ -37,7 +38,7 @@ pub(crate) async fn found(
     let change = Change {
         head: None,
         files: NewFiles::new(),
-        summary: HashMap::new(),
+        summary: HashMap::from([(SUMMARY_FOUNDING.to_owned(), String::from("true"))]),
         properties: HashMap::new(),
         now_ms: now_ms(),
     };

@@ -7,7 +7,7 @@ use iceberg::spec::TableMetadata;
 use super::files::Files;
 use super::foreign::{ForeignSnapshot, number};
 use super::rows::Rows;
-use crate::protocol::{FullView, SUMMARY_PIPELINE, inherited};
+use crate::protocol::{FullView, SUMMARY_FOUNDING, SUMMARY_PIPELINE, inherited};
 
 /// All that a table shows about one pipeline, from one reading.
 #[derive(Clone, Debug)]
@@ -60,7 +60,8 @@ pub(crate) fn history(metadata: &TableMetadata, pipeline: &str) -> History {
         let Some(snapshot) = metadata.snapshot_by_id(id).filter(|_| seen.insert(id)) else { break };
         let summary = &snapshot.summary().additional_properties;
         if summary.get(SUMMARY_PIPELINE).is_none_or(|name| name != pipeline) {
-            foreign.push(ForeignSnapshot::new(snapshot));
+            let founding = summary.contains_key(SUMMARY_FOUNDING);
+            foreign.extend((!founding).then(|| ForeignSnapshot::new(snapshot)));
         } else if let Some(rows) = number(summary, "added-records") {
             added.insert(id, rows);
         }

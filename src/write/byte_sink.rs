@@ -12,7 +12,9 @@ use tokio::task::JoinHandle;
 
 use super::WriteError;
 
-/// Bytes that are handed over at once: few enough to be in the cache still.
+/// Bytes that are handed over at once: few enough to be in the cache still. Of an upload all but the
+/// last are of exactly this size, so that its parts are of one size, too: some stores (Cloudflare R2)
+/// refuse it otherwise.
 const CHUNK: usize = 256 << 10;
 /// Chunks of a file that may wait for the store.
 const WAITING: usize = 4;
@@ -134,31 +136,43 @@ impl ByteSink {
         self.refusal.take()
     }
 
-    /// Gives the store all that was taken.
+    /// Gives the store what was taken; of an upload the whole chunks.
     pub(super) fn send(&mut self) -> io::Result<()> {
-        let chunk = std::mem::take(&mut self.chunk);
-        if chunk.is_empty() {
+        let length = self.chunk.len();
+        self.hand_over(match self.way {
+            Way::Task { .. } => length - length % CHUNK,
+            Way::Here(_) | Way::Refused(_) | Way::Closed => length,
+        })
+    }
+
+    /// Gives the store so many bytes.
+    fn hand_over(&mut self, length: usize) -> io::Result<()> {
+        if length == 0 {
             return Ok(());
         }
-        let length = chunk.len() as u64;
-        let refused = match &mut self.way {
-            Way::Here(sink) => self.runtime.block_on(sink.write(Bytes::from(chunk))).err(),
+        let rest = self.chunk.split_off(length);
+        let mut bytes = Bytes::from(std::mem::replace(&mut self.chunk, rest));
+        match &mut self.way {
+            Way::Here(sink) => {
+                if let Err(error) = self.runtime.block_on(sink.write(bytes)) {
+                    self.refusal.get_or_insert(Refusal::to_write(error));
+                    return Err(io::Error::other("the store refused a part"));
+                }
+            }
             Way::Task { chunks, waiting, .. } => {
-                waiting.fetch_add(length, Ordering::Relaxed);
-                match chunks.blocking_send(Bytes::from(chunk)) {
-                    Ok(()) => None,
-                    Err(_) => return Err(self.ended()),
+                while !bytes.is_empty() {
+                    let chunk = bytes.split_to(bytes.len().min(CHUNK));
+                    waiting.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                    if chunks.blocking_send(chunk).is_err() {
+                        return Err(self.ended());
+                    }
                 }
             }
             Way::Refused(_) | Way::Closed => {
                 return Err(io::Error::other("the file has ended"));
             }
-        };
-        if let Some(error) = refused {
-            self.refusal.get_or_insert(Refusal::to_write(error));
-            return Err(io::Error::other("the store refused a part"));
         }
-        self.sent += length;
+        self.sent += length as u64;
         Ok(())
     }
 
@@ -182,7 +196,7 @@ impl ByteSink {
     /// Gives the store what is left and ends the file there: it is durable when that is done. Other
     /// files may be written and ended meanwhile.
     pub(super) fn close(mut self) -> Result<Closing, Refusal> {
-        let sent = self.send();
+        let sent = self.hand_over(self.chunk.len());
         if let Some(refusal) = self.refusal {
             return Err(refusal);
         }
@@ -234,7 +248,8 @@ impl io::Write for ByteSink {
         Ok(bytes.len())
     }
 
-    /// The store is given whole chunks, and the rest when a row group or the file ends.
+    /// The store is given whole chunks, and the rest when the file ends, of a local one also when a row
+    /// group does.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -268,6 +283,28 @@ mod tests {
     use super::*;
 
     type Answer<'a> = Pin<Box<dyn Future<Output = iceberg::Result<()>> + Send + 'a>>;
+
+    /// Notes how much it is given at once.
+    struct Sizes(Arc<Mutex<Vec<usize>>>);
+
+    impl FileWrite for Sizes {
+        fn write<'a, 'b>(&'a mut self, bytes: Bytes) -> Answer<'b>
+        where
+            'a: 'b,
+            Self: 'b,
+        {
+            self.0.lock().unwrap().push(bytes.len());
+            Box::pin(async { Ok(()) })
+        }
+
+        fn close<'a, 'b>(&'a mut self) -> Answer<'b>
+        where
+            'a: 'b,
+            Self: 'b,
+        {
+            Box::pin(async { Ok(()) })
+        }
+    }
 
     /// Takes so many chunks and then says no.
     struct Store {
@@ -329,6 +366,25 @@ mod tests {
             sink.close().ok().unwrap().wait().ok().unwrap();
             assert!(*taken.lock().unwrap() == all && *closed.lock().unwrap());
         });
+    }
+
+    #[test]
+    fn an_upload_is_given_chunks_of_one_size_whatever_the_encoder_writes() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (sizes, all) = (Arc::new(Mutex::new(Vec::new())), bytes(7 * CHUNK + 5));
+        let mut sink = ByteSink::aside(Box::new(Sizes(sizes.clone())), runtime.handle().clone());
+        let mut left = &all[..];
+        for length in [1, CHUNK - 1, 3 * CHUNK + 9, 2, CHUNK].into_iter().chain([usize::MAX]) {
+            let (now, rest) = left.split_at(length.min(left.len()));
+            sink.write_all(now).unwrap();
+            // As a row group ends.
+            sink.send().unwrap();
+            left = rest;
+        }
+        assert_eq!((sink.sent(), sink.taken()), (7 * CHUNK as u64, all.len() as u64));
+        sink.close().ok().unwrap().wait().ok().unwrap();
+        let expected: Vec<usize> = [CHUNK; 7].into_iter().chain([5]).collect();
+        assert_eq!(*sizes.lock().unwrap(), expected);
     }
 
     #[test]

@@ -38,11 +38,11 @@ fn doctor(table: &Table<'_>, change: impl FnOnce(&mut Value)) {
     fs::write(metadata_file(table), metadata.to_string()).expect("cannot write metadata");
 }
 
-/// The summary of a snapshot, the oldest of which is number 0.
+/// The summary of a snapshot, the oldest of which is number 0; the empty one before it does not count.
 fn summary(metadata: &mut Value, number: usize) -> &mut Value {
     let snapshots = metadata["snapshots"].as_array_mut().expect("snapshots");
     snapshots.sort_by_key(|snapshot| snapshot["sequence-number"].as_i64());
-    &mut snapshots[number]["summary"]
+    &mut snapshots[number + 1]["summary"]
 }
 
 fn id(table: &Table<'_>, number: usize) -> i64 {

@@ -332,7 +332,7 @@ fn a_table_dropped_and_made_again_is_adopted_and_filled_from_the_start() {
         ("table-replaced", true, replace),
         ("table-missing", true, "catalog.drop_table(name)"),
         ("ledger-behind", false, replace),
-        ("ledger-behind", false, "catalog.drop_table(name)"),
+        ("table-missing", false, "catalog.drop_table(name)"),
     ];
     for (name, pending, change) in cases {
         let case = Case::new(if pending { Lake::rest() } else { Lake::sqlite() });

@@ -283,6 +283,8 @@ fn a_catalog_that_says_no_ends_the_process_and_loses_nothing() {
                 continue;
             }
             let behind = Behind::new();
+            // The process that is told no has never been told yes.
+            behind.icestream.run_until_caught_up();
             let body = r#"{"error":{"message":"no such right","type":"No","code":1}}"#.into();
             let fault =
                 if made { Fault::AnswerInstead(status, body) } else { Fault::Answer(status, body) };

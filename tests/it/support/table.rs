@@ -302,11 +302,6 @@ pub fn snapshots(metadata: &Value) -> Vec<Value> {
     snapshots
 }
 
-/// A first snapshot, of nothing, by nobody's pipeline.
 fn is_founding(snapshot: &Value) -> bool {
-    let summary = snapshot["summary"].as_object().expect("a summary");
-    snapshot["sequence-number"].as_i64().is_none_or(|number| number == 1)
-        && snapshot["parent-snapshot-id"].is_null()
-        && summary.get("total-data-files").is_some_and(|files| files == "0")
-        && !summary.keys().any(|key| key.starts_with("icestream."))
+    snapshot["summary"]["icestream.founding"].is_string()
 }
