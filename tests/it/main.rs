@@ -43,5 +43,6 @@ mod spark;
 mod support;
 mod tables;
 mod tidy;
+mod uploads;
 mod watching;
 mod zombies;
