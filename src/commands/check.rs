@@ -30,7 +30,7 @@ use crate::table::{self, Catalog, LoadedTable, Understood};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Reaches everything that `run` needs, one line each, whatever else fails. Makes no table and
-/// changes no ledger; an SQL catalog without tables of its own gets them, empty.
+/// changes no ledger; a REST catalog is sent commits that it must refuse; an SQL catalog without tables of its own gets them, empty.
 ///
 /// Returns 0 if everything passed, 3 if settings are wrong, else 1.
 ///
@@ -247,9 +247,15 @@ async fn table(
 /// Does the catalog refuse commits that are pinned to another state of the table?
 async fn fencing(catalog: &Catalog, loaded: &LoadedTable) -> Seen {
     table::check_fencing(catalog, loaded).await.map_err(|error| chain(&error))?;
-    Ok(String::from(match catalog {
-        Catalog::Sql(_) => "a statement of icestream's own compares and swaps",
-        Catalog::Rest(_) => "commits that are pinned to another state of the table are refused",
+    Ok(String::from(match (catalog, loaded.metadata.current_snapshot_id()) {
+        (Catalog::Sql(_), _) => "a statement of icestream's own compares and swaps",
+        (Catalog::Rest(_), Some(_)) => {
+            "commits that are pinned to another state of the table are refused"
+        }
+        (Catalog::Rest(_), None) => {
+            "commits that are pinned to another state of the table are refused; whether those pinned to no \
+             snapshot are is asked when it has one"
+        }
     }))
 }
 
@@ -318,7 +324,11 @@ fn is_known(config: &Config, view: Option<&TableView>) -> Result<(), Refusal> {
     if local.is_of_others([table]) {
         local = recognised(local, &BTreeMap::from([(table.as_str(), view)]))?;
     }
-    view.map_or(Ok(()), |view| check_last(table, &local, view))
+    match view {
+        Some(view) => check_last(table, &local, view),
+        None if local.knows(table) => Err(Refusal::TableMissing { table: table.clone() }),
+        None => Ok(()),
+    }
 }
 
 async fn store(

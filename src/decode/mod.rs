@@ -32,9 +32,7 @@ use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
 
 pub(crate) use bad_record::BadRecord;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use error::Reason;
-pub(crate) use error::{RecordError, UnsupportedSchema};
+pub(crate) use error::{Reason, RecordError, UnsupportedSchema};
 pub(crate) use json::JsonDecoder;
 
 /// What a decoder did with a payload.

@@ -350,12 +350,18 @@ impl seams::Table for CatalogTable {
         let loaded = open_table(&self.catalog, &self.name, &self.config).await?;
         // Before anything is read for it.
         check_writable(&loaded)?;
-        let reading = self.read(table::found(&self.catalog, loaded).await?)?;
-        // A pipeline's first start on a table: later ones have seen the catalog refuse, or no other writer.
-        if reading.view().ledger.is_none() {
-            table::check_fencing(&self.catalog, reading.table()).await?;
+        let begins = self.read(loaded.clone())?.view().ledger.is_none();
+        let was_empty = loaded.metadata.current_snapshot_id().is_none();
+        // Before a pipeline's first commit; whoever has a ledger can ask by `check`. Twice for a table
+        // without a snapshot: its first one would overwrite that of a writer that the catalog ignores.
+        if begins {
+            table::check_fencing(&self.catalog, &loaded).await?;
         }
-        Ok(reading)
+        let founded = table::found(&self.catalog, loaded).await?;
+        if begins && was_empty {
+            table::check_fencing(&self.catalog, &founded).await?;
+        }
+        self.read(founded)
     }
 
     fn entry(

@@ -8,13 +8,13 @@ use arrow::array::{
     ArrayRef, Int32Builder, Int64Builder, RecordBatch, StringArray, StringBuilder,
     TimestampMicrosecondBuilder,
 };
-use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimeUnit};
 use iceberg::spec::TableMetadata;
 
 use super::seams::LeftOut;
 use crate::base::calendar::{FIRST_DAY, LAST_DAY, SECONDS_OF_DAY};
-use crate::base::kafka_columns::KafkaColumn;
-use crate::decode::{Decoder, Format, Pushed};
+use crate::base::kafka_columns::{KAFKA_TIMESTAMP, KafkaColumn};
+use crate::decode::{Decoder, Format, Pushed, Reason, RecordError};
 use crate::failure::Failure;
 use crate::source::{Record, TopicIndex, Topics};
 
@@ -41,6 +41,8 @@ pub(crate) struct RowBuilder {
     timestamps: TimestampMicrosecondBuilder,
     /// Timestamps that were left out, see [`LeftOut`].
     timestamps_left_out: u64,
+    /// Does the table want a timestamp in each row?
+    needs_timestamp: bool,
 }
 
 /// Milliseconds of the first and the last instant that a timestamp of a table can be: of the years 1
@@ -80,6 +82,10 @@ impl RowBuilder {
             };
             columns.push(column);
         }
+        let needs = |(column, field): (&Column, &FieldRef)| {
+            *column == Column::Timestamp && !field.is_nullable()
+        };
+        let needs_timestamp = columns.iter().zip(schema.fields()).any(needs);
         let decoder = Decoder::new(format, &Schema::new(payload))?;
         Ok(Self {
             schema: Arc::new(schema),
@@ -91,11 +97,16 @@ impl RowBuilder {
             offsets: Int64Builder::new(),
             timestamps: TimestampMicrosecondBuilder::new().with_timezone("+00:00"),
             timestamps_left_out: 0,
+            needs_timestamp,
         })
     }
 
     /// Appends a record as one row, or nothing.
     pub(crate) fn push(&mut self, record: &Record<'_>, payload: &[u8]) -> Pushed {
+        let instant = record.timestamp_ms.filter(|millis| INSTANTS.contains(millis));
+        if instant.is_none() && self.needs_timestamp {
+            return Pushed::Bad(no_timestamp(record.timestamp_ms));
+        }
         let pushed = self.decoder.push(payload);
         if !matches!(pushed, Pushed::Row) {
             return pushed;
@@ -106,7 +117,6 @@ impl RowBuilder {
         }
         self.partitions.append_value(record.partition);
         self.offsets.append_value(record.offset);
-        let instant = record.timestamp_ms.filter(|millis| INSTANTS.contains(millis));
         self.timestamps_left_out += u64::from(instant != record.timestamp_ms);
         self.timestamps.append_option(instant.map(|millis| millis * 1000));
         Pushed::Row
@@ -178,6 +188,17 @@ impl RowBuilder {
     }
 }
 
+/// The table wants a timestamp, and the record has none that it can hold.
+#[cold]
+fn no_timestamp(timestamp_ms: Option<i64>) -> RecordError {
+    let found = match timestamp_ms {
+        Some(millis) => format!("its timestamp is {millis} ms, not of the years 1 to 9999"),
+        None => String::from("it has no timestamp"),
+    };
+    let detail = format!("required, but {found}");
+    RecordError { reason: Reason::MissingField, path: KAFKA_TIMESTAMP.to_owned(), detail }
+}
+
 fn kafka_column(name: &str) -> Option<(Column, DataType)> {
     let found = match KafkaColumn::named(name)? {
         KafkaColumn::Topic => (Column::Topic, DataType::Utf8),
@@ -202,13 +223,17 @@ mod tests {
     use crate::source::Headers;
 
     fn builder(topics: &Topics) -> RowBuilder {
-        let schema = crate::table::parse_schema(
-            r#"{"type": "struct", "fields": [
+        builder_of(topics, false)
+    }
+
+    /// Of a table that requires a timestamp, or not.
+    fn builder_of(topics: &Topics, required: bool) -> RowBuilder {
+        let schema = r#"{"type": "struct", "fields": [
                 {"id": 1, "name": "id", "required": true, "type": "long"},
                 {"id": 2, "name": "_kafka_topic", "required": true, "type": "string"},
                 {"id": 3, "name": "_kafka_offset", "required": true, "type": "long"},
-                {"id": 4, "name": "_kafka_timestamp", "required": false, "type": "timestamptz"}]}"#,
-        );
+                {"id": 4, "name": "_kafka_timestamp", "required": SO, "type": "timestamptz"}]}"#;
+        let schema = crate::table::parse_schema(&schema.replace("SO", &required.to_string()));
         let metadata = TableMetadataBuilder::new(
             schema.unwrap(),
             UnboundPartitionSpec::builder().build(),
@@ -258,6 +283,34 @@ mod tests {
         let found: Vec<Option<i64>> =
             taken["_kafka_timestamp"].as_primitive::<TimestampMicrosecondType>().iter().collect();
         assert_eq!(found, cases.map(|(_, expected)| expected));
+    }
+
+    #[test]
+    fn a_record_without_a_timestamp_that_the_table_requires_is_a_bad_record() {
+        let topics = Topics::new(["orders"]);
+        let mut rows = builder_of(&topics, true);
+        for (offset, timestamp_ms) in (0..).zip([None, Some(i64::MAX), Some(5)]) {
+            let record = Record {
+                topic: topics.index("orders").unwrap(),
+                partition: 0,
+                offset,
+                timestamp_ms,
+                key: None,
+                value: Some(b"{\"id\": 1}"),
+                headers: Headers::NONE,
+            };
+            match rows.push(&record, b"{\"id\": 1}") {
+                Pushed::Bad(error) => {
+                    assert_eq!(error.reason, Reason::MissingField);
+                    assert!(timestamp_ms != Some(5) && error.path == "_kafka_timestamp");
+                }
+                pushed => assert_eq!((pushed, timestamp_ms), (Pushed::Row, Some(5))),
+            }
+        }
+        assert_eq!(
+            (rows.take_left_out(), rows.take().unwrap().num_rows()),
+            (LeftOut::default(), 1)
+        );
     }
 
     #[test]

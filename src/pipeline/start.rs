@@ -208,7 +208,7 @@ async fn read<W: World>(
         let is_for = |pending: &Prepared| {
             pending.table == *name || !committer.tables.contains_key(&pending.table)
         };
-        let awaited = local.last.contains_key(name) || local.pending.iter().any(is_for);
+        let awaited = local.knows(name) || local.pending.iter().any(is_for);
         // A new table in the place of the one that was written to would only be in the way of
         // bringing that one back, and would be filled from the beginning.
         let reading = if awaited { table.load().await } else { table.open().await };

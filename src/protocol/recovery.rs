@@ -33,6 +33,11 @@ impl LocalState {
     pub(crate) fn is_of_others<'a>(&self, tables: impl IntoIterator<Item = &'a String>) -> bool {
         !self.last.is_empty() && !tables.into_iter().any(|table| self.last.contains_key(table))
     }
+
+    /// Did it see this table, or does a commit wait for it?
+    pub(crate) fn knows(&self, table: &str) -> bool {
+        self.last.contains_key(table) || self.pending.iter().any(|pending| pending.table == table)
+    }
 }
 
 /// The newest checkpoint that was seen to be in a table.

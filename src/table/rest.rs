@@ -280,11 +280,11 @@ impl RestCatalog {
         self.client.label()
     }
 
-    /// Sends a commit that nothing depends on, and tells whether the catalog took it. An answer that is
-    /// neither yes nor no counts as no: the table tells.
+    /// Sends a commit that nothing depends on, and tells whether the catalog took it. An error of the
+    /// catalog itself counts as no, the table tells: some answer a requirement that fails so.
     ///
     /// # Errors
-    /// We are turned away, or the catalog cannot be reached.
+    /// We are turned away, or the catalog was not reached, so that it did not answer at all.
     pub(super) async fn takes(
         &self,
         loaded: &LoadedTable,
@@ -304,6 +304,11 @@ impl RestCatalog {
             200 => Ok(true),
             401 | 403 | 419 | 429 => {
                 Err(self.client.turned_away(&doing, answer.status, &answer.body))
+            }
+            404 | 405 if is_iceberg_error(&answer.body) => Ok(false),
+            404 | 405 | 408 | 502..=504 => {
+                let said = format!("HTTP {}{}", answer.status, self.client.told(&answer.body));
+                Err(self.client.unreachable(&doing, said, None))
             }
             _ => Ok(false),
         }

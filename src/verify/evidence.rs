@@ -60,8 +60,12 @@ pub(crate) fn history(metadata: &TableMetadata, pipeline: &str) -> History {
         let Some(snapshot) = metadata.snapshot_by_id(id).filter(|_| seen.insert(id)) else { break };
         let summary = &snapshot.summary().additional_properties;
         if summary.get(SUMMARY_PIPELINE).is_none_or(|name| name != pipeline) {
-            let founding = summary.contains_key(SUMMARY_FOUNDING);
-            foreign.extend((!founding).then(|| ForeignSnapshot::new(snapshot)));
+            // By whoever it is called so, if it brought anything it is told.
+            let empty =
+                ["added-data-files", "added-records"].iter().all(|key| !summary.contains_key(*key));
+            if !(empty && summary.contains_key(SUMMARY_FOUNDING)) {
+                foreign.push(ForeignSnapshot::new(snapshot));
+            }
         } else if let Some(rows) = number(summary, "added-records") {
             added.insert(id, rows);
         }

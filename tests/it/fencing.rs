@@ -54,10 +54,23 @@ fn a_catalog_that_does_not_fence_is_refused_by_run_and_by_check_and_gets_no_row(
 
 #[test]
 fn catalogs_that_fence_pass_and_are_asked_once() {
-    for lake in [Lake::rest(), Lake::sqlite()] {
+    for (lake, is_rest) in [(Lake::rest(), true), (Lake::sqlite(), false)] {
         let (icestream, topic) = pipeline(&lake, 1);
         let produced = Kafka::shared().produce(&topic, records(1, 0..10));
         icestream.run_until_caught_up();
+        if is_rest {
+            // Once the table is not empty any more nobody asks, until `check` does.
+            let proxy = Proxy::before(&lake.rest_catalog().address());
+            let through = icestream.clone().set("ICEBERG_CATALOG_URI", proxy.uri());
+            through.run_until_caught_up();
+            let probes = || {
+                let seen = proxy.seen().into_iter();
+                seen.filter(|seen| seen.body.contains("icestream.probe")).count()
+            };
+            assert_eq!(probes(), 0);
+            through.command(&["check"]).success();
+            assert_eq!(probes(), 3);
+        }
         let checked = icestream.command(&["check"]).success();
         assert!(checked.stdout.contains("PASS  fencing"), "{}", checked.stdout);
         icestream.run_until_caught_up();

@@ -29,15 +29,23 @@ async fn a_table_without_a_snapshot_gets_an_empty_one_and_one_only() {
 
 #[tokio::test]
 async fn a_first_snapshot_that_the_catalog_does_not_show_is_waited_for() {
-    let scripted = Scripted::new().await;
+    let mut scripted = Scripted::new().await;
     let catalog = scripted.connect().await;
     let loaded = scripted.load(&catalog).await;
     scripted.server.reply(COMMIT, status(503)).text(LOAD, 200, scripted.table());
     let error = found(&catalog, loaded.clone()).await.unwrap_err();
     assert!(error.is_transient() && error.to_string().contains("503"), "{error}");
     scripted.server.reply(COMMIT, status(400)).text(LOAD, 200, scripted.table());
-    let error = found(&catalog, loaded).await.unwrap_err();
+    let error = found(&catalog, loaded.clone()).await.unwrap_err();
     assert!(matches!(error, TableError::Rejected { .. }), "{error}");
+    // Somebody changed the table meanwhile, which is no outage: the table as it is then.
+    scripted.server.reply(COMMIT, status(409));
+    scripted.server.text(LOAD, 200, scripted.table()).text(LOAD, 200, scripted.table());
+    scripted.server.reply(COMMIT, scripted.applied());
+    scripted.metadata = scripted.moved().await;
+    scripted.server.text(LOAD, 200, scripted.table());
+    let founded = found(&catalog, loaded).await.unwrap();
+    assert_eq!(founded.metadata.current_snapshot_id(), scripted.metadata.current_snapshot_id());
 }
 
 /// What the catalog is asked, and what becomes of the answers to it.
@@ -74,7 +82,13 @@ async fn a_catalog_that_takes_a_stale_commit_is_named_and_one_that_refuses_them_
         let last = scripted.server.asked().pop().unwrap();
         assert!(last.body.contains("remove-properties"), "{}", last.body);
     }
-    // Turned away: nothing is known.
+    // By something in between, or too slow: nothing is known.
+    for code in [404, 408, 502, 503, 504] {
+        scripted.server.text(COMMIT, code, "a gateway");
+        let error = check_fencing(&catalog, &loaded).await.unwrap_err();
+        assert!(error.is_transient(), "{code}: {error}");
+    }
+    // Turned away: the same.
     scripted.server.reply(COMMIT, status(401));
     let error = check_fencing(&catalog, &loaded).await.unwrap_err();
     assert!(!matches!(error, TableError::Unsupported { .. }), "{error}");
@@ -88,7 +102,7 @@ async fn a_stale_commit_that_is_in_the_table_was_taken_whatever_the_answer_was()
     let loaded = scripted.load(&catalog).await;
     scripted
         .server
-        .reply(COMMIT, status(502))
+        .reply(COMMIT, status(500))
         .reply(LOAD, Reply::Marked(Box::new(scripted.metadata.clone())));
     scripted.server.reply(COMMIT, scripted.applied());
     let error = check_fencing(&catalog, &loaded).await.unwrap_err();
