@@ -9,7 +9,7 @@ use crate::support::icestream::{Exit, Icestream, RUN};
 use crate::support::kafka::Kafka;
 use crate::support::oracle::{self, Reader};
 use crate::support::producing::Produced;
-use crate::support::table::{Lake, Table};
+use crate::support::table::{Lake, Table, snapshots};
 use crate::support::{PATIENCE, files};
 
 /// What a crash point leaves behind.
@@ -107,7 +107,7 @@ fn crash_twice(leaves: &Leaves, directory: Directory) {
     let before = table.snapshots().len();
     let mut second = icestream.clone().crash_at(&format!("{point}:2")).run();
     table.wait_for("a commit before the crash", PATIENCE, |metadata| {
-        (metadata["snapshots"].as_array()?.len() > before).then_some(())
+        (snapshots(metadata).len() > before).then_some(())
     });
     produced = produced.and(&produce(1500));
     let crashed = second.wait(PATIENCE).aborted();
