@@ -357,7 +357,7 @@ impl seams::Table for CatalogTable {
         if begins {
             table::check_fencing(&self.catalog, &loaded).await?;
         }
-        let founded = table::found(&self.catalog, loaded).await?;
+        let founded = table::found(&self.catalog, loaded, &self.maintenance).await?;
         if begins && was_empty {
             table::check_fencing(&self.catalog, &founded).await?;
         }

@@ -252,7 +252,7 @@ pub(super) async fn send(
 }
 
 /// What a commit that is in the table leaves to remember and to delete.
-fn appended(
+pub(super) fn appended(
     loaded: &LoadedTable,
     written: Written,
     outcome: CommitOutcome,

@@ -7,12 +7,13 @@
 //! table without one. Whoever takes a commit that must fail is found out before a record is read.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use iceberg::spec::MAIN_BRANCH;
 use iceberg::{TableRequirement, TableUpdate};
 use uuid::Uuid;
 
-use super::commit::{CommitOutcome, prepare, send};
+use super::commit::{CommitOutcome, appended, prepare, send};
 use super::maintenance::Maintenance;
 use super::manifest::NewFiles;
 use super::snapshot::{Change, fresh_snapshot_id};
@@ -34,13 +35,14 @@ const PROBE: &str = "icestream.probe";
 pub(crate) async fn found(
     catalog: &Catalog,
     mut loaded: LoadedTable,
+    maintenance: &Arc<Maintenance>,
 ) -> Result<LoadedTable, TableError> {
     let mut said = String::new();
     for _ in 0..ATTEMPTS {
         if loaded.metadata.current_snapshot_id().is_some() {
             return Ok(loaded);
         }
-        let outcome = first_snapshot(catalog, &loaded).await?;
+        let outcome = first_snapshot(catalog, &loaded, maintenance).await?;
         // Another change came first, and not another snapshot.
         let again = matches!(outcome, CommitOutcome::Conflict(_));
         said = match outcome {
@@ -78,6 +80,7 @@ fn doing(loaded: &LoadedTable) -> String {
 async fn first_snapshot(
     catalog: &Catalog,
     loaded: &LoadedTable,
+    maintenance: &Arc<Maintenance>,
 ) -> Result<CommitOutcome, TableError> {
     let change = Change {
         head: None,
@@ -86,8 +89,10 @@ async fn first_snapshot(
         properties: HashMap::new(),
         now_ms: now_ms(),
     };
-    let written = prepare(catalog, loaded, change, &[], &Maintenance::none()).await?;
-    send(catalog, loaded, &written, || {}).await.map_err(NotSent::into_error)
+    let written = prepare(catalog, loaded, change, &[], maintenance).await?;
+    let outcome = send(catalog, loaded, &written, || {}).await.map_err(NotSent::into_error)?;
+    // The first commit will want the list.
+    Ok(appended(loaded, written, outcome, maintenance).outcome)
 }
 
 /// Does the catalog refuse what is pinned to another state of the table? An SQL catalog is a database

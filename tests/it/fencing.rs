@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::landing::{pipeline, records};
 use crate::support::kafka::Kafka;
-use crate::support::oracle::{self, Reader, assert_exactly_once};
+use crate::support::oracle::assert_exactly_once;
 use crate::support::proxy::{Between, Proxy};
 use crate::support::table::Lake;
 
@@ -31,9 +31,11 @@ impl Between for Forgets {
 
 #[test]
 fn a_catalog_that_does_not_fence_is_refused_by_run_and_by_check_and_gets_no_row() {
-    for (forgets, words) in
-        [(Forgets::All, "another table's UUID"), (Forgets::NoSnapshot, "pinned to no snapshot")]
-    {
+    // The first is found out before the table gets its empty snapshot, the other one by it.
+    for (forgets, words, snapshots) in [
+        (Forgets::All, "another table's UUID", 0),
+        (Forgets::NoSnapshot, "pinned to no snapshot", 1),
+    ] {
         let lake = Lake::rest();
         let (icestream, topic) = pipeline(&lake, 1);
         let proxy = Proxy::with(&lake.rest_catalog().address(), Arc::new(forgets));
@@ -46,9 +48,8 @@ fn a_catalog_that_does_not_fence_is_refused_by_run_and_by_check_and_gets_no_row(
         let table = lake.table(&format!("db.{topic}"));
         let metadata = table.metadata().expect("a table");
         assert!(metadata["properties"].get("icestream.probe").is_none(), "{metadata}");
-        assert_eq!(metadata["snapshots"].as_array().map(Vec::len), Some(1), "{metadata}");
-        let rows = oracle::query(&table, Reader::DuckDb, "SELECT count(*) FROM t");
-        assert_eq!(rows, [[Some(String::from("0"))]]);
+        assert_eq!(metadata["snapshots"].as_array().map(Vec::len), Some(snapshots), "{metadata}");
+        assert_eq!(table.snapshots(), Vec::<Value>::new(), "rows came in");
     }
 }
 

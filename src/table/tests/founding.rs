@@ -7,11 +7,12 @@ use crate::table::{check_fencing, found};
 
 #[tokio::test]
 async fn a_table_without_a_snapshot_gets_an_empty_one_and_one_only() {
-    let lake = Bench::new().await;
+    let (lake, none) = (Bench::new().await, Maintenance::none());
     let made = lake.create().await;
     assert_eq!(made.metadata.current_snapshot_id(), None);
     // Two at once: the one that is second takes the snapshot of the first.
-    let (one, two) = tokio::join!(found(&lake.catalog, made.clone()), found(&lake.catalog, made));
+    let (one, two) =
+        tokio::join!(found(&lake.catalog, made.clone(), &none), found(&lake.catalog, made, &none));
     let (one, two) = (one.unwrap(), two.unwrap());
     let head = one.metadata.current_snapshot().unwrap();
     assert_eq!(two.metadata.current_snapshot_id(), Some(head.snapshot_id()));
@@ -20,7 +21,7 @@ async fn a_table_without_a_snapshot_gets_an_empty_one_and_one_only() {
     assert_eq!(summary.get("total-records").map(String::as_str), Some("0"), "{summary:?}");
     let ours: Vec<&String> = summary.keys().filter(|key| key.starts_with("icestream")).collect();
     assert_eq!(ours, ["icestream.founding"]);
-    let again = found(&lake.catalog, one.clone()).await.unwrap();
+    let again = found(&lake.catalog, one.clone(), &none).await.unwrap();
     assert_eq!(again.metadata_location, one.metadata_location);
     let table = lake.append_rows(0, &[(1, "a")]).await;
     assert_eq!(ids(&table).await, [1]);
@@ -29,14 +30,14 @@ async fn a_table_without_a_snapshot_gets_an_empty_one_and_one_only() {
 
 #[tokio::test]
 async fn a_first_snapshot_that_the_catalog_does_not_show_is_waited_for() {
-    let mut scripted = Scripted::new().await;
+    let (mut scripted, none) = (Scripted::new().await, Maintenance::none());
     let catalog = scripted.connect().await;
     let loaded = scripted.load(&catalog).await;
     scripted.server.reply(COMMIT, status(503)).text(LOAD, 200, scripted.table());
-    let error = found(&catalog, loaded.clone()).await.unwrap_err();
+    let error = found(&catalog, loaded.clone(), &none).await.unwrap_err();
     assert!(error.is_transient() && error.to_string().contains("503"), "{error}");
     scripted.server.reply(COMMIT, status(400)).text(LOAD, 200, scripted.table());
-    let error = found(&catalog, loaded.clone()).await.unwrap_err();
+    let error = found(&catalog, loaded.clone(), &none).await.unwrap_err();
     assert!(matches!(error, TableError::Rejected { .. }), "{error}");
     // Somebody changed the table meanwhile, which is no outage: the table as it is then.
     scripted.server.reply(COMMIT, status(409));
@@ -44,7 +45,7 @@ async fn a_first_snapshot_that_the_catalog_does_not_show_is_waited_for() {
     scripted.server.reply(COMMIT, scripted.applied());
     scripted.metadata = scripted.moved().await;
     scripted.server.text(LOAD, 200, scripted.table());
-    let founded = found(&catalog, loaded).await.unwrap();
+    let founded = found(&catalog, loaded, &none).await.unwrap();
     assert_eq!(founded.metadata.current_snapshot_id(), scripted.metadata.current_snapshot_id());
 }
 
