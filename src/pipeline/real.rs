@@ -350,15 +350,18 @@ impl seams::Table for CatalogTable {
         let loaded = open_table(&self.catalog, &self.name, &self.config).await?;
         // Before anything is read for it.
         check_writable(&loaded)?;
-        let begins = self.read(loaded.clone())?.view().ledger.is_none();
-        let was_empty = loaded.metadata.current_snapshot_id().is_none();
+        let reading = self.read(loaded)?;
+        let begins = reading.view().ledger.is_none();
         // Before a pipeline's first commit; whoever has a ledger can ask by `check`. Twice for a table
         // without a snapshot: its first one would overwrite that of a writer that the catalog ignores.
         if begins {
-            table::check_fencing(&self.catalog, &loaded).await?;
+            table::check_fencing(&self.catalog, reading.table()).await?;
         }
-        let founded = table::found(&self.catalog, loaded, &self.maintenance).await?;
-        if begins && was_empty {
+        if reading.view().head.is_some() {
+            return Ok(reading);
+        }
+        let founded = table::found(&self.catalog, reading.into_table(), &self.maintenance).await?;
+        if begins {
             table::check_fencing(&self.catalog, &founded).await?;
         }
         self.read(founded)

@@ -11,7 +11,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimeUnit};
 use iceberg::spec::TableMetadata;
 
-use super::seams::LeftOut;
+use super::seams::Omitted;
 use crate::base::calendar::{FIRST_DAY, LAST_DAY, SECONDS_OF_DAY};
 use crate::base::kafka_columns::{KAFKA_TIMESTAMP, KafkaColumn};
 use crate::decode::{Decoder, Format, Pushed, Reason, RecordError};
@@ -39,7 +39,7 @@ pub(crate) struct RowBuilder {
     partitions: Int32Builder,
     offsets: Int64Builder,
     timestamps: TimestampMicrosecondBuilder,
-    /// Timestamps that were left out, see [`LeftOut`].
+    /// Timestamps that were left out, see [`Omitted`].
     timestamps_left_out: u64,
     /// Does the table want a timestamp in each row?
     needs_timestamp: bool,
@@ -138,8 +138,8 @@ impl RowBuilder {
     }
 
     /// What the rows lack, since the last call.
-    pub(crate) fn take_left_out(&mut self) -> LeftOut {
-        LeftOut {
+    pub(crate) fn take_omitted(&mut self) -> Omitted {
+        Omitted {
             unknown_fields: self.decoder.take_unknown_fields(),
             timestamps: std::mem::take(&mut self.timestamps_left_out),
         }
@@ -246,6 +246,22 @@ mod tests {
         RowBuilder::new(&metadata, "db.t", topics, Format::Json).unwrap()
     }
 
+    const PAYLOAD: &[u8] = b"{\"id\": 1}";
+
+    /// A record of the first topic with this timestamp.
+    fn stamped(offset: i64, timestamp_ms: Option<i64>) -> Record<'static> {
+        let (topic, value) = (Topics::new(["orders"]).index("orders").unwrap(), Some(PAYLOAD));
+        Record {
+            topic,
+            partition: 0,
+            offset,
+            timestamp_ms,
+            key: None,
+            value,
+            headers: Headers::NONE,
+        }
+    }
+
     /// A timestamp in microseconds or nanoseconds would be a year that no engine shows, and some then
     /// show nothing of the file.
     #[test]
@@ -266,19 +282,10 @@ mod tests {
             (Some(i64::MAX), None),
         ];
         for (offset, (timestamp_ms, _)) in (0..).zip(cases) {
-            let record = Record {
-                topic: topics.index("orders").unwrap(),
-                partition: 0,
-                offset,
-                timestamp_ms,
-                key: None,
-                value: Some(b"{\"id\": 1}"),
-                headers: Headers::NONE,
-            };
-            assert_eq!(rows.push(&record, b"{\"id\": 1}"), Pushed::Row);
+            assert_eq!(rows.push(&stamped(offset, timestamp_ms), PAYLOAD), Pushed::Row);
         }
-        let left_out = LeftOut { unknown_fields: 0, timestamps: 5 };
-        assert_eq!((rows.take_left_out(), rows.take_left_out()), (left_out, LeftOut::default()));
+        let left_out = Omitted { unknown_fields: 0, timestamps: 5 };
+        assert_eq!((rows.take_omitted(), rows.take_omitted()), (left_out, Omitted::default()));
         let taken = rows.take().unwrap();
         let found: Vec<Option<i64>> =
             taken["_kafka_timestamp"].as_primitive::<TimestampMicrosecondType>().iter().collect();
@@ -290,16 +297,7 @@ mod tests {
         let topics = Topics::new(["orders"]);
         let mut rows = builder_of(&topics, true);
         for (offset, timestamp_ms) in (0..).zip([None, Some(i64::MAX), Some(5)]) {
-            let record = Record {
-                topic: topics.index("orders").unwrap(),
-                partition: 0,
-                offset,
-                timestamp_ms,
-                key: None,
-                value: Some(b"{\"id\": 1}"),
-                headers: Headers::NONE,
-            };
-            match rows.push(&record, b"{\"id\": 1}") {
+            match rows.push(&stamped(offset, timestamp_ms), PAYLOAD) {
                 Pushed::Bad(error) => {
                     assert_eq!(error.reason, Reason::MissingField);
                     assert!(timestamp_ms != Some(5) && error.path == "_kafka_timestamp");
@@ -307,10 +305,7 @@ mod tests {
                 pushed => assert_eq!((pushed, timestamp_ms), (Pushed::Row, Some(5))),
             }
         }
-        assert_eq!(
-            (rows.take_left_out(), rows.take().unwrap().num_rows()),
-            (LeftOut::default(), 1)
-        );
+        assert_eq!((rows.take_omitted(), rows.take().unwrap().num_rows()), (Omitted::default(), 1));
     }
 
     #[test]

@@ -161,7 +161,7 @@ pub(crate) trait Checkpoints: Clone + Send + Sync + 'static {
 
 /// What is in records and not in their rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct LeftOut {
+pub(crate) struct Omitted {
     /// Fields that the table lacks.
     pub unknown_fields: u64,
     /// Timestamps of records outside the years 1 to 9999, which no engine can show.
@@ -189,7 +189,7 @@ pub(crate) trait Sink: Send + 'static {
     /// Bytes of memory that it holds.
     fn buffered_bytes(&self) -> u64;
     /// What rows lack of their records, since the last call.
-    fn take_left_out(&mut self) -> LeftOut;
+    fn take_omitted(&mut self) -> Omitted;
     /// Ends the epoch: nothing more is written to its files. The next one is written for `next`, and
     /// may be while they become durable.
     ///

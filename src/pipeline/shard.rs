@@ -14,7 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::end::violated;
 use super::messages::{Begin, Command, Fresh, Progress, Report, Sealed};
 use super::partitions::{Partition, Partitions, Place};
-use super::seams::{Closing, LeftOut, Queue, Sink, now};
+use super::seams::{Closing, Omitted, Queue, Sink, now};
 use crate::config::BadRecords;
 use crate::decode::{BadRecord, Pushed, RecordError};
 use crate::failure::{Failure, chain};
@@ -393,7 +393,7 @@ impl<S: Sink> Shard<S> {
         self.partitions.show();
         self.progress.moves.fetch_add(moved, Ordering::Release);
         for table in &mut self.tables {
-            let LeftOut { unknown_fields, timestamps } = table.sink.take_left_out();
+            let Omitted { unknown_fields, timestamps } = table.sink.take_omitted();
             if unknown_fields > 0 {
                 self.metrics.add_unknown_fields(unknown_fields);
             }

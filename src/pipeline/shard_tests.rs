@@ -77,8 +77,8 @@ impl Sink for Store {
         0
     }
 
-    fn take_left_out(&mut self) -> LeftOut {
-        LeftOut::default()
+    fn take_omitted(&mut self) -> Omitted {
+        Omitted::default()
     }
 
     fn close(&mut self, _: &Arc<()>) -> Result<Files, Failure> {

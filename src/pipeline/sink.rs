@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::rows::RowBuilder;
-use super::seams::{Closing, LeftOut, Sink};
+use super::seams::{Closing, Omitted, Sink};
 use crate::decode::{Format, Pushed};
 use crate::failure::{Failure, chain};
 use crate::protocol::{DataFileNames, Offset, PendingFile};
@@ -166,8 +166,8 @@ impl Sink for FileSink {
         self.rows.buffered_bytes() as u64 + written
     }
 
-    fn take_left_out(&mut self) -> LeftOut {
-        self.rows.take_left_out()
+    fn take_omitted(&mut self) -> Omitted {
+        self.rows.take_omitted()
     }
 
     fn close(&mut self, next: &Arc<LoadedTable>) -> Result<EpochFiles, Failure> {

@@ -19,7 +19,7 @@ fn partitions_without_a_leader_keep_the_others_neither_from_starting_nor_from_co
     let nodes: Vec<i32> = cluster.iter().map(Kafka::node).collect();
     cluster[0].create_topic_spread(topic, PARTITIONS, &nodes);
     let produced = cluster[0].produce(topic, records(PARTITIONS, 0..600));
-    // Every third partition is gone for now.
+    // Every third partition has no leader until its broker is back.
     cluster[2].kill();
     let gone: Vec<i32> = (0..PARTITIONS).filter(|partition| partition % 3 == 2).collect();
     let mut runs = Vec::new();

@@ -8,7 +8,7 @@ use super::lake::{Meta, is_bad};
 use super::port::Port;
 use crate::decode::{Pushed, Reason, RecordError};
 use crate::failure::Failure;
-use crate::pipeline::seams::{Closing, LeftOut, Queue, Sink, now};
+use crate::pipeline::seams::{Closing, Omitted, Queue, Sink, now};
 use crate::protocol::{Offset, PendingFile};
 use crate::source::{Headers, PartitionId, Polled, Record, SourceError, TopicIndex};
 use crate::table::TableError;
@@ -225,8 +225,8 @@ impl Sink for SimSink {
         self.rows.len() as u64
     }
 
-    fn take_left_out(&mut self) -> LeftOut {
-        LeftOut::default()
+    fn take_omitted(&mut self) -> Omitted {
+        Omitted::default()
     }
 
     fn close(&mut self, next: &Arc<Arc<Meta>>) -> Result<SimClosing, Failure> {
