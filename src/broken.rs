@@ -29,11 +29,13 @@ pub enum Variant {
     DecideOnMemory,
     /// Nobody joins a group again that leaves partitions to nobody.
     LeavePartitionsOut,
+    /// A partition is read on behind what could not be read of it.
+    ReadPastHoles,
 }
 
 impl Variant {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::NotEqualOnly,
         Self::RetryWithoutReading,
         Self::MarkerOnlyInHead,
@@ -43,6 +45,7 @@ impl Variant {
         Self::LeaveOutTopicId,
         Self::DecideOnMemory,
         Self::LeavePartitionsOut,
+        Self::ReadPastHoles,
     ];
 
     /// Its name in `ICESTREAM_BROKEN_VARIANT`.
@@ -57,6 +60,7 @@ impl Variant {
             Self::LeaveOutTopicId => "leave-out-topic-id",
             Self::DecideOnMemory => "decide-on-memory",
             Self::LeavePartitionsOut => "leave-partitions-out",
+            Self::ReadPastHoles => "read-past-holes",
         }
     }
 }

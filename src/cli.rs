@@ -169,11 +169,18 @@ pub(crate) enum LedgerCommand {
         #[command(flatten)]
         apply: Apply,
     },
-    /// Kafka deleted records before they were read: give them up, and go on behind them.
+    /// Records that Kafka deleted before they were read, or that nobody can read: give them up.
+    ///
+    /// Without --at the ledger goes on at the start of the log, in those partitions where records were
+    /// deleted. The lost ranges are kept in the table's journal.
     Skip {
         /// Where settings come from.
         #[command(flatten)]
         settings: Settings,
+        /// Where to read on in a partition of which a batch cannot be read: what lies before that is lost, and
+        /// no other partition moves. May be repeated.
+        #[arg(long, value_name = "PARTITION=OFFSET", value_parser = position)]
+        at: Vec<(i32, i64)>,
         /// Whether and how.
         #[command(flatten)]
         apply: Apply,

@@ -219,9 +219,11 @@ impl Failure {
         match self {
             Self::Config(_) | Self::Schema(_) | Self::Unfit { .. } | Self::Http(_) => exit::CONFIG,
             Self::Refused(_) | Self::Edit(_) => exit::REFUSED,
-            Self::Source(SourceError::OutOfRange { .. } | SourceError::CutOff { .. }) => {
-                exit::REFUSED
-            }
+            Self::Source(
+                SourceError::Unreadable { .. }
+                | SourceError::OutOfRange { .. }
+                | SourceError::CutOff { .. },
+            ) => exit::REFUSED,
             Self::Source(e) if !e.is_transient() => exit::CONFIG,
             Self::Table(TableError::Ledger { .. }) => exit::REFUSED,
             Self::Table(TableError::Denied { .. }) => exit::GAVE_UP,
@@ -251,6 +253,7 @@ impl Failure {
     pub(crate) fn refusal(&self) -> Option<&'static str> {
         match self {
             Self::Refused(refusal) => Some(refusal.name()),
+            Self::Source(SourceError::Unreadable { .. }) => Some("unreadable-batch"),
             _ => None,
         }
     }

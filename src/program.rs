@@ -86,7 +86,9 @@ fn ledger(command: LedgerCommand) -> anyhow::Result<u8> {
         LedgerCommand::Reset { settings, topic, at, apply } => {
             edit(&settings, &EditRequest::Reset { topic, at }, &apply)
         }
-        LedgerCommand::Skip { settings, apply } => edit(&settings, &EditRequest::Skip, &apply),
+        LedgerCommand::Skip { settings, at, apply } => {
+            edit(&settings, &EditRequest::Skip { at }, &apply)
+        }
         LedgerCommand::Adopt { settings, apply } => {
             let config = load(&settings)?;
             let Apply { yes, json } = apply;

@@ -296,9 +296,14 @@ fn ledger(config: &Config, loaded: &LoadedTable, topic: Option<Topic>) -> Seen {
         source.log = log;
     }
     let known = !source.log.is_empty();
-    positions(&config.iceberg.table, &view, &source, ResetPolicy::Earliest)
-        .and_then(|_| is_known(config, Some(&view)))
+    let starts = positions(&config.iceberg.table, &view, &source, ResetPolicy::Earliest)
+        .and_then(|starts| is_known(config, Some(&view)).map(|()| starts))
         .map_err(|refusal| refused(&refusal))?;
+    let cannot: Vec<&Refusal> = starts.values().filter_map(|start| start.as_ref().err()).collect();
+    if let Some(first) = cannot.first() {
+        let (cannot, all) = (cannot.len(), starts.len());
+        return Err(format!("run would not read {cannot} of {all} partitions: {first}"));
+    }
     Ok(match (begun, known) {
         (0, _) => format!("pipeline {} has not begun", config.kafka.group_id),
         (_, true) => format!("{begun} partitions; the log still holds where they go on"),

@@ -25,7 +25,7 @@ enum Answer {
     NotYet,
     /// It is below what the journal still shows.
     Expired,
-    /// Its record was gone before it was read, and a person skipped it.
+    /// Its record was gone before it was read, or could not be, and a person gave it up.
     Lost,
     /// Reading of the partition began after it.
     NeverRead,
@@ -174,8 +174,8 @@ impl<'a> Found<'a> {
         match (self.answer, self.from) {
             (Answer::InTable, _) => format!("snapshot {snapshot} brought {place} in"),
             (Answer::Lost, _) => format!(
-                "{place} is not in the table: its record was gone before it was read, and a person \
-                 skipped it with snapshot {snapshot}"
+                "{place} is not in the table: its record was gone, or could not be read, and a person \
+                 gave it up with snapshot {snapshot}"
             ),
             (Answer::NotYet, _) if self.ledger.is_some() => {
                 format!("{place} is not in the table yet: the ledger is at {next}")

@@ -45,8 +45,11 @@ pub(crate) enum EditRequest {
         /// Where partitions begin that do not begin at their first record.
         at: Vec<(i32, Offset)>,
     },
-    /// Records that Kafka deleted are given up.
-    Skip,
+    /// Records are given up.
+    Skip {
+        /// Where to read on, where that is not the start of the log.
+        at: Vec<(i32, Offset)>,
+    },
 }
 
 #[derive(Serialize)]
@@ -146,7 +149,10 @@ impl Editor<'_> {
             EditRequest::Reset { topic, at } => {
                 basis.reset(topic, &self.source(topic).await?, &frontier(topic, at))
             }
-            EditRequest::Skip => basis.skip(&self.source(&self.config.kafka.topic).await?),
+            EditRequest::Skip { at } => {
+                let topic = &self.config.kafka.topic;
+                basis.skip(&self.source(topic).await?, &frontier(topic, at))
+            }
         };
         edit.map_err(|error| match error {
             EditError::Refused(refusal) => Failure::Refused(*refusal),

@@ -18,6 +18,7 @@ use super::membership::Members;
 use super::messages::{Command, Event, Progress, Report, Sealed};
 use super::renewing::Renewing;
 use super::seams::{Source, now};
+use super::set_aside::SetAside;
 use super::settings::RunSettings;
 use super::unprepared::Unprepared;
 use super::world::{Loaded, World};
@@ -71,6 +72,8 @@ pub(super) struct Coordinator<W: World> {
 pub(super) struct Owned {
     /// Next offset to read, as its shard shows it.
     pub position: Arc<AtomicI64>,
+    /// The offset that was read first.
+    pub start: Offset,
     /// Index of its shard.
     pub shard: usize,
 }
@@ -98,6 +101,8 @@ pub(super) struct Run<W: World> {
     pub renewing: Renewing<W>,
     /// Changes of the assignment, and where the one under way is.
     pub members: Members,
+    /// Partitions that cannot be read.
+    pub aside: SetAside,
     /// Timestamps of the last records by partition of the epoch being committed.
     timestamps: BTreeMap<TopicPartition, i64>,
     last_seal: Instant,
@@ -137,6 +142,7 @@ impl<W: World> Coordinator<W> {
             committing_since: begun,
             renewing: Renewing::default(),
             members: Members::default(),
+            aside: SetAside::default(),
             timestamps: BTreeMap::new(),
             last_seal: begun.checked_sub(phase).unwrap_or(begun),
             last_finish: None,
@@ -203,6 +209,7 @@ impl<W: World> Coordinator<W> {
             if now.duration_since(gauges) >= GAUGES {
                 gauges = now;
                 self.gauges();
+                self.look_aside(run, now);
                 let moved = self.progress.moves.load(Ordering::Acquire) != run.moves_sealed;
                 let waits = moved || run.sealing.is_some() || run.commit.is_some();
                 self.uncommitted.store(waits, Ordering::Relaxed);
@@ -233,8 +240,14 @@ impl<W: World> Coordinator<W> {
         }
         let under_way = run.sealing.is_some() || run.commit.is_some();
         self.progress.hold.store(under_way, Ordering::Relaxed);
-        if run.finish.is_none() && self.caught_up() {
+        if run.finish.is_none() && self.caught_up(run) {
+            self.finish_aside(run, |tp| self.targets.as_ref().is_some_and(|t| t.contains_key(tp)));
+        }
+        if run.finish.is_none() && self.caught_up(run) {
             self.finish(run, Finish::CaughtUp);
+        }
+        if run.finish.is_none() && self.nothing_is_left(run) {
+            self.finish_aside(run, |_| true);
         }
         if let Some(end) = self.membership(run, now)? {
             return Ok(Some(end));
@@ -261,17 +274,23 @@ impl<W: World> Coordinator<W> {
         Ok(None)
     }
 
-    /// Is everything up to the ends of the log at start read by us, or in the table already?
-    fn caught_up(&self) -> bool {
-        self.targets.as_ref().is_some_and(|targets| {
-            targets.iter().all(|(tp, end)| match self.owned.get(tp) {
-                Some(owned) => owned.position.load(Ordering::Acquire) >= *end,
-                None => self.tables.ledger(tp).is_some_and(|next| next >= *end),
-            })
-        })
+    /// Is everything up to the ends of the log at start read by us, in the table already, or beyond what can
+    /// be read?
+    fn caught_up(&self, run: &Run<W>) -> bool {
+        let is_read = |tp: &TopicPartition, end: Offset| match self.position(tp) {
+            Some(position) => position >= end,
+            None => self.tables.ledger(tp).is_some_and(|next| next >= end),
+        };
+        let mut targets = self.targets.iter().flatten();
+        self.targets.is_some() && targets.all(|(tp, end)| is_read(tp, *end) || run.aside.lasts(tp))
     }
 
-    fn finish(&self, run: &mut Run<W>, finish: Finish) {
+    /// The next offset to read of a partition that is ours.
+    pub(super) fn position(&self, tp: &TopicPartition) -> Option<Offset> {
+        self.owned.get(tp).map(|owned| owned.position.load(Ordering::Acquire))
+    }
+
+    pub(super) fn finish(&self, run: &mut Run<W>, finish: Finish) {
         tracing::info!(reason = finish.name(), "finishing: the open epoch is sealed and committed");
         run.finish = Some(finish);
     }
@@ -296,6 +315,7 @@ impl<W: World> Coordinator<W> {
     fn end(&self, run: &mut Run<W>) -> Result<RunEnd, Failure> {
         match run.finish.take() {
             Some(Finish::Bad(record)) => Err(Failure::BadRecord(record)),
+            Some(Finish::Aside(why)) => Err(*why),
             Some(Finish::CaughtUp) => Ok(RunEnd::CaughtUp),
             Some(Finish::PartitionsAdded) => Ok(RunEnd::PartitionsAdded),
             Some(Finish::Stopped) | None => Ok(RunEnd::Stopped),
@@ -341,6 +361,7 @@ impl<W: World> Coordinator<W> {
                 self.bad(run, record);
                 Ok(())
             }
+            Report::Unread(tp, error) => self.set_aside(run, tp, error.into()),
             // Why is told next; until then it is a part of the epoch that comes to nothing.
             Report::Left(part) => {
                 self.left.push(*part);
@@ -500,7 +521,7 @@ impl<W: World> Coordinator<W> {
         match event {
             Event::Reachable => {
                 run.unreachable = None;
-                self.show_absent(run);
+                self.show_unread(run);
             }
             Event::Unreachable(reason) => {
                 run.unreachable.get_or_insert_with(now);

@@ -26,6 +26,8 @@ pub(super) enum Finish {
     CaughtUp,
     PartitionsAdded,
     Bad(BadRecord),
+    /// Of all that is to be read only partitions are left that cannot be; why the first cannot.
+    Aside(Box<Failure>),
 }
 
 impl Finish {
@@ -35,6 +37,7 @@ impl Finish {
             Self::CaughtUp => "caught_up",
             Self::PartitionsAdded => "partitions_added",
             Self::Bad(_) => "bad_record",
+            Self::Aside(_) => "nothing_left_to_read",
         }
     }
 }

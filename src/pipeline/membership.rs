@@ -30,7 +30,7 @@ use crate::broken::{self, Variant};
 use crate::failure::{Failure, chain};
 use crate::protocol::{Frontier, TopicPartition};
 use crate::source::{LeftOut, Membership, Share};
-use crate::telemetry::{Rebalance, Server};
+use crate::telemetry::{Rebalance, Server, Unread};
 
 /// How often leaders that did not answer are asked where logs begin and end.
 const ABSENT_EVERY: Duration = Duration::from_secs(2);
@@ -126,6 +126,11 @@ impl Members {
         asks
     }
 
+    /// Is every partition that is ours begun, and no change under way?
+    pub(super) fn has_all_begun(&self) -> bool {
+        self.is_idle() && self.absent.is_empty()
+    }
+
     /// Is nothing under way?
     fn is_idle(&self) -> bool {
         self.changes.is_empty()
@@ -171,7 +176,9 @@ impl<W: World> Coordinator<W> {
                 let partitions = revoking.partitions.clone();
                 run.members.revoking = None;
                 run.members.absent.retain(|tp| !partitions.contains(tp));
+                run.aside.forget(partitions.iter());
                 self.revoked(&partitions)?;
+                self.show_unread(run);
             } else if now.duration_since(revoking.since) > self.settings.revocation_timeout {
                 tracing::warn!(
                     "revoked partitions are not committed in time; what is not committed is dropped"
@@ -190,6 +197,7 @@ impl<W: World> Coordinator<W> {
                 self.source.assign(&[], &[])?;
             }
             Some(Membership::Assigned(partitions)) => {
+                run.aside.forget(&partitions);
                 self.begin_taking(run, Wanted { partitions, late: false });
             }
             Some(Membership::Revoked(partitions)) => {
@@ -200,13 +208,24 @@ impl<W: World> Coordinator<W> {
                 let partitions = Arc::new(partitions.into_iter().collect());
                 run.members.revoking = Some(Revoking { partitions, since: now, sealed: false });
             }
-            Some(Membership::Lost) | None if run.members.asks_for_absent(now) => {
-                let partitions = run.members.absent.iter().cloned().collect();
-                self.begin_taking(run, Wanted { partitions, late: true });
+            Some(Membership::Lost) | None => {
+                let late = self.late(run, now);
+                match late.is_empty() {
+                    true => self.refresh(run, now),
+                    false => self.begin_taking(run, Wanted { partitions: late, late: true }),
+                }
             }
-            Some(Membership::Lost) | None => self.refresh(run, now),
         }
         Ok(None)
+    }
+
+    /// Partitions of ours that are not read, and are to be tried now.
+    fn late(&self, run: &mut Run<W>, now: Instant) -> Vec<TopicPartition> {
+        let mut late = run.aside.due(now, |tp| self.is_settled(tp));
+        if run.members.asks_for_absent(now) {
+            late.extend(run.members.absent.iter().cloned());
+        }
+        late
     }
 
     /// New partitions: read the table and the log, beside the loop.
@@ -220,7 +239,7 @@ impl<W: World> Coordinator<W> {
                 false => Ok(BTreeMap::new()),
             };
             let starts = match told {
-                Ok(told) if wanted.late && told.is_empty() => Ok(Starts::new()),
+                Ok(told) if wanted.late && told.is_empty() => Ok(Starts::default()),
                 Ok(_) => starts(&committer, &settings, &info, &wanted.partitions).await,
                 Err(failure) => Err(failure),
             };
@@ -229,7 +248,7 @@ impl<W: World> Coordinator<W> {
                 // The others go on meanwhile.
                 Err(failure) if wanted.late && failure.is_transient() => {
                     tracing::debug!(error = %chain(&failure), "absent partitions");
-                    Ok(Read::Starts(wanted, Starts::new()))
+                    Ok(Read::Starts(wanted, Starts::default()))
                 }
                 Err(failure) => Err(failure),
             }
@@ -273,8 +292,15 @@ impl<W: World> Coordinator<W> {
         &mut self,
         run: &mut Run<W>,
         wanted: Wanted,
-        starts: Starts,
+        mut starts: Starts,
     ) -> Result<(), Failure> {
+        let not_begun = |tp: &&TopicPartition| !starts.at.contains_key(*tp);
+        let not_begun: Vec<_> = wanted.partitions.iter().filter(not_begun).cloned().collect();
+        run.aside.put_off(&not_begun, now());
+        for (tp, refusal) in std::mem::take(&mut starts.refused) {
+            run.members.absent.remove(&tp);
+            self.set_aside(run, tp, Failure::Refused(refusal))?;
+        }
         if wanted.late && starts.is_empty() {
             return Ok(());
         }
@@ -284,10 +310,12 @@ impl<W: World> Coordinator<W> {
         }
         let mut begins: Vec<Vec<Begin>> = load.iter().map(|_| Vec::new()).collect();
         let (mut shares, mut owned) = (Vec::new(), BTreeMap::new());
-        for (tp, tables) in &starts {
+        for (tp, tables) in &starts.at {
             let start = tables.iter().map(|at| at.start).min().unwrap_or(0);
             let least = load.iter().enumerate().min_by_key(|(_, partitions)| **partitions);
-            let shard = least.map_or(0, |(index, _)| index);
+            let least = least.map_or(0, |(index, _)| index);
+            // One that was set aside takes its own place there.
+            let shard = self.owned.get(tp).map_or(least, |owned| owned.shard);
             load[shard] += 1;
             let position = Arc::new(AtomicI64::new(start));
             begins[shard].push(Begin {
@@ -297,7 +325,7 @@ impl<W: World> Coordinator<W> {
                 position: position.clone(),
             });
             shares.push(Share { tp: tp.clone(), start, shard });
-            owned.insert(tp.clone(), Owned { position, shard });
+            owned.insert(tp.clone(), Owned { position, start, shard });
         }
         // All of them, also those without new ones: one that answers holds no record any more of
         // an earlier assignment.
@@ -319,7 +347,8 @@ impl<W: World> Coordinator<W> {
             return Ok(());
         }
         let Some(assigning) = run.members.assigning.take() else { return Ok(()) };
-        for (tp, tables) in assigning.starts {
+        for (tp, tables) in assigning.starts.at {
+            run.aside.begun(&tp);
             for (table, at) in self.tables.0.iter_mut().zip(tables) {
                 match at.ledger {
                     Some(next) => table.ledger.set(tp.clone(), next),
@@ -340,6 +369,7 @@ impl<W: World> Coordinator<W> {
             true => self.source.begin(&assigning.shares)?,
             false => self.source.assign(&assigning.shares, &partitions)?,
         }
+        partitions.retain(|tp| !run.aside.contains(tp));
         run.members.absent.retain(|tp| !assigning.owned.contains_key(tp));
         if !partitions.is_empty() && !late {
             tracing::warn!(
@@ -351,25 +381,33 @@ impl<W: World> Coordinator<W> {
         }
         self.owned.extend(assigning.owned);
         if !run.is_unreachable() {
-            self.show_absent(run);
+            self.show_unread(run);
         }
         self.metrics.add_rebalance(Rebalance::Assigned);
         self.gauges();
         Ok(())
     }
 
-    /// Partitions that are not read for want of a leader are a reason not to be ready.
-    pub(super) fn show_absent(&self, run: &Run<W>) {
+    /// Partitions that are not read are a reason not to be ready.
+    pub(super) fn show_unread(&self, run: &Run<W>) {
         let absent: Vec<TopicPartition> = run.members.absent.iter().cloned().collect();
-        let is_whole = absent.is_empty();
-        self.metrics.set_reachable(Server::Kafka, is_whole);
-        match is_whole {
-            true => self.health.set_reachable(Server::Kafka),
-            false => {
-                let reason = format!("no leader of {} answers", list(&absent));
-                self.health.set_unreachable(Server::Kafka, reason);
+        if !run.is_unreachable() {
+            let is_whole = absent.is_empty();
+            self.metrics.set_reachable(Server::Kafka, is_whole);
+            match is_whole {
+                true => self.health.set_reachable(Server::Kafka),
+                false => {
+                    let reason = format!("no leader of {} answers", list(&absent));
+                    self.health.set_unreachable(Server::Kafka, reason);
+                }
             }
         }
+        let aside: Vec<TopicPartition> = run.aside.partitions().cloned().collect();
+        self.metrics.set_unread(Unread::NoLeader, absent.len());
+        self.metrics.set_unread(Unread::SetAside, aside.len());
+        let first = run.aside.reasons().next().map(|why| chain(why));
+        let reason = first.map(|first| format!("not read: {}: {first}", list(&aside)));
+        self.health.set_unread(reason);
     }
 
     /// Joins the group again if it leaves partitions to nobody for longer than a member may take to let go

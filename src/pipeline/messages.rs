@@ -85,6 +85,8 @@ pub(crate) enum Report {
     Stale(usize),
     /// A bad record under `fail`: its partition goes no further; seal what precedes it.
     Bad(BadRecord),
+    /// A partition cannot be read on: it goes no further, the others do.
+    Unread(TopicPartition, SourceError),
     /// The shard ended.
     Failed(Failure),
 }

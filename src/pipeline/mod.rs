@@ -23,6 +23,7 @@ mod real;
 mod renewing;
 mod rows;
 pub(crate) mod seams;
+mod set_aside;
 mod settings;
 mod shard;
 #[cfg(test)]
@@ -191,6 +192,7 @@ impl Pipeline {
             self.metrics.set_reachable(server, true);
             self.health.set_reachable(server);
         }
+        self.health.set_unread(None);
         self.health.set_ready();
         self.metrics.set_partitions(0, 0);
 

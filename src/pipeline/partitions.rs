@@ -18,7 +18,7 @@ pub(super) struct Partition {
     /// One past what was handed over of it. At a barrier that is `next` (I7).
     pub(super) consumed: Offset,
     pub(super) last_timestamp: Option<i64>,
-    /// Stopped before a bad record.
+    /// Stopped before a bad record, or before what cannot be read.
     pub(super) stopped: bool,
     /// Records and bytes read since they were last counted.
     pub(super) uncounted: (u64, u64),
@@ -108,11 +108,6 @@ impl Partitions {
     #[inline]
     pub(super) fn get_mut(&mut self, id: PartitionId) -> Option<&mut Partition> {
         self.topics.get_mut(id.topic.at())?.get_mut(index(id)?)?.as_mut()
-    }
-
-    pub(super) fn contains(&self, id: PartitionId) -> bool {
-        let slots = self.topics.get(id.topic.at());
-        index(id).and_then(|at| slots?.get(at)).is_some_and(Option::is_some)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Partition> {

@@ -249,6 +249,10 @@ impl seams::Source for KafkaSource {
         Ok(self.source.begin(starts)?)
     }
 
+    fn set_aside(&self, partitions: &[TopicPartition]) -> Result<(), Failure> {
+        Ok(self.source.set_aside(partitions)?)
+    }
+
     fn revoke(&self, partitions: &[TopicPartition]) -> Result<(), Failure> {
         Ok(self.source.revoke(partitions)?)
     }

@@ -63,11 +63,16 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     /// # Errors
     /// If the client does not take it.
     fn assign(&self, starts: &[Share], absent: &[TopicPartition]) -> Result<(), Failure>;
-    /// Begins to read partitions that were absent when they were assigned.
+    /// Begins to read partitions that are assigned and not read.
     ///
     /// # Errors
     /// If the client does not take it.
     fn begin(&self, starts: &[Share]) -> Result<(), Failure>;
+    /// Reads nothing more from partitions that stay ours for the group, until [`Self::begin`].
+    ///
+    /// # Errors
+    /// If the client does not take it.
+    fn set_aside(&self, partitions: &[TopicPartition]) -> Result<(), Failure>;
     /// Acknowledges that partitions were revoked; nothing more is read from them.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use super::end::violated;
 use super::messages::{Begin, Command, Fresh, Progress, Report, Sealed};
 use super::partitions::{Partition, Partitions, Place};
 use super::seams::{Closing, Omitted, Queue, Sink, now};
+use crate::broken::{self, Variant};
 use crate::config::BadRecords;
 use crate::decode::{BadRecord, Pushed, RecordError};
 use crate::failure::{Failure, chain};
@@ -22,7 +23,7 @@ use crate::protocol::{
     Epoch, Fate, Frontier, Offset, RowCounts, TableShare, TopicPartition, consumed_is_covered,
     every_record_has_one_fate,
 };
-use crate::source::{Polled, Record, Topics};
+use crate::source::{PartitionId, Polled, Record, SourceError, Topics};
 use crate::telemetry::Metrics;
 
 /// How often a shard asks how far the client got where it has no records.
@@ -46,6 +47,8 @@ enum Taken {
     Moved,
     Still,
     Bad(BadRecord),
+    /// Nothing more of it can be read.
+    Failed(TopicPartition, SourceError),
 }
 
 /// The state of a shard.
@@ -210,7 +213,7 @@ impl<S: Sink> Shard<S> {
             self.publish(moved, 0, 0);
             return Ok(0);
         }
-        let (mut failed, mut bad, mut moved) = (None, None, 0);
+        let (mut failed, mut bad, mut unread, mut moved) = (None, None, Vec::new(), 0);
         let (bytes, records) = (self.bytes, self.records);
         let polled = queue.poll(wait, |polled| match self.take(polled) {
             Ok(Taken::Moved) => {
@@ -220,6 +223,10 @@ impl<S: Sink> Shard<S> {
             Ok(Taken::Still) => true,
             Ok(Taken::Bad(record)) => {
                 bad = Some(record);
+                true
+            }
+            Ok(Taken::Failed(tp, error)) => {
+                unread.push((tp, error));
                 true
             }
             Err(failure) => {
@@ -235,6 +242,9 @@ impl<S: Sink> Shard<S> {
         if let Some(record) = bad {
             // Nobody listening means the run is over already.
             out.send(Report::Bad(record)).ok();
+        }
+        for (tp, error) in unread {
+            out.send(Report::Unread(tp, error)).ok();
         }
         for table in &mut self.tables {
             table.sink.tick()?;
@@ -328,10 +338,18 @@ impl<S: Sink> Shard<S> {
     fn take(&mut self, polled: Polled<'_>) -> Result<Taken, Failure> {
         match polled {
             Polled::Record(record) => self.record(&record),
-            Polled::Failed { partition, error } => match self.partitions.contains(partition) {
-                true => Err(error.into()),
-                false => Ok(Taken::Still),
-            },
+            Polled::Failed { partition, error } => Ok(self.failed(partition, error)),
+        }
+    }
+
+    /// Stops a partition that cannot be read on: what comes of it later is behind a hole.
+    fn failed(&mut self, partition: PartitionId, error: SourceError) -> Taken {
+        match self.partitions.get_mut(partition) {
+            Some(p) if !p.stopped => {
+                p.stopped = !broken::is(Variant::ReadPastHoles);
+                Taken::Failed(p.tp.clone(), error)
+            }
+            _ => Taken::Still,
         }
     }
 

@@ -11,7 +11,7 @@ use super::flow_tables::{TableState, Tables};
 use super::reading::{Reading, Readings};
 use super::seams::{Checkpoints, Source, now};
 use super::settings::RunSettings;
-use super::starts::starts;
+use super::starts::all_start;
 use super::table_committer::TableCommitter;
 use super::world::{Connected, Loaded, World};
 use crate::base::clock::now_ms;
@@ -127,13 +127,15 @@ impl<W: World> Started<W> {
     }
 
     /// Ends of the log now, of all partitions that hold anything.
-    /// A ledger that the log does not hold is refused, whoever is to read the partition: it would
-    /// count as caught up.
+    /// In a group, a ledger that the log does not hold is refused, whoever is to read the partition: it
+    /// would count as caught up, or be waited for for ever.
     pub(crate) async fn log_ends(
         &self,
         settings: &RunSettings,
     ) -> Result<BTreeMap<TopicPartition, Offset>, Failure> {
-        starts(&self.committer, settings, &self.info, &self.info.partitions).await?;
+        if settings.group {
+            all_start(&self.committer, settings, &self.info, &self.info.partitions).await?;
+        }
         let log = self.committer.source.log_ranges(self.info.partitions.clone()).await?;
         let holds = log.into_iter().filter(|(_, log)| log.start < log.end);
         Ok(holds.map(|(tp, log)| (tp, log.end)).collect())

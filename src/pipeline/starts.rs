@@ -16,11 +16,28 @@ use crate::source::TopicInfo;
 const LOG_END_PATIENCE: Duration = Duration::from_secs(10);
 const LOG_END_AGAIN: Duration = Duration::from_millis(500);
 
-/// Where each partition starts in each table of a flow, in their order.
-pub(super) type Starts = BTreeMap<TopicPartition, Vec<StartAt>>;
+/// Where to begin in partitions, and which cannot begin. One of which no leader tells where its log begins
+/// and ends is among neither.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Starts {
+    /// Where each starts in each table of the flow, in their order.
+    pub at: BTreeMap<TopicPartition, Vec<StartAt>>,
+    /// Why others cannot: their logs do not hold the offsets in a ledger.
+    pub refused: BTreeMap<TopicPartition, Refusal>,
+}
 
-/// Where to begin in partitions that were given to us: the ledgers, read after they were. A partition of
-/// which no leader tells where its log begins and ends is left out: the others do not wait for it.
+impl Starts {
+    /// Is nothing known of any?
+    pub(crate) fn is_empty(&self) -> bool {
+        self.at.is_empty() && self.refused.is_empty()
+    }
+}
+
+/// Where to begin in partitions that were given to us: the ledgers, read after they were. The others wait
+/// neither for those of which no leader tells, nor for those that cannot begin.
+///
+/// # Errors
+/// A refusal that concerns them all; tables or cluster that cannot be reached.
 pub(super) async fn starts<W: World>(
     committer: &Committer<W>,
     settings: &RunSettings,
@@ -28,7 +45,8 @@ pub(super) async fn starts<W: World>(
     partitions: &[TopicPartition],
 ) -> Result<Starts, Failure> {
     let until = now() + LOG_END_PATIENCE;
-    loop {
+    let refuse = |refusal| committer.refuse(refusal);
+    let (seen, mut starts) = loop {
         let readings = committer.readings().await?;
         let seen = SourceView {
             cluster_id: info.cluster_id.clone(),
@@ -36,20 +54,45 @@ pub(super) async fn starts<W: World>(
             log: committer.source.known_log_ranges(partitions.to_vec()).await?,
         };
         match of_all(&readings, &seen, settings.reset) {
-            Ok(starts) => return Ok(starts),
+            Ok(starts) => break (seen, starts),
             Err(Refusal::LedgerBeyondLogEnd { .. }) if now() < until => {
                 tokio::time::sleep(LOG_END_AGAIN).await;
             }
-            Err(Refusal::RetentionPassedLedger { .. }) => {
-                // Between the two readings another instance may have committed, and retention
-                // followed it. Only a ledger that is behind a log start read before it is late.
-                let after = committer.readings().await?;
-                let still = of_all(&after, &seen, settings.reset);
-                if let Err(refusal @ Refusal::RetentionPassedLedger { .. }) = still {
-                    return Err(committer.refuse(refusal));
-                }
+            Err(refusal) => return Err(refuse(refusal)),
+        }
+    };
+    let is_late = |refusal: &Refusal| matches!(refusal, Refusal::RetentionPassedLedger { .. });
+    if starts.refused.values().any(is_late) {
+        // Between the two readings another instance may have committed, and retention followed it. Only a
+        // ledger that is behind a log start read before it is late.
+        let after = committer.readings().await?;
+        let still = of_all(&after, &seen, settings.reset).map_err(refuse)?;
+        starts.refused.retain(|tp, refusal| !is_late(refusal) || still.refused.contains_key(tp));
+        let again = still.at.into_iter().filter(|(tp, _)| !starts.refused.contains_key(tp));
+        starts.at = again.collect();
+    }
+    Ok(starts)
+}
+
+/// The same where all have to begin, or to be left out for want of a leader.
+///
+/// # Errors
+/// Also why one cannot begin.
+pub(super) async fn all_start<W: World>(
+    committer: &Committer<W>,
+    settings: &RunSettings,
+    info: &TopicInfo,
+    partitions: &[TopicPartition],
+) -> Result<(), Failure> {
+    let until = now() + LOG_END_PATIENCE;
+    loop {
+        let starts = starts(committer, settings, info, partitions).await?;
+        match starts.refused.into_values().next() {
+            None => return Ok(()),
+            Some(Refusal::LedgerBeyondLogEnd { .. }) if now() < until => {
+                tokio::time::sleep(LOG_END_AGAIN).await;
             }
-            Err(refusal) => return Err(committer.refuse(refusal)),
+            Some(refusal) => return Err(committer.refuse(refusal)),
         }
     }
 }
@@ -59,11 +102,15 @@ fn of_all<T>(
     seen: &SourceView,
     reset: ResetPolicy,
 ) -> Result<Starts, Refusal> {
-    let mut all = Starts::new();
+    let mut all = Starts::default();
     for (table, reading) in readings {
         for (tp, at) in positions(table, reading.view(), seen, reset)? {
-            all.entry(tp).or_default().push(at);
+            match at {
+                Ok(at) => all.at.entry(tp).or_default().push(at),
+                Err(refusal) => drop(all.refused.entry(tp).or_insert(refusal)),
+            }
         }
     }
+    all.at.retain(|tp, _| !all.refused.contains_key(tp));
     Ok(all)
 }

@@ -9,13 +9,13 @@
 //! |---|---|---|
 //! | rewind | a table that was rolled back or restored; a ledger that is lost or unreadable | what the journal of the head's ancestry says |
 //! | reset | a topic or cluster made again; a log that was cut | the partitions concerned begin anew |
-//! | skip | records deleted before they were read | the log's start, for exactly those partitions |
+//! | skip | records deleted before they were read; a batch that no replica has whole | the log's start, or where a person says, for exactly those partitions |
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    AncestryEnd, CommitId, Edit, Epoch, Frontier, JournalParts, Ledger, LogRange, Offset,
-    OffsetRange, Ranges, Refusal, RowCounts, SnapshotFacts, SourceView, TableView, TopicPartition,
+    AncestryEnd, CommitId, Edit, EditError, Epoch, Frontier, JournalParts, Ledger, LogRange,
+    Offset, OffsetRange, Ranges, RowCounts, SnapshotFacts, SourceView, TableView, TopicPartition,
     ancestry, check_history, check_source, commit_id, ids_differ,
 };
 
@@ -67,139 +67,6 @@ impl LedgerEdit {
         both.map(|(tp, _)| (tp.clone(), (self.before.get(tp), self.after.frontier.get(tp))))
             .collect()
     }
-}
-
-/// Why an edit is not made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum EditError {
-    /// Something else must be dealt with first.
-    #[error(transparent)]
-    Refused(#[from] Box<Refusal>),
-    /// The table is not at the snapshot that the ledger is to be rewound to.
-    #[error(
-        "snapshot {to} is not in the ancestry of the head of table {table} ({}): the ledger follows \
-         the table, it does not move it; roll the table back to that snapshot first, or leave \
-         --to-snapshot out", show_head(*head)
-    )]
-    NotTheHead {
-        /// Table.
-        table: String,
-        /// The snapshot asked for.
-        to: i64,
-        /// The head.
-        head: Option<i64>,
-    },
-    /// The table holds commits of this pipeline that are newer than that snapshot.
-    #[error(
-        "snapshot {to} is older than commit {commit} (snapshot {snapshot}), which is in table \
-         {table}: its records would be read again while they are in the table; roll the table back \
-         to {to} first, or leave --to-snapshot out"
-    )]
-    CommitsSince {
-        /// Table.
-        table: String,
-        /// The snapshot asked for.
-        to: i64,
-        /// A newer commit.
-        commit: CommitId,
-        /// Its snapshot.
-        snapshot: i64,
-    },
-    /// The journal does not tell where some partitions are.
-    #[error(
-        "the journal of table {table} does not tell the position of {}: the snapshots that would \
-         are gone; say it with --at PARTITION=OFFSET, the offset to read next; where the table \
-         has the _kafka columns its rows tell it: SELECT _kafka_partition, max(_kafka_offset) + 1 \
-         ... GROUP BY 1",
-        list(partitions)
-    )]
-    Unknown {
-        /// Table.
-        table: String,
-        /// The partitions.
-        partitions: Vec<TopicPartition>,
-    },
-    /// A person's word contradicts what is known.
-    #[error("--at {}={given}: {partition} is known to {}; leave that out", partition.partition, stand(*known))]
-    Contradicted {
-        /// Partition.
-        partition: TopicPartition,
-        /// What was given.
-        given: Offset,
-        /// What is known.
-        known: Option<Offset>,
-    },
-    /// There is nothing in the ledger about the topic.
-    #[error("the ledger of table {table} knows no topic {topic}: there is nothing to reset")]
-    NoSuchTopic {
-        /// Table.
-        table: String,
-        /// The topic.
-        topic: String,
-    },
-    /// The topic is the one that the ledger is about, and its log holds every offset.
-    #[error(
-        "topic {topic} is the one that the ledger of table {table} is about, and its log reaches \
-         every offset in it: a reset would bring every record into the table once more"
-    )]
-    NothingToReset {
-        /// Table.
-        table: String,
-        /// The topic.
-        topic: String,
-    },
-    /// The log of the very topic was cut.
-    #[error(
-        "the log of {partition} ends at {log_end}, below the ledger ({ledger}), and the topic is \
-         still the same: it was cut, by an unclean leader election, say; what was written since the \
-         cut is at offsets below {ledger}; say where to read on with --at {}=OFFSET: {log_end} if \
-         nothing was, else the offset of the cut", partition.partition
-    )]
-    LogWasCut {
-        /// Partition.
-        partition: TopicPartition,
-        /// The offset in the ledger.
-        ledger: Offset,
-        /// One past the last offset of the log.
-        log_end: Offset,
-    },
-    /// An offset to begin at is not in the log.
-    #[error("--at {}={given}: the log of {partition} is [{}, {}]", partition.partition, log.start, log.end)]
-    NotInLog {
-        /// Partition.
-        partition: TopicPartition,
-        /// What was given.
-        given: Offset,
-        /// What the log holds.
-        log: LogRange,
-    },
-    /// Every offset in the ledger is still in the log.
-    #[error(
-        "the log still has every offset in the ledger of table {table}: there is nothing to skip"
-    )]
-    NothingToSkip {
-        /// Table.
-        table: String,
-    },
-}
-
-impl From<Refusal> for EditError {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(Box::new(refusal))
-    }
-}
-
-fn show_head(head: Option<i64>) -> String {
-    head.map_or_else(|| "it has none".to_owned(), |id| id.to_string())
-}
-
-fn stand(known: Option<Offset>) -> String {
-    known.map_or_else(|| "begin anew".to_owned(), |offset| format!("stand at {offset}"))
-}
-
-fn list(partitions: &[TopicPartition]) -> String {
-    let names: Vec<String> = partitions.iter().map(ToString::to_string).collect();
-    names.join(", ")
 }
 
 /// What is known of a partition at the head.
@@ -348,28 +215,46 @@ impl EditBasis {
         Ok(self.edit(edit, ranges, cluster, topic_ids, frontier))
     }
 
-    /// Moves the ledger to the start of the log where that is past it, and nowhere else. The ranges
-    /// are what is lost.
+    /// Moves the ledger to the start of the log where that is past it, and nowhere else; with `given`
+    /// to those offsets, and nowhere else. The ranges are what is lost: what a log does not hold any more, or
+    /// holds and nobody can read.
     ///
     /// # Errors
-    /// The refusals of [`check_source`] and [`check_history`]; or if nothing is lost.
-    pub(crate) fn skip(&self, source: &SourceView) -> Result<LedgerEdit, EditError> {
+    /// The refusals of [`check_source`] and [`check_history`]; if nothing is lost; or if an offset that is
+    /// given is not ahead, or not in the log.
+    pub(crate) fn skip(
+        &self,
+        source: &SourceView,
+        given: &Frontier,
+    ) -> Result<LedgerEdit, EditError> {
         let view = self.view();
         check_source(&self.table, &view, &source.cluster_id, &source.topic_ids)?;
         check_history(&self.table, &view)?;
         let mut ledger = self.ledger.clone().unwrap_or_else(|| Ledger {
-            cluster_id: String::new(),
+            cluster_id: source.cluster_id.clone(),
             commit_id: CommitId(String::new()),
             generation: 0,
-            topic_ids: BTreeMap::new(),
+            topic_ids: source.topic_ids.clone(),
             frontier: Frontier::default(),
         });
         let mut ranges = Ranges::new();
-        for (tp, log) in &source.log {
-            if let Some(start) = ledger.frontier.get(tp).filter(|next| *next < log.start) {
-                ranges.insert(tp.clone(), OffsetRange { start, end: log.start });
-                ledger.frontier.set(tp.clone(), log.start);
+        let deleted = || {
+            let is_behind = |(tp, log): (&TopicPartition, &LogRange)| {
+                let next = ledger.frontier.get(tp).filter(|next| *next < log.start)?;
+                Some((tp.clone(), OffsetRange { start: next, end: log.start }))
+            };
+            source.log.iter().filter_map(is_behind)
+        };
+        match given.is_empty() {
+            true => ranges.extend(deleted()),
+            false => {
+                for (tp, given) in given.iter() {
+                    ranges.insert(tp.clone(), given_up(&ledger, source, tp, given)?);
+                }
             }
+        }
+        for (tp, range) in &ranges {
+            ledger.frontier.set(tp.clone(), range.end);
         }
         if ranges.is_empty() {
             return Err(EditError::NothingToSkip { table: self.table.clone() });
@@ -504,6 +389,25 @@ impl EditBasis {
         }
         ids
     }
+}
+
+/// What a person gives up of a partition, to read on at `given`.
+fn given_up(
+    ledger: &Ledger,
+    source: &SourceView,
+    tp: &TopicPartition,
+    given: Offset,
+) -> Result<OffsetRange, EditError> {
+    let log = source.log.get(tp).copied().unwrap_or(LogRange { start: 0, end: 0 });
+    let at = ledger.frontier.get(tp).unwrap_or(log.start);
+    let partition = tp.clone();
+    if !(log.start..=log.end).contains(&given) {
+        return Err(EditError::NotInLog { partition, given, log });
+    }
+    if given <= at {
+        return Err(EditError::NotAhead { partition, given, at });
+    }
+    Ok(OffsetRange { start: at, end: given })
 }
 
 fn wrote(snapshot: &SnapshotFacts, ledger: &Ledger) -> bool {

@@ -353,12 +353,37 @@ fn without_ids_a_ledger_beyond_the_log_means_a_topic_made_again() {
 #[test]
 fn a_skip_moves_exactly_the_partitions_that_lost_records() {
     let basis = basis(Some(3), Some(at_three()), three());
-    let edit = basis.skip(&source("topic-1", &[(0, 35, 50), (1, 5, 9), (2, 7, 9)])).unwrap();
+    let deleted = source("topic-1", &[(0, 35, 50), (1, 5, 9), (2, 7, 9)]);
+    let edit = basis.skip(&deleted, &Frontier::default()).unwrap();
     assert_eq!(edit.after.frontier, frontier(&[(0, 35), (1, 5)]));
     assert_eq!(edit.parts.ranges, ranges(&[(0, 30, 35)]));
     assert_eq!(edit.parts.rows, RowCounts::default());
-    let nothing = basis.skip(&source("topic-1", &[(0, 30, 50), (1, 0, 9)]));
+    let nothing = source("topic-1", &[(0, 30, 50), (1, 0, 9)]);
+    let nothing = basis.skip(&nothing, &Frontier::default());
     assert!(matches!(nothing, Err(EditError::NothingToSkip { .. })));
+}
+
+#[test]
+fn a_skip_to_where_a_person_says_moves_nothing_else_and_only_on() {
+    let basis = basis(Some(3), Some(at_three()), three());
+    // Of partition 1 records were deleted; nobody said to give those up.
+    let source = source("topic-1", &[(0, 0, 50), (1, 7, 9), (2, 7, 9)]);
+    let skip = |given: &[(i32, Offset)]| basis.skip(&source, &frontier(given));
+    let edit = skip(&[(0, 42)]).unwrap();
+    assert_eq!(edit.after.frontier, frontier(&[(0, 42), (1, 5)]));
+    assert_eq!(edit.parts.ranges, ranges(&[(0, 30, 42)]));
+    // A partition that was never begun would have begun at its first record.
+    let edit = skip(&[(2, 8)]).unwrap();
+    assert_eq!(edit.after.frontier, frontier(&[(0, 30), (1, 5), (2, 8)]));
+    assert_eq!(edit.parts.ranges, ranges(&[(2, 7, 8)]));
+    for given in [30, 29] {
+        let error = skip(&[(0, given)]).unwrap_err();
+        assert!(matches!(error, EditError::NotAhead { at: 30, .. }), "{error}");
+    }
+    for beyond in [(0, 51), (1, 6), (9, 1)] {
+        let error = skip(&[beyond]).unwrap_err();
+        assert!(matches!(error, EditError::NotInLog { .. }), "{error}");
+    }
 }
 
 #[test]
@@ -367,7 +392,9 @@ fn reset_and_skip_wait_until_a_rolled_back_table_is_rewound() {
     let source = source("topic-2", &[(0, 35, 50)]);
     for error in [
         basis.reset("readings", &source, &Frontier::default()).unwrap_err(),
-        basis.skip(&SourceView { topic_ids: BTreeMap::new(), ..source }).unwrap_err(),
+        basis
+            .skip(&SourceView { topic_ids: BTreeMap::new(), ..source }, &Frontier::default())
+            .unwrap_err(),
     ] {
         let EditError::Refused(refusal) = error else { panic!("{error}") };
         assert_eq!(refusal.name(), "table-rolled-back");

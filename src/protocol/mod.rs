@@ -6,6 +6,7 @@
 mod admission;
 mod commit_id;
 mod edit;
+mod edit_error;
 mod flow;
 mod invariants;
 mod journal;
@@ -21,6 +22,7 @@ mod verdicts;
 pub use admission::*;
 pub use commit_id::*;
 pub(crate) use edit::*;
+pub(crate) use edit_error::*;
 pub(crate) use flow::*;
 pub(crate) use invariants::*;
 pub use journal::*;

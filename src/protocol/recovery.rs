@@ -251,22 +251,29 @@ pub(crate) struct StartAt {
     pub start: Offset,
 }
 
+/// Where each partition starts, or why it cannot.
+pub(crate) type Positions = BTreeMap<TopicPartition, Result<StartAt, Refusal>>;
+
 /// Where to start each partition of `source.log`.
 ///
 /// A partition in the ledger starts there. `reset` holds only for a topic that the ledger does not
 /// know at all; a partition added to a known topic starts at its first offset, since its records
 /// came after the pipeline did, and so do all partitions of a topic that was reset.
 ///
+/// A partition whose log does not hold the offset in the ledger cannot start:
+/// [`Refusal::RetentionPassedLedger`] or [`Refusal::LedgerBeyondLogEnd`]. Either end of the log is within
+/// it. That says nothing of the others, unless the topic may be another one than the ledger's: without
+/// ids, a log that ends below the ledger is how that shows.
+///
 /// # Errors
-/// The refusals of [`check_source`] and [`check_history`]; [`Refusal::RetentionPassedLedger`] and
-/// [`Refusal::LedgerBeyondLogEnd`] if the log does not hold the offset in the ledger. Either end
-/// of the log is within it.
+/// The refusals of [`check_source`] and [`check_history`], and [`Refusal::LedgerBeyondLogEnd`] of a topic
+/// whose id is not known on both sides.
 pub(crate) fn positions(
     table: &str,
     view: &TableView,
     source: &SourceView,
     reset: ResetPolicy,
-) -> Result<BTreeMap<TopicPartition, StartAt>, Refusal> {
+) -> Result<Positions, Refusal> {
     check_source(table, view, &source.cluster_id, &source.topic_ids)?;
     check_history(table, view)?;
     let empty = Frontier::default();
@@ -274,14 +281,29 @@ pub(crate) fn positions(
     let start = |(tp, log): (&TopicPartition, &LogRange)| {
         let ledger = frontier.get(tp);
         let start = match ledger {
-            Some(ledger) => within(table, tp, ledger, *log)?,
-            None if view.ledger.as_ref().is_some_and(|ledger| ledger.knows(&tp.topic)) => log.start,
-            None if reset == ResetPolicy::Earliest => log.start,
-            None => log.end,
+            Some(ledger) => match within(table, tp, ledger, *log) {
+                Err(refusal @ Refusal::LedgerBeyondLogEnd { .. })
+                    if !is_surely_the_same(view, source, &tp.topic) =>
+                {
+                    return Err(refusal);
+                }
+                start => start,
+            },
+            None if view.ledger.as_ref().is_some_and(|ledger| ledger.knows(&tp.topic)) => {
+                Ok(log.start)
+            }
+            None if reset == ResetPolicy::Earliest => Ok(log.start),
+            None => Ok(log.end),
         };
-        Ok((tp.clone(), StartAt { ledger, start }))
+        Ok((tp.clone(), start.map(|start| StartAt { ledger, start })))
     };
     source.log.iter().map(start).collect()
+}
+
+/// Do both sides tell the id of a topic, which [`check_source`] compared?
+fn is_surely_the_same(view: &TableView, source: &SourceView, topic: &str) -> bool {
+    let known = |ids: &BTreeMap<String, String>| ids.get(topic).is_some_and(|id| !id.is_empty());
+    view.ledger.as_ref().is_some_and(|ledger| known(&ledger.topic_ids)) && known(&source.topic_ids)
 }
 
 fn within(

@@ -226,9 +226,9 @@ fn start(
     log: &[(i32, Offset, Offset)],
     reset: ResetPolicy,
 ) -> Result<Vec<(Option<Offset>, Offset)>, &'static str> {
-    positions(TABLE, view, &source(log), reset)
-        .map(|starts| starts.values().map(|at| (at.ledger, at.start)).collect())
-        .map_err(|refusal| refusal.name())
+    let starts = positions(TABLE, view, &source(log), reset).map_err(|refusal| refusal.name())?;
+    let at = |at: Result<StartAt, Refusal>| at.map(|at| (at.ledger, at.start));
+    starts.into_values().map(|start| at(start).map_err(|refusal| refusal.name())).collect()
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn a_new_topic_beside_a_known_one_starts_by_the_reset_policy() {
     let other = TopicPartition::new("other", 0);
     source.log.insert(other.clone(), LogRange { start: 2, end: 9 });
     let starts = positions(TABLE, &at_ten(), &source, ResetPolicy::Latest).unwrap();
-    assert_eq!(starts[&other], StartAt { ledger: None, start: 9 });
+    assert_eq!(starts[&other], Ok(StartAt { ledger: None, start: 9 }));
 }
 
 #[test]
@@ -274,6 +274,22 @@ fn a_ledger_beyond_the_end_of_the_log_is_refused() {
     for log in [[(0, 0, 9)], [(0, 0, 0)]] {
         assert_eq!(start(&at_ten(), &log, ResetPolicy::Earliest), Err("ledger-beyond-log-end"));
     }
+}
+
+#[test]
+fn a_partition_whose_log_lacks_its_ledger_does_not_keep_the_others_from_starting() {
+    let all = view(Some(ledger("a", &[(0, 10), (1, 10), (2, 10)])), vec![]);
+    let log = [(0, 11, 20), (1, 0, 9), (2, 0, 50)];
+    let named = |source: &SourceView| {
+        let starts = positions(TABLE, &all, source, ResetPolicy::Earliest)?;
+        let named = starts.into_values().map(|start| start.map_err(|refusal| refusal.name()));
+        Ok::<_, Refusal>(named.map(|start| start.map(|at| at.start)).collect::<Vec<_>>())
+    };
+    let each = vec![Err("retention-passed-ledger"), Err("ledger-beyond-log-end"), Ok(10)];
+    assert_eq!(named(&source(&log)), Ok(each));
+    // A topic that may be another one is refused as a whole.
+    let unknown = SourceView { topic_ids: BTreeMap::new(), ..source(&log) };
+    assert_eq!(named(&unknown).unwrap_err().name(), "ledger-beyond-log-end");
 }
 
 #[test]

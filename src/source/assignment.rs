@@ -6,7 +6,9 @@ use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::client_queue::Forwarded;
-use super::{JOIN_PATIENCE, LeftOut, Membership, Share, Source, SourceError, admin, left_out};
+use super::{
+    Flows, JOIN_PATIENCE, LeftOut, Membership, Share, Source, SourceError, admin, left_out,
+};
 use crate::protocol::TopicPartition;
 
 impl Source {
@@ -69,7 +71,7 @@ impl Source {
         self.fetch(shares, &list)
     }
 
-    /// Begins to read partitions that were assigned before, when nobody knew where.
+    /// Begins to read partitions that are assigned and not read.
     pub(crate) fn begin(&self, shares: &[Share]) -> Result<(), SourceError> {
         let list = self.listed(shares)?;
         self.forward(shares)?;
@@ -139,17 +141,26 @@ impl Source {
 
     /// Lets go of partitions: nothing more is read from them, and the group may give them away.
     pub(crate) fn revoke(&self, partitions: &[TopicPartition]) -> Result<(), SourceError> {
+        let mut flows = self.flows();
+        let revoked = self.release(&mut flows, partitions);
+        flows.unanswered = None;
+        revoked
+    }
+
+    /// Reads nothing more from partitions, which stay ours for the group, until [`Self::begin`].
+    pub(crate) fn set_aside(&self, partitions: &[TopicPartition]) -> Result<(), SourceError> {
+        self.release(&mut self.flows(), partitions)
+    }
+
+    fn release(&self, flows: &mut Flows, partitions: &[TopicPartition]) -> Result<(), SourceError> {
         if let Some(fetcher) = &self.fetcher {
             fetcher.revoke(partitions);
         }
-        let mut flows = self.flows();
-        let list = self.held(partitions);
-        let revoked = self.consumer.incremental_unassign(&list);
-        flows.unanswered = None;
+        let released = self.consumer.incremental_unassign(&self.held(partitions));
         for tp in partitions {
             flows.forwarded.remove(tp);
         }
-        revoked.map_err(|e| self.operation("unassign", e.to_string()))
+        released.map_err(|e| self.operation("unassign", e.to_string()))
     }
 
     /// Those of the partitions that the client has: not those of which nobody knew where to begin.

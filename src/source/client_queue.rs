@@ -314,6 +314,13 @@ unsafe fn polled<'a>(
             brokers: String::from("the cluster"),
             detail,
         },
+        RDKafkaErrorCode::BadMessage
+        | RDKafkaErrorCode::BadCompression
+        | RDKafkaErrorCode::InvalidMessage
+        | RDKafkaErrorCode::NotImplemented
+        | RDKafkaErrorCode::UnsupportedCompressionType => {
+            SourceError::Unreadable { partition, offset: m.offset, next: None, detail }
+        }
         _ => SourceError::Partition { partition, detail: format!("{code}: {detail}") },
     };
     Polled::Failed { partition: id, error }

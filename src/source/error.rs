@@ -86,6 +86,22 @@ pub(crate) enum SourceError {
         /// Where it was cut off, and where it was read.
         detail: String,
     },
+    /// A batch of records cannot be read.
+    #[error(
+        "{partition}: the batch at offset {offset} cannot be read: {detail}. It is tried again, since another \
+         replica may have it whole. If none has, give its records up: `icestream ledger skip --at {}`; see \
+         docs/operations.md, section unreadable-batch", skip_to(partition.partition, *next)
+    )]
+    Unreadable {
+        /// The partition.
+        partition: TopicPartition,
+        /// The next offset to read.
+        offset: Offset,
+        /// Where the batch ends by its own header, which may be damaged as well.
+        next: Option<Offset>,
+        /// What is wrong with it.
+        detail: String,
+    },
     /// A partition reports an error.
     #[error("{partition}: reading failed: {detail}")]
     Partition {
@@ -142,9 +158,20 @@ impl SourceError {
             | Self::TopicAbsent { .. }
             | Self::Unauthorised { .. }
             | Self::MemberReplaced { .. }
+            | Self::Unreadable { .. }
             | Self::OutOfRange { .. }
             | Self::CutOff { .. } => false,
         }
+    }
+}
+
+/// How a person says where to read on.
+fn skip_to(partition: i32, next: Option<Offset>) -> String {
+    match next {
+        Some(next) => {
+            format!("{partition}={next}` where it ends, as it says, or `--at {partition}=OFFSET")
+        }
+        None => format!("{partition}=OFFSET"),
     }
 }
 

@@ -23,6 +23,7 @@ struct State {
     heartbeat: Instant,
     not_ready: Option<String>,
     late: Option<String>,
+    unread: Option<String>,
     unreachable: BTreeMap<Server, Option<String>>,
 }
 
@@ -63,6 +64,7 @@ impl Health {
             heartbeat: Instant::now(),
             not_ready: Some("starting".to_owned()),
             late: None,
+            unread: None,
             unreachable: BTreeMap::new(),
         };
         Self(Arc::new(Shared { limit: heartbeat_limit, state: Mutex::new(state) }))
@@ -81,6 +83,11 @@ impl Health {
     /// Checkpoints complete (`None`), or how long none did although there is something to commit.
     pub(crate) fn set_late(&self, reason: Option<String>) {
         self.state().late = reason;
+    }
+
+    /// Every partition is read (`None`), or which are not, and why.
+    pub(crate) fn set_unread(&self, reason: Option<String>) {
+        self.state().unread = reason;
     }
 
     /// A server answered.
@@ -105,7 +112,8 @@ impl Health {
             let reachability = Reachability { reachable: error.is_none(), error: error.clone() };
             (server.to_string(), reachability)
         });
-        let reason = state.not_ready.clone().or_else(|| state.late.clone());
+        let reasons = [&state.not_ready, &state.unread, &state.late];
+        let reason = reasons.into_iter().flatten().next().cloned();
         Readiness {
             ready: reason.is_none() && state.unreachable.values().all(Option::is_none),
             state: reason.unwrap_or_else(|| "running".to_owned()),
@@ -151,6 +159,10 @@ mod tests {
         assert!(!health.readiness().ready);
         health.set_late(None);
         assert!(health.readiness().ready);
+        health.set_unread(Some("not read: t[3]".to_owned()));
+        assert_eq!(health.readiness().state, "not read: t[3]");
+        assert!(!health.readiness().ready);
+        health.set_unread(None);
         health.set_not_ready("stopping");
         assert!(!health.readiness().ready);
     }

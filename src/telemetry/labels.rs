@@ -116,6 +116,16 @@ label! {
 }
 
 label! {
+    /// Why a partition of this instance is not read.
+    Unread {
+        /// Nobody leads it, or its leader does not tell where its log begins and ends.
+        NoLeader = "no_leader",
+        /// A batch of it cannot be read, its log does not hold the ledger, or its broker refuses us.
+        SetAside = "set_aside",
+    }
+}
+
+label! {
     /// Why a run was followed by another one, begun anew at the ledger.
     Restart {
         /// An error of the Kafka cluster.

@@ -19,7 +19,7 @@ use prometheus::{
 };
 
 use super::labels::{
-    Admission, CheckpointOutcome, CommitOutcome, Label, Rebalance, Restart, Server, Step,
+    Admission, CheckpointOutcome, CommitOutcome, Label, Rebalance, Restart, Server, Step, Unread,
 };
 pub(super) use crate::protocol::InvariantId;
 use crate::protocol::{Offset, TopicPartition};
@@ -89,6 +89,7 @@ struct Handles {
     memory_limit: IntGauge,
     assigned: IntGauge,
     paused: IntGauge,
+    unread: IntGaugeVec,
     ledger: IntGaugeVec,
     log_end: IntGaugeVec,
     lag_records: IntGaugeVec,
@@ -267,6 +268,12 @@ impl Metrics {
         self.0.handles.paused.set(gauge_value(paused as u64));
     }
 
+    /// Partitions of this instance that are not read, by why.
+    pub(crate) fn set_unread(&self, why: Unread, partitions: usize) {
+        let gauge = self.0.handles.unread.with_label_values(&[why.text()]);
+        gauge.set(gauge_value(partitions as u64));
+    }
+
     /// Observes how long a step of a checkpoint took.
     pub(crate) fn observe_step(&self, step: Step, took: Duration) {
         let steps = &self.0.handles.checkpoint_steps;
@@ -412,6 +419,7 @@ impl Handles {
             memory_limit: register.gauge("memory_limit_bytes", "MEMORY_LIMIT_MB in bytes, to be compared with process_resident_memory_bytes.")?,
             assigned: register.gauge("assigned_partitions", "Partitions that this instance reads.")?,
             paused: register.gauge("paused_partitions", "Assigned partitions that are held because the open epoch is full and the last commit is not settled.")?,
+            unread: register.gauges("unread_partitions", "Assigned partitions that are not read, by reason. The others are; the log and /readyz name them.", &["reason"])?,
             ledger: register.gauges("ledger_offset", "Next offset to read according to the table's ledger.", &TP)?,
             log_end: register.gauges("log_end_offset", "Offset after the last record that a reader of committed records may see.", &TP)?,
             lag_records: register.gauges("table_lag_records", "Offsets from the ledger to the end of the log. At most so many records are not in the table yet: offsets have holes.", &TP)?,
@@ -454,6 +462,9 @@ impl Handles {
         touch::<Server>(&self.retries);
         touch::<Restart>(&self.restarts);
         touch::<InvariantId>(&self.violations);
+        for why in Unread::ALL {
+            self.unread.with_label_values(&[why.text()]);
+        }
         for server in Server::ALL {
             self.reachable.with_label_values(&[server.text()]).set(0);
         }

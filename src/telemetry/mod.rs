@@ -14,6 +14,6 @@ mod page;
 pub(crate) use health::Health;
 pub(crate) use http::{HttpError, HttpServer};
 pub(crate) use labels::{
-    Admission, CheckpointOutcome, CommitOutcome, Rebalance, Restart, Server, Step,
+    Admission, CheckpointOutcome, CommitOutcome, Rebalance, Restart, Server, Step, Unread,
 };
 pub(crate) use metrics::{MaintenanceCounts, Metrics, PartitionMetrics};

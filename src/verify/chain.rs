@@ -7,7 +7,7 @@ use crate::protocol::{Offset, OffsetRange};
 pub(super) struct Chain {
     /// Each range and the snapshot that brought it in.
     pub(super) links: Vec<(OffsetRange, i64)>,
-    /// Ranges whose records were lost, and skipped by a person.
+    /// Ranges whose records were lost, and given up by a person.
     pub(super) lost: Vec<OffsetRange>,
     /// The highest end so far.
     pub(super) reached: Offset,

@@ -51,7 +51,7 @@ pub(crate) enum Kind {
     RowsOfOtherPipeline,
     /// The oldest snapshots were expired: proved from a later offset on.
     Expired,
-    /// A person skipped offsets whose records were gone before they were read.
+    /// A person gave up offsets whose records were gone before they were read, or could not be.
     Skipped,
     /// A person set the ledger back, because the table was rolled back.
     Rewound,
@@ -179,7 +179,7 @@ pub(crate) struct PartitionVerdict {
     pub ledger: Option<Offset>,
     /// Commits that moved it and are still shown.
     pub ranges: u64,
-    /// Offsets that were gone before they were read, and that a person skipped.
+    /// Offsets that were gone before they were read, or could not be, and that a person gave up.
     pub lost: Vec<OffsetRange>,
     /// Rows in the table, repeated ones too; unknown where rows were not read or have no offset.
     pub rows: Option<u64>,

@@ -33,7 +33,7 @@ impl Judge<'_> {
                 Some(Edit::Skip) => {
                     for (place, range) in self.ranges(entry) {
                         let detail = format!(
-                            "{} was lost before it was read, and skipped by {by}",
+                            "{} was lost before it was read, and given up by {by}",
                             span(range)
                         );
                         let snapshots = [entry.snapshot_id];

@@ -250,7 +250,7 @@ fn skipped_offsets_are_told_as_lost_and_not_as_a_gap() {
     run_and_edit(&icestream, &["ledger", "skip"]);
     let text = icestream.command(&["verify"]).success().stdout;
     let told =
-        format!("{topic}[0]: [150, 180) was lost before it was read, and skipped by snapshot");
+        format!("{topic}[0]: [150, 180) was lost before it was read, and given up by snapshot");
     assert!(text.contains(&told), "{text}");
     assert!(verdicts(&icestream).iter().all(|(_, verdict)| *verdict == "proved"));
     let lost = ["ledger", "at", "--partition", "0", "--offset", "160", "--json"];

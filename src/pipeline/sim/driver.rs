@@ -3,7 +3,7 @@
 mod remade;
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
@@ -511,6 +511,7 @@ pub(super) fn connect(sim: &Sim, life: &Life) -> Port {
             events: None,
             fetches,
             stale: Vec::new(),
+            aside: BTreeSet::new(),
             read: BTreeMap::new(),
             lost_at: None,
         };

@@ -73,6 +73,8 @@ pub(super) struct Client {
     pub member: u64,
     pub events: Option<Sender<Event>>,
     pub fetches: BTreeMap<i32, Fetch>,
+    /// Partitions of its own that it does not read.
+    pub aside: BTreeSet<i32>,
     /// What was fetched of partitions that are released: shard, partition and offset.
     pub stale: Vec<(usize, i32, Offset)>,
     /// The tables by number as it read them last, since it asked where logs begin.
@@ -278,14 +280,31 @@ impl State {
             let (shard, start) = (share.shard, share.start);
             let fetch = Fetch { shard, start, next: start };
             client.fetches.insert(share.tp.partition, fetch);
+            client.aside.remove(&share.tp.partition);
         }
         let name = client.life.name().to_owned();
         let shown: Vec<_> = shares.iter().map(|s| (s.tp.partition, s.start, s.shard)).collect();
         self.note(format_args!("{name} takes {shown:?}"));
     }
 
+    /// A client reads nothing more from partitions that stay its own.
+    pub(crate) fn set_aside(&mut self, id: u64, partitions: &[i32]) {
+        self.met.set_aside += partitions.len();
+        self.release(id, partitions);
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.aside.extend(partitions);
+    }
+
     /// A client lets go of partitions.
     pub(crate) fn revoke(&mut self, id: u64, partitions: &[i32]) {
+        self.release(id, partitions);
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.aside.retain(|partition| !partitions.contains(partition));
+        }
+        self.answer(id, false, partitions);
+    }
+
+    fn release(&mut self, id: u64, partitions: &[i32]) {
         let stale = self.fault(self.plan.stale_queues);
         let Some(client) = self.clients.get_mut(&id) else { return };
         for number in partitions {
@@ -298,7 +317,6 @@ impl State {
         }
         let name = client.life.name().to_owned();
         self.note(format_args!("{name} releases {partitions:?}"));
-        self.answer(id, false, partitions);
     }
 
     fn answer(&mut self, id: u64, assigned: bool, partitions: &[i32]) {

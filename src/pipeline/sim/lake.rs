@@ -288,7 +288,10 @@ impl State {
             return;
         };
         let mut moved = commit.ranges.iter().filter(|(_, range)| range.start < range.end);
-        let given_back = moved.find(|(tp, _)| !client.fetches.contains_key(&tp.partition));
+        let given_back = moved.find(|(tp, _)| {
+            let number = tp.partition;
+            !client.fetches.contains_key(&number) && !client.aside.contains(&number)
+        });
         if let Some((tp, _)) = given_back {
             let name = client.life.name().to_owned();
             self.find(format!("{name} commits {tp}, which it gave back: {}", commit.commit_id));

@@ -151,6 +151,16 @@ fn tables_are_read_anew_after_a_pause_and_absent_partitions_are_read_later() {
     assert!(renewals > 100 && absent > 5, "{renewals} {absent}");
 }
 
+/// Otherwise the worlds say nothing of partitions that cannot be read on while the others are.
+#[test]
+fn partitions_that_are_set_aside_are_read_again_without_a_hole() {
+    let mut set_aside = 0;
+    let failing = failing(0..300, |outcome| set_aside += outcome.met.set_aside);
+    assert!(failing.is_empty(), "replay with ICESTREAM_SIM_SEED=<seed>: {failing:#?}");
+    println!("{set_aside} partitions set aside");
+    assert!(set_aside > 100, "{set_aside}");
+}
+
 #[test]
 fn no_record_of_a_topic_that_was_made_again_enters_a_table_and_every_process_is_refused() {
     let mut refused = 0;
@@ -231,6 +241,11 @@ mod broken_variants {
     #[test]
     fn partitions_that_are_left_to_nobody_are_found() {
         is_found(Variant::LeavePartitionsOut, 200);
+    }
+
+    #[test]
+    fn a_partition_that_is_read_on_behind_a_hole_is_found() {
+        is_found(Variant::ReadPastHoles, 200);
     }
 
     #[test]

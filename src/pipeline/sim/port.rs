@@ -319,6 +319,14 @@ impl Source for Port {
         Ok(())
     }
 
+    fn set_aside(&self, partitions: &[TopicPartition]) -> Result<(), Failure> {
+        if self.life.step(&self.sim, "set aside") {
+            let numbers: Vec<i32> = partitions.iter().map(|tp| tp.partition).collect();
+            self.sim.lock().set_aside(self.client, &numbers);
+        }
+        Ok(())
+    }
+
     fn revoke(&self, partitions: &[TopicPartition]) -> Result<(), Failure> {
         if self.life.step(&self.sim, "revoke") {
             let numbers: Vec<i32> = partitions.iter().map(|tp| tp.partition).collect();

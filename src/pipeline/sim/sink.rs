@@ -36,7 +36,7 @@ impl SimQueue {
         let state = &mut *guard;
         let mut batch = Vec::new();
         let most = state.rng.usize(1..=state.plan.batch);
-        let fails = state.fault(state.plan.kafka_errors / 8);
+        let fails = state.fault(state.plan.kafka_errors / 4);
         let Some(client) = state.clients.get_mut(&self.port.client) else { return batch };
         let shard = self.shard;
         let (mine, others) = client.stale.drain(..).partition(|stale| stale.0 == shard);
@@ -46,10 +46,13 @@ impl SimQueue {
             let kind = log.range(offset, offset + 1).first().map(|(_, kind)| *kind);
             batch.extend(kind.map(|kind| Message::Record(partition, offset, kind)));
         }
+        let mut fails = fails;
         for (partition, fetch) in client.fetches.iter_mut().filter(|(_, f)| f.shard == shard) {
-            if fails {
+            if std::mem::take(&mut fails) {
                 batch.push(Message::Failed(*partition));
-                break;
+                // As librdkafka does, the client goes on behind what it cannot read.
+                let log = &state.log.partitions[index(*partition)];
+                fetch.next = log.end.min(fetch.next + 3).max(fetch.next);
             }
             let log = &state.log.partitions[index(*partition)];
             let ready = log.range(fetch.next, log.end);
@@ -90,8 +93,10 @@ impl Queue for SimQueue {
                 }),
                 Message::Failed(partition) => Polled::Failed {
                     partition: PartitionId { topic: TopicIndex::default(), partition },
-                    error: SourceError::Partition {
+                    error: SourceError::Unreadable {
                         partition: super::state::tp(partition),
+                        offset: 0,
+                        next: None,
                         detail: String::from("simulated"),
                     },
                 },

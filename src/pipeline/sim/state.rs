@@ -238,6 +238,8 @@ pub(super) struct Met {
     pub overtaken: usize,
     /// Partitions of which no leader told, once, where their logs begin and end.
     pub absent: usize,
+    /// Partitions that could not be read on, once.
+    pub set_aside: usize,
     /// Tables that were read for shards which would have opened files for older ones.
     pub renewals: usize,
 }

@@ -129,11 +129,13 @@ impl PartitionFetch {
         if data.is_empty() {
             return Ok(None);
         }
+        let unreadable = |detail: String| {
+            let partition = tp.clone();
+            SourceError::Unreadable { partition, offset: from, next: None, detail }
+        };
         let extent = batch::extent(data)
-            .map_err(|error| failed(format!("at offset {from}: {error}")))?
-            .ok_or_else(|| {
-                failed(format!("at offset {from}: the broker sent part of a batch only"))
-            })?;
+            .map_err(|error| unreadable(error.to_string()))?
+            .ok_or_else(|| unreadable(String::from("the broker sent part of it only")))?;
         if extent.next <= from {
             return Err(failed(format!("at offset {from}: the broker sent older records only")));
         }
@@ -166,6 +168,16 @@ impl PartitionFetch {
                     what: tp.to_string(),
                     brokers: String::from("the cluster"),
                     detail: String::from("TOPIC_AUTHORIZATION_FAILED"),
+                });
+            }
+            2 | 76 => {
+                let said =
+                    if code == 2 { "CORRUPT_MESSAGE" } else { "UNSUPPORTED_COMPRESSION_TYPE" };
+                return Err(SourceError::Unreadable {
+                    partition: tp.clone(),
+                    offset: self.next,
+                    next: None,
+                    detail: format!("the broker says {said}"),
                 });
             }
             3 => "UNKNOWN_TOPIC_OR_PARTITION",

@@ -115,13 +115,14 @@ impl FetchQueue {
             Err(error) => {
                 self.section = None;
                 self.fetch.fail(partition, token);
-                let detail = format!("at offset {}: {error}", self.reader.position());
-                let tp = self.fetch.topics.tp(partition);
+                let error = SourceError::Unreadable {
+                    partition: self.fetch.topics.tp(partition),
+                    offset: self.reader.position(),
+                    next: self.reader.end_of_batch(),
+                    detail: error.to_string(),
+                };
                 *count += 1;
-                take(Polled::Failed {
-                    partition,
-                    error: SourceError::Partition { partition: tp, detail },
-                })
+                take(Polled::Failed { partition, error })
             }
         }
     }

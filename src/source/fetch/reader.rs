@@ -37,6 +37,8 @@ pub(super) struct Reader {
     position: Offset,
     /// Behind the last batch that was begun: the next one begins there or later.
     behind: Offset,
+    /// Behind the batch that was looked at last, as it says itself.
+    said: Option<Offset>,
     /// Producers in the middle of an aborted transaction.
     aborting: Vec<i64>,
     open: Option<Open>,
@@ -68,6 +70,7 @@ impl Reader {
         self.part = Some(part);
         self.at = 0;
         self.behind = 0;
+        self.said = None;
         self.aborting.clear();
         self.open = None;
     }
@@ -76,6 +79,11 @@ impl Reader {
     /// or belongs to an aborted transaction, or was compacted away.
     pub(super) fn position(&self) -> Offset {
         self.position
+    }
+
+    /// Behind the batch that cannot be read, if its header tells.
+    pub(super) fn end_of_batch(&self) -> Option<Offset> {
+        self.said
     }
 
     /// Hands over up to `most` records of the part, whose bytes are `data`, and adds them to
@@ -93,10 +101,12 @@ impl Reader {
                 other => return Ok(other),
             }
             let Some(part) = &mut self.part else { return Ok(Progress::End) };
+            self.said = None;
             let Some((batch, rest)) = batch::split(&data[self.at..])? else {
                 self.part = None;
                 return Ok(Progress::End);
             };
+            self.said = Some(batch.last + 1);
             batch.verify()?;
             if batch.base < self.behind {
                 return Err(BatchError::Malformed("batches whose offsets do not rise"));

@@ -94,6 +94,14 @@ fn a_topic_that_may_not_be_read_is_an_error_of_authorisation() {
 }
 
 #[test]
+fn a_batch_that_its_broker_cannot_read_either_is_unreadable() {
+    for code in [2, 76] {
+        let error = refused(Refusal::Code(code));
+        assert!(matches!(error, SourceError::Unreadable { next: None, .. }), "{error}");
+    }
+}
+
+#[test]
 fn a_code_that_is_not_known_fails_its_partition() {
     let error = refused(Refusal::Code(87));
     assert!(matches!(error, SourceError::Partition { .. }), "{error}");
@@ -136,8 +144,13 @@ fn a_damaged_batch_fails_its_partition_behind_the_good_ones() {
     let mut rig = rig();
     rig.world.damage(0, 40, |bytes| *bytes.last_mut().unwrap() ^= 1);
     let error = fails_at(&mut rig, 40);
-    assert!(matches!(error, SourceError::Partition { .. }), "{error}");
-    assert!(error.to_string().contains("at offset 40: the checksum"), "{error}");
+    // It says itself where it ends.
+    assert!(
+        matches!(error, SourceError::Unreadable { offset: 40, next: Some(50), .. }),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("at offset 40 cannot be read: the checksum"), "{error}");
+    assert!(error.to_string().contains("ledger skip --at 0=50`"), "{error}");
     // Nothing is said of a partition with a hole.
     assert_eq!(rig.positions(), of_first([(1, 110)]));
 }
@@ -148,7 +161,9 @@ fn a_batch_in_an_old_format_fails_its_partition_behind_the_good_ones() {
     rig.world.damage(0, 40, |bytes| bytes[16] = 1);
     let error = fails_at(&mut rig, 40);
     assert!(
-        error.to_string().contains("at offset 40: its records are in format version 1"),
+        error
+            .to_string()
+            .contains("at offset 40 cannot be read: its records are in format version 1"),
         "{error}"
     );
 }
@@ -158,7 +173,7 @@ fn a_batch_with_an_impossible_length_fails_its_partition_behind_the_good_ones() 
     let mut rig = rig();
     rig.world.damage(0, 40, |bytes| bytes[8] = 0xff);
     let error = fails_at(&mut rig, 40);
-    assert!(error.to_string().contains("at offset 40:"), "{error}");
+    assert!(matches!(error, SourceError::Unreadable { offset: 40, next: None, .. }), "{error:?}");
 }
 
 #[test]
