@@ -277,12 +277,17 @@ impl<W: World> Coordinator<W> {
     /// Is everything up to the ends of the log at start read by us, in the table already, or beyond what can
     /// be read?
     fn caught_up(&self, run: &Run<W>) -> bool {
-        let is_read = |tp: &TopicPartition, end: Offset| match self.position(tp) {
+        let is_done = |tp: &TopicPartition, end: Offset| match self.position(tp) {
+            // A ledger beyond its log's end is not caught up.
+            _ if run.aside.contains(tp) => run.aside.lasts(tp),
             Some(position) => position >= end,
-            None => self.tables.ledger(tp).is_some_and(|next| next >= end),
+            None if self.settings.group || run.members.is_absent(tp) => {
+                self.tables.ledger(tp).is_some_and(|next| next >= end)
+            }
+            None => false,
         };
         let mut targets = self.targets.iter().flatten();
-        self.targets.is_some() && targets.all(|(tp, end)| is_read(tp, *end) || run.aside.lasts(tp))
+        self.targets.is_some() && targets.all(|(tp, end)| is_done(tp, *end))
     }
 
     /// The next offset to read of a partition that is ours.

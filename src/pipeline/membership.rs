@@ -131,6 +131,11 @@ impl Members {
         self.is_idle() && self.absent.is_empty()
     }
 
+    /// Is it ours, and not read for want of a leader?
+    pub(super) fn is_absent(&self, tp: &TopicPartition) -> bool {
+        self.absent.contains(tp)
+    }
+
     /// Is nothing under way?
     fn is_idle(&self) -> bool {
         self.changes.is_empty()

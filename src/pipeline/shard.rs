@@ -347,7 +347,7 @@ impl<S: Sink> Shard<S> {
         match self.partitions.get_mut(partition) {
             Some(p) if !p.stopped => {
                 p.stopped = !broken::is(Variant::ReadPastHoles);
-                Taken::Failed(p.tp.clone(), error)
+                Taken::Failed(p.tp.clone(), error.standing_at(p.next))
             }
             _ => Taken::Still,
         }

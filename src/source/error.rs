@@ -148,6 +148,21 @@ impl SourceError {
         Self::Settings { detail }
     }
 
+    /// This error of a partition of which `at` was the next offset to read. A client that goes astray
+    /// behind what it cannot read tells of offsets that nobody asked for.
+    pub(crate) fn standing_at(self, at: Offset) -> Self {
+        match self {
+            Self::OutOfRange { partition, offset, detail } if offset != at => {
+                let detail = format!("the client went on at offset {offset} instead: {detail}");
+                Self::Unreadable { partition, offset: at, next: None, detail }
+            }
+            Self::Unreadable { partition, next, detail, .. } => {
+                Self::Unreadable { partition, offset: at, next, detail }
+            }
+            other => other,
+        }
+    }
+
     /// May the same call succeed later without anybody's doing?
     pub(crate) fn is_transient(&self) -> bool {
         match self {
@@ -181,6 +196,17 @@ mod tests {
     use rdkafka::consumer::BaseConsumer;
 
     use super::*;
+
+    #[test]
+    fn an_offset_that_nobody_asked_for_is_a_sign_of_a_batch_that_cannot_be_read() {
+        let of = |offset| {
+            let partition = TopicPartition::new("t", 3);
+            SourceError::OutOfRange { partition, offset, detail: String::from("gone") }
+        };
+        assert!(matches!(of(7).standing_at(7), SourceError::OutOfRange { offset: 7, .. }));
+        let astray = of(i64::MAX).standing_at(7);
+        assert!(matches!(astray, SourceError::Unreadable { offset: 7, .. }), "{astray}");
+    }
 
     #[test]
     fn a_setting_that_the_client_refuses_is_named_without_its_value() {

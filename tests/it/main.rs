@@ -43,6 +43,7 @@ mod spark;
 mod support;
 mod tables;
 mod tidy;
+mod unreadable;
 mod uploads;
 mod watching;
 mod zombies;
