@@ -47,18 +47,27 @@ pub(crate) async fn run(
         }
         None => None,
     };
-    let pipeline = Pipeline::new(config.clone(), until_caught_up, metrics, health);
+    let pipeline = Pipeline::new(config.clone(), until_caught_up, metrics, health.clone());
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), pipeline = %config.kafka.group_id,
         instance = %pipeline.instance, topic = %config.kafka.topic, table = %config.iceberg.table,
         fetcher = %config.kafka.fetcher.name(), "icestream starts"
     );
+    let mut asked = stop.clone();
     let ended = supervise(&pipeline, stop).await;
     match &ended {
         Ok(end) => tracing::info!(end = ?end, "icestream ends"),
         Err(failure) => tracing::error!(
             exit_code = failure.exit_code(), refusal = failure.refusal(), error = %chain(failure), "icestream cannot go on"
         ),
+    }
+    if let (Err(failure), Some(_)) = (&ended, &http) {
+        health.set_not_ready(chain(failure));
+        // What is counted last is counted for those who watch.
+        tokio::select! {
+            () = health.last_scrape() => {}
+            _ = asked.wait_for(|stop| *stop) => {}
+        }
     }
     http_stop.send_replace(true);
     if let Some(http) = http {

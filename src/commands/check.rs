@@ -153,9 +153,19 @@ async fn kafka(config: &Arc<Config>, lines: &mut Lines<'_>) -> io::Result<Option
     let log = async {
         let info = info.map_err(|error| chain(&error))?;
         let partitions = info.partitions.clone();
-        let log = ask(move || source.log_ranges(&partitions, PATIENCE)).await?;
+        let asked = move || {
+            let log = source.log_ranges(&partitions, PATIENCE)?;
+            Ok((log, source.open_transactions(&partitions)?))
+        };
+        let (log, open) = ask(asked).await?;
         let offsets: Offset = log.values().map(|log| log.end - log.start).sum();
-        let words = format!("{names}: {} partitions, {offsets} offsets", log.len());
+        let mut words = format!("{names}: {} partitions, {offsets} offsets", log.len());
+        if !open.is_empty() {
+            let (behind, of) = (open.values().sum::<Offset>(), open.len());
+            words.push_str(&format!(
+                "; {behind} more in {of} partitions cannot be read yet: transactions there are not ended"
+            ));
+        }
         Ok((Topic { info, log }, words))
     };
     let Some(topic) = lines.probe("topic", log).await? else {

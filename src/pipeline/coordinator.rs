@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use super::committer::{Committer, Done, Work};
 use super::end::{Finish, RunEnd, join_error};
 use super::flow_tables::Tables;
+use super::log_ends::LogEnds;
 use super::membership::Members;
 use super::messages::{Command, Event, Progress, Report, Sealed};
 use super::renewing::Renewing;
@@ -30,7 +31,7 @@ use crate::protocol::{
     Trigger,
 };
 use crate::source::TopicInfo;
-use crate::telemetry::{CheckpointOutcome, Health, Metrics, Server};
+use crate::telemetry::{CheckpointOutcome, Health, Metrics, Server, Standing};
 
 /// How often the loop looks at counters and clocks.
 const TICK: Duration = Duration::from_millis(10);
@@ -103,6 +104,8 @@ pub(super) struct Run<W: World> {
     pub members: Members,
     /// Partitions that cannot be read.
     pub aside: SetAside,
+    /// What is known of the ends of their logs.
+    pub ends: LogEnds,
     /// Timestamps of the last records by partition of the epoch being committed.
     timestamps: BTreeMap<TopicPartition, i64>,
     last_seal: Instant,
@@ -143,6 +146,7 @@ impl<W: World> Coordinator<W> {
             renewing: Renewing::default(),
             members: Members::default(),
             aside: SetAside::default(),
+            ends: LogEnds::default(),
             timestamps: BTreeMap::new(),
             last_seal: begun.checked_sub(phase).unwrap_or(begun),
             last_finish: None,
@@ -161,7 +165,7 @@ impl<W: World> Coordinator<W> {
             let patience = match ended {
                 // Others wait for these partitions; the next run settles the commit.
                 Ok(RunEnd::Dropped) => Duration::ZERO,
-                _ => self.settings.shutdown_timeout.saturating_sub(spent),
+                _ => self.settings.last_commit().saturating_sub(spent),
             };
             leave(commit, patience).await;
         }
@@ -208,7 +212,7 @@ impl<W: World> Coordinator<W> {
             let now = now();
             if now.duration_since(gauges) >= GAUGES {
                 gauges = now;
-                self.gauges();
+                self.gauges(run);
                 self.look_aside(run, now);
                 let moved = self.progress.moves.load(Ordering::Acquire) != run.moves_sealed;
                 let waits = moved || run.sealing.is_some() || run.commit.is_some();
@@ -309,7 +313,7 @@ impl<W: World> Coordinator<W> {
 
     /// A stop waits for its last commit, but not for ever: what is not committed is read again.
     fn overdue(&self, run: &Run<W>, now: Instant) -> Option<RunEnd> {
-        let timeout = self.settings.shutdown_timeout;
+        let timeout = self.settings.last_commit();
         if run.stop_since.is_some_and(|since| now.duration_since(since) > timeout) {
             tracing::warn!("leaving before the last commit is settled; the next start settles it");
             return Some(RunEnd::Stopped);
@@ -496,7 +500,7 @@ impl<W: World> Coordinator<W> {
         }
         self.commits.fetch_add(1, Ordering::Relaxed);
         self.timestamps.append(&mut run.timestamps);
-        self.gauges();
+        self.gauges(run);
         Ok(None)
     }
 
@@ -528,6 +532,7 @@ impl<W: World> Coordinator<W> {
                 run.unreachable = None;
                 self.show_unread(run);
             }
+            Event::Ends(ends) => self.ends_told(run, &ends),
             Event::Unreachable(reason) => {
                 run.unreachable.get_or_insert_with(now);
                 self.metrics.add_retry(Server::Kafka);
@@ -547,20 +552,30 @@ impl<W: World> Coordinator<W> {
         Ok(())
     }
 
-    pub(super) fn gauges(&self) {
-        let held = self.progress.hold.load(Ordering::Relaxed)
-            && self.progress.epoch_bytes.load(Ordering::Relaxed) >= self.settings.trigger.max_bytes;
+    /// Is the open epoch full, and the last one not settled?
+    pub(super) fn is_held(&self) -> bool {
+        self.progress.hold.load(Ordering::Relaxed)
+            && self.progress.epoch_bytes.load(Ordering::Relaxed) >= self.settings.trigger.max_bytes
+    }
+
+    pub(super) fn gauges(&self, run: &Run<W>) {
         let assigned = self.owned.len();
-        self.metrics.set_partitions(assigned, if held { assigned } else { 0 });
+        self.metrics.set_partitions(assigned, if self.is_held() { assigned } else { 0 });
         for (tp, owned) in &self.owned {
             let read = owned.position.load(Ordering::Relaxed);
-            let end = self.source.log_end(tp).map_or(read, |end| end.max(read));
+            let told = run.ends.end(tp);
+            // Of two answers that which was given later; nothing leads back but a log that was cut.
+            let end = [self.source.log_end(tp), told.map(|told| told.end)];
+            let end = end.into_iter().flatten().max().map(|end| end.max(read));
             let ledger = self.tables.ledger(tp).unwrap_or(0);
             // The oldest missing record came after the last one that the table has.
             let last = self.timestamps.get(tp).and_then(|millis| u64::try_from(*millis).ok());
-            let behind = (ledger < end)
+            let behind = end
+                .is_some_and(|end| ledger < end)
                 .then(|| last.map_or(self.began, |last| UNIX_EPOCH + Duration::from_millis(last)));
-            self.metrics.set_position(tp, ledger, end, behind);
+            let open = told.map(|told| told.open);
+            self.metrics
+                .set_position(tp, Standing { ledger, log_end: end, open, oldest_missing: behind });
         }
     }
 }

@@ -36,6 +36,8 @@ use crate::telemetry::{Rebalance, Server, Unread};
 const ABSENT_EVERY: Duration = Duration::from_secs(2);
 /// How long a group may leave partitions to nobody at least, however soon members let go of them.
 const LEFT_OUT_AT_LEAST: Duration = Duration::from_millis(500);
+/// How many partitions a message names.
+const LISTED: usize = 20;
 /// How often that time is doubled at most.
 const MOST_DOUBLINGS: u32 = 6;
 
@@ -182,7 +184,7 @@ impl<W: World> Coordinator<W> {
                 run.members.revoking = None;
                 run.members.absent.retain(|tp| !partitions.contains(tp));
                 run.aside.forget(partitions.iter());
-                self.revoked(&partitions)?;
+                self.revoked(run, &partitions)?;
                 self.show_unread(run);
             } else if now.duration_since(revoking.since) > self.settings.revocation_timeout {
                 tracing::warn!(
@@ -389,7 +391,7 @@ impl<W: World> Coordinator<W> {
             self.show_unread(run);
         }
         self.metrics.add_rebalance(Rebalance::Assigned);
-        self.gauges();
+        self.gauges(run);
         Ok(())
     }
 
@@ -410,9 +412,15 @@ impl<W: World> Coordinator<W> {
         let aside: Vec<TopicPartition> = run.aside.partitions().cloned().collect();
         self.metrics.set_unread(Unread::NoLeader, absent.len());
         self.metrics.set_unread(Unread::SetAside, aside.len());
+        let silent: Vec<TopicPartition> = run.ends.silent().iter().cloned().collect();
+        self.metrics.set_unread(Unread::NoAnswer, silent.len());
         let first = run.aside.reasons().next().map(|why| chain(why));
         let reason = first.map(|first| format!("not read: {}: {first}", list(&aside)));
-        self.health.set_unread(reason);
+        self.health.set_unread(reason.or_else(|| {
+            let is_silent = !silent.is_empty();
+            is_silent
+                .then(|| format!("not read: {}: nothing comes from their leaders", list(&silent)))
+        }));
     }
 
     /// Joins the group again if it leaves partitions to nobody for longer than a member may take to let go
@@ -448,7 +456,11 @@ impl<W: World> Coordinator<W> {
         Ok(())
     }
 
-    fn revoked(&mut self, partitions: &BTreeSet<TopicPartition>) -> Result<(), Failure> {
+    fn revoked(
+        &mut self,
+        run: &Run<W>,
+        partitions: &BTreeSet<TopicPartition>,
+    ) -> Result<(), Failure> {
         let gone: Vec<TopicPartition> = partitions.iter().cloned().collect();
         if !broken::is(Variant::AcknowledgeBeforeFence) {
             self.source.revoke(&gone)?;
@@ -459,7 +471,7 @@ impl<W: World> Coordinator<W> {
             self.metrics.forget_position(tp);
         }
         self.metrics.add_rebalance(Rebalance::Revoked);
-        self.gauges();
+        self.gauges(run);
         tracing::info!(partitions = %list(&gone), "revoked");
         Ok(())
     }
@@ -472,8 +484,12 @@ fn patience(revocation: Duration, before: u32, rejoined: u32) -> Duration {
     turn.saturating_mul(1 << rejoined.min(MOST_DOUBLINGS))
 }
 
-fn list(partitions: &[TopicPartition]) -> String {
-    let names: Vec<String> = partitions.iter().map(ToString::to_string).collect();
+/// Partitions by name, for messages: not all of thousands.
+pub(super) fn list(partitions: &[TopicPartition]) -> String {
+    let mut names: Vec<String> = partitions.iter().take(LISTED).map(ToString::to_string).collect();
+    if partitions.len() > LISTED {
+        names.push(format!("and {} more", partitions.len() - LISTED));
+    }
     names.join(" ")
 }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::decode::BadRecord;
 use crate::failure::Failure;
 use crate::protocol::{Epoch, Offset, StartAt, TableShare, TopicPartition};
-use crate::source::{LeftOut, Membership, SourceError};
+use crate::source::{Ends, LeftOut, Membership, SourceError};
 
 /// Counters that the coordinator reads while shards run.
 #[derive(Default)]
@@ -97,6 +97,8 @@ pub(crate) enum Event {
     Reachable,
     /// It did not.
     Unreachable(String),
+    /// Where the logs end of those partitions whose leaders told it when they were asked.
+    Ends(Ends),
     /// The assignment changes.
     Membership(Membership),
     /// What the group leaves to nobody, also if that is nothing.

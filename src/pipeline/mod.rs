@@ -13,6 +13,7 @@ mod committer;
 mod coordinator;
 mod end;
 mod flow_tables;
+mod log_ends;
 mod membership;
 mod memory;
 mod messages;
@@ -36,6 +37,8 @@ mod unprepared;
 mod world;
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::{Duration, Instant, SystemTime};
@@ -64,6 +67,8 @@ use world::{Connected, ShardTask, World};
 
 /// A membership that is taken from us twice within this time has another process.
 const REPLACED_AGAIN: Duration = Duration::from_secs(600);
+/// How often a process that recovers tells that it is alive.
+const ALIVE: Duration = Duration::from_secs(1);
 /// Room for commands to a shard: a barrier, a change of partitions, and tables that it asked for.
 const COMMANDS: usize = 3;
 
@@ -146,10 +151,45 @@ impl Pipeline {
             _ = stop.wait_for(|stop| *stop) => return Ok(RunEnd::Stopped),
         };
         let (source, state) = (connected.source.clone(), connected.state.clone());
-        let ended = self.run_connected(connected, stop).await;
-        source.close().await;
-        state.close().await;
+        let in_time = self.in_time(stop.clone());
+        let run = async {
+            let ended = self.run_connected(connected, stop).await;
+            source.close().await;
+            state.close().await;
+            ended
+        };
+        let ended = tokio::select! {
+            biased;
+            ended = run => ended,
+            () = in_time => {
+                tracing::warn!("leaving before all is closed: what is not committed is read again");
+                Ok(RunEnd::Stopped)
+            }
+        };
         self.forgive(ended)
+    }
+
+    /// Ends when a stop has taken the time that it may.
+    async fn in_time(&self, mut stop: watch::Receiver<bool>) {
+        if stop.wait_for(|stop| *stop).await.is_err() {
+            return std::future::pending().await;
+        }
+        tokio::time::sleep(self.settings.shutdown_timeout).await;
+    }
+
+    /// Recovery is waited for as long as servers may be: it is no less alive for that.
+    async fn alive_while<T>(&self, recovering: impl Future<Output = T>) -> T {
+        let (mut recovering, until) = (pin!(recovering), seams::now() + self.settings.recovery());
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut recovering => return done,
+                () = tokio::time::sleep(ALIVE) => {}
+            }
+            if seams::now() < until {
+                self.health.heartbeat();
+            }
+        }
     }
 
     /// After a broker that hung, the group may take a request that a client repeated for another
@@ -179,7 +219,7 @@ impl Pipeline {
         let started = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(RunEnd::Stopped),
-            started = starting => started?,
+            started = self.alive_while(starting) => started?,
         };
         let targets = match self.until_caught_up {
             true => {

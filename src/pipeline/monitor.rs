@@ -6,7 +6,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::messages::Event;
 use crate::failure::chain;
-use crate::source::{Source, SourceError};
+use crate::source::{Ends, Source, SourceError};
 
 /// How long one call into the client may serve.
 const SERVE: Duration = Duration::from_millis(100);
@@ -72,6 +72,28 @@ pub(super) fn run(source: &Source, known: Option<usize>, out: &Sender<Event>) {
         let healthy = matches!(event, Event::Reachable | Event::PartitionsAdded(_));
         next = Instant::now() + if healthy { EVERY } else { AGAIN };
         if out.blocking_send(event).is_err() {
+            return;
+        }
+    }
+}
+
+/// Asks where the logs end of what is read, until nobody listens. On a thread of its own: leaders that do
+/// not answer take their time, and the group's events do not wait for it.
+pub(super) fn ask_ends(source: &Source, out: &Sender<Event>) {
+    let mut next = Instant::now();
+    while !out.is_closed() {
+        std::thread::sleep(SERVE);
+        let partitions = source.read_partitions();
+        if Instant::now() < next || partitions.is_empty() {
+            continue;
+        }
+        next = Instant::now() + EVERY;
+        // That the cluster does not answer is told by the other thread.
+        let ends = source.log_ends(&partitions).unwrap_or_else(|error| {
+            tracing::debug!(%error, "the ends of the logs are not told");
+            Ends::new()
+        });
+        if out.blocking_send(Event::Ends(ends)).is_err() {
             return;
         }
     }

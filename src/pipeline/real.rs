@@ -224,6 +224,13 @@ impl seams::Source for KafkaSource {
         self.call(move |source| Ok(source.known_log_ranges(&partitions)?)).await
     }
 
+    async fn open_transactions(
+        &self,
+        partitions: Vec<TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, Offset>, Failure> {
+        self.call(move |source| Ok(source.open_transactions(&partitions)?)).await
+    }
+
     fn queues(&self, shards: usize) -> Vec<ShardQueue> {
         self.source.queues(shards)
     }
@@ -236,9 +243,12 @@ impl seams::Source for KafkaSource {
         let (out, events) = mpsc::channel(EVENTS);
         let source = self.source.clone();
         let known = all.then_some(partitions);
-        let thread =
+        let (asked, ends) = (source.clone(), out.clone());
+        let monitor =
             spawn(String::from("kafka-monitor"), move || monitor::run(&source, known, &out))?;
-        Ok((events, thread))
+        let asking = spawn(String::from("kafka-ends"), move || monitor::ask_ends(&asked, &ends))?;
+        let both = async move { futures::join!(monitor, asking) == (true, true) };
+        Ok((events, both.boxed()))
     }
 
     fn assign(&self, starts: &[Share], _absent: &[TopicPartition]) -> Result<(), Failure> {

@@ -41,6 +41,11 @@ impl<W: World> Renewing<W> {
         Ok((since, read.map_err(join_error)??))
     }
 
+    /// Does a shard wait for it?
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.shards.is_empty()
+    }
+
     /// The run is over.
     pub(super) fn abandon(&mut self) {
         if let Some((_, reading)) = self.reading.take() {

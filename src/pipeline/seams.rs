@@ -46,6 +46,12 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
         &self,
         partitions: Vec<TopicPartition>,
     ) -> impl Future<Output = Result<BTreeMap<TopicPartition, LogRange>, Failure>> + Send;
+    /// Offsets behind the beginning of a transaction that is not ended, of those partitions that have some
+    /// and whose leaders tell it.
+    fn open_transactions(
+        &self,
+        partitions: Vec<TopicPartition>,
+    ) -> impl Future<Output = Result<BTreeMap<TopicPartition, Offset>, Failure>> + Send;
     /// An empty queue for each of `shards`.
     fn queues(&self, shards: usize) -> Vec<Self::Queue>;
     /// Begins to tell events, membership in the group among them. The future ends when nobody

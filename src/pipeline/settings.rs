@@ -8,6 +8,9 @@ use crate::protocol::{ResetPolicy, Trigger};
 /// Soon enough for a person who alters a table and then produces to it.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// What recovering may take beside a server that is waited for.
+const RECOVERY_MORE: Duration = Duration::from_secs(120);
+
 /// What a run is told by the settings.
 #[derive(Clone, Debug)]
 pub(crate) struct RunSettings {
@@ -41,6 +44,16 @@ pub(crate) struct RunSettings {
 }
 
 impl RunSettings {
+    /// How long a stop waits for its last commit: the rest of its time is for what is to be closed then.
+    pub(crate) fn last_commit(&self) -> Duration {
+        self.shutdown_timeout / 10 * 9
+    }
+
+    /// How long recovering may rightly take: servers are waited for, one after another.
+    pub(crate) fn recovery(&self) -> Duration {
+        self.retry_give_up.saturating_add(RECOVERY_MORE)
+    }
+
     /// From the settings of the process.
     pub(crate) fn new(config: &Config) -> Self {
         let checkpoint = &config.checkpoint;

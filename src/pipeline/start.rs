@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::committer::{Committer, Done, Work, worse};
 use super::flow_tables::{TableState, Tables};
+use super::membership::list;
 use super::reading::{Reading, Readings};
 use super::seams::{Checkpoints, Source, now};
 use super::settings::RunSettings;
@@ -137,6 +138,14 @@ impl<W: World> Started<W> {
             all_start(&self.committer, settings, &self.info, &self.info.partitions).await?;
         }
         let log = self.committer.source.log_ranges(self.info.partitions.clone()).await?;
+        let open = self.committer.source.open_transactions(self.info.partitions.clone()).await?;
+        if !open.is_empty() {
+            let named: Vec<TopicPartition> = open.keys().cloned().collect();
+            tracing::warn!(
+                offsets = open.values().sum::<Offset>(), partitions = %list(&named),
+                "records behind transactions that are not ended are not waited for: nobody may read them yet"
+            );
+        }
         let holds = log.into_iter().filter(|(_, log)| log.start < log.end);
         Ok(holds.map(|(tp, log)| (tp, log.end)).collect())
     }

@@ -226,3 +226,82 @@ pub(super) fn positions(
         known
     }
 }
+
+/// Where the logs of these partitions end for a reader of all records, also of transactions that are not
+/// ended. All of one leader; those of which it does not tell are left out. Blocks for at most about `timeout`.
+pub(super) fn high_watermarks(
+    client: &Client<SourceContext>,
+    partitions: &[TopicPartition],
+    timeout: Duration,
+) -> BTreeMap<TopicPartition, Offset> {
+    use rdsys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_UNCOMMITTED;
+    use rdsys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS;
+
+    let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    let count = i32::try_from(partitions.len()).unwrap_or(0);
+    // SAFETY: every pointer made here is destroyed here; names are copied; elements are written within the
+    // list; results are read before their event is destroyed; the client outlives the call.
+    unsafe {
+        let list = rdsys::rd_kafka_topic_partition_list_new(count);
+        for tp in partitions {
+            // A name with a zero byte is no topic's.
+            let Ok(name) = CString::new(tp.topic.as_str()) else { continue };
+            let added = rdsys::rd_kafka_topic_partition_list_add(list, name.as_ptr(), tp.partition);
+            (*added).offset = rdsys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST as i64;
+        }
+        let queue = rdsys::rd_kafka_queue_new(client.native_ptr());
+        let options =
+            rdsys::rd_kafka_AdminOptions_new(client.native_ptr(), RD_KAFKA_ADMIN_OP_LISTOFFSETS);
+        let mut text = [0; 256];
+        rdsys::rd_kafka_AdminOptions_set_request_timeout(
+            options,
+            millis,
+            text.as_mut_ptr(),
+            text.len(),
+        );
+        let error = rdsys::rd_kafka_AdminOptions_set_isolation_level(
+            options,
+            RD_KAFKA_ISOLATION_LEVEL_READ_UNCOMMITTED,
+        );
+        let mut ends = BTreeMap::new();
+        if error.is_null() {
+            rdsys::rd_kafka_ListOffsets(client.native_ptr(), list, options, queue);
+            let event = rdsys::rd_kafka_queue_poll(queue, millis.saturating_add(1000));
+            if !event.is_null() {
+                ends = read_ends(event);
+                rdsys::rd_kafka_event_destroy(event);
+            }
+        } else {
+            rdsys::rd_kafka_error_destroy(error);
+        }
+        rdsys::rd_kafka_AdminOptions_destroy(options);
+        rdsys::rd_kafka_queue_destroy(queue);
+        rdsys::rd_kafka_topic_partition_list_destroy(list);
+        ends
+    }
+}
+
+/// # Safety
+/// `event` must be a live event.
+unsafe fn read_ends(event: *mut rdsys::rd_kafka_event_t) -> BTreeMap<TopicPartition, Offset> {
+    // SAFETY: the results belong to the live event, and the array has `count` elements; names are copied.
+    unsafe {
+        let result = rdsys::rd_kafka_event_ListOffsets_result(event);
+        if result.is_null() {
+            return BTreeMap::new();
+        }
+        let mut count = 0;
+        let infos = rdsys::rd_kafka_ListOffsets_result_infos(result, &mut count);
+        if infos.is_null() {
+            return BTreeMap::new();
+        }
+        let each = |at| {
+            let told = rdsys::rd_kafka_ListOffsetsResultInfo_topic_partition(*infos.add(at));
+            let told = told.as_ref()?;
+            let is_good =
+                told.err == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && told.offset >= 0;
+            is_good.then(|| (TopicPartition::new(text(told.topic), told.partition), told.offset))
+        };
+        (0..count).filter_map(each).collect()
+    }
+}

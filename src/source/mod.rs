@@ -37,6 +37,7 @@ pub(crate) use group::{Membership, SourceContext};
 pub(crate) use headers::{Header, Headers, HeadersError};
 pub(crate) use left_out::LeftOut;
 pub(crate) use queue::{Polled, Record, ShardQueue};
+pub(crate) use ranges::{Ends, LogEnd};
 pub(crate) use topics::{PartitionId, TopicIndex, Topics};
 
 use client_queue::{ClientQueue, Forwarded, Target};
@@ -368,6 +369,11 @@ impl Source {
             Some(fetcher) => fetcher.log_end(tp),
             None => admin::cached_log_end(self.consumer.client(), tp),
         }
+    }
+
+    /// Partitions that are read now. No I/O.
+    pub(crate) fn read_partitions(&self) -> Vec<TopicPartition> {
+        self.flows().forwarded.keys().cloned().collect()
     }
 
     /// Did the client lose every broker since the last call?

@@ -9,7 +9,7 @@ use rdkafka::topic_partition_list::{
     Offset as KafkaOffset, TopicPartitionList, TopicPartitionListElem,
 };
 
-use super::{Source, SourceContext, SourceError, is_connection, is_refusal};
+use super::{Source, SourceContext, SourceError, admin, is_connection, is_refusal};
 use crate::protocol::{LogRange, Offset, TopicPartition};
 
 /// What is done here, for messages.
@@ -21,7 +21,23 @@ const ELECTION: Duration = Duration::from_secs(1);
 /// How soon leaders are asked for again.
 const AGAIN: Duration = Duration::from_millis(200);
 
-type Ranges = BTreeMap<TopicPartition, LogRange>;
+/// What leaders tell of their partitions.
+type Told<T> = BTreeMap<TopicPartition, T>;
+type Ranges = Told<LogRange>;
+/// A question to one leader about its partitions, and how long it may take.
+type Ask<T> = fn(&BaseConsumer<SourceContext>, &[TopicPartition], Duration) -> KafkaResult<Told<T>>;
+
+/// Where a log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogEnd {
+    /// One past the last offset that a committed reader may see.
+    pub end: Offset,
+    /// Offsets from there on, behind the beginning of a transaction that is not ended.
+    pub open: Offset,
+}
+
+/// Where logs end.
+pub(crate) type Ends = Told<LogEnd>;
 
 impl Source {
     /// First offset kept and end of what a committed reader may see, for each partition.
@@ -49,16 +65,39 @@ impl Source {
         self.operation(DOING, format!("no leader of {tp} answers"))
     }
 
-    /// Asks leaders side by side, so that one that does not answer holds up nobody else, each for
-    /// `answer`; those that are elected meanwhile are waited for up to `election`.
+    /// Where logs end, of those partitions whose leaders tell it.
+    pub(crate) fn log_ends(&self, partitions: &[TopicPartition]) -> Result<Ends, SourceError> {
+        self.ask_leaders(partitions, (ANSWER, Duration::ZERO), ends_of_leader)
+    }
+
+    /// Offsets behind the beginning of a transaction that is not ended, of those partitions that have some.
+    pub(crate) fn open_transactions(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<Told<Offset>, SourceError> {
+        let ends = self.log_ends(partitions)?.into_iter();
+        Ok(ends.filter(|(_, end)| end.open > 0).map(|(tp, end)| (tp, end.open)).collect())
+    }
+
     fn told(
         &self,
         partitions: &[TopicPartition],
         answer: Duration,
         election: Duration,
     ) -> Result<Ranges, SourceError> {
+        self.ask_leaders(partitions, (answer, election), of_leader)
+    }
+
+    /// Asks leaders side by side, so that one that does not answer holds up nobody else, each for
+    /// `answer`; those that are elected meanwhile are waited for up to `election`.
+    fn ask_leaders<T: Send>(
+        &self,
+        partitions: &[TopicPartition],
+        (answer, election): (Duration, Duration),
+        ask: Ask<T>,
+    ) -> Result<Told<T>, SourceError> {
         let until = Instant::now() + election;
-        let mut known = Ranges::new();
+        let mut known = Told::new();
         loop {
             let (led, _) = self.metadata(answer)?;
             let mut by_leader = BTreeMap::<i32, Vec<TopicPartition>>::new();
@@ -68,10 +107,10 @@ impl Source {
                 }
             }
             let panicked = |_| Err(KafkaError::MetadataFetch(RDKafkaErrorCode::Fail));
-            let told: Vec<KafkaResult<Ranges>> = std::thread::scope(|scope| {
+            let told: Vec<KafkaResult<Told<T>>> = std::thread::scope(|scope| {
                 let ask = |led: Vec<TopicPartition>| {
                     let consumer = &self.consumer;
-                    scope.spawn(move || of_leader(consumer, &led, answer))
+                    scope.spawn(move || ask(consumer, &led, answer))
                 };
                 let asked: Vec<_> = by_leader.into_values().map(ask).collect();
                 asked.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
@@ -91,6 +130,22 @@ impl Source {
             std::thread::sleep(AGAIN);
         }
     }
+}
+
+/// Where logs of one leader end.
+fn ends_of_leader(
+    consumer: &BaseConsumer<SourceContext>,
+    partitions: &[TopicPartition],
+    timeout: Duration,
+) -> KafkaResult<Ends> {
+    // In this order, so that a transaction that ends in between is not one that is open.
+    let high = admin::high_watermarks(consumer.client(), partitions, timeout);
+    let ends = ask(consumer, partitions, KafkaOffset::End, timeout)?;
+    let both = |(tp, end): (TopicPartition, Offset)| {
+        let open = high.get(&tp).map_or(0, |high| (high - end).max(0));
+        (tp, LogEnd { end, open })
+    };
+    Ok(ends.into_iter().map(both).collect())
 }
 
 /// What one leader tells of its partitions: of each by itself where it does not tell all at once.

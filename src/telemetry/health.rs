@@ -6,9 +6,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
+use tokio::sync::Notify;
 
 use super::labels::Server;
 use crate::base::masking::mask_text;
+
+/// How long a process that ends is kept for a last reading of its metrics, at least and at most.
+const LAST_SCRAPE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(120));
 
 /// Whether the process is alive and ready. Cheap to clone; all clones are the same state.
 #[derive(Clone)]
@@ -17,6 +21,7 @@ pub(crate) struct Health(Arc<Shared>);
 struct Shared {
     limit: Duration,
     state: Mutex<State>,
+    scraped: Notify,
 }
 
 struct State {
@@ -25,6 +30,8 @@ struct State {
     late: Option<String>,
     unread: Option<String>,
     unreachable: BTreeMap<Server, Option<String>>,
+    /// When the metrics were read last, and the time between then and before.
+    scraped: Option<(Instant, Option<Duration>)>,
 }
 
 /// What `/readyz` answers.
@@ -66,8 +73,30 @@ impl Health {
             late: None,
             unread: None,
             unreachable: BTreeMap::new(),
+            scraped: None,
         };
-        Self(Arc::new(Shared { limit: heartbeat_limit, state: Mutex::new(state) }))
+        let (limit, state) = (heartbeat_limit, Mutex::new(state));
+        Self(Arc::new(Shared { limit, state, scraped: Notify::new() }))
+    }
+
+    /// Somebody read the metrics.
+    pub(crate) fn scraped(&self, now: Instant) {
+        let mut state = self.state();
+        let between = state.scraped.map(|(last, _)| now.saturating_duration_since(last));
+        state.scraped = Some((now, between));
+        drop(state);
+        self.0.scraped.notify_waiters();
+    }
+
+    /// Waits until the metrics are read once more by whoever reads them regularly, for at most twice the time
+    /// between two readings; not at all if nobody does.
+    pub(crate) async fn last_scrape(&self) {
+        let between = self.state().scraped.and_then(|(_, between)| between);
+        if let Some(between) = between {
+            let most = between.saturating_mul(2).clamp(LAST_SCRAPE.0, LAST_SCRAPE.1);
+            // Nobody came: nobody will.
+            tokio::time::timeout(most, self.0.scraped.notified()).await.ok();
+        }
     }
 
     /// The pipeline runs.
@@ -165,6 +194,29 @@ mod tests {
         health.set_unread(None);
         health.set_not_ready("stopping");
         assert!(!health.readiness().ready);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_last_scrape_is_waited_for_if_somebody_scrapes() {
+        let waited = async |health: &Health| {
+            let began = tokio::time::Instant::now();
+            health.last_scrape().await;
+            began.elapsed()
+        };
+        let health = Health::new(Duration::from_secs(10));
+        assert_eq!(waited(&health).await, Duration::ZERO);
+        let start = Instant::now();
+        health.scraped(start);
+        assert_eq!(waited(&health).await, Duration::ZERO, "a person looked once");
+        health.scraped(start + Duration::from_secs(15));
+        // A timer counts whole milliseconds.
+        assert_eq!(waited(&health).await.as_secs(), 30);
+        let (scraper, later) = (health.clone(), start + Duration::from_secs(30));
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(7)).await;
+            scraper.scraped(later);
+        });
+        assert_eq!(waited(&health).await.as_secs(), 7);
     }
 
     #[test]

@@ -109,9 +109,12 @@ impl HttpServer {
     }
 }
 
-async fn show_metrics(State((metrics, _)): State<(Metrics, Health)>) -> Response {
+async fn show_metrics(State((metrics, health)): State<(Metrics, Health)>) -> Response {
     match metrics.encode(SystemTime::now()) {
-        Ok(text) => answer(StatusCode::OK, TEXT, text),
+        Ok(text) => {
+            health.scraped(Instant::now());
+            answer(StatusCode::OK, TEXT, text)
+        }
         Err(error) => {
             tracing::error!(%error, "metrics cannot be encoded");
             answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n"))

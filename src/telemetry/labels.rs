@@ -120,6 +120,8 @@ label! {
     Unread {
         /// Nobody leads it, or its leader does not tell where its log begins and ends.
         NoLeader = "no_leader",
+        /// Its leader does not tell where its log ends, or tells of records that do not come.
+        NoAnswer = "no_answer",
         /// A batch of it cannot be read, its log does not hold the ledger, or its broker refuses us.
         SetAside = "set_aside",
     }

@@ -49,7 +49,7 @@ struct Inner {
     handles: Handles,
     started: SystemTime,
     last_checkpoint: Mutex<Option<SystemTime>>,
-    positions: Mutex<BTreeMap<TopicPartition, Position>>,
+    positions: Mutex<BTreeMap<TopicPartition, Standing>>,
     /// Tables with a commit of which nobody knows whether it is in them.
     in_doubt: Mutex<BTreeSet<String>>,
 }
@@ -67,11 +67,18 @@ pub(crate) struct MetricDoc {
     pub help: String,
 }
 
-#[derive(Clone, Copy)]
-struct Position {
-    ledger: Offset,
-    log_end: Offset,
-    oldest_missing: Option<SystemTime>,
+/// Where table and topic stand in a partition.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    /// Next offset that the table lacks.
+    pub ledger: Offset,
+    /// One past the last offset that a committed reader may see, if that was told.
+    pub log_end: Option<Offset>,
+    /// Offsets behind it, of transactions that are not ended or after the beginning of one, if that was told.
+    pub open: Option<Offset>,
+    /// The timestamp of the oldest record that the table lacks, or the best known bound before it; `None`
+    /// if the table lacks nothing.
+    pub oldest_missing: Option<SystemTime>,
 }
 
 struct Handles {
@@ -93,6 +100,7 @@ struct Handles {
     ledger: IntGaugeVec,
     log_end: IntGaugeVec,
     lag_records: IntGaugeVec,
+    open_offsets: IntGaugeVec,
     lag_seconds: GaugeVec,
     checkpoints: IntCounterVec,
     checkpoint_steps: HistogramVec,
@@ -173,35 +181,31 @@ impl Metrics {
         }
     }
 
-    /// Where the table and the topic stand in a partition. `oldest_missing` is the timestamp of
-    /// the oldest record that the table lacks, or the best known bound before it; `None` if the
-    /// table lacks nothing.
-    pub(crate) fn set_position(
-        &self,
-        tp: &TopicPartition,
-        ledger: Offset,
-        log_end: Offset,
-        oldest_missing: Option<SystemTime>,
-    ) {
-        let position = Position { ledger, log_end, oldest_missing };
-        self.0.positions.lock().insert(tp.clone(), position);
+    /// Where the table and the topic stand in a partition.
+    pub(crate) fn set_position(&self, tp: &TopicPartition, standing: Standing) {
+        self.0.positions.lock().insert(tp.clone(), standing);
     }
 
-    fn show(&self, tp: &TopicPartition, position: &Position, now: SystemTime) {
+    fn show(&self, tp: &TopicPartition, standing: &Standing, now: SystemTime) {
         let partition = tp.partition.to_string();
         let labels = [tp.topic.as_str(), partition.as_str()];
         let handles = &self.0.handles;
-        handles.ledger.with_label_values(&labels).set(position.ledger);
-        handles.log_end.with_label_values(&labels).set(position.log_end);
-        let lag = position.log_end.saturating_sub(position.ledger).max(0);
+        handles.ledger.with_label_values(&labels).set(standing.ledger);
+        if let Some(open) = standing.open {
+            handles.open_offsets.with_label_values(&labels).set(open);
+        }
+        // Nobody told how far the table is behind: no number says that it is not.
+        let Some(log_end) = standing.log_end else { return };
+        handles.log_end.with_label_values(&labels).set(log_end);
+        let lag = log_end.saturating_sub(standing.ledger).max(0);
         handles.lag_records.with_label_values(&labels).set(lag);
-        let late = position.oldest_missing.map(|oldest| since(oldest, now)).unwrap_or_default();
+        let late = standing.oldest_missing.map(|oldest| since(oldest, now)).unwrap_or_default();
         handles.lag_seconds.with_label_values(&labels).set(late.as_secs_f64());
     }
 
     /// Ledger offset and log end of each partition as they were last set.
     #[cfg(test)]
-    pub(crate) fn positions(&self) -> Vec<(TopicPartition, Offset, Offset)> {
+    pub(crate) fn positions(&self) -> Vec<(TopicPartition, Offset, Option<Offset>)> {
         let positions = self.0.positions.lock();
         positions.iter().map(|(tp, p)| (tp.clone(), p.ledger, p.log_end)).collect()
     }
@@ -213,7 +217,9 @@ impl Metrics {
         let partition = tp.partition.to_string();
         let labels = [tp.topic.as_str(), partition.as_str()];
         let handles = &self.0.handles;
-        for gauge in [&handles.ledger, &handles.log_end, &handles.lag_records] {
+        let of_offsets =
+            [&handles.ledger, &handles.log_end, &handles.lag_records, &handles.open_offsets];
+        for gauge in of_offsets {
             // An error says that the series does not exist, which is what is wanted.
             gauge.remove_label_values(&labels).ok();
         }
@@ -423,6 +429,7 @@ impl Handles {
             ledger: register.gauges("ledger_offset", "Next offset to read according to the table's ledger.", &TP)?,
             log_end: register.gauges("log_end_offset", "Offset after the last record that a reader of committed records may see.", &TP)?,
             lag_records: register.gauges("table_lag_records", "Offsets from the ledger to the end of the log. At most so many records are not in the table yet: offsets have holes.", &TP)?,
+            open_offsets: register.gauges("open_transaction_offsets", "Offsets of the log that no reader may see yet: transactions that are not ended, and what came after the first of them began. Not in the lag.", &TP)?,
             lag_seconds: register.seconds("table_lag_seconds", "Age of the oldest record that is not in the table yet, 0 if there is none.", &TP)?,
             checkpoints: register.counters("checkpoints_total", "Checkpoints by outcome.", &["outcome"])?,
             checkpoint_steps: register.histograms("checkpoint_duration_seconds", "Time that a checkpoint took, by step.", &["step"])?,

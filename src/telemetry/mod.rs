@@ -16,4 +16,4 @@ pub(crate) use http::{HttpError, HttpServer};
 pub(crate) use labels::{
     Admission, CheckpointOutcome, CommitOutcome, Rebalance, Restart, Server, Step, Unread,
 };
-pub(crate) use metrics::{MaintenanceCounts, Metrics, PartitionMetrics};
+pub(crate) use metrics::{MaintenanceCounts, Metrics, PartitionMetrics, Standing};

@@ -78,8 +78,16 @@ pub fn land_transactions(fetcher: &str) {
     next += 100;
     let after = kafka.produce(&topic, records(End::Commit, next..next + 100));
     next += 100;
-    icestream.run_until_caught_up();
+    let exit = icestream.run_until_caught_up();
+    assert!(exit.log.contains("transactions that are not ended"), "{}", exit.log);
+    let checked = icestream.command(&["check"]).success();
+    assert!(checked.stdout.contains("transactions there are not ended"), "{}", checked.stdout);
     assert_eq!(assert_exactly_once(&table, &[&produced]), committed.unsigned_abs());
+    let mut running = icestream.run();
+    running.wait_count("icestream_open_transaction_offsets", &[], 200.0);
+    let lag = running.metrics().unwrap().value("icestream_table_lag_records", &[]);
+    assert_eq!(lag, Some(0.0));
+    running.kill();
     produced = produced.and(&open.end(End::Commit)).and(&after);
     committed += 200;
     // The log ends in an aborted transaction.

@@ -8,6 +8,7 @@
 )]
 #![allow(clippy::single_range_in_vec_init, reason = "ranges of offsets are meant, often one")]
 
+mod alerts;
 mod altered;
 mod bad_input;
 mod broken_servers;

@@ -282,6 +282,13 @@ impl Source for Port {
         Ok(known)
     }
 
+    async fn open_transactions(
+        &self,
+        _partitions: Vec<TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, Offset>, Failure> {
+        self.kafka("open transactions", |_| BTreeMap::new()).await
+    }
+
     fn queues(&self, shards: usize) -> Vec<SimQueue> {
         (0..shards).map(|shard| SimQueue { port: self.clone(), shard }).collect()
     }

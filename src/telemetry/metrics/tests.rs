@@ -11,11 +11,19 @@ fn tp(partition: i32) -> TopicPartition {
     TopicPartition::new("readings", partition)
 }
 
+fn standing(
+    ledger: Offset,
+    log_end: Option<Offset>,
+    oldest_missing: Option<SystemTime>,
+) -> Standing {
+    Standing { ledger, log_end, open: Some(0), oldest_missing }
+}
+
 /// Metrics in which every family has a series.
 fn filled() -> Metrics {
     let metrics = Metrics::new().unwrap();
     metrics.partition(&tp(0)).add_consumed(10, 1000);
-    metrics.set_position(&tp(0), 40, 50, Some(at(1000)));
+    metrics.set_position(&tp(0), standing(40, Some(50), Some(at(1000))));
     metrics.add_bad_records("not_json", 2);
     metrics.add_refusal("table_replaced");
     metrics.add_file(8, 4096);
@@ -40,6 +48,17 @@ fn clones_are_the_same_metrics() {
 }
 
 #[test]
+fn nothing_is_said_of_the_lag_before_somebody_told_where_the_log_ends() {
+    let metrics = Metrics::new().unwrap();
+    metrics.set_position(&tp(0), standing(40, None, None));
+    let get = |name: &str| value(&metrics, 1010, &format!("icestream_{name}{PARTITION_0}"));
+    assert_eq!(get("ledger_offset"), Some(40.0));
+    for name in ["log_end_offset", "table_lag_records", "table_lag_seconds"] {
+        assert_eq!(get(name), None, "{name}");
+    }
+}
+
+#[test]
 fn lag_is_from_the_ledger_to_the_end_of_the_log_and_grows_with_the_time() {
     let metrics = filled();
     let get = |now, name: &str| value(&metrics, now, &format!("icestream_{name}{PARTITION_0}"));
@@ -48,8 +67,8 @@ fn lag_is_from_the_ledger_to_the_end_of_the_log_and_grows_with_the_time() {
     assert_eq!(get(1030, "table_lag_seconds"), Some(30.0));
     assert_eq!(get(900, "table_lag_seconds"), Some(0.0));
     assert_eq!((get(1010, "ledger_offset"), get(1010, "log_end_offset")), (Some(40.0), Some(50.0)));
-    assert_eq!(metrics.positions(), [(tp(0), 40, 50)]);
-    metrics.set_position(&tp(0), 50, 50, None);
+    assert_eq!(metrics.positions(), [(tp(0), 40, Some(50))]);
+    metrics.set_position(&tp(0), standing(50, Some(50), None));
     assert_eq!(get(1030, "table_lag_seconds"), Some(0.0));
     assert_eq!(get(1030, "table_lag_records"), Some(0.0));
 }
@@ -145,10 +164,12 @@ fn promtool_finds_nothing_to_say_about_the_metrics() {
 #[test]
 fn a_page_made_while_positions_change_shows_what_belongs_together() {
     let metrics = Metrics::new().unwrap();
-    metrics.set_position(&tp(0), 0, 0, None);
+    metrics.set_position(&tp(0), standing(0, Some(0), None));
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            (1..20_000).for_each(|offset| metrics.set_position(&tp(0), offset, offset, None));
+            (1..20_000).for_each(|offset| {
+                metrics.set_position(&tp(0), standing(offset, Some(offset), None));
+            });
         });
         loop {
             // One page more than there was time for: also where the writer was quicker than the first.
