@@ -263,6 +263,23 @@ unsafe fn slice<'a>(bytes: *const c_void, length: usize) -> Option<&'a [u8]> {
     (!bytes.is_null()).then(|| unsafe { std::slice::from_raw_parts(bytes.cast::<u8>(), length) })
 }
 
+/// A record without key, value and headers. librdkafka gives each record like that which was written in a
+/// format of before Kafka 0.11 (its issue 5504): as tombstones they would all be lost.
+#[cold]
+fn empty<'a>(topics: &Topics, id: PartitionId, offset: Offset) -> Polled<'a> {
+    let detail = String::from(
+        "a record in it has neither key nor value nor headers, and librdkafka reads all records like that \
+         whose format is older than Kafka 0.11; KAFKA_FETCHER=icestream tells one from the other",
+    );
+    let error = SourceError::Unreadable {
+        partition: topics.tp(id),
+        offset,
+        next: Some(offset + 1),
+        detail,
+    };
+    Polled::Failed { partition: id, error }
+}
+
 /// # Safety
 /// `message` must be a live message of a consumer and of `topic`; the result must not outlive it.
 unsafe fn polled<'a>(
@@ -278,6 +295,10 @@ unsafe fn polled<'a>(
             .map(|(bytes, length)| unsafe { slice(bytes, length) });
         // SAFETY: a null type pointer is allowed.
         let timestamp = unsafe { rdsys::rd_kafka_message_timestamp(message, ptr::null_mut()) };
+        let of = || MessageHeaders { message: NonNull::from(m), of: PhantomData };
+        if key.is_none() && value.is_none() && of().iter().next().is_none() {
+            return empty(topics, PartitionId { topic, partition: m.partition }, m.offset);
+        }
         return Polled::Record(Record {
             topic,
             partition: m.partition,

@@ -15,8 +15,8 @@ const CRC_START: usize = 21;
 pub(super) enum BatchError {
     /// Written before Kafka 0.11, or a version that is not known yet.
     #[error(
-        "its records are in format version {0}, and version 2 (Kafka 0.11 and later) is read; \
-         KAFKA_FETCHER=librdkafka reads older ones"
+        "its records are in format version {0}, and version 2 (Kafka 0.11 and later) is read; have a client \
+         of today copy the topic, and read the copy"
     )]
     Format(i8),
     /// The bytes are not those that were written.

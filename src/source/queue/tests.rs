@@ -73,13 +73,12 @@ fn append(cluster: &Cluster, tp: &TopicPartition, batch: Vec<u8>) {
     assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
 }
 
-/// Reads so many records of these partitions from their beginnings, and tells where the queue is.
-fn read(
+/// A queue into which these partitions flow from their beginnings.
+fn connect(
     cluster: &Cluster,
     fetch_by: FetchBy,
     partitions: &[TopicPartition],
-    count: usize,
-) -> (Records, Vec<(PartitionId, Offset)>) {
+) -> (Source, ShardQueue) {
     let source = Source::connect(SourceSettings {
         brokers: cluster.bootstrap_servers(),
         topics: topics(),
@@ -93,9 +92,20 @@ fn read(
     })
     .unwrap();
     source.partitions(PATIENCE).unwrap();
-    let mut queue = source.queues(1).remove(0);
+    let queue = source.queues(1).remove(0);
     let share = |tp: &TopicPartition| Share { tp: tp.clone(), start: 0, shard: 0 };
     source.assign(&partitions.iter().map(share).collect::<Vec<_>>()).unwrap();
+    (source, queue)
+}
+
+/// Reads so many records of these partitions from their beginnings, and tells where the queue is.
+fn read(
+    cluster: &Cluster,
+    fetch_by: FetchBy,
+    partitions: &[TopicPartition],
+    count: usize,
+) -> (Records, Vec<(PartitionId, Offset)>) {
+    let (source, mut queue) = connect(cluster, fetch_by, partitions);
     let (mut got, mut came, begun) = (Records::new(), 0, Instant::now());
     while came < count {
         assert!(begun.elapsed() < PATIENCE, "{came} of {count} records came");
@@ -193,6 +203,10 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
     let bytes = || option::of(vec(any::<u8>(), 0..20));
     let header = (vec(1..=u8::MAX, 0..6), bytes());
     let entry = (bytes(), bytes(), vec(header, 0..6), 0..1000i64);
+    // Of librdkafka, what has none of these is nothing to believe.
+    let entry = entry.prop_filter("something", |(key, value, headers, _)| {
+        key.is_some() || value.is_some() || !headers.is_empty()
+    });
     let entry = entry.prop_map(|(key, value, headers, time)| Entry {
         time,
         key,
@@ -211,6 +225,33 @@ proptest! {
     fn both_queues_hand_over_whatever_is_in_a_record(entries in entries()) {
         both_hand_over(entries);
     }
+}
+
+/// As librdkafka gives each record in a format of before Kafka 0.11, whatever is in it.
+#[test]
+fn a_record_without_anything_is_a_tombstone_and_from_librdkafka_nothing_to_believe() {
+    let (cluster, tp) = (cluster(), of_topic(TOPICS[0], 0));
+    let some = |value: &[u8]| Entry { value: Some(value.to_vec()), ..Entry::default() };
+    let written = batch(vec![some(b"a"), Entry::default(), some(b"b")]);
+    append(&cluster, &tp, written.bytes());
+    let (got, _) = read(&cluster, FetchBy::Icestream, std::slice::from_ref(&tp), 3);
+    assert_eq!(got[&tp], written.records());
+    let (source, mut queue) = connect(&cluster, FetchBy::Librdkafka, std::slice::from_ref(&tp));
+    let (mut failed, begun) = (None, Instant::now());
+    while failed.is_none() {
+        assert!(begun.elapsed() < PATIENCE);
+        source.serve(Duration::ZERO).unwrap();
+        queue.poll(Duration::from_millis(20), |polled| {
+            if let Polled::Failed { error, .. } = polled {
+                failed = Some(error);
+            }
+            true
+        });
+    }
+    let Some(SourceError::Unreadable { offset: 1, next: Some(2), detail, .. }) = failed else {
+        panic!("{failed:?}")
+    };
+    assert!(detail.contains("KAFKA_FETCHER=icestream"), "{detail}");
 }
 
 #[test]
