@@ -233,6 +233,7 @@ impl Failure {
             }
             Self::GaveUp { last, .. } => match **last {
                 Self::State(_) => exit::STATE,
+                Self::Source(SourceError::OtherPipeline { .. }) => exit::CONFIG,
                 _ => exit::GAVE_UP,
             },
             Self::Source(_) | Self::Table(_) | Self::Write(_) => exit::GAVE_UP,

@@ -140,6 +140,7 @@ async fn kafka(config: &Arc<Config>, lines: &mut Lines<'_>) -> io::Result<Option
             lines.write("kafka", took, &Err(error))?;
             lines.skip("topic", "Kafka did not answer")?;
             lines.skip("access", "Kafka did not answer")?;
+            lines.skip("group", "Kafka did not answer")?;
             return Ok(None);
         }
     };
@@ -170,10 +171,13 @@ async fn kafka(config: &Arc<Config>, lines: &mut Lines<'_>) -> io::Result<Option
     };
     let Some(topic) = lines.probe("topic", log).await? else {
         lines.skip("access", "the topic is not known")?;
+        lines.skip("group", "the topic is not known")?;
         return Ok(None);
     };
     let (asked, log) = (config.clone(), topic.log.clone().into_iter().collect::<Vec<_>>());
     lines.look("access", blocking(move || probe::access(&asked, &log, PATIENCE))).await?;
+    let asked = config.clone();
+    lines.look("group", blocking(move || probe::group(&asked, PATIENCE))).await?;
     Ok(Some(topic))
 }
 

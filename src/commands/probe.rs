@@ -22,7 +22,7 @@ use crate::failure::{Failure, chain};
 use crate::pipeline::RowBuilder;
 use crate::protocol::{LogRange, Offset, TopicPartition};
 use crate::retry::Backoff;
-use crate::source::{SourceError, SourceSettings};
+use crate::source::{Source, SourceError, SourceSettings};
 use crate::state::{StateError, StateStore};
 use crate::table::TableName;
 use crate::write::{TableWriter, WriteSettings};
@@ -128,6 +128,20 @@ pub(super) fn access(
         "{tp} can be read; group {} has offsets of {reported} partitions",
         settings.group_id
     ))
+}
+
+/// Is the group ours alone?
+pub(super) fn group(config: &Config, patience: Duration) -> Seen {
+    let settings = source_settings(config);
+    let group = settings.group_id.clone();
+    let source = Source::connect(settings).map_err(|error| chain(&error))?;
+    match source.elsewhere("", &config.iceberg.table, patience) {
+        None => Ok(format!("{group} does not tell its members")),
+        Some(others) => match others.into_iter().next() {
+            None => Ok(format!("{group} has no member that carries into another table")),
+            Some(table) => Err(chain(&SourceError::OtherPipeline { group, table })),
+        },
+    }
 }
 
 fn consumer(settings: &SourceSettings) -> Result<BaseConsumer, KafkaError> {

@@ -52,6 +52,8 @@ pub(super) struct Members {
     left_out: Option<(Vec<TopicPartition>, Instant)>,
     /// How often we joined again since each partition had a reader.
     rejoined: u32,
+    /// Tables into which other members of the group carry.
+    others: BTreeSet<String>,
     /// Partitions that are ours and not read, since no leader of theirs answers.
     absent: BTreeSet<TopicPartition>,
     /// When that was asked last.
@@ -416,7 +418,10 @@ impl<W: World> Coordinator<W> {
         self.metrics.set_unread(Unread::NoAnswer, silent.len());
         let first = run.aside.reasons().next().map(|why| chain(why));
         let reason = first.map(|first| format!("not read: {}: {first}", list(&aside)));
-        self.health.set_unread(reason.or_else(|| {
+        let other = run.members.others.first();
+        let shared =
+            other.map(|table| format!("the group is shared with the pipeline into {table}"));
+        self.health.set_unread(reason.or(shared).or_else(|| {
             let is_silent = !silent.is_empty();
             is_silent
                 .then(|| format!("not read: {}: nothing comes from their leaders", list(&silent)))
@@ -431,6 +436,18 @@ impl<W: World> Coordinator<W> {
         left_out: LeftOut,
         now: Instant,
     ) -> Result<(), Failure> {
+        // A group that is about to share out anew, or does not answer, may not tell of all.
+        let is_told = left_out.is_settled || !left_out.others.is_empty();
+        if is_told && left_out.others != run.members.others {
+            run.members.others = left_out.others;
+            for table in &run.members.others {
+                tracing::error!(
+                    %table, "the group has members that carry into another table: each pipeline lacks what \
+                    the other reads; give each a KAFKA_GROUP_ID of its own"
+                );
+            }
+            self.show_unread(run);
+        }
         if left_out.partitions.is_empty() {
             run.members.left_out = None;
             if left_out.is_settled {

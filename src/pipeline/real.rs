@@ -64,8 +64,11 @@ pub(super) async fn connect(
             // Made once and kept in the directory: who comes back to it is the same member.
             None => state.member()?,
         };
-        settings.group =
-            Some(GroupMember { member, session_timeout: config.kafka.session_timeout });
+        settings.group = Some(GroupMember {
+            tables: config.iceberg.table.clone(),
+            member,
+            session_timeout: config.kafka.session_timeout,
+        });
     }
     let source = KafkaSource { source: Arc::new(Source::connect(settings)?) };
     let table = CatalogTable {

@@ -110,6 +110,8 @@ unsafe fn read_ids(event: *mut rdsys::rd_kafka_event_t) -> BTreeMap<String, Stri
 pub(super) struct ListedMember {
     /// Its id, which the group gave it.
     pub id: String,
+    /// What its client calls itself.
+    pub client_id: String,
     /// What it is to read, in the words of its kind of group.
     pub assignment: Vec<u8>,
 }
@@ -142,6 +144,7 @@ pub(super) fn list_members(
                     let bytes = member.member_assignment.cast::<u8>();
                     ListedMember {
                         id: text(member.member_id),
+                        client_id: text(member.client_id),
                         assignment: slice_of(bytes, member.member_assignment_size).to_vec(),
                     }
                 });

@@ -1,5 +1,6 @@
 //! Partitions that are given to us and taken back, and how they flow to the shards.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rdkafka::consumer::Consumer;
@@ -11,20 +12,31 @@ use super::{
 };
 use crate::protocol::TopicPartition;
 
+/// How long the group may take to tell its members before we join it.
+const GROUP_PATIENCE: Duration = Duration::from_secs(3);
+
 impl Source {
     /// Asks for partitions: the group for a share, or all of the topics. [`Self::take_changes`]
-    /// tells what is given. True if it will be all.
+    /// tells what is given. True if it will be all. A group of another pipeline is not joined.
     pub(crate) fn join(&self) -> Result<bool, SourceError> {
-        if self.settings.group.is_none() {
+        let Some(own) = &self.settings.group else {
             let all = self.partitions(JOIN_PATIENCE)?;
             self.consumer.context().push(Membership::Assigned(all));
             return Ok(true);
+        };
+        let others = self.elsewhere(&own.member, &own.tables, GROUP_PATIENCE).unwrap_or_default();
+        if let Some(table) = others.into_iter().next() {
+            let group = self.settings.group_id.clone();
+            return Err(SourceError::OtherPipeline { group, table });
         }
-        let names: Vec<&str> = self.settings.topics.iter().map(|(_, name)| name).collect();
-        self.consumer
-            .subscribe(&names)
-            .map_err(|e| self.operation("join the group", e.to_string()))?;
+        self.subscribe()?;
         Ok(false)
+    }
+
+    fn subscribe(&self) -> Result<(), SourceError> {
+        let names: Vec<&str> = self.settings.topics.iter().map(|(_, name)| name).collect();
+        let subscribed = self.consumer.subscribe(&names);
+        subscribed.map_err(|e| self.operation("join the group", e.to_string()))
     }
 
     /// Which of these partitions the group leaves to nobody. `None` if no answer comes, or there is no
@@ -32,7 +44,19 @@ impl Source {
     pub(crate) fn left_out(&self, all: &[TopicPartition], timeout: Duration) -> Option<LeftOut> {
         let own = self.settings.group.as_ref()?;
         let (client, group) = (self.consumer.client(), &self.settings.group_id);
-        left_out::left_out(client, group, &own.member, all, timeout)
+        left_out::left_out(client, group, &own.member, &own.tables, all, timeout)
+    }
+
+    /// The tables into which other members of the group carry, as far as it tells. Blocks for at most about
+    /// `timeout`.
+    pub(crate) fn elsewhere(
+        &self,
+        own: &str,
+        tables: &str,
+        timeout: Duration,
+    ) -> Option<BTreeSet<String>> {
+        let (client, group) = (self.consumer.client(), &self.settings.group_id);
+        left_out::elsewhere(client, group, own, tables, timeout)
     }
 
     /// Joins the group again, so that it shares the partitions out anew. What is ours is revoked first,
@@ -41,7 +65,7 @@ impl Source {
         // Of a subscription that does not change, the client tells the group nothing. Without one it
         // gives up what it has, or leaves if it has nothing; the new one is put off until that is done.
         self.consumer.unsubscribe();
-        self.join().map(|_| ())
+        self.subscribe()
     }
 
     /// Changes of the assignment since the last call, to be answered in their order by

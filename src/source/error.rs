@@ -110,6 +110,18 @@ pub(crate) enum SourceError {
         /// What librdkafka says.
         detail: String,
     },
+    /// The group is another pipeline's.
+    #[error(
+        "group {group} has members that carry into table {table}: each pipeline would get a part of the partitions, \
+         and lack the rest; give each a KAFKA_GROUP_ID of its own. A process that was stopped is a member \
+         until KAFKA_SESSION_TIMEOUT_MS is over"
+    )]
+    OtherPipeline {
+        /// The group.
+        group: String,
+        /// A table of the other one.
+        table: String,
+    },
     /// Another process took our place in the group.
     #[error(
         "another process is the member {member} of group {group} now; give each process its own \
@@ -166,7 +178,10 @@ impl SourceError {
     /// May the same call succeed later without anybody's doing?
     pub(crate) fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Partition { .. } | Self::Operation { .. } => true,
+            Self::Unreachable { .. }
+            | Self::Partition { .. }
+            | Self::Operation { .. }
+            | Self::OtherPipeline { .. } => true,
             Self::Settings { .. }
             | Self::Security { .. }
             | Self::Broker { .. }

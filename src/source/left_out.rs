@@ -1,4 +1,4 @@
-//! What a consumer group leaves to nobody.
+//! What a consumer group leaves to nobody, and whom it is shared with.
 //!
 //! All brokers are asked: the client's newer request, to the coordinator alone, aborts the process where
 //! the coordinator answers after its time.
@@ -17,6 +17,8 @@ use crate::protocol::TopicPartition;
 const STABLE: &str = "Stable";
 /// The group makes the id of a member with a set name of that name, a dash and a UUID.
 const ID_AFTER_NAME: usize = 37;
+/// How clients of icestream begin to call themselves.
+const CLIENT: &str = "icestream:";
 
 /// What a group leaves to nobody.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +29,36 @@ pub(crate) struct LeftOut {
     pub is_settled: bool,
     /// Members before us: they have fewer partitions, or as many and a smaller id.
     pub before: u32,
+    /// The tables into which other members carry what is theirs: each pipeline lacks what the other reads.
+    pub others: BTreeSet<String>,
+}
+
+/// A client that is a member for the pipeline into `tables` calls itself this.
+pub(super) fn client_id(tables: &str) -> String {
+    format!("{CLIENT}{tables}")
+}
+
+/// The tables into which other members of a group carry. `own` is the name that our member has set, under
+/// which an earlier process of ours may still be known; `None`: no answer came in time.
+pub(super) fn elsewhere(
+    client: &Client<SourceContext>,
+    group: &str,
+    own: &str,
+    tables: &str,
+    timeout: Duration,
+) -> Option<BTreeSet<String>> {
+    let (_, members) = admin::list_members(client, group, timeout)?;
+    Some(tables_of_others(&members, own, tables))
+}
+
+fn tables_of_others(members: &[ListedMember], own: &str, tables: &str) -> BTreeSet<String> {
+    let others = members.iter().filter(|member| !is_own(&member.id, own));
+    let theirs = others.filter_map(|member| member.client_id.strip_prefix(CLIENT));
+    theirs.filter(|theirs| *theirs != tables).map(str::to_owned).collect()
+}
+
+fn is_own(id: &str, own: &str) -> bool {
+    id.len() == own.len() + ID_AFTER_NAME && id.starts_with(own)
 }
 
 /// A member of a group.
@@ -35,36 +67,39 @@ struct Member {
     assigned: BTreeSet<TopicPartition>,
 }
 
-/// Of these partitions. `own` is the name that our member has set. `None`: no answer came in time.
+/// Of these partitions. `own` is the name that our member has set, `tables` what we carry into. `None`: no
+/// answer came in time.
 pub(super) fn left_out(
     client: &Client<SourceContext>,
     group: &str,
     own: &str,
+    tables: &str,
     all: &[TopicPartition],
     timeout: Duration,
 ) -> Option<LeftOut> {
     let (state, members) = admin::list_members(client, group, timeout)?;
+    let others = tables_of_others(&members, own, tables);
     if state != STABLE {
-        return Some(LeftOut::default());
+        return Some(LeftOut { others, ..LeftOut::default() });
     }
-    let member = |ListedMember { id, assignment }: ListedMember| {
+    let member = |ListedMember { id, assignment, .. }: ListedMember| {
         assigned_to(&assignment).map(|assigned| Member { id, assigned })
     };
     let members: Result<Vec<Member>, Malformed> = members.into_iter().map(member).collect();
     let members = members.inspect_err(|error| tracing::debug!(%error, group, "an assignment"));
-    Some(judge(all, &members.ok()?, own))
+    Some(LeftOut { others, ..judge(all, &members.ok()?, own) })
 }
 
 fn judge(all: &[TopicPartition], members: &[Member], own: &str) -> LeftOut {
     let assigned: BTreeSet<&TopicPartition> =
         members.iter().flat_map(|member| &member.assigned).collect();
-    let is_own = |id: &str| id.len() == own.len() + ID_AFTER_NAME && id.starts_with(own);
-    let us = members.iter().find(|member| is_own(&member.id)).map(Member::place);
+    let us = members.iter().find(|member| is_own(&member.id, own)).map(Member::place);
     let before = |member: &&Member| us.is_none_or(|us| member.place() < us);
     LeftOut {
         is_settled: true,
         partitions: all.iter().filter(|tp| !assigned.contains(tp)).cloned().collect(),
         before: u32::try_from(members.iter().filter(before).count()).unwrap_or(u32::MAX),
+        others: BTreeSet::new(),
     }
 }
 
@@ -122,9 +157,10 @@ mod tests {
         // One is called as the beginning of another.
         let group = members(&[("a", &[0, 1]), ("a-c", &[4]), ("a-b", &[5])]);
         let of = |own| judge(&all, &group, own);
-        assert_eq!(of("a-b"), LeftOut { partitions: tps(&[2, 3]), is_settled: true, before: 0 });
-        assert_eq!(of("a-c"), LeftOut { partitions: tps(&[2, 3]), is_settled: true, before: 1 });
-        assert_eq!(of("a"), LeftOut { partitions: tps(&[2, 3]), is_settled: true, before: 2 });
+        for (own, before) in [("a-b", 0), ("a-c", 1), ("a", 2)] {
+            let (partitions, others) = (tps(&[2, 3]), BTreeSet::new());
+            assert_eq!(of(own), LeftOut { partitions, is_settled: true, before, others });
+        }
         // One that the group does not know is the last.
         assert_eq!(of("x").before, 3);
     }
@@ -134,6 +170,25 @@ mod tests {
         let group = members(&[("a", &[0, 1]), ("b", &[2, 7])]);
         assert_eq!(judge(&tps(&[0, 1, 2]), &group, "a").partitions, []);
         assert_eq!(judge(&tps(&[0, 1]), &members(&[]), "a").partitions, tps(&[0, 1]));
+    }
+
+    #[test]
+    fn members_that_carry_into_other_tables_are_told_and_nobody_else() {
+        let member = |name: &str, client_id: &str| ListedMember {
+            id: format!("{name}-{UUID}"),
+            client_id: client_id.to_owned(),
+            assignment: Vec::new(),
+        };
+        let members = [
+            member("us", "icestream:db.before"),
+            member("a", "icestream:db.t"),
+            member("b", "icestream:db.u"),
+            member("c", "set by a person"),
+            member("us-too", "icestream:db.v"),
+        ];
+        let others = tables_of_others(&members, "us", "db.t");
+        assert_eq!(others.into_iter().collect::<Vec<_>>(), ["db.u", "db.v"]);
+        assert!(tables_of_others(&members[..2], "us", "db.t").is_empty());
     }
 
     #[test]

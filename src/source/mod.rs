@@ -111,9 +111,19 @@ pub(crate) enum FetchBy {
     Librdkafka,
 }
 
+impl SourceSettings {
+    /// What the client calls itself: as a member of a group, into which tables it carries.
+    fn client_id(&self) -> String {
+        let member = self.group.as_ref();
+        member.map_or_else(|| String::from("icestream"), |own| left_out::client_id(&own.tables))
+    }
+}
+
 /// How a process is known to its group.
 #[derive(Clone, Debug)]
 pub(crate) struct GroupMember {
+    /// The tables that it carries into.
+    pub tables: String,
     /// `group.instance.id`: a member that comes back under the same one gets its partitions back.
     pub member: String,
     /// How long the group waits for a sign of life.
@@ -157,7 +167,7 @@ impl Source {
             .set("check.crcs", "true")
             // How soon a group hears of partitions that were added to the topic.
             .set("topic.metadata.refresh.interval.ms", "10000")
-            .set("client.id", "icestream");
+            .set("client.id", settings.client_id());
         if settings.fetch_by == FetchBy::Icestream {
             // Its partitions are paused at once. What it asked for before that is thrown away.
             config.set("queued.min.messages", "1").set("fetch.message.max.bytes", "1024");

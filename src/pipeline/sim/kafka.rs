@@ -416,7 +416,12 @@ impl State {
             let own = (assigned[id].len(), *id);
             let poorer = assigned.iter().filter(|(id, of)| (of.len(), **id) < own).count();
             let before = u32::try_from(poorer).unwrap();
-            let left_out = LeftOut { partitions: names(&left), is_settled: true, before };
+            let left_out = LeftOut {
+                partitions: names(&left),
+                is_settled: true,
+                before,
+                others: BTreeSet::new(),
+            };
             if let Some(client) = self.clients.get(&member.client) {
                 client.tell(Event::LeftOut(left_out));
             }
