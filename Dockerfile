@@ -30,13 +30,13 @@ COPY LICENSE /opt/icestream/LICENSE
 WORKDIR /opt/icestream
 USER icestream
 # The environment wins over an env file: the health check needs this port, the checkpoints this volume.
-ENV HTTP_LISTEN=0.0.0.0:9464 \
+ENV HTTP_LISTEN=:9464 \
     CHECKPOINT_DIR=/var/lib/icestream/checkpoints
 VOLUME /var/lib/icestream
 EXPOSE 9464
-# Not ready is not dead: a server that is away shows here, and icestream goes on trying.
+# Alive, not ready: a server that is away is no reason to replace a process that goes on trying.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["icestream", "health", "--url", "http://127.0.0.1:9464/readyz"]
+    CMD ["icestream", "health", "--url", "http://127.0.0.1:9464/healthz"]
 # SIGTERM seals and commits what was read, for at most 25 seconds by default.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["icestream"]

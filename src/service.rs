@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::config::{Config, HttpListen};
 use crate::failure::{Failure, chain};
 use crate::pipeline::{Pipeline, RunEnd};
 use crate::restart::{Decision, Limit, Restarts};
@@ -36,8 +36,8 @@ pub(crate) async fn run(
     let health = Health::new(HEARTBEAT_LIMIT);
     let (http_stop, mut http_stopped) = watch::channel(false);
     let http = match config.http_listen {
-        Some(address) => {
-            let server = HttpServer::bind(address).await?;
+        Some(HttpListen { address, any_port }) => {
+            let server = HttpServer::bind(address, any_port, config.pipeline()).await?;
             tracing::info!(address = %server.address(), "serving /metrics, /healthz and /readyz");
             let until = async move {
                 // A sender that is gone means the same as a stop.
@@ -51,9 +51,13 @@ pub(crate) async fn run(
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), pipeline = %config.kafka.group_id,
         instance = %pipeline.instance, topic = %config.kafka.topic, table = %config.iceberg.table,
-        fetcher = %config.kafka.fetcher.name(), "icestream starts"
+        fetcher = %config.kafka.fetcher.name(), memory_limit_mib = config.memory_limit >> 20,
+        shards = config.parallelism, "icestream starts"
     );
     let mut asked = stop.clone();
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     let ended = supervise(&pipeline, stop).await;
     match &ended {
         Ok(end) => tracing::info!(end = ?end, "icestream ends"),

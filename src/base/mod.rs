@@ -9,5 +9,6 @@ pub(crate) mod location;
 #[cfg(test)]
 pub(crate) mod log_lines;
 pub(crate) mod masking;
+pub(crate) mod memory_bound;
 pub(crate) mod os_error;
 pub(crate) mod secret;

@@ -98,6 +98,9 @@ impl Lines<'_> {
 async fn run(config: Arc<Config>, lines: &mut Lines<'_>) -> io::Result<()> {
     let count = config.effective().len();
     lines.write("settings", Duration::ZERO, &Ok(format!("{count} in effect, listed below")))?;
+    for warning in config.warnings() {
+        writeln!(lines.out, "WARN  {warning}")?;
+    }
     let asked = config.clone();
     lines.look("checkpoints", blocking(move || probe::checkpoint_dir(&asked))).await?;
     lines.look("http", probe::http(&config)).await?;

@@ -1,6 +1,7 @@
 //! What `check` tries at each server and disk. Each probe leaves nothing behind.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use rdkafka::types::RDKafkaConfRes;
 use crate::base::kafka_columns::KafkaColumn;
 use crate::base::location::is_place;
 use crate::base::masking::mask_text;
-use crate::config::{CatalogType, Config};
+use crate::config::{CatalogType, Config, HttpListen};
 use crate::connect::{FORMAT, source_settings, table_plan, topics};
 use crate::failure::{Failure, chain};
 use crate::pipeline::RowBuilder;
@@ -25,6 +26,7 @@ use crate::retry::Backoff;
 use crate::source::{Source, SourceError, SourceSettings};
 use crate::state::{StateError, StateStore};
 use crate::table::TableName;
+use crate::telemetry;
 use crate::write::{TableWriter, WriteSettings};
 
 /// What a probe saw, or what is wrong and what to do.
@@ -48,6 +50,7 @@ pub(super) fn checkpoint_dir(config: &Config) -> Seen {
     let retained = match StateStore::open_existing(dir, config.pipeline()) {
         Ok(store) => store.checkpoints(config.flow()).map_err(|e| chain(&e))?.len(),
         Err(StateError::Missing { .. }) => 0,
+        Err(held @ StateError::InUse { .. }) => return beside(config, held),
         Err(error) => return Err(chain(&error)),
     };
     // Opening the store locks it, and writes only what RocksDB keeps for itself.
@@ -55,6 +58,24 @@ pub(super) fn checkpoint_dir(config: &Config) -> Seen {
         format!("{} is not writable: {error}; give this user write access", dir.display())
     })?;
     Ok(format!("{} is writable, {retained} checkpoints retained", dir.display()))
+}
+
+/// The directory that another process holds: fine if it is of this pipeline, which `check` must not disturb.
+fn beside(config: &Config, held: StateError) -> Seen {
+    let dir = &config.checkpoint.dir;
+    let read = StateStore::open_read_only(dir).and_then(|store| {
+        store.is_of(config.pipeline())?;
+        Ok(store.checkpoints(config.flow())?.len())
+    });
+    match read {
+        Ok(retained) => Ok(format!(
+            "{} is in use by the process of this pipeline that runs, {retained} checkpoints retained; \
+             a second one needs its own CHECKPOINT_DIR",
+            dir.display()
+        )),
+        Err(error @ StateError::OtherPipeline { .. }) => Err(chain(&error)),
+        Err(_) => Err(chain(&held)),
+    }
 }
 
 /// Does the Kafka client know a property of this name? The value of another is not worth showing, and may
@@ -90,14 +111,35 @@ pub(super) fn writable(dir: &Path) -> io::Result<()> {
 
 /// Can metrics and health be served?
 pub(super) async fn http(config: &Config) -> Seen {
-    let Some(address) = config.http_listen else { return Ok(String::from("switched off")) };
+    let Some(HttpListen { address, any_port }) = config.http_listen else {
+        return Ok(String::from("switched off"));
+    };
     match tokio::net::TcpListener::bind(address).await {
         Ok(_) => Ok(format!("{address} is free")),
+        Err(_) if pipeline_at(address).await.as_deref() == Some(config.pipeline()) => {
+            Ok(format!("{address} is served by the process of this pipeline that runs"))
+        }
+        Err(_) if any_port => Ok(format!(
+            "{address}, the default, is taken by another process: any free port will be used"
+        )),
         Err(error) => Err(format!(
             "cannot listen on {address}: {error}; is icestream running already? Set HTTP_LISTEN \
              to another address, or to off"
         )),
     }
+}
+
+/// The pipeline whose process serves this address, if one does.
+async fn pipeline_at(address: SocketAddr) -> Option<String> {
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).no_proxy().build();
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    let url = format!("http://{}/healthz", SocketAddr::new(ip, address.port()));
+    let answer = client.ok()?.get(url).send().await.ok()?;
+    Some(answer.headers().get(telemetry::PIPELINE)?.to_str().ok()?.to_owned())
 }
 
 /// Does the cluster let us read the topic and use the group? Reads one record, commits nothing.

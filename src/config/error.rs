@@ -53,6 +53,18 @@ pub(crate) enum Problem {
         /// Why they do not go together and what to do.
         reason: String,
     },
+    /// A value of the environment with what only a reader of an env file takes away. It is not
+    /// shown: it may be a secret.
+    #[error(
+        "{name} in the environment has {what} in its value: `docker run --env-file` passes on what \
+         stands in the file as it is. Take it out there, or let icestream read that file (`--env-file`)"
+    )]
+    Undressed {
+        /// The name that is set.
+        name: String,
+        /// What should not be there.
+        what: &'static str,
+    },
     /// A name that is not a setting.
     #[error("unknown setting `{name}` in {source_name}{}", did_you_mean(*.suggestion))]
     Unknown {

@@ -7,6 +7,8 @@
 //! reported at once, and no secret is ever shown: see [`Secret`], [`Uri`] and [`Properties`].
 
 mod env_file;
+#[cfg(test)]
+mod env_readers_tests;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -15,6 +17,7 @@ mod owned;
 #[cfg(test)]
 mod page;
 mod servers;
+mod setting;
 mod settings;
 mod shares;
 mod sources;
@@ -51,7 +54,7 @@ pub(crate) struct Config {
     /// Are old snapshots taken out of the table along with the commits?
     pub expire_snapshots: bool,
     /// Where metrics and health are served, if at all.
-    pub http_listen: Option<SocketAddr>,
+    pub http_listen: Option<HttpListen>,
     /// Which log lines are written, and how.
     pub log: Log,
     /// What follows a failure that may pass.
@@ -65,6 +68,7 @@ pub(crate) struct Config {
     /// Number of shards, at least one.
     pub parallelism: usize,
     effective: Vec<EffectiveSetting>,
+    warnings: Vec<String>,
 }
 
 impl Config {
@@ -89,6 +93,11 @@ impl Config {
     pub(crate) fn effective(&self) -> &[EffectiveSetting] {
         &self.effective
     }
+
+    /// What is no mistake and should be known: credentials in the open, limits that cannot hold.
+    pub(crate) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
 }
 
 /// A setting as `icestream check` shows it.
@@ -100,6 +109,15 @@ pub(crate) struct EffectiveSetting {
     pub value: String,
     /// Where the value came from: a file's path, `the environment` or `default`.
     pub source: String,
+}
+
+/// Where metrics and health are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HttpListen {
+    /// The address; `[::]` is those of IPv4, too.
+    pub address: SocketAddr,
+    /// Nobody asked for this address: where it is taken, another port will do.
+    pub any_port: bool,
 }
 
 /// Where the records come from.

@@ -1,7 +1,8 @@
 //! Renders `docs/settings.md` from the settings table.
 
 use super::owned::OWNED_PROPERTIES;
-use super::settings::{SETTINGS, SettingDoc};
+use super::setting::SettingDoc;
+use super::settings::SETTINGS;
 
 const INTRODUCTION: &str = "# Settings
 
@@ -28,6 +29,10 @@ other programs and Kubernetes have names too, only a typing error of a `KAFKA_`,
 it. A value with spaces or `#` stands in quotes. Outside single quotes `${NAME}` stands for a
 variable set before or in the environment and `\\` escapes, so put passwords in single quotes. A
 dollar sign that refers to nothing, and a name set twice, are errors.
+
+`docker run --env-file` is another reader: it passes quotes, comments after a value and `$` on as they
+stand. A value in the environment that stands in quotes, or has a comment, is an error that says so. A
+file without quotes, and with comments on lines of their own, means the same to all three.
 
 **Secrets** (marked) are shown as `***` everywhere, and so is a password inside any URI.
 

@@ -6,18 +6,20 @@ use std::time::Duration;
 use super::EffectiveSetting;
 use super::error::Problem;
 use super::kind::Kind;
-use super::settings::{self, SETTINGS, SettingDoc};
+use super::setting::{self, SettingDoc};
+use super::settings::SETTINGS;
 use super::sources::{self, Found, Gathered};
 use crate::base::masking::{is_secret_name, mask};
 
 /// The gathered values, and the problems found with them so far.
 pub(super) struct Values {
     gathered: Gathered,
+    warnings: Vec<String>,
 }
 
 impl Values {
     pub(super) fn new(gathered: Gathered) -> Self {
-        Self { gathered }
+        Self { gathered, warnings: Vec::new() }
     }
 
     pub(super) fn check_kinds(&mut self) {
@@ -64,7 +66,7 @@ impl Values {
 
     /// A word of a setting that takes one of several, in the case of the settings table.
     pub(super) fn word(&self, name: &'static str) -> Option<String> {
-        let Some(Kind::OneOf(words)) = settings::by_name(name).map(|doc| doc.kind) else {
+        let Some(Kind::OneOf(words)) = setting::by_name(name).map(|doc| doc.kind) else {
             return None;
         };
         let text = self.raw(name)?;
@@ -116,7 +118,7 @@ impl Values {
 
     /// Reports that a setting is missing, unless it is set to something already reported.
     pub(super) fn missing(&mut self, name: &'static str) {
-        let Some(doc) = settings::by_name(name) else { return };
+        let Some(doc) = setting::by_name(name) else { return };
         if !self.gathered.unusable.contains(name) {
             let allowed = doc.kind.to_string();
             self.report(Problem::Missing { setting: doc.name, key: doc.key, allowed });
@@ -125,7 +127,7 @@ impl Values {
 
     /// Reports the value of a setting; `allowed` says more than the settings table does.
     pub(super) fn invalid(&mut self, name: &'static str, allowed: Option<String>) {
-        let (Some(doc), Some(found)) = (settings::by_name(name), self.gathered.found.get(name))
+        let (Some(doc), Some(found)) = (setting::by_name(name), self.gathered.found.get(name))
         else {
             return;
         };
@@ -142,6 +144,15 @@ impl Values {
     /// Reports a problem.
     pub(super) fn report(&mut self, problem: Problem) {
         self.gathered.problems.push(problem);
+    }
+
+    /// Reports what is no mistake and should be known.
+    pub(super) fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
+
+    pub(super) fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
     }
 
     pub(super) fn into_problems(self) -> Vec<Problem> {

@@ -1,13 +1,15 @@
 //! `/metrics`, `/healthz` and `/readyz`.
 
 use std::future::{Future, IntoFuture};
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
@@ -15,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::connections::Bounded;
 use super::health::Health;
 use super::metrics::Metrics;
 
@@ -31,7 +34,7 @@ pub(crate) enum HttpError {
     /// The address cannot be listened on.
     #[error(
         "cannot listen on {address}: is another process using it? Set HTTP_LISTEN to another \
-         address, or to `off`"
+         address, to port 0 for any that is free, or to `off`"
     )]
     Bind {
         /// The address.
@@ -54,18 +57,44 @@ pub(crate) enum HttpError {
 pub(crate) struct HttpServer {
     listener: TcpListener,
     address: SocketAddr,
+    pipeline: HeaderValue,
 }
 
+/// The header of all answers that names the pipeline: whose port is it?
+pub(crate) const PIPELINE: HeaderName = HeaderName::from_static("icestream-pipeline");
+
 impl HttpServer {
-    /// Listens on `address`. Port 0 takes any free one: see [`Self::address`].
+    /// Listens on `address` for `pipeline`. Port 0 takes any free one, and so does `any_port` where
+    /// the port is taken: see [`Self::address`].
     ///
     /// # Errors
     /// [`HttpError::Bind`].
-    pub(crate) async fn bind(address: SocketAddr) -> Result<Self, HttpError> {
+    pub(crate) async fn bind(
+        address: SocketAddr,
+        any_port: bool,
+        pipeline: &str,
+    ) -> Result<Self, HttpError> {
         let fail = |source| HttpError::Bind { address, source };
-        let listener = TcpListener::bind(address).await.map_err(fail)?;
+        let listener = match TcpListener::bind(address).await {
+            Err(error) if any_port && error.kind() == ErrorKind::AddrInUse => {
+                let other = TcpListener::bind((address.ip(), 0)).await.map_err(fail)?;
+                tracing::warn!(
+                    %address,
+                    "the default address is taken by another process, so any free port is used; set \
+                     HTTP_LISTEN to choose one"
+                );
+                other
+            }
+            // All addresses, of a machine without IPv6.
+            Err(_) if address.ip() == Ipv6Addr::UNSPECIFIED => {
+                TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await.map_err(fail)?
+            }
+            bound => bound.map_err(fail)?,
+        };
         let address = listener.local_addr().map_err(fail)?;
-        Ok(Self { listener, address })
+        // Its name is of letters that a header may have.
+        let pipeline = HeaderValue::from_str(pipeline).unwrap_or(HeaderValue::from_static(""));
+        Ok(Self { listener, address, pipeline })
     }
 
     /// The address that is listened on.
@@ -83,17 +112,21 @@ impl HttpServer {
         health: Health,
         stop: impl Future<Output = ()>,
     ) -> Result<(), HttpError> {
-        let address = self.address;
+        let Self { listener, address, pipeline } = self;
         let fail = |source| HttpError::Serve { address, source };
         let router = Router::new()
             .route("/metrics", get(show_metrics))
             .route("/healthz", get(show_health))
             .route("/readyz", get(show_readiness))
+            .layer(map_response(move |mut response: Response| {
+                response.headers_mut().insert(PIPELINE, pipeline.clone());
+                std::future::ready(response)
+            }))
             .with_state((metrics, health));
         let (stopping, stopped) = oneshot::channel::<()>();
         // The sender is dropped to stop: that is the one answer there is.
         let graceful = async move { stopped.await.unwrap_or_default() };
-        let server = axum::serve(self.listener, router).with_graceful_shutdown(graceful);
+        let server = axum::serve(Bounded::new(listener), router).with_graceful_shutdown(graceful);
         let mut server = pin!(server.into_future());
         tokio::select! {
             result = &mut server => return result.map_err(fail),
@@ -146,12 +179,17 @@ fn answer(status: StatusCode, content_type: &'static str, text: String) -> Respo
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpStream;
     use tokio::task::JoinHandle;
 
+    use super::super::connections::{MOST, PATIENCE};
     use super::super::labels::Server;
     use super::*;
+
+    async fn bound(address: &str) -> HttpServer {
+        HttpServer::bind(address.parse().unwrap(), false, "lake").await.unwrap()
+    }
 
     struct Running {
         address: SocketAddr,
@@ -162,7 +200,7 @@ mod tests {
     }
 
     async fn running(heartbeat_limit: Duration) -> Running {
-        let server = HttpServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let server = bound("127.0.0.1:0").await;
         let (address, health) = (server.address(), Health::new(heartbeat_limit));
         let metrics = Metrics::new().unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -228,9 +266,73 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_in_use_is_named_with_what_to_do() {
-        let first = HttpServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let error = HttpServer::bind(first.address()).await.unwrap_err().to_string();
-        assert!(error.contains(&first.address().to_string()), "{error}");
-        assert!(error.contains("HTTP_LISTEN"), "{error}");
+        let taken = bound("127.0.0.1:0").await;
+        let address = taken.address();
+        let error = HttpServer::bind(address, false, "lake").await.unwrap_err().to_string();
+        assert!(error.contains(&address.to_string()), "{error}");
+        assert!(error.contains("HTTP_LISTEN") && error.contains("port 0"), "{error}");
+        let second = HttpServer::bind(address, true, "lake").await.unwrap();
+        assert_eq!(second.address().ip(), address.ip());
+        assert_ne!(second.address().port(), address.port());
+    }
+
+    #[tokio::test]
+    async fn all_addresses_are_those_of_both_families() {
+        let server = bound("[::]:0").await;
+        let port = server.address().port();
+        TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        if server.address().is_ipv6() {
+            TcpStream::connect(("::1", port)).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn every_answer_names_the_pipeline() {
+        let running = running(Duration::from_secs(60)).await;
+        for path in ["/metrics", "/healthz", "/readyz", "/none"] {
+            let answer = reqwest::get(format!("http://{}{path}", running.address)).await.unwrap();
+            assert_eq!(answer.headers()[PIPELINE.as_str()], "lake", "{path}");
+        }
+    }
+
+    /// Reads until the server ends the connection.
+    async fn ended(mut client: TcpStream) -> bool {
+        let mut rest = Vec::new();
+        let end = timeout(Duration::from_secs(600), client.read_to_end(&mut rest)).await;
+        end.is_ok_and(|read| read.is_err() || rest.is_empty())
+    }
+
+    #[tokio::test]
+    async fn more_clients_than_there_is_room_for_end_the_oldest_and_the_next_is_answered() {
+        let running = running(Duration::from_secs(60)).await;
+        let mut idle = Vec::new();
+        for _ in 0..MOST + 20 {
+            let mut client = TcpStream::connect(running.address).await.unwrap();
+            client.write_all(b"GET /metrics HTTP/1.1\r\nHost: x").await.unwrap();
+            idle.push(client);
+        }
+        assert_eq!(get(running.address, "/healthz").await.0, 200);
+        for client in idle.drain(..20) {
+            assert!(ended(client).await);
+        }
+        assert_eq!(get(running.address, "/healthz").await.0, 200);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_nothing_or_asks_slowly_is_let_go() {
+        let running = running(Duration::from_secs(60)).await;
+        let silent = TcpStream::connect(running.address).await.unwrap();
+        let mut slow = TcpStream::connect(running.address).await.unwrap();
+        slow.write_all(b"GET /metrics HTTP/1.1\r\nX: ").await.unwrap();
+        let begun = tokio::time::Instant::now();
+        assert!(ended(silent).await);
+        let drip = async {
+            // The clock of the test moves on by itself while nothing else can.
+            while slow.write_all(b"x").await.is_ok() && begun.elapsed() < 4 * PATIENCE {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        drip.await;
+        assert!(begun.elapsed() < 3 * PATIENCE, "{:?}", begun.elapsed());
     }
 }

@@ -3,6 +3,7 @@
 //! Owns the names and labels of all metrics, the three HTTP endpoints and the log format. Decides
 //! nothing: the pipeline never reads anything back from here.
 
+mod connections;
 pub(crate) mod health;
 pub(crate) mod http;
 pub(crate) mod labels;
@@ -12,7 +13,7 @@ pub(crate) mod metrics;
 mod page;
 
 pub(crate) use health::Health;
-pub(crate) use http::{HttpError, HttpServer};
+pub(crate) use http::{HttpError, HttpServer, PIPELINE};
 pub(crate) use labels::{
     Admission, CheckpointOutcome, CommitOutcome, Rebalance, Restart, Server, Step, Unread,
 };

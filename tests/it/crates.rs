@@ -36,18 +36,18 @@ const CRATES: &[(&str, &[&str])] = &[
     ("iceberg_storage_opendal", &["table/io", "table/lent_keys"]),
     ("reqsign_core", &["table/lent_keys"]),
     ("opendal", &["table/listing"]),
-    ("reqwest", &["commands/health", "table"]),
+    ("reqwest", &["commands", "table"]),
     ("sqlx", &["table"]),
     // Local state.
     ("rocksdb", &["state"]),
     // What can be seen from outside.
-    ("axum", &["telemetry/http"]),
+    ("axum", &["telemetry"]),
     ("prometheus", &["telemetry/metrics"]),
     // Tasks and threads.
     ("futures", &["demo", "pipeline", "table", "verify"]),
     (
         "tokio",
-        &["commands", "demo", "pipeline", "program", "service", "table", "telemetry/http", "write"],
+        &["commands", "demo", "pipeline", "program", "service", "table", "telemetry", "write"],
     ),
     // Small helpers.
     ("base64", &["decode", "source/fetch/scram", "write/human"]),

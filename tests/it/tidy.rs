@@ -68,7 +68,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "commands",
         &[
             "base", "config", "connect", "failure", "pipeline", "protocol", "retry", "source",
-            "state", "table", "verify", "write",
+            "state", "table", "telemetry", "verify", "write",
         ],
     ),
     ("demo", &["base", "cli", "config", "connect", "failure", "protocol", "table"]),
