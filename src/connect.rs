@@ -32,6 +32,7 @@ pub(crate) async fn connect_catalog(config: &Config) -> Result<Catalog, Failure>
             scope: iceberg.rest.scope.clone(),
             audience: iceberg.rest.audience.clone(),
             resource: iceberg.rest.resource.clone(),
+            ca_file: iceberg.rest.ca_file.clone(),
             oauth2_server_uri: iceberg.rest.oauth2_server_uri.clone(),
             ..RestAuth::default()
         },
@@ -109,6 +110,7 @@ pub(crate) fn source_settings(config: &Config) -> SourceSettings {
         properties: config.kafka.properties.clone(),
         fetch_bytes: shares.fetch,
         queue_bytes: shares.queue,
+        batch_bytes: shares.unpacked,
         queue_messages: shares.queue_messages,
         fetch_by: match config.kafka.fetcher {
             Fetcher::Icestream => FetchBy::Icestream,

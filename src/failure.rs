@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::base::masking::mask_text;
+use crate::base::one_line::one_line;
 use crate::config::ConfigError;
 use crate::decode::{BadRecord, UnsupportedSchema};
 use crate::protocol::{CommitId, EditError, Epoch, Refusal};
@@ -289,12 +290,17 @@ impl Failure {
     }
 }
 
-/// An error and all its causes in one line, without the passwords of the addresses that they name.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+/// An error and all its causes in one line, without the passwords of the addresses that they name. What
+/// servers say is in there: each is cut, and nothing in it can look like a line of its own. Only the
+/// problems of settings have lines.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    if matches!(error.downcast_ref(), Some(Failure::Config(_))) {
+        return mask_text(&error.to_string());
+    }
+    let mut text = one_line(&mask_text(&error.to_string()));
     let mut cause = error.source();
     while let Some(inner) = cause {
-        let words = inner.to_string();
+        let words = one_line(&mask_text(&inner.to_string()));
         // Transparent wrappers repeat their inner error's words.
         if !text.ends_with(&words) {
             text.push_str(": ");

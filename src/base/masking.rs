@@ -7,7 +7,10 @@
 pub(crate) const MASK: &str = "***";
 
 /// What says in any part of a name that it is the name of a secret.
-const WORDS: [&str; 22] = [
+const WORDS: [&str; 25] = [
+    "sse.md5",
+    "sse.key",
+    "sse_key",
     "password",
     "passwd",
     "passphrase",

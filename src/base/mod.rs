@@ -10,5 +10,7 @@ pub(crate) mod location;
 pub(crate) mod log_lines;
 pub(crate) mod masking;
 pub(crate) mod memory_bound;
+pub(crate) mod names;
+pub(crate) mod one_line;
 pub(crate) mod os_error;
 pub(crate) mod secret;

@@ -14,6 +14,7 @@ use super::probe::{self, Seen};
 use super::written;
 use crate::base::location::local_path;
 use crate::base::masking::MASK;
+use crate::base::one_line::one_line;
 use crate::base::secret::Properties;
 use crate::config::{Config, ConfigError};
 use crate::connect::{connect_catalog, source_settings, table_name};
@@ -66,7 +67,9 @@ impl Lines<'_> {
             Err(text) => ("FAIL", text),
         };
         self.failed += u32::from(seen.is_err());
-        let text = text.trim_end().replace('\n', "\n                            ");
+        // One problem of the settings a line; whatever servers say is on one line each.
+        let text = text.trim_end().lines().map(one_line).collect::<Vec<_>>();
+        let text = text.join("\n                            ");
         writeln!(self.out, "{word}  {what:<11} {:>6} ms  {text}", took.as_millis())?;
         self.out.flush()
     }

@@ -51,6 +51,8 @@ pub(crate) struct Config {
     pub write: Write,
     /// What becomes of a record that cannot be a row.
     pub bad_records: BadRecords,
+    /// Does a message about a bad record show nothing of its value?
+    pub hide_values: bool,
     /// Are old snapshots taken out of the table along with the commits?
     pub expire_snapshots: bool,
     /// Where metrics and health are served, if at all.
@@ -234,6 +236,8 @@ pub(crate) struct Rest {
     pub audience: Option<String>,
     /// Resource to ask a token for.
     pub resource: Option<String>,
+    /// PEM file of authorities to trust beside those of the system.
+    pub ca_file: Option<String>,
     /// Where a token is asked for; unset for the catalog's own endpoint.
     pub oauth2_server_uri: Option<Uri>,
 }

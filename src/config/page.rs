@@ -63,7 +63,7 @@ const SECTIONS: [(&str, &[&str]); 8] = [
     ("Iceberg", &["iceberg."]),
     ("S3", &["s3."]),
     ("Checkpoints", &["checkpoint."]),
-    ("Writing", &["write.", "parallelism", "memory_limit_mb", "bad_records"]),
+    ("Writing", &["write.", "parallelism", "memory_limit_mb", "bad_record"]),
     ("Maintenance", &["maintenance."]),
     ("Failures", &["retry_give_up_ms", "restart."]),
     ("The process", &["http.", "log.", "shutdown_timeout_ms"]),

@@ -10,6 +10,7 @@ use super::owned;
 use super::sources;
 use super::values::Values;
 use super::{Assignment, CatalogType, Fetcher, Iceberg, Kafka, OffsetReset, Rest};
+use crate::base::names;
 use crate::base::secret::{Properties, Secret, Uri};
 
 /// Stores that are not Amazon's ask for a region and ignore which.
@@ -246,8 +247,7 @@ fn is_postgres(text: &str) -> bool {
 }
 
 fn is_table(text: &str) -> bool {
-    let part = |part: &str| !part.trim().is_empty() && part.trim() == part;
-    text.contains('.') && text.split('.').all(part)
+    names::parts(text).is_some_and(|parts| parts.len() > 1)
 }
 
 fn warehouse(values: &mut Values, catalog_type: CatalogType) -> Option<String> {
@@ -324,7 +324,29 @@ fn rest(values: &mut Values) -> Rest {
         scope: values.text("ICEBERG_REST_SCOPE"),
         audience: values.text("ICEBERG_REST_AUDIENCE"),
         resource: values.text("ICEBERG_REST_RESOURCE"),
+        ca_file: values.text("ICEBERG_REST_CA_FILE"),
         oauth2_server_uri: values.text(ENDPOINT).map(Uri::new),
+    }
+}
+
+/// What each kind of encryption needs beside its name.
+fn encryption(values: &mut Values, properties: &mut Properties) {
+    let kind = values.word("S3_SSE_TYPE");
+    match kind.as_deref() {
+        Some("custom") => ["S3_SSE_KEY", "S3_SSE_KEY_MD5"].into_iter().for_each(|name| {
+            if values.source(name).is_none() {
+                values.missing(name);
+            }
+        }),
+        Some("kms") => {}
+        _ if values.source("S3_SSE_KEY").is_some() => values.report(Problem::Conflict {
+            settings: "S3_SSE_KEY and S3_SSE_TYPE",
+            reason: String::from("only `kms` and `custom` have a key: set the type to one of them"),
+        }),
+        _ => {}
+    }
+    if let Some(kind) = kind {
+        properties.set("s3.sse.type", kind);
     }
 }
 
@@ -351,8 +373,13 @@ fn io_properties(values: &mut Values) -> Properties {
         ("s3.secret-access-key", "AWS_SECRET_ACCESS_KEY"),
         ("s3.session-token", "AWS_SESSION_TOKEN"),
         ("s3.region", "AWS_REGION"),
+        ("s3.sse.key", "S3_SSE_KEY"),
+        ("s3.sse.md5", "S3_SSE_KEY_MD5"),
+        // Ours: the store reads it.
+        ("icestream.s3.ca-file", "S3_CA_FILE"),
     ];
     set_all(values, &mut properties, &texts);
+    encryption(values, &mut properties);
     if let Some(path_style) = values.flag("S3_PATH_STYLE_ACCESS") {
         properties.set("s3.path-style-access", path_style.to_string());
     }
@@ -413,5 +440,24 @@ mod tests {
         assert_eq!(wrong.len(), 2, "along with what else is wrong: {wrong:?}");
         let words = ["KAFKA_FETCHER", "KAFKA_SSL_KEY_PASSWORD is set", "librdkafka", "`auto`"];
         assert!(wrong.iter().any(|problem| words.iter().all(|word| problem.contains(word))));
+    }
+
+    #[test]
+    fn encryption_at_the_store_is_asked_for_with_what_it_needs() {
+        let io = |set: &[(&str, &str)]| {
+            let config = load(None, None, environment(set)).unwrap();
+            let all = config.iceberg.io_properties.iter();
+            all.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+        };
+        let refused = |set: &[(&str, &str)]| problems(load(None, None, environment(set)));
+        assert_eq!(io(&[("S3_SSE_TYPE", "S3")]), "s3.sse.type=s3");
+        assert_eq!(io(&[("S3_SSE_TYPE", "kms")]), "s3.sse.type=kms");
+        let kms = [("S3_SSE_TYPE", "kms"), ("S3_SSE_KEY", "k")];
+        assert_eq!(io(&kms), "s3.sse.key=k s3.sse.type=kms");
+        assert_eq!(refused(&[("S3_SSE_TYPE", "custom")]).len(), 2);
+        for kind in [&[][..], &[("S3_SSE_TYPE", "s3")], &[("S3_SSE_TYPE", "none")]] {
+            let problems = refused(&[kind, &[("S3_SSE_KEY", "hunter2")]].concat());
+            assert!(problems[0].starts_with("S3_SSE_KEY and S3_SSE_TYPE: only"), "{problems:?}");
+        }
     }
 }

@@ -146,7 +146,10 @@ pub(crate) const SETTINGS: &[SettingDoc] = &[
             "`sqlite://PATH` or `postgres://USER:PASSWORD@HOST/DATABASE` with `sql`; `http://` or \
              `https://` with `rest`",
         ),
-        "Where the catalog is. A password in it is never shown.",
+        "Where the catalog is. A password in it is never shown. PostgreSQL is reached with TLS if it offers \
+         that, and its certificate is not looked at: `?sslmode=verify-full&sslrootcert=/path/ca.pem` does \
+         both, `sslmode=require` the first alone. Behind a PgBouncer that lends connections for a \
+         transaction, see docs/operations.md.",
     ),
     setting(
         "ICEBERG_WAREHOUSE",
@@ -162,7 +165,8 @@ pub(crate) const SETTINGS: &[SettingDoc] = &[
         "iceberg.table",
         REQUIRED,
         Kind::Text("`namespace.table`, without empty parts"),
-        "Table to write. An existing one is written as it is.",
+        "Table to write. An existing one is written as it is. A namespace may have several levels \
+         (`a.b.table`); a name with a dot in it stands in backticks (``db.`orders.v1` ``).",
     ),
     setting(
         "ICEBERG_TABLE_SCHEMA",
@@ -222,6 +226,14 @@ pub(crate) const SETTINGS: &[SettingDoc] = &[
         Kind::Text("`http://` or `https://`"),
         "Where a token is asked for.",
     ),
+    setting(
+        "ICEBERG_REST_CA_FILE",
+        "iceberg.rest.ca_file",
+        NONE,
+        Kind::ExistingPath,
+        "PEM file of authorities that are trusted beside those of the system, for the certificates of the \
+         catalog and of where a token is asked for.",
+    ),
     SettingDoc {
         name: "AWS_ACCESS_KEY_ID",
         alias: None,
@@ -259,6 +271,33 @@ pub(crate) const SETTINGS: &[SettingDoc] = &[
         "none; `true` with an endpoint",
         Kind::Bool,
         "Address a bucket by path and not by host name, as most stores that are not Amazon's want.",
+    ),
+    setting(
+        "S3_CA_FILE",
+        "s3.ca_file",
+        NONE,
+        Kind::ExistingPath,
+        "PEM file of authorities that are trusted beside those of the system, for the store's certificate.",
+    ),
+    setting(
+        "S3_SSE_TYPE",
+        "s3.sse_type",
+        "none: as the bucket says",
+        Kind::OneOf(&["none", "s3", "kms", "custom"]),
+        "Encryption at the store that is asked for with each object, as `s3.sse.type` of Iceberg: `s3` by its \
+         own keys, `kms` by one of a key service, `custom` by the key that is given.",
+    ),
+    secret(
+        "S3_SSE_KEY",
+        "s3.sse_key",
+        Kind::Text("with `kms` the id of a key, with `custom` 256 bits in base64"),
+        "Key of that encryption; `kms` without one takes the bucket's.",
+    ),
+    secret(
+        "S3_SSE_KEY_MD5",
+        "s3.sse_key_md5",
+        Kind::Text("128 bits in base64"),
+        "MD5 of that key, which `custom` wants, too.",
     ),
     setting(
         "CHECKPOINT_INTERVAL_MS",
@@ -365,6 +404,14 @@ pub(crate) const SETTINGS: &[SettingDoc] = &[
         Kind::OneOf(&["fail", "skip"]),
         "What becomes of a record that cannot be a row: `fail` stops and names it, `skip` leaves \
          it out and counts it.",
+    ),
+    setting(
+        "BAD_RECORD_VALUES",
+        "bad_record_values",
+        "`show`",
+        Kind::OneOf(&["show", "hide"]),
+        "Does a message about a bad record show what was found in it? `show`: at most 64 bytes. `hide`: \
+         nothing of it, for data that must not be in logs; offset, column and what was expected are.",
     ),
     setting(
         "MAINTENANCE_EXPIRE_SNAPSHOTS",

@@ -13,6 +13,10 @@ const MESSAGE: u64 = 600;
 /// are encoded right after they were decoded.
 const BATCH: u64 = MIB;
 
+/// What is bounded although it should be far from it, and the room that such a bound leaves in any case:
+/// what one batch of records unpacks to, and one record as columns.
+const ODD: (u64, u64) = (64 * MIB, 1 << 30);
+
 /// What each part of the process may take. The parts that cannot be counted (an answer of a broker
 /// while it is unpacked, a batch while it is split, a row group while it is encoded) are given room
 /// by a multiple of what is counted.
@@ -25,6 +29,10 @@ pub(crate) struct Shares {
     pub queue: u64,
     /// Messages that the client holds ready for one shard.
     pub queue_messages: u64,
+    /// Bytes that one batch of records may unpack to. Those of common producers take a hundredth of it.
+    pub unpacked: u64,
+    /// Bytes that one record may take: its text, and as columns.
+    pub record: u64,
     /// Bytes of one shard's batch; decoded, taken and split there are up to four of them.
     pub batch: u64,
     /// Bytes of one shard's open files: row groups being encoded, what the codec keeps for them, and
@@ -43,6 +51,8 @@ impl Shares {
             fetch: (rest / 96).clamp(MIB, 8 * MIB),
             queue: (shard / 16).clamp(MIB, 1 << 30),
             queue_messages: (shard / 16 / MESSAGE).clamp(1_000, 20_000),
+            unpacked: (rest / 4).clamp(ODD.0, ODD.1),
+            record: (rest / 8).clamp(ODD.0 / 2, ODD.1),
             batch: (shard / 24).clamp(MIB / 2, BATCH),
             files: (shard * 4 / 10).max(5 * MIB),
             metadata: (rest / 32).clamp(MIB, 16 * MIB),

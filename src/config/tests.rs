@@ -510,6 +510,7 @@ fn secrets() -> Vec<(&'static str, &'static str)> {
         ("KAFKA_SECURITY_PROTOCOL", "sasl_ssl"),
         ("KAFKA_SASL_MECHANISM", "PLAIN"),
         ("KAFKA_SASL_USERNAME", "ice"),
+        ("S3_SSE_TYPE", "custom"),
         ("ICEBERG_CATALOG_URI", "postgres://ice:hunter2@db/c?sslpassword=hunter2"),
         ("ICEBERG_WAREHOUSE", "s3://b/p"),
         ("AWS_ENDPOINT_URL_S3", "http://ice:hunter2@s3:9000"),

@@ -5,6 +5,9 @@ use std::fmt::{self, Write as _};
 /// Bytes of a refused value that an error shows at most.
 const SHOWN_BYTES: usize = 64;
 
+/// What stands before the value in a fault's words.
+const FOUND: &str = ", found ";
+
 /// A payload that is not a row of the table. Nothing of it was appended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("bad record ({reason}){at}: {detail}", at = At(path))]
@@ -29,7 +32,16 @@ impl RecordError {
     /// `expected {what}, found {value}`.
     #[cold]
     pub(super) fn expected(reason: Reason, what: impl fmt::Display, value: &[u8]) -> Box<Self> {
-        Self::boxed(reason, format!("expected {what}, found {}", Shown(value)))
+        Self::boxed(reason, format!("expected {what}{FOUND}{}", Shown(value)))
+    }
+
+    /// The same fault without what was found, which may be nobody's to read.
+    #[cold]
+    pub(crate) fn without_value(mut self) -> Self {
+        if let Some((expected, _)) = self.detail.split_once(FOUND) {
+            self.detail = format!("{expected}{FOUND}a value that is not shown");
+        }
+        self
     }
 
     /// The same fault, seen from the struct that holds the field `name`.
@@ -101,7 +113,7 @@ pub enum Reason {
     MissingField,
     /// A field of the table, or a map's key, occurs twice in one object.
     DuplicateKey,
-    /// One record needs more column memory than an Arrow array can address (2 GiB).
+    /// One record, or what it becomes in the columns, is larger than a share of `MEMORY_LIMIT_MB`.
     TooLarge,
 }
 

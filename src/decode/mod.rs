@@ -98,6 +98,15 @@ impl Decoder {
         }
     }
 
+    /// Bounds what one record may take, as text and as columns; without it, 2 GiB.
+    #[must_use]
+    pub fn with_record_bytes(mut self, bytes: usize) -> Self {
+        match &mut self {
+            Self::Json(decoder) => decoder.set_record_bytes(bytes),
+        }
+        self
+    }
+
     /// Appends one payload as one row, or tells why not.
     pub fn push(&mut self, payload: &[u8]) -> Pushed {
         match self {

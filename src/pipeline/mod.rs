@@ -254,6 +254,7 @@ impl Pipeline {
             let sinks = sinks.collect::<Result<Vec<_>, Failure>>()?;
             let settings = ShardSettings {
                 bad_records: self.settings.bad_records,
+                hide_values: self.settings.hide_values,
                 max_epoch_bytes: self.settings.trigger.max_bytes,
                 interval: self.settings.trigger.interval,
                 fresh: self.settings.fresh,

@@ -123,6 +123,7 @@ impl World for Real {
             names,
             batch_rows: config.write.batch_size,
             batch_bytes: usize::try_from(shares.batch).unwrap_or(usize::MAX),
+            record_bytes: usize::try_from(shares.record).unwrap_or(usize::MAX),
             batch_timeout: config.write.batch_timeout,
             target_file_size: config.write.target_file_size,
             max_buffered_bytes: shares.files,

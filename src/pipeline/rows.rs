@@ -101,6 +101,11 @@ impl RowBuilder {
         })
     }
 
+    /// Bounds what one record may take.
+    pub(crate) fn with_record_bytes(self, bytes: usize) -> Self {
+        Self { decoder: self.decoder.with_record_bytes(bytes), ..self }
+    }
+
     /// Appends a record as one row, or nothing.
     pub(crate) fn push(&mut self, record: &Record<'_>, payload: &[u8]) -> Pushed {
         let instant = record.timestamp_ms.filter(|millis| INSTANTS.contains(millis));

@@ -41,6 +41,8 @@ pub(crate) struct RunSettings {
     pub reset: ResetPolicy,
     /// What to do with bad records.
     pub bad_records: BadRecords,
+    /// Is what was found in one nobody's to read?
+    pub hide_values: bool,
 }
 
 impl RunSettings {
@@ -79,6 +81,7 @@ impl RunSettings {
                 OffsetReset::Latest => ResetPolicy::Latest,
             },
             bad_records: config.bad_records,
+            hide_values: config.hide_values,
         }
     }
 }

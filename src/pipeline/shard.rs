@@ -34,6 +34,8 @@ const POSITIONS: Duration = Duration::from_millis(100);
 pub(crate) struct ShardSettings {
     /// What to do with bad records.
     pub bad_records: BadRecords,
+    /// Is what was found in one nobody's to read?
+    pub hide_values: bool,
     /// Most payload bytes of an epoch that waits for the last one's commit.
     pub max_epoch_bytes: u64,
     /// The checkpoint interval.
@@ -375,6 +377,10 @@ impl<S: Sink> Shard<S> {
                     Pushed::Row => Fate::Row,
                     Pushed::Bad(error) => {
                         self.metrics.add_bad_records(error.reason.label(), 1);
+                        let error = match self.settings.hide_values {
+                            true => error.without_value(),
+                            false => error,
+                        };
                         match self.settings.bad_records {
                             BadRecords::Fail => {
                                 table.given -= 1;

@@ -171,6 +171,7 @@ impl Rig {
         let disks: Vec<_> = disks.into_iter().map(|disk| Arc::new(Mutex::new(disk))).collect();
         let settings = ShardSettings {
             bad_records,
+            hide_values: false,
             max_epoch_bytes: u64::MAX,
             interval: Duration::from_secs(60),
             fresh: Duration::from_secs(1),

@@ -25,6 +25,8 @@ pub(crate) struct SinkSettings {
     pub batch_rows: usize,
     /// Bytes of a batch: a batch ends at rows or bytes, whichever first.
     pub batch_bytes: usize,
+    /// Bytes that one record may take: as text, and as columns.
+    pub record_bytes: usize,
     /// Longest that rows wait in a batch.
     pub batch_timeout: Duration,
     /// Bytes at which a data file is closed and another begun.
@@ -197,6 +199,7 @@ impl Sink for FileSink {
 fn rows(table: &LoadedTable, settings: &SinkSettings) -> Result<RowBuilder, Failure> {
     let name = table.name.to_string();
     RowBuilder::new(&table.metadata, &name, &settings.topics, settings.format)
+        .map(|rows| rows.with_record_bytes(settings.record_bytes))
 }
 
 fn same_shape(one: &LoadedTable, other: &LoadedTable) -> bool {
@@ -243,6 +246,7 @@ mod tests {
             names,
             batch_rows: 100,
             batch_bytes: 1 << 20,
+            record_bytes: 1 << 20,
             batch_timeout: std::time::Duration::from_secs(1),
             target_file_size: 1 << 20,
             max_buffered_bytes: 1 << 20,

@@ -75,14 +75,20 @@ impl Frontier {
     }
 }
 
-/// In one line of a log: `topic[0]=17 topic[1]=9`.
+/// Partitions of which a log line tells at most.
+const SHOWN: usize = 50;
+
+/// In one line of a log: `topic[0]=17 topic[1]=9`, the first fifty.
 impl fmt::Display for Frontier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (tp, next)) in self.iter().enumerate() {
+        for (at, (tp, next)) in self.iter().take(SHOWN).enumerate() {
             let gap = if at == 0 { "" } else { " " };
             write!(f, "{gap}{tp}={next}")?;
         }
-        Ok(())
+        match self.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
     }
 }
 
@@ -465,6 +471,14 @@ mod tests {
         assert_eq!((frontier.get(&tp(0)), frontier.get(&tp(2))), (Some(17), None));
         assert_eq!((frontier.len(), frontier.is_empty()), (2, false));
         assert_eq!(frontier.to_string(), "readings[0]=17 readings[1]=9");
+    }
+
+    #[test]
+    fn a_log_line_tells_of_few_of_many_partitions_and_how_many_more_there_are() {
+        let all: Frontier = (0..10_000).map(|partition| (tp(partition), 1)).collect();
+        let line = all.to_string();
+        assert!(line.starts_with("readings[0]=1 ") && line.len() < 1000, "{line}");
+        assert!(line.ends_with(" and 9950 more"), "{line}");
     }
 
     #[test]

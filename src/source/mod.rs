@@ -95,6 +95,8 @@ pub(crate) struct SourceSettings {
     pub fetch_bytes: u64,
     /// Most bytes that the client may hold ready for each shard.
     pub queue_bytes: u64,
+    /// A batch of records may unpack to fewer bytes than these.
+    pub batch_bytes: u64,
     /// Most messages that the client may hold ready for each shard.
     pub queue_messages: u64,
     /// Who fetches the records.
@@ -205,6 +207,7 @@ impl Source {
         let fetcher = (settings.fetch_by == FetchBy::Icestream).then(|| {
             Security::new(&settings.properties)
                 .map(|security| Fetcher::new(&settings.topics, settings.queue_bytes, security))
+                .map(|fetcher| fetcher.with_batches_below(settings.batch_bytes))
                 .map_err(|detail| SourceError::Security { detail })
         });
         let fetcher = fetcher.transpose()?;

@@ -299,6 +299,7 @@ mod tests {
             properties: Properties::default(),
             fetch_bytes: 1 << 20,
             queue_bytes: 1 << 20,
+            batch_bytes: 1 << 30,
             queue_messages: 1000,
             fetch_by: FetchBy::Librdkafka,
         })

@@ -9,9 +9,9 @@ use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream;
 use iceberg::io::{FileIO, FileIOBuilder, LocalFsStorageFactory};
-use iceberg_storage_opendal::{CustomAwsCredentialLoader, OpenDalStorageFactory};
 
 use super::TableError;
+use super::s3_store::{self, Access};
 use crate::base::durable::{leading_directories, sync};
 use crate::base::location::{Store, local_path, store_of};
 use crate::base::secret::Properties;
@@ -22,26 +22,15 @@ use crate::base::secret::Properties;
 /// # Errors
 /// `Setting` if the location is of another kind.
 pub fn file_io(location: &str, properties: &Properties) -> Result<FileIO, TableError> {
-    file_io_with(location, properties, None)
+    let properties = properties.clone();
+    file_io_by(location, vec![Access { prefix: String::new(), properties, keys: None }])
 }
 
-/// The same, with keys for S3 that change while it is used.
-pub(super) fn file_io_with(
-    location: &str,
-    properties: &Properties,
-    keys: Option<CustomAwsCredentialLoader>,
-) -> Result<FileIO, TableError> {
+/// The same, with keys for S3 that differ by prefix and change while they are used.
+pub(super) fn file_io_by(location: &str, accesses: Vec<Access>) -> Result<FileIO, TableError> {
     match store_of(location) {
         Some(Store::Local) => Ok(FileIOBuilder::new(Arc::new(LocalFsStorageFactory)).build()),
-        Some(Store::S3) => {
-            let factory = OpenDalStorageFactory::S3 { customized_credential_load: keys };
-            let mut builder = FileIOBuilder::new(Arc::new(factory)).with_props(properties.iter());
-            if properties.contains("s3.endpoint") && !names_region(properties) {
-                // Stores with an endpoint of their own have no regions, but signing needs one.
-                builder = builder.with_prop("s3.region", "us-east-1");
-            }
-            Ok(builder.build())
-        }
+        Some(Store::S3) => s3_store::file_io(accesses),
         None => Err(TableError::Setting {
             setting: "table location",
             reason: format!(
@@ -49,10 +38,6 @@ pub(super) fn file_io_with(
             ),
         }),
     }
-}
-
-fn names_region(properties: &Properties) -> bool {
-    properties.contains("s3.region") || properties.contains("client.region")
 }
 
 /// A file that is complete in memory and not yet in the store.

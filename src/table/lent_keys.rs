@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use iceberg::io::{S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY, S3_SESSION_TOKEN};
-use iceberg_storage_opendal::{AwsCredential, CustomAwsCredentialLoader, ProvideCredential};
+use iceberg_storage_opendal::{AwsCredential, ProvideCredential};
 use parking_lot::Mutex;
 use reqsign_core::time::Timestamp;
 use reqwest::Method;
@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const ONE_REQUEST: Duration = Duration::from_secs(100);
 
 /// A set of keys for a prefix of locations.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub(super) struct StorageCredential {
     /// Locations that begin with it.
     pub prefix: String,
@@ -67,6 +67,7 @@ struct Inner {
     /// Where to ask for new ones, one after the other.
     urls: Vec<String>,
     table: TableName,
+    /// The table's, or the prefix for which they were lent.
     location: String,
     keys: Mutex<Keys>,
     renewing: tokio::sync::Mutex<()>,
@@ -150,11 +151,6 @@ impl LentKeys {
             }
             None => false,
         }
-    }
-
-    /// For the client of the store.
-    pub(super) fn loader(&self) -> CustomAwsCredentialLoader {
-        CustomAwsCredentialLoader::new(self.clone())
     }
 
     /// The keys of now.

@@ -5,17 +5,11 @@ use std::io::ErrorKind;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
-use iceberg::io::{
-    CLIENT_REGION, FileIO, S3_ACCESS_KEY_ID, S3_ALLOW_ANONYMOUS, S3_ASSUME_ROLE_ARN,
-    S3_ASSUME_ROLE_EXTERNAL_ID, S3_ASSUME_ROLE_SESSION_NAME, S3_DISABLE_CONFIG_LOAD,
-    S3_DISABLE_EC2_METADATA, S3_ENDPOINT, S3_PATH_STYLE_ACCESS, S3_REGION, S3_SECRET_ACCESS_KEY,
-    S3_SESSION_TOKEN,
-};
-use opendal::layers::{RetryLayer, TimeoutLayer};
-use opendal::services::S3Config;
-use opendal::{Configurator, Entry, Lister, Operator};
+use iceberg::io::FileIO;
+use opendal::{Entry, Lister};
 
 use super::TableError;
+use super::s3_store::operator;
 use crate::base::location::{OnS3, local_path, on_s3};
 
 /// Files of a page: as many as S3 names in one answer.
@@ -57,7 +51,8 @@ impl Listing {
             reason: format!("{location} is neither a local path nor on S3: it cannot be listed"),
         })?;
         let failed = |error: opendal::Error| TableError::storage("list", location, error);
-        let operator = operator(io, bucket).map_err(failed)?;
+        let operator =
+            operator(io, location).map_err(|error| TableError::storage("list", location, error))?;
         let lister = operator.lister_with(&format!("{key}/")).recursive(true).await;
         Ok(Self::S3 { bucket: format!("{scheme}://{bucket}/"), lister: lister.map_err(failed)? })
     }
@@ -103,32 +98,6 @@ fn listed(bucket: &str, entry: &Entry) -> Option<Listed> {
         bytes: metadata.content_length(),
         modified_ms: metadata.last_modified().map(|time| time.into_inner().as_millisecond()),
     })
-}
-
-/// Reaches a bucket as the crate's own store does with the same properties.
-fn operator(io: &FileIO, bucket: &str) -> opendal::Result<Operator> {
-    let properties = io.config().props();
-    let get = |key: &str| properties.get(key).cloned();
-    let is_set = |key: &str| {
-        let value = get(key).unwrap_or_default().to_lowercase();
-        ["true", "t", "1", "on"].contains(&value.as_str())
-    };
-    let mut config = S3Config::default();
-    config.bucket = bucket.to_owned();
-    config.endpoint = get(S3_ENDPOINT);
-    config.access_key_id = get(S3_ACCESS_KEY_ID);
-    config.secret_access_key = get(S3_SECRET_ACCESS_KEY);
-    config.session_token = get(S3_SESSION_TOKEN);
-    config.region = get(CLIENT_REGION).or(get(S3_REGION));
-    config.role_arn = get(S3_ASSUME_ROLE_ARN);
-    config.external_id = get(S3_ASSUME_ROLE_EXTERNAL_ID);
-    config.role_session_name = get(S3_ASSUME_ROLE_SESSION_NAME);
-    config.enable_virtual_host_style = !is_set(S3_PATH_STYLE_ACCESS);
-    config.skip_signature = is_set(S3_ALLOW_ANONYMOUS);
-    config.disable_ec2_metadata = is_set(S3_DISABLE_EC2_METADATA);
-    config.disable_config_load = is_set(S3_DISABLE_CONFIG_LOAD);
-    let operator = Operator::new(config.into_builder())?.finish();
-    Ok(operator.layer(TimeoutLayer::new()).layer(RetryLayer::new()))
 }
 
 /// Walks local directories. Follows no symbolic links.

@@ -25,6 +25,7 @@ mod error;
 mod expiry;
 mod files;
 mod founding;
+mod http;
 mod io;
 mod ledger;
 mod lent_keys;
@@ -39,6 +40,7 @@ mod partition_names;
 mod properties;
 mod rest;
 mod rest_client;
+mod s3_store;
 mod scanning;
 mod schema;
 mod settings;
@@ -58,6 +60,8 @@ use std::time::Duration;
 use ::iceberg::io::FileIO;
 use ::iceberg::spec::{Schema, TableMetadata, TableMetadataRef, UnboundPartitionSpec};
 use ::iceberg::{NamespaceIdent, Runtime, TableIdent};
+
+use crate::base::names;
 
 pub use commit::{CommitOutcome, append};
 pub(crate) use commit::{append_edit, check_places, check_writable};
@@ -98,7 +102,10 @@ impl TableName {
 
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.dotted_namespace(), self.name)
+        for level in &self.namespace {
+            write!(f, "{}.", names::part(level))?;
+        }
+        f.write_str(&names::part(&self.name))
     }
 }
 
@@ -106,17 +113,13 @@ impl FromStr for TableName {
     type Err = TableError;
 
     fn from_str(text: &str) -> Result<Self, TableError> {
-        let mut parts: Vec<String> = text.split('.').map(|part| part.trim().to_string()).collect();
+        let mut parts = names::parts(text).unwrap_or_default();
         match parts.pop() {
-            Some(name)
-                if !name.is_empty() && !parts.is_empty() && parts.iter().all(|p| !p.is_empty()) =>
-            {
-                Ok(Self { namespace: parts, name })
-            }
+            Some(name) if !parts.is_empty() => Ok(Self { namespace: parts, name }),
             _ => Err(TableError::Setting {
                 setting: "table name",
                 reason: format!(
-                    "{text:?} is not of the form namespace.table (a namespace may have several levels: a.b.table)"
+                    "{text:?} is not of the form namespace.table (a namespace may have several levels: a.b.table; a name with a dot stands in backticks)"
                 ),
             }),
         }

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::lent_keys::{LentKeys, StorageCredential, for_location};
 use super::rest_client::{Answer, RestClient, SendError, is_iceberg_error, lookup};
+use super::s3_store::Access;
 use super::snapshot::Proposal;
 use super::{
     CatalogSettings, CommitOutcome, Creation, LoadedTable, NotSent, TableError, TableName, io,
@@ -24,17 +25,28 @@ use crate::base::secret::Properties;
 /// As a catalog lists it.
 const KEYS_ENDPOINT: &str = "GET /v1/{prefix}/namespaces/{namespace}/tables/{table}/credentials";
 
+/// How a catalog says what stands between the levels of a namespace in an address, encoded as there.
+const SEPARATOR: &str = "namespace-separator";
+
+/// What a catalog says, but for names of our own: it has no say in those.
+fn without_ours(mut told: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    told.retain(|name, _| !name.starts_with("icestream."));
+    told
+}
+
 /// A REST catalog.
 pub struct RestCatalog {
     client: Arc<RestClient>,
     /// Address of the catalog's resources: base, `/v1`, and the prefix that the catalog asks for.
     root: String,
+    /// Between the levels of a namespace in an address, encoded.
+    separator: String,
     /// Properties of the store: the catalog's defaults, ours, and what the catalog overrides.
     io_properties: Properties,
     /// Can keys to a store be asked for without the table?
     lends_keys_alone: bool,
-    /// Keys that came with tables.
-    lent: Mutex<BTreeMap<TableName, LentKeys>>,
+    /// Keys that came with tables, each for the table's location or a prefix.
+    lent: Mutex<BTreeMap<(TableName, String), LentKeys>>,
 }
 
 impl fmt::Debug for RestCatalog {
@@ -82,7 +94,8 @@ impl RestCatalog {
         let config: ConfigAnswer = parse(&client, doing, &answer)?;
         let mut properties = Properties::from_iter(config.defaults.unwrap_or_default());
         properties.extend(settings.io_properties.iter());
-        properties.extend(config.overrides.unwrap_or_default());
+        properties.extend(without_ours(config.overrides.unwrap_or_default()));
+        let separator = properties.remove(SEPARATOR).unwrap_or_else(|| String::from("%1F"));
         let base = properties.remove("uri").unwrap_or_else(|| base.to_string());
         let base = base.trim_end_matches('/');
         let root = match properties.remove("prefix").as_deref().map(|p| p.trim_matches('/')) {
@@ -94,6 +107,7 @@ impl RestCatalog {
         Ok(Self {
             client,
             root,
+            separator,
             io_properties: properties,
             lends_keys_alone,
             lent: Mutex::default(),
@@ -108,7 +122,7 @@ impl RestCatalog {
 
     fn namespace_url(&self, levels: &[String]) -> String {
         let levels: Vec<String> = levels.iter().map(|level| encode_segment(level)).collect();
-        format!("{}/namespaces/{}", self.root, levels.join("%1F"))
+        format!("{}/namespaces/{}", self.root, levels.join(&self.separator))
     }
 
     fn table_url(&self, table: &TableName) -> String {
@@ -140,20 +154,54 @@ impl RestCatalog {
             .map_err(|error| unreadable(table, &mask_uri(&self.table_url(table)), error))?;
         self.client.has_read();
         let location = parsed.metadata.location().to_string();
-        let mut properties = self.io_properties.clone();
-        let mut told = parsed.config.unwrap_or_default();
-        told.extend(for_location(parsed.storage_credentials.unwrap_or_default(), &location));
-        let keys = self.keys(table, &location, &told);
-        properties.extend(told);
+        let told = without_ours(parsed.config.unwrap_or_default());
+        let credentials = parsed.storage_credentials.unwrap_or_default();
         Ok(LoadedTable {
             name: table.clone(),
             metadata: parsed.metadata.into(),
             metadata_location: parsed.metadata_location.unwrap_or_default(),
-            io: io::file_io_with(&location, &properties, keys.map(|keys| keys.loader()))?,
+            io: io::file_io_by(&location, self.accesses(table, &location, told, credentials))?,
         })
     }
 
-    /// The keys that came with a table, if any did. Who has the table loaded already uses them, too.
+    /// How the files of a table are reached: each by what came for the longest prefix of its location,
+    /// and what lies under none as the table's own location.
+    fn accesses(
+        &self,
+        table: &TableName,
+        location: &str,
+        told: BTreeMap<String, String>,
+        credentials: Vec<StorageCredential>,
+    ) -> Vec<Access> {
+        let mut of_table = told.clone();
+        of_table.extend(without_ours(for_location(credentials.clone(), location)));
+        let mut all = vec![self.access(table, String::new(), location, of_table)];
+        for StorageCredential { prefix, config } in credentials {
+            if prefix.is_empty() {
+                continue;
+            }
+            let mut properties = told.clone();
+            properties.extend(without_ours(config));
+            all.push(self.access(table, prefix.clone(), &prefix, properties));
+        }
+        all
+    }
+
+    fn access(
+        &self,
+        table: &TableName,
+        prefix: String,
+        location: &str,
+        told: BTreeMap<String, String>,
+    ) -> Access {
+        let keys = self.keys(table, location, &told);
+        let mut properties = self.io_properties.clone();
+        properties.extend(told);
+        Access { prefix, properties, keys }
+    }
+
+    /// The keys that came with a table for a location, if any did. Who has the table loaded already uses
+    /// them, too.
     fn keys(
         &self,
         table: &TableName,
@@ -161,7 +209,8 @@ impl RestCatalog {
         told: &BTreeMap<String, String>,
     ) -> Option<LentKeys> {
         let mut lent = self.lent.lock();
-        if let Some(keys) = lent.get(table)
+        let of = (table.clone(), location.to_owned());
+        if let Some(keys) = lent.get(&of)
             && keys.take(location, told)
         {
             return Some(keys.clone());
@@ -172,8 +221,8 @@ impl RestCatalog {
         let keys =
             LentKeys::new(self.client.clone(), urls, table.clone(), location.to_owned(), told);
         match &keys {
-            Some(keys) => lent.insert(table.clone(), keys.clone()),
-            None => lent.remove(table),
+            Some(keys) => lent.insert(of, keys.clone()),
+            None => lent.remove(&of),
         };
         keys
     }

@@ -10,9 +10,11 @@ use reqwest::{Client, Method, redirect};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
+use super::http::with_authorities;
 use super::settings::RestAuth;
 use super::{CatalogSettings, TableError};
 use crate::base::masking::{MASK, mask_text, mask_uri};
+use crate::base::one_line::one_line;
 use crate::base::secret::{Secret, Uri};
 
 /// Longest time to open a connection; the request timeout, if shorter, wins.
@@ -118,9 +120,16 @@ impl RestClient {
             .connect_timeout(settings.request_timeout.min(CONNECT_TIMEOUT))
             // A redirected POST becomes a GET, whose 200 would look like a commit.
             .redirect(redirect::Policy::none())
-            .default_headers(headers(settings)?)
-            .build()
-            .map_err(|error| bad(format!("no HTTP client can be made: {error}")))?;
+            .default_headers(headers(settings)?);
+        let http = match &settings.rest.ca_file {
+            Some(file) => with_authorities(http, file).map_err(|reason| TableError::Setting {
+                setting: "ICEBERG_REST_CA_FILE",
+                reason,
+            })?,
+            None => http,
+        };
+        let http =
+            http.build().map_err(|error| bad(format!("no HTTP client can be made: {error}")))?;
         let auth = settings.rest.clone();
         let own = || Uri::new(format!("{base}/v1/oauth/tokens"));
         let token_uri = auth.oauth2_server_uri.clone().unwrap_or_else(own);
@@ -331,7 +340,7 @@ impl RestClient {
     /// What the body of an error says, to follow the status in a message. Servers, and proxies more so,
     /// repeat what they were sent: what is secret of that is masked.
     pub(super) fn told(&self, body: &Result<Bytes, String>) -> String {
-        let text = self.without_secrets(mask_text(&words(body)));
+        let text = one_line(&self.without_secrets(mask_text(&words(body))));
         let text = text.trim();
         if text.is_empty() {
             return String::new();

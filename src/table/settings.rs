@@ -50,6 +50,8 @@ pub struct RestAuth {
     pub resource: Option<String>,
     /// Where to fetch a token; `{uri}/v1/oauth/tokens` if absent.
     pub oauth2_server_uri: Option<Uri>,
+    /// PEM file of authorities to trust beside those of the system.
+    pub ca_file: Option<String>,
     /// Headers to send with every request.
     pub headers: BTreeMap<String, Secret>,
 }
@@ -72,6 +74,7 @@ mod tests {
                 audience: None,
                 resource: None,
                 oauth2_server_uri: Some("http://a:hunter2@localhost/token".into()),
+                ca_file: None,
                 headers: BTreeMap::from([("Authorization".into(), "hunter2".into())]),
             },
             io_properties: Properties::from_iter([

@@ -14,6 +14,7 @@ use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 use crate::base::masking::mask_text;
+use crate::base::one_line::{MOST_CHARS, one_line};
 use crate::config::{Log, LogFormat};
 
 /// Why logging cannot be set up.
@@ -77,7 +78,7 @@ struct MaskedVisitor<'w>(DefaultVisitor<'w>);
 
 impl Visit for MaskedVisitor<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.record_str(field, &mask_text(value));
+        self.0.record_str(field, &shown(value));
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
@@ -85,9 +86,14 @@ impl Visit for MaskedVisitor<'_> {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let masked = mask_text(&format!("{value:?}"));
+        let masked = shown(&format!("{value:?}"));
         self.0.record_debug(field, &format_args!("{masked}"));
     }
+}
+
+/// A value of a field: without passwords, on one line, cut.
+fn shown(value: &str) -> String {
+    one_line(&mask_text(value))
 }
 
 /// The words of an error and of its causes.
@@ -100,7 +106,7 @@ struct MaskedError {
 impl MaskedError {
     fn new(error: &(dyn Error + 'static)) -> Self {
         let cause = error.source().map(|cause| Box::new(Self::new(cause)));
-        Self { words: mask_text(&error.to_string()), cause }
+        Self { words: shown(&error.to_string()), cause }
     }
 }
 
@@ -134,7 +140,9 @@ struct MaskedLines<W>(W);
 impl<W: Write> Write for MaskedLines<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match str::from_utf8(line) {
-            Ok(text) if text.contains("://") => self.0.write_all(mask_json(text).as_bytes())?,
+            Ok(text) if text.contains("://") || text.len() > MOST_CHARS => {
+                self.0.write_all(mask_json(text).as_bytes())?
+            }
             _ => self.0.write_all(line)?,
         }
         Ok(line.len())
@@ -143,6 +151,11 @@ impl<W: Write> Write for MaskedLines<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
     }
+}
+
+/// JSON escapes by itself what ends lines.
+fn cut(text: String) -> String {
+    if text.len() > MOST_CHARS { one_line(&text) } else { text }
 }
 
 /// A line of JSON with each of its strings decoded, masked and encoded again: of what stands between the
@@ -156,7 +169,7 @@ fn mask_json(line: &str) -> String {
         let Some(Ok(string)) = strings.next() else { break };
         let (encoded, after) = from.split_at(strings.byte_offset());
         masked.push_str(before);
-        match mask_text(&string) {
+        match cut(mask_text(&string)) {
             same if same == string => masked.push_str(encoded),
             other => masked.push_str(&serde_json::Value::String(other).to_string()),
         }

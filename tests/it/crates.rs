@@ -31,11 +31,11 @@ const CRATES: &[(&str, &[&str])] = &[
     ("zstd", &["source/fetch/codec", "write/codec_state"]),
     // Tables, catalogs, stores.
     ("iceberg", &["commands", "connect", "demo", "pipeline/rows", "table", "verify", "write"]),
-    ("async_trait", &["table/scanning"]),
-    ("typetag", &["table/scanning"]),
-    ("iceberg_storage_opendal", &["table/io", "table/lent_keys"]),
-    ("reqsign_core", &["table/lent_keys"]),
-    ("opendal", &["table/listing"]),
+    ("async_trait", &["table/s3_store", "table/scanning"]),
+    ("typetag", &["table/s3_store", "table/scanning"]),
+    ("iceberg_storage_opendal", &["table/lent_keys"]),
+    ("reqsign_core", &["table/lent_keys", "table/s3_store"]),
+    ("opendal", &["table/listing", "table/s3_store"]),
     ("reqwest", &["commands", "table"]),
     ("sqlx", &["table"]),
     // Local state.

@@ -290,7 +290,7 @@ mod tests {
     fn read(of: &mut StructColumn, text: &str, after: usize) -> (Option<usize>, usize) {
         let StructColumn { keys, fields, .. } = of;
         let padded = padded(text);
-        let s = Scanner::new(&padded);
+        let s = Scanner::new(&padded, usize::MAX);
         let [first, again] = [(), ()].map(|()| {
             let expected = name(fields, after).map_or(keys.first, |name| name.next);
             let place = Place { after, expected };

@@ -42,6 +42,8 @@ pub struct JsonDecoder {
     /// Bytes of what depends on the values.
     variable_bytes: usize,
     unknown_fields: u64,
+    /// Bytes that one record may take.
+    record_bytes: usize,
 }
 
 impl JsonDecoder {
@@ -56,20 +58,29 @@ impl JsonDecoder {
             row_width,
             variable_bytes: 0,
             unknown_fields: 0,
+            record_bytes: ADDRESSABLE,
         })
     }
 
+    pub(super) fn set_record_bytes(&mut self, bytes: usize) {
+        self.record_bytes = bytes.min(ADDRESSABLE);
+    }
+
     pub(super) fn push(&mut self, payload: &[u8]) -> Pushed {
+        if payload.len() > self.record_bytes {
+            return self.too_large();
+        }
         if !self.has_room_for(payload.len()) {
             return self.no_room();
         }
         self.text.fill(payload);
-        let mut s = Scanner::new(&self.text);
+        let mut s = Scanner::new(&self.text, self.record_bytes);
         let read = read(payload, &mut s, &mut self.record);
         let Scanner { variable_bytes, unknown_fields, .. } = s;
         self.text.shrink_to(COMMON_PAYLOAD);
         let bytes = self.buffered_bytes() + self.row_width + variable_bytes;
         let pushed = match read {
+            Err(_) if variable_bytes > self.record_bytes => self.too_large(),
             Err(fault) if fault.reason == Reason::TooLarge => self.no_room(),
             Err(fault) => Pushed::Bad(*fault),
             Ok(()) if bytes > ADDRESSABLE => self.no_room(),
@@ -83,6 +94,15 @@ impl JsonDecoder {
         };
         self.record.truncate(self.rows);
         pushed
+    }
+
+    #[cold]
+    fn too_large(&self) -> Pushed {
+        let detail = format!(
+            "the record, or what it becomes in the columns, has more than {} bytes",
+            self.record_bytes
+        );
+        Pushed::Bad(*RecordError::boxed(Reason::TooLarge, detail))
     }
 
     /// The columns could not address the record: together with other rows, or by itself.

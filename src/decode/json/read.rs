@@ -227,6 +227,7 @@ fn read_list(s: &mut Scanner<'_>, at: usize, list: &mut ListColumn) -> Step<usiz
         at = s.leave(at);
     } else {
         loop {
+            s.grow(list.item_width)?;
             at = read_value(s, at, &mut list.items).map_err(|fault| fault.in_element(count))?;
             count += 1;
             let (end, closed) = end_or_comma(s, at, b']', "`,` or `]`")?;
@@ -236,7 +237,6 @@ fn read_list(s: &mut Scanner<'_>, at: usize, list: &mut ListColumn) -> Step<usiz
             }
         }
     }
-    s.variable_bytes += count * list.item_width;
     advance_offsets(&mut list.offsets, count)?;
     Ok(at)
 }
@@ -255,6 +255,7 @@ fn read_map(s: &mut Scanner<'_>, at: usize, first: u8, map: &mut MapColumn) -> S
         at = s.leave(at);
     } else {
         loop {
+            s.grow(map.entry_width)?;
             let read = if first == b'{' { read_pair(s, at, map) } else { read_entry(s, at, map) };
             at = read.map_err(|fault| fault.in_element(count))?;
             count += 1;
@@ -265,7 +266,6 @@ fn read_map(s: &mut Scanner<'_>, at: usize, first: u8, map: &mut MapColumn) -> S
             }
         }
     }
-    s.variable_bytes += count * map.entry_width;
     let start = map.offsets.last().map_or(0, |start| usize::try_from(*start).unwrap_or(0));
     check_unique(map, start, count)?;
     advance_offsets(&mut map.offsets, count)?;

@@ -12,6 +12,11 @@ use crate::decode::simd::{BLOCK, plain_prefix};
 /// Zeros after each payload, so that blocks can be read up to its last byte.
 const PADDING: usize = BLOCK;
 
+#[cold]
+fn too_wide() -> Box<RecordError> {
+    RecordError::boxed(Reason::TooLarge, "its lists and maps grow beyond the bound")
+}
+
 /// The text between the quotes of a JSON string, checked, its escapes not yet replaced.
 #[derive(Clone, Copy)]
 pub(super) struct RawText<'a> {
@@ -68,12 +73,24 @@ pub(super) struct Scanner<'a> {
     pub unknown_fields: u64,
     /// Bytes appended to columns beyond the fixed width of a row.
     pub variable_bytes: usize,
+    /// What `variable_bytes` may become.
+    most: usize,
 }
 
 impl<'a> Scanner<'a> {
     #[inline]
-    pub(super) fn new(text: &'a Padded) -> Self {
-        Self { padded: &text.bytes, depth: 0, unknown_fields: 0, variable_bytes: 0 }
+    pub(super) fn new(text: &'a Padded, most: usize) -> Self {
+        Self { padded: &text.bytes, depth: 0, unknown_fields: 0, variable_bytes: 0, most }
+    }
+
+    /// Counts bytes that an element of a list or map is about to take: a short `null` may be a wide one.
+    #[inline(always)]
+    pub(super) fn grow(&mut self, bytes: usize) -> Step<()> {
+        self.variable_bytes += bytes;
+        match self.variable_bytes > self.most {
+            true => Err(too_wide()),
+            false => Ok(()),
+        }
     }
 
     /// The byte at `at`; 0 at the end.

@@ -2,7 +2,7 @@
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Reason::{DuplicateKey, MissingField, NotJson, NotObject, NotUtf8, TooDeep, WrongType};
 use super::{Decoder, Format, Pushed, Reason, Table};
@@ -353,4 +353,59 @@ fn schemas_that_no_table_has_are_refused_by_name() {
         let refused = Decoder::new(Format::Json, &schema(data_type.clone())).unwrap_err();
         assert_eq!((refused.path.as_str(), refused.data_type), ("s.f", data_type.to_string()));
     }
+}
+
+#[test]
+fn a_record_that_grows_beyond_the_bound_is_bad_before_it_takes_the_memory() {
+    let longs: Vec<Value> = (0..100)
+        .map(|at| json!({"id": 100 + at, "name": format!("f{at}"), "required": false, "type": "long"}))
+        .collect();
+    let wide = json!({"type": "struct", "fields": longs});
+    let list = json!({"type": "list", "element-id": 9, "element-required": false, "element": wide});
+    let map = json!({"type": "map", "key-id": 10, "key": "int", "value-id": 11, "value-required": false,
+        "value": "decimal(38, 2)"});
+    let fields = [("l", false, list), ("m", false, map), ("t", false, json!("string"))];
+    let mut table = Table::new(&fields);
+    table.decoder = table.decoder.with_record_bytes(1 << 20);
+    table.push(b"{\"l\":[null,{},{\"f7\":7}]}").unwrap();
+    let held = table.decoder.buffered_bytes();
+    let pairs: Vec<String> = (0..60_000).map(|key| format!("\"{key}\":1")).collect();
+    for payload in [
+        // 5 bytes that become 800, 3 that do, and the same one level below.
+        format!("{{\"l\":[{}null]}}", "null,".repeat(2_000)),
+        format!("{{\"l\":[{}{{}}]}}", "{},".repeat(2_000)),
+        format!("{{\"m\":{{{}}}}}", pairs.join(",")),
+        format!("{{\"t\":\"{}\"}}", "x".repeat(1 << 20)),
+        format!("{{\"not a column\":\"{}\"}}", "x".repeat(1 << 20)),
+    ] {
+        let fault = table.push(&payload).unwrap_err();
+        assert_eq!(fault.reason, Reason::TooLarge, "{fault}");
+        assert!(fault.detail.contains("more than 1048576 bytes"), "{fault}");
+        assert_eq!(table.decoder.buffered_bytes(), held);
+    }
+    // Many that are within it.
+    for _ in 0..3 {
+        table.push(format!("{{\"l\":[{}null]}}", "null,".repeat(1_300))).unwrap();
+    }
+    assert_eq!(table.finish().num_rows(), 4);
+}
+
+#[test]
+fn what_was_found_in_a_bad_record_can_be_left_out_of_its_fault() {
+    let mut table = Table::new(&[("v", true, json!("int")), ("d", false, json!("date"))]);
+    for payload in [
+        "{\"v\":\"hunter2, found hunter2\"}",
+        "{\"v\":1,\"d\":\"hunter2\"}",
+        "hunter2",
+        "[\"hunter2\"]",
+    ] {
+        let fault = table.push(payload).unwrap_err();
+        assert!(fault.to_string().contains("hunter2"), "{fault}");
+        let without = fault.clone().without_value();
+        assert!(!without.to_string().contains("hunter2"), "{without}");
+        assert!(without.to_string().contains("expected"), "{without}");
+        assert_eq!((without.reason, &without.path), (fault.reason, &fault.path));
+    }
+    let absent = table.push("{}").unwrap_err();
+    assert_eq!(absent.clone().without_value(), absent);
 }

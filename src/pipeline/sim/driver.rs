@@ -434,6 +434,7 @@ pub(super) fn draw_settings(state: &mut State) -> RunSettings {
         fresh,
         reset: if latest { ResetPolicy::Latest } else { ResetPolicy::Earliest },
         bad_records: BadRecords::Skip,
+        hide_values: false,
     }
 }
 

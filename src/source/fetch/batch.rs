@@ -25,6 +25,14 @@ pub(super) enum BatchError {
     /// It does not have the shape of a batch.
     #[error("its record batch is malformed: {0}")]
     Malformed(&'static str),
+    /// It is larger than memory allows.
+    #[error(
+        "its record batch unpacks to {most} bytes or more, and MEMORY_LIMIT_MB leaves less than that for one"
+    )]
+    Large {
+        /// The bound.
+        most: usize,
+    },
     /// It cannot be unpacked.
     #[error("its record batch cannot be unpacked: {0}")]
     Packed(String),

@@ -6,8 +6,8 @@ use zstd::stream::raw::{Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
 
 use super::batch::{BatchError, Codec};
 
-/// Most bytes that a batch may unpack to. Brokers take batches of 1 MiB unless they are told
-/// otherwise; a bomb is stopped here.
+/// Most bytes that a batch may unpack to, if nobody asks for less. Brokers take batches of 1 MiB unless
+/// they are told otherwise; a bomb is stopped here.
 const MOST: usize = 1 << 30;
 /// Bytes of memory that are kept although the next batch may be smaller.
 const KEPT: usize = 16 << 20;
@@ -21,15 +21,31 @@ const PIECE: usize = 64 << 10;
 const XERIAL: &[u8] = b"\x82SNAPPY\0";
 
 /// Unpacked bytes. Memory once used stays initialised, so that it is not cleared for each block.
-#[derive(Default)]
 pub(super) struct Unpacked {
     memory: Vec<u8>,
     filled: usize,
+    most: usize,
+}
+
+impl Default for Unpacked {
+    fn default() -> Self {
+        Self::of_at_most(MOST)
+    }
 }
 
 impl Unpacked {
+    /// No memory is taken for more bytes than these.
+    pub(super) fn of_at_most(bytes: usize) -> Self {
+        Self { memory: Vec::new(), filled: 0, most: bytes.min(MOST) }
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         &self.memory[..self.filled]
+    }
+
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.memory.capacity()
     }
 
     /// Forgets what is in it. Memory that was needed once for a huge batch is given back.
@@ -43,13 +59,24 @@ impl Unpacked {
     /// At least so many bytes behind those that are filled.
     fn room(&mut self, bytes: usize) -> Result<&mut [u8], BatchError> {
         let end = self.filled.saturating_add(bytes);
-        if end > MOST {
-            return Err(BatchError::Packed(format!("it has more than {MOST} bytes")));
+        if end > self.most {
+            return Err(BatchError::Large { most: self.most });
         }
         if self.memory.len() < end {
-            self.memory.resize(end, 0);
+            // Twice as much, so that it is copied seldom, but not beyond the bound.
+            let target = end.max(self.memory.len().saturating_mul(2)).min(self.most);
+            self.memory.reserve_exact(target - self.memory.len());
+            self.memory.resize(target, 0);
         }
         Ok(&mut self.memory[self.filled..])
+    }
+
+    /// Room for a piece that may turn out to be shorter; not beyond the bound.
+    fn room_up_to(&mut self, bytes: usize) -> Result<&mut [u8], BatchError> {
+        match self.most.saturating_sub(self.filled) {
+            0 => Err(BatchError::Large { most: self.most }),
+            left => self.room(bytes.min(left)),
+        }
     }
 
     fn push(&mut self, bytes: &[u8]) -> Result<(), BatchError> {
@@ -60,7 +87,7 @@ impl Unpacked {
 
     fn read(&mut self, mut reader: impl Read) -> Result<(), BatchError> {
         loop {
-            let read = reader.read(self.room(PIECE)?).map_err(packed_error)?;
+            let read = reader.read(self.room_up_to(PIECE)?).map_err(packed_error)?;
             if read == 0 {
                 return Ok(());
             }
@@ -129,7 +156,7 @@ impl Unpacker {
         };
         let mut input = InBuffer::around(packed);
         loop {
-            let mut output = OutBuffer::around(out.room(PIECE)?);
+            let mut output = OutBuffer::around(out.room_up_to(PIECE)?);
             let left = decoder.run(&mut input, &mut output).map_err(packed_error)?;
             let written = output.pos();
             out.filled += written;
@@ -164,8 +191,15 @@ fn lz4(packed: &[u8], out: &mut Unpacked) -> Result<(), BatchError> {
             out.push(block)?;
             continue;
         }
-        let room = &mut out.room(block_size)?[..block_size];
-        out.filled += lz4_flex::block::decompress_into(block, room).map_err(packed_error)?;
+        let most = out.most;
+        let room = out.room_up_to(block_size)?;
+        let length = block_size.min(room.len());
+        let (room, is_cut) = (&mut room[..length], length < block_size);
+        let written = lz4_flex::block::decompress_into(block, room).map_err(|error| match is_cut {
+            true => BatchError::Large { most },
+            false => packed_error(error),
+        });
+        out.filled += written?;
     }
 }
 

@@ -53,10 +53,15 @@ pub(super) use security::Security;
 pub(super) use shard_fetch::Cluster;
 pub(super) use wire::{Decoder, Malformed};
 
+/// Bytes of a fetching thread's stack: there is one thread for each shard and broker.
+const STACK: usize = 256 << 10;
+
 /// What fetches for all shards of a run.
 pub(super) struct Fetcher {
     topics: Topics,
     queue_bytes: u64,
+    /// Fewer than these are what a batch may unpack to.
+    batch_bytes: usize,
     security: Arc<Security>,
     inner: Mutex<Inner>,
     leaders_wanted: Arc<AtomicBool>,
@@ -77,11 +82,18 @@ impl Fetcher {
         Self {
             topics: topics.clone(),
             queue_bytes,
+            batch_bytes: usize::MAX,
             security: Arc::new(security),
             inner: Mutex::default(),
             leaders_wanted: Arc::default(),
             tokens: AtomicU64::new(1),
         }
+    }
+
+    /// Batches may unpack to fewer than so many bytes.
+    pub(super) fn with_batches_below(mut self, bytes: u64) -> Self {
+        self.batch_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        self
     }
 
     /// A queue for each of `shards`.
@@ -90,7 +102,10 @@ impl Fetcher {
         let fetch =
             |_| Arc::new(ShardFetch::new(&self.topics, self.queue_bytes, &self.leaders_wanted));
         inner.shards = (0..shards).map(fetch).collect();
-        inner.shards.iter().map(|fetch| FetchQueue::new(fetch.clone())).collect()
+        let queue = |fetch: &Arc<ShardFetch>| {
+            FetchQueue::new(fetch.clone()).with_batches_below(self.batch_bytes)
+        };
+        inner.shards.iter().map(queue).collect()
     }
 
     /// Reads each partition from its offset for the shard of that index.
@@ -163,6 +178,7 @@ impl Fetcher {
                 // up.
                 std::thread::Builder::new()
                     .name(format!("fetch-{index}-{broker}"))
+                    .stack_size(STACK)
                     .spawn(move || worker.run())?;
             }
         }

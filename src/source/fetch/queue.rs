@@ -36,6 +36,12 @@ impl FetchQueue {
         }
     }
 
+    /// One whose batches may unpack to fewer than so many bytes.
+    pub(super) fn with_batches_below(mut self, bytes: usize) -> Self {
+        self.reader = Reader::of_batches_below(bytes);
+        self
+    }
+
     /// See [`super::super::ShardQueue::poll`].
     pub(crate) fn poll(
         &mut self,

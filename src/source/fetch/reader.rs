@@ -63,6 +63,11 @@ struct Open {
 }
 
 impl Reader {
+    /// One whose batches may unpack to fewer than so many bytes.
+    pub(super) fn of_batches_below(bytes: usize) -> Self {
+        Self { unpacked: Unpacked::of_at_most(bytes), ..Self::default() }
+    }
+
     /// Begins a part. What was left of the one before is dropped.
     pub(super) fn begin(&mut self, mut part: Part) {
         part.aborted.sort_unstable_by_key(|each| std::cmp::Reverse(each.first));

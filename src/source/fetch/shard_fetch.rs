@@ -17,8 +17,9 @@ use crate::source::{PartitionId, SourceError, TopicIndex, Topics};
 
 /// How long a broker may wait for a first record: a partition that is taken meanwhile waits, too.
 const WAIT_MS: i32 = 250;
-/// Least and most bytes of an answer. Above that, only memory grows.
-const ANSWER: (u64, u64) = (256 << 10, 4 << 20);
+/// Least and most bytes of an answer. Above that, only memory grows; below, a hundred brokers would not
+/// be within a shard's share. A broker answers with one batch in any case.
+const ANSWER: (u64, u64) = (16 << 10, 4 << 20);
 /// Least bytes of one partition in an answer, so that many partitions take turns in it.
 const PARTITION: i32 = 1 << 20;
 
@@ -100,9 +101,11 @@ impl State {
         read.map(|(partition, _)| self.leader(*partition))
     }
 
-    fn keep(&mut self, buffer: Vec<u8>) {
-        // One that a huge batch made large is not kept.
-        if buffer.capacity() as u64 <= 2 * ANSWER.1 {
+    /// Keeps a buffer for the next answer, as long as all of them are within `most` bytes: one that a
+    /// huge batch made large is let go.
+    fn keep(&mut self, buffer: Vec<u8>, most: u64) {
+        let kept: usize = self.spare.iter().map(Vec::capacity).sum();
+        if (kept + buffer.capacity()) as u64 <= most {
             self.spare.push(buffer);
         }
     }
@@ -213,7 +216,7 @@ impl ShardFetch {
 
     /// Takes a buffer back.
     pub(super) fn give_back(&self, buffer: Vec<u8>) {
-        self.lock().keep(buffer);
+        self.lock().keep(buffer, self.queue_bytes);
     }
 
     pub(super) fn ask_for_leaders(&self) {
@@ -319,7 +322,7 @@ impl ShardFetch {
             self.arrived.notify_one();
             return true;
         }
-        state.keep(buffer);
+        state.keep(buffer, self.queue_bytes);
         // Others may wait for the room that this one did not need.
         self.room.notify_all();
         if !sections.is_empty() {

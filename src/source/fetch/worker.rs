@@ -78,13 +78,16 @@ impl Worker {
         if !self.fetch.accept(plan, answer, buffer) {
             return false;
         }
+        // Of many brokers' answers each is small.
+        let asked = usize::try_from(plan.limits.bytes).unwrap_or(SMALL);
+        let small = SMALL.min(asked / 2);
         if error != 0 {
             tracing::warn!(broker = self.broker, error, "the broker answers a fetch with an error");
             return self.fetch.rest(BACKOFF.1);
         }
         match u64::try_from(throttle) {
             Ok(millis) if millis > 0 => self.fetch.rest(Duration::from_millis(millis)),
-            _ if bytes > 0 && bytes < SMALL => self.fetch.rest(GATHER),
+            _ if bytes > 0 && bytes < small => self.fetch.rest(GATHER),
             _ => true,
         }
     }

@@ -87,6 +87,7 @@ fn connect(
         properties: Properties::default(),
         fetch_bytes: 1 << 20,
         queue_bytes: 1 << 20,
+        batch_bytes: 1 << 30,
         queue_messages: 1000,
         fetch_by,
     })

@@ -1,5 +1,6 @@
 //! The REST catalog against scripted answers: what each means.
 
+mod stores;
 mod tokens;
 
 use iceberg::spec::{
@@ -452,39 +453,6 @@ async fn the_prefix_and_levels_of_a_namespace_are_in_the_address() {
     let name = TableName { namespace: vec!["a".into(), "b c".into()], name: "t/1".into() };
     assert!(catalog.load(&name).await.unwrap().is_some());
     assert_eq!(scripted.server.lines(), ["GET /v1/config?warehouse=my%20wh", line]);
-}
-
-#[tokio::test]
-async fn credentials_that_come_with_a_table_are_used_for_its_store() {
-    let scripted = Scripted::new().await;
-    let settings = CatalogSettings {
-        io_properties: Properties::from_iter([("s3.region", "ours")]),
-        ..scripted.settings()
-    };
-    let config = json!({ "defaults": { "s3.region": "theirs", "s3.endpoint": "http://127.0.0.1:1" },
-        "overrides": { "s3.path-style-access": "true" } });
-    scripted.server.text(CONFIG, 200, config);
-    let catalog = Catalog::connect(&settings).await.unwrap();
-    let metadata =
-        scripted.metadata.clone().into_builder(None).set_location("s3://bucket/t".into());
-    let answer = json!({
-        "metadata": metadata.build().unwrap().metadata,
-        "config": { "s3.access-key-id": "table" },
-        "storage-credentials": [
-            { "prefix": "s3://bucket", "config": { "s3.session-token": "wide" } },
-            { "prefix": "s3://bucket/t", "config": { "s3.session-token": "narrow" } },
-            { "prefix": "s3://other", "config": { "s3.session-token": "other" } },
-        ],
-    });
-    scripted.server.text(LOAD, 200, answer);
-    let loaded = catalog.load(&scripted.name).await.unwrap().unwrap();
-    let property = |key| loaded.io.config().get(key).map(String::as_str);
-    assert_eq!(property("s3.region"), Some("ours"));
-    assert_eq!(property("s3.endpoint"), Some("http://127.0.0.1:1"));
-    assert_eq!(property("s3.path-style-access"), Some("true"));
-    assert_eq!(property("s3.access-key-id"), Some("table"));
-    assert_eq!(property("s3.session-token"), Some("narrow"));
-    assert!(!format!("{loaded:?}").contains("narrow"));
 }
 
 #[tokio::test]

@@ -126,3 +126,29 @@ fn answers_without_a_record_to_see_move_positions_and_keep_the_shard_one_by_one(
     rig.got.assert_all(0, 15..16);
     assert_eq!(rig.positions(), of_first([(0, 16)]));
 }
+
+#[test]
+fn what_is_asked_of_a_hundred_brokers_is_within_the_share_of_a_shard() {
+    use crate::source::fetch::connection::Address;
+    use crate::source::fetch::shard_fetch::{Cluster, ShardFetch};
+    for (brokers, share) in
+        [(1, 1 << 20), (3, 1 << 20), (40, 1 << 20), (100, 4 << 20), (100, 64 << 20)]
+    {
+        let fetch = ShardFetch::new(&super::topics(), share, &std::sync::Arc::default());
+        let mut cluster = Cluster::default();
+        for id in 0..brokers {
+            let address = Address { host: String::from("broker"), port: 9092 };
+            let partition = crate::source::PartitionId::from(id);
+            cluster.brokers.insert(id, address);
+            cluster.leaders.insert(partition, id);
+            fetch.assign(partition, 0, 1);
+        }
+        assert_eq!(fetch.set_cluster(&cluster.into()).len(), usize::try_from(brokers).unwrap());
+        let limits: Vec<u64> = (0..brokers)
+            .map(|id| u64::try_from(fetch.plan(id).unwrap().limits.bytes).unwrap())
+            .collect();
+        // One more is being read, and one waits.
+        let most = limits.iter().sum::<u64>() + 2 * limits[0];
+        assert!(most <= share, "{brokers} brokers: {most} of {share}");
+    }
+}

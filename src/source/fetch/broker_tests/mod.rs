@@ -71,6 +71,9 @@ impl Rig {
 
     /// The same with so many partitions of each topic.
     fn of_topics(brokers: i32, partitions: &[i32], queue_bytes: u64) -> Self {
+        // Enough for each broker's answer to have the size, one that is read and one that waits.
+        let least = (2 + u64::try_from(brokers).unwrap()) * ANSWER as u64;
+        let queue_bytes = queue_bytes.max(least);
         let world = Arc::new(World::new(&topics(), partitions, |partition| partition % brokers));
         let brokers = (0..brokers).map(|id| (id, Broker::start(id, &world))).collect();
         let fetcher = Fetcher::new(&topics(), queue_bytes, Security::default());

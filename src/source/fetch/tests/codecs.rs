@@ -195,3 +195,21 @@ fn snappy_that_tells_a_size_it_cannot_have_takes_no_memory() {
     unpacker.unpack(Codec::Snappy, &Packing::Snappy.pack(&zeros), &mut out).unwrap();
     assert_eq!(out.bytes(), zeros);
 }
+
+#[test]
+fn a_batch_that_unpacks_to_more_than_the_bound_takes_no_memory_beyond_it() {
+    const MOST: usize = 3 << 20;
+    let zeros = vec![0; 64 << 20];
+    for packing in samples() {
+        let (mut unpacker, mut out) = (Unpacker::default(), Unpacked::of_at_most(MOST));
+        let packed = packing.pack(&zeros);
+        let error = unpacker.unpack(codec(&packing), &packed, &mut out).unwrap_err();
+        assert!(error == BatchError::Large { most: MOST }, "{packing:?}: {error}");
+        assert!(error.to_string().contains("3145728 bytes"), "{error}");
+        assert!(out.capacity() <= MOST, "{packing:?} took {}", out.capacity());
+        // The next batch does not suffer.
+        let packed = packing.pack(&zeros[..1 << 20]);
+        unpacker.unpack(codec(&packing), &packed, &mut out).unwrap();
+        assert_eq!(out.bytes(), &zeros[..1 << 20]);
+    }
+}
