@@ -12,11 +12,11 @@ use iceberg::spec::TableMetadata;
 
 use super::probe::{self, Seen};
 use super::written;
-use crate::base::location::local_path;
+use crate::base::location::{data_root, local_path};
 use crate::base::masking::MASK;
 use crate::base::one_line::one_line;
 use crate::base::secret::Properties;
-use crate::config::{Config, ConfigError};
+use crate::config::{CatalogType, Config, ConfigError};
 use crate::connect::{connect_catalog, source_settings, table_name};
 use crate::failure::{Failure, chain, exit};
 use crate::protocol::{
@@ -362,7 +362,11 @@ async fn store(
     lines: &mut Lines<'_>,
 ) -> io::Result<()> {
     let place = match (loaded, &config.iceberg.warehouse) {
-        (Some(loaded), _) => Ok((loaded.io.clone(), loaded.metadata.location().to_owned())),
+        // Where data files go: a bucket of tables takes nothing beside them.
+        (Some(loaded), _) => {
+            let metadata = &loaded.metadata;
+            Ok((loaded.io.clone(), data_root(metadata.location(), metadata.properties())))
+        }
         (None, Some(warehouse)) if warehouse.contains("://") => {
             table::file_io(warehouse, &config.iceberg.io_properties)
                 .map(|io| (io, warehouse.clone()))
@@ -381,7 +385,25 @@ async fn store(
         }
         probe::store(&io, &location).await
     };
-    lines.look("store", tried).await
+    // Without keys of its own it asks the catalog for some, which come with a table.
+    let may_get_keys = loaded.is_none()
+        && config.iceberg.catalog_type == CatalogType::Rest
+        && config.iceberg.io_properties.get("s3.access-key-id").is_none();
+    if !may_get_keys {
+        return lines.look("store", tried).await;
+    }
+    let began = Instant::now();
+    match tried.await {
+        Ok(seen) => lines.write("store", began.elapsed(), &Ok(seen)),
+        Err(error) => lines.skip(
+            "store",
+            &format!(
+                "cannot be checked before the table exists: keys may come with it from the catalog, since \
+                 AWS_ACCESS_KEY_ID is not set ({})",
+                one_line(&error)
+            ),
+        ),
+    }
 }
 
 /// A local warehouse may not exist yet, and checking must not make it.

@@ -312,7 +312,7 @@ pub(super) fn planned(
         _ => {
             // Only the catalog knows on which store.
             properties.retain(|key, _| !is_place(key));
-            String::from("file:///")
+            String::from("file:///table")
         }
     };
     let built = TableMetadataBuilder::new(

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::error::Problem;
-use super::setting;
+use super::lookup;
 use crate::base::masking::mask;
 
 /// The names and values of an env file.
@@ -96,7 +96,7 @@ impl Read for LineReader<'_> {
 /// so only if the name is that of a setting in which no password stands, not even inside a URI.
 fn may_be_shown(name: &str, raw: &str) -> bool {
     let has_uri = name.contains("URI") || name.contains("URL") || raw.contains("://");
-    let of_setting = setting::by_name(name).is_some_and(|doc| !doc.secret);
+    let of_setting = lookup::by_name(name).is_some_and(|doc| !doc.secret);
     let value = raw.split_once('=').map_or(raw, |(_, value)| value);
     of_setting && !has_uri && mask(false, value) == value
 }

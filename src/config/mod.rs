@@ -13,6 +13,7 @@ mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod kind;
+mod lookup;
 mod owned;
 #[cfg(test)]
 mod page;

@@ -148,8 +148,7 @@ pub(crate) const SETTINGS: &[SettingDoc] = &[
         ),
         "Where the catalog is. A password in it is never shown. PostgreSQL is reached with TLS if it offers \
          that, and its certificate is not looked at: `?sslmode=verify-full&sslrootcert=/path/ca.pem` does \
-         both, `sslmode=require` the first alone. Behind a PgBouncer that lends connections for a \
-         transaction, see docs/operations.md.",
+         both, `sslmode=require` the first alone. A PgBouncer may stand between, in any pool mode.",
     ),
     setting(
         "ICEBERG_WAREHOUSE",

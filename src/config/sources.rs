@@ -8,7 +8,7 @@ use config::{File, FileFormat, FileSourceString, Map, Source, Value, ValueKind};
 
 use super::env_file;
 use super::error::Problem;
-use super::setting;
+use super::lookup;
 use super::settings::SETTINGS;
 use super::suggest;
 
@@ -171,9 +171,9 @@ fn from_toml(
     let mut layer = Layer::default();
     for (key, value) in leaves {
         let property = key.strip_prefix(PROPERTIES).and_then(|rest| rest.strip_prefix('.'));
-        let known = setting::by_key(&key);
+        let known = lookup::by_key(&key);
         if property.is_none() && known.is_none() {
-            let suggestion = suggest::suggestion(&key, setting::keys());
+            let suggestion = suggest::suggestion(&key, lookup::keys());
             let source_name = source.to_owned();
             gathered.problems.push(Problem::Unknown { name: key, source_name, suggestion });
             continue;
@@ -200,7 +200,7 @@ fn flatten(prefix: &str, table: Map<String, Value>, leaves: &mut Vec<(String, Va
         match value.kind {
             ValueKind::Table(table) => {
                 // `[kafka.broker]` with nothing in it, or `[kafak]`, is still a mistake.
-                let is_section = setting::keys().any(|known| known.starts_with(&format!("{key}.")));
+                let is_section = lookup::keys().any(|known| known.starts_with(&format!("{key}.")));
                 if table.is_empty() && !is_section && key != PROPERTIES {
                     leaves.push((key, Value::new(None, ValueKind::Nil)));
                 } else {
@@ -228,13 +228,13 @@ fn from_env_file(path: &Path, text: &str, gathered: &mut Gathered) -> Layer {
     let file = env_file::parse(path, text);
     let source = path.display().to_string();
     gathered.problems.extend(file.problems);
-    let unusable = file.unusable.iter().filter_map(|name| setting::by_name(name));
+    let unusable = file.unusable.iter().filter_map(|name| lookup::by_name(name));
     gathered.unusable.extend(unusable.map(|doc| doc.name));
     for (name, _) in &file.values {
-        let near = suggest::near_miss(name, setting::names());
+        let near = suggest::near_miss(name, lookup::names());
         let ours = ENV_FILE_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-        if setting::by_name(name).is_none() && (ours || near.is_some()) {
-            let suggestion = suggest::suggestion(name, setting::names());
+        if lookup::by_name(name).is_none() && (ours || near.is_some()) {
+            let suggestion = suggest::suggestion(name, lookup::names());
             let (name, source_name) = (name.clone(), source.clone());
             gathered.problems.push(Problem::Unknown { name, source_name, suggestion });
         }
@@ -249,16 +249,16 @@ fn from_environment(
     let values: Vec<(String, String)> = environment.collect();
     let is_set = |name: &str| values.iter().any(|(set, _)| set == name);
     for (name, value) in &values {
-        if let Some((doc, what)) = setting::by_name(name).zip(undressed(value)) {
+        if let Some((doc, what)) = lookup::by_name(name).zip(undressed(value)) {
             gathered.unusable.insert(doc.name);
             gathered.problems.push(Problem::Undressed { name: name.clone(), what });
         }
         let ours = ENVIRONMENT_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-        if !ours || setting::by_name(name).is_some() {
+        if !ours || lookup::by_name(name).is_some() {
             continue;
         }
         // Where the setting itself stands beside it, the near miss belongs to somebody else.
-        let meant = suggest::near_miss(name, setting::names()).filter(|meant| !is_set(meant));
+        let meant = suggest::near_miss(name, lookup::names()).filter(|meant| !is_set(meant));
         if meant.is_some() {
             let (name, source_name) = (name.clone(), ENVIRONMENT.to_owned());
             gathered.problems.push(Problem::Unknown { name, source_name, suggestion: meant });
@@ -286,7 +286,7 @@ fn layer_of(source: &str, values: &[(String, String)]) -> Layer {
     let mut layer = Layer::default();
     let set = values.iter().filter(|(_, value)| !value.trim().is_empty());
     for (name, value) in set {
-        let Some(doc) = setting::by_name(name) else { continue };
+        let Some(doc) = lookup::by_name(name) else { continue };
         if doc.name == name || !layer.0.contains_key(doc.key) {
             layer.set(doc.key, source, value.clone());
         }

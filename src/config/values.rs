@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::EffectiveSetting;
 use super::error::Problem;
 use super::kind::Kind;
-use super::setting::{self, SettingDoc};
+use super::lookup;
+use super::setting::SettingDoc;
 use super::settings::SETTINGS;
 use super::sources::{self, Found, Gathered};
 use crate::base::masking::{is_secret_name, mask};
@@ -66,7 +67,7 @@ impl Values {
 
     /// A word of a setting that takes one of several, in the case of the settings table.
     pub(super) fn word(&self, name: &'static str) -> Option<String> {
-        let Some(Kind::OneOf(words)) = setting::by_name(name).map(|doc| doc.kind) else {
+        let Some(Kind::OneOf(words)) = lookup::by_name(name).map(|doc| doc.kind) else {
             return None;
         };
         let text = self.raw(name)?;
@@ -118,7 +119,7 @@ impl Values {
 
     /// Reports that a setting is missing, unless it is set to something already reported.
     pub(super) fn missing(&mut self, name: &'static str) {
-        let Some(doc) = setting::by_name(name) else { return };
+        let Some(doc) = lookup::by_name(name) else { return };
         if !self.gathered.unusable.contains(name) {
             let allowed = doc.kind.to_string();
             self.report(Problem::Missing { setting: doc.name, key: doc.key, allowed });
@@ -127,7 +128,7 @@ impl Values {
 
     /// Reports the value of a setting; `allowed` says more than the settings table does.
     pub(super) fn invalid(&mut self, name: &'static str, allowed: Option<String>) {
-        let (Some(doc), Some(found)) = (setting::by_name(name), self.gathered.found.get(name))
+        let (Some(doc), Some(found)) = (lookup::by_name(name), self.gathered.found.get(name))
         else {
             return;
         };

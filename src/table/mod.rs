@@ -48,6 +48,7 @@ mod snapshot;
 mod spec;
 mod sql;
 mod sql_pool;
+mod sql_text;
 mod sweep;
 #[cfg(test)]
 mod tests;

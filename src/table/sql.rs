@@ -11,10 +11,12 @@ use std::time::Duration;
 use iceberg::io::FileIO;
 use iceberg::spec::{FormatVersion, TableMetadata, TableMetadataBuilder};
 use iceberg::{MetadataLocation, TableCreation};
+use sqlx::{Executor, Row};
 
 use super::io::Encoded;
 use super::snapshot::Proposal;
 use super::sql_pool::{Pool, Refusal, open, refusal};
+use super::sql_text::with_values;
 use super::{
     CatalogSettings, CommitOutcome, Creation, LoadedTable, NotSent, TableError, TableName, io,
     parse_metadata, unreadable,
@@ -38,16 +40,6 @@ const SWAP: &str = "UPDATE iceberg_tables \
      SET metadata_location = $1, previous_metadata_location = $2 \
      WHERE catalog_name = $3 AND table_namespace = $4 AND table_name = $5 \
      AND metadata_location = $2";
-
-/// Runs the same statement on either database.
-macro_rules! on_pool {
-    ($pool:expr, $db:ident => $body:expr) => {
-        match $pool {
-            Pool::Sqlite($db) => $body,
-            Pool::Postgres($db) => $body,
-        }
-    };
-}
 
 /// A catalog in SQLite or PostgreSQL.
 #[derive(Debug)]
@@ -94,28 +86,24 @@ impl SqlCatalog {
 
     async fn has_tables(&self) -> Result<bool, TableError> {
         let doing = "look for the catalog's tables";
-        let count: i64 = match &self.pool {
-            Pool::Sqlite(db) => {
-                let sql = "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name IN \
-                           ('iceberg_tables', 'iceberg_namespace_properties')";
-                self.run(doing, sqlx::query_scalar(sql).fetch_one(db)).await?
+        let sql = match &self.pool {
+            Pool::Sqlite(_) => {
+                "SELECT CAST(COUNT(*) AS TEXT) FROM sqlite_master WHERE type = 'table' AND name IN \
+                 ('iceberg_tables', 'iceberg_namespace_properties')"
             }
-            Pool::Postgres(db) => {
-                let sql = "SELECT COUNT(to_regclass(name)) FROM (VALUES ('iceberg_tables'), \
-                           ('iceberg_namespace_properties')) AS wanted (name)";
-                self.run(doing, sqlx::query_scalar(sql).fetch_one(db)).await?
+            Pool::Postgres(_) => {
+                "SELECT COUNT(to_regclass(name))::text FROM (VALUES ('iceberg_tables'), \
+                 ('iceberg_namespace_properties')) AS wanted (name)"
             }
         };
-        Ok(count == 2)
+        Ok(self.text(doing, sql, &[]).await?.as_deref() == Some("2"))
     }
 
     async fn create_tables(&self) -> Result<(), TableError> {
         for sql in CREATE_TABLES {
             let create = || async {
                 let doing = "create the catalog's tables";
-                on_pool!(&self.pool, db => {
-                    self.run(doing, sqlx::query(sql).execute(db)).await.map(|_| ())
-                })
+                self.change(doing, sql, &[]).await
             };
             // PostgreSQL can fail IF NOT EXISTS when two processes create at once; the second try
             // then finds the table.
@@ -128,19 +116,60 @@ impl SqlCatalog {
 
     async fn has_type_column(&self) -> Result<bool, TableError> {
         let doing = "look at the catalog's tables";
-        let count: i64 = match &self.pool {
-            Pool::Sqlite(db) => {
-                let sql = "SELECT COUNT(*) FROM pragma_table_info('iceberg_tables') \
-                           WHERE name = 'iceberg_type'";
-                self.run(doing, sqlx::query_scalar(sql).fetch_one(db)).await?
+        let sql = match &self.pool {
+            Pool::Sqlite(_) => {
+                "SELECT name FROM pragma_table_info('iceberg_tables') WHERE name = 'iceberg_type'"
             }
-            Pool::Postgres(db) => {
-                let sql = "SELECT COUNT(*) FROM pg_attribute WHERE attname = 'iceberg_type' \
-                           AND attrelid = 'iceberg_tables'::regclass AND NOT attisdropped";
-                self.run(doing, sqlx::query_scalar(sql).fetch_one(db)).await?
+            Pool::Postgres(_) => {
+                "SELECT attname::text FROM pg_attribute WHERE attname = 'iceberg_type' \
+                 AND attrelid = 'iceberg_tables'::regclass AND NOT attisdropped"
             }
         };
-        Ok(count > 0)
+        Ok(self.text(doing, sql, &[]).await?.is_some())
+    }
+
+    /// The text in the first column of the first row, if there is a row and it is not null.
+    async fn text(
+        &self,
+        doing: &str,
+        sql: &str,
+        values: &[&str],
+    ) -> Result<Option<String>, TableError> {
+        let found: Option<Option<String>> = match &self.pool {
+            Pool::Sqlite(db) => {
+                let query = values.iter().fold(sqlx::query_scalar(sql), |query, v| query.bind(*v));
+                self.run(doing, query.fetch_optional(db)).await?
+            }
+            Pool::Postgres(db) => {
+                let sql = self.literal(doing, sql, values)?;
+                let rows = self.run(doing, db.fetch_all(sql.as_str())).await?;
+                let first = rows.first().map(|row| row.try_get(0)).transpose();
+                first.map_err(|error| self.failed(doing, error))?
+            }
+        };
+        Ok(found.flatten())
+    }
+
+    /// How many rows a statement changed.
+    async fn change(&self, doing: &str, sql: &str, values: &[&str]) -> Result<u64, TableError> {
+        match &self.pool {
+            Pool::Sqlite(db) => {
+                let query = values.iter().fold(sqlx::query(sql), |query, value| query.bind(*value));
+                Ok(self.run(doing, query.execute(db)).await?.rows_affected())
+            }
+            Pool::Postgres(db) => {
+                let sql = self.literal(doing, sql, values)?;
+                Ok(self.run(doing, db.execute(sql.as_str())).await?.rows_affected())
+            }
+        }
+    }
+
+    fn literal(&self, doing: &str, sql: &str, values: &[&str]) -> Result<String, TableError> {
+        with_values(sql, values).map_err(|detail| TableError::Rejected {
+            catalog: self.label.clone(),
+            doing: doing.to_string(),
+            detail,
+        })
     }
 
     /// Awaits a statement for at most the request timeout.
@@ -195,11 +224,7 @@ impl SqlCatalog {
              AND table_namespace = $2 AND table_name = $3{only_tables}"
         );
         let namespace = table.dotted_namespace();
-        let row: Option<Option<String>> = on_pool!(&self.pool, db => {
-            let query = sqlx::query_scalar(&sql).bind(&self.name).bind(&namespace).bind(&table.name);
-            self.run("load the table", query.fetch_optional(db)).await?
-        });
-        Ok(row.flatten())
+        self.text("load the table", &sql, &[&self.name, &namespace, &table.name]).await
     }
 
     pub(super) async fn create(&self, creation: &Creation<'_>) -> Result<LoadedTable, TableError> {
@@ -237,10 +262,7 @@ impl SqlCatalog {
                    (catalog_name, namespace, property_key, property_value) \
                    VALUES ($1, $2, 'exists', 'true') ON CONFLICT DO NOTHING";
         let namespace = table.dotted_namespace();
-        on_pool!(&self.pool, db => {
-            let query = sqlx::query(sql).bind(&self.name).bind(&namespace);
-            self.run("create the namespace", query.execute(db)).await.map(|_| ())
-        })
+        self.change("create the namespace", sql, &[&self.name, &namespace]).await.map(|_| ())
     }
 
     /// Where to create under, and where the table is then: under the namespace's own location if it
@@ -249,11 +271,8 @@ impl SqlCatalog {
         let sql = "SELECT property_value FROM iceberg_namespace_properties \
                    WHERE catalog_name = $1 AND namespace = $2 AND property_key = 'location'";
         let namespace = table.dotted_namespace();
-        let own: Option<Option<String>> = on_pool!(&self.pool, db => {
-            let query = sqlx::query_scalar(sql).bind(&self.name).bind(&namespace);
-            self.run("read the namespace", query.fetch_optional(db)).await?
-        });
-        if let Some(own) = own.flatten() {
+        let own = self.text("read the namespace", sql, &[&self.name, &namespace]).await?;
+        if let Some(own) = own {
             let location = format!("{}/{}", own.trim_end_matches('/'), table.name);
             return Ok((own, location));
         }
@@ -276,12 +295,8 @@ impl SqlCatalog {
              VALUES ($1, $2, $3, $4{value}) ON CONFLICT DO NOTHING"
         );
         let namespace = table.dotted_namespace();
-        on_pool!(&self.pool, db => {
-            let query = sqlx::query(&sql)
-                .bind(&self.name).bind(&namespace).bind(&table.name).bind(location);
-            let done = self.run("create the table", query.execute(db)).await?;
-            Ok(done.rows_affected() == 1)
-        })
+        let values = [self.name.as_str(), &namespace, &table.name, location];
+        Ok(self.change("create the table", &sql, &values).await? == 1)
     }
 
     /// Where the metadata that follows `loaded` is to be written.
@@ -311,28 +326,36 @@ impl SqlCatalog {
         new_location: &str,
     ) -> Result<CommitOutcome, NotSent> {
         let namespace = loaded.name.dotted_namespace();
-        let result = on_pool!(&self.pool, db => {
+        let values =
+            [new_location, &loaded.metadata_location, &self.name, &namespace, &loaded.name.name];
+        let result = match &self.pool {
             // Reaching the database is apart from asking it: what fails here was not sent.
-            let acquired = self.run("commit", db.acquire()).await;
-            let mut connection = acquired.map_err(NotSent::because)?;
-            let update = sqlx::query(SWAP)
-                .bind(new_location)
-                .bind(&loaded.metadata_location)
-                .bind(&self.name)
-                .bind(&namespace)
-                .bind(&loaded.name.name)
-                .execute(&mut *connection);
-            let done = tokio::time::timeout(self.timeout, update)
-                .await
-                .map(|result| result.map(|done| done.rows_affected()));
-            if let Ok(Err(error)) = &done
-                && matches!(refusal(error), Some(Refusal::Standby))
-            {
-                // The next one leads to who takes writes.
-                connection.close_on_drop();
+            Pool::Sqlite(db) => {
+                let acquired = self.run("commit", db.acquire()).await;
+                let mut connection = acquired.map_err(NotSent::because)?;
+                let update = values.iter().fold(sqlx::query(SWAP), |query, v| query.bind(*v));
+                let update = update.execute(&mut *connection);
+                tokio::time::timeout(self.timeout, update)
+                    .await
+                    .map(|result| result.map(|done| done.rows_affected()))
             }
-            done
-        });
+            Pool::Postgres(db) => {
+                let sql = self.literal("commit", SWAP, &values).map_err(NotSent::because)?;
+                let acquired = self.run("commit", db.acquire()).await;
+                let mut connection = acquired.map_err(NotSent::because)?;
+                let update = (&mut *connection).execute(sql.as_str());
+                let done = tokio::time::timeout(self.timeout, update)
+                    .await
+                    .map(|result| result.map(|done| done.rows_affected()));
+                if let Ok(Err(error)) = &done
+                    && matches!(refusal(error), Some(Refusal::Standby))
+                {
+                    // The next one leads to who takes writes.
+                    connection.close_on_drop();
+                }
+                done
+            }
+        };
         Ok(match result {
             Ok(Ok(1)) => CommitOutcome::Committed {
                 snapshot_id: proposal.snapshot_id,

@@ -56,7 +56,13 @@ pub(super) fn open(settings: &CatalogSettings) -> Result<Pool, TableError> {
             PgPoolOptions::new()
                 .max_connections(MAX_CONNECTIONS)
                 .acquire_timeout(settings.request_timeout)
-                .connect_lazy_with(options.application_name("icestream")),
+                .connect_lazy_with(
+                    // No statement is prepared, see `sql_text`; and a pooler may not know that parameter.
+                    options
+                        .application_name("icestream")
+                        .statement_cache_capacity(0)
+                        .extra_float_digits(None),
+                ),
         ));
     }
     Err(bad(format!("{shown} is neither sqlite:///path nor postgresql://...")))

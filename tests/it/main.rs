@@ -33,6 +33,7 @@ mod old_copies;
 mod orphans;
 mod outages;
 mod pages;
+mod places;
 mod proofs;
 mod refusals;
 mod replies;

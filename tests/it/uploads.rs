@@ -69,3 +69,46 @@ fn a_store_that_wants_parts_of_one_size_gets_them() {
     assert!(most >= Some(3), "{most:?} parts");
     assert_eq!(assert_exactly_once(&lake.table(&format!("db.{topic}")), &[&produced]), 24_000);
 }
+
+/// A bucket whose policy denies what is put into it without encryption by a certain key.
+struct Encrypted;
+
+impl Between for Encrypted {
+    fn request(&self, head: &str) -> Option<(u16, String)> {
+        let line = head.lines().next()?;
+        let is_part = parameter(line, "partNumber").is_some();
+        let begins =
+            line.starts_with("PUT ") || line.starts_with("POST ") && line.contains("?uploads");
+        let has = |name: &str, value: &str| {
+            head.lines()
+                .filter_map(|line| line.split_once(':'))
+                .any(|(found, told)| found.eq_ignore_ascii_case(name) && told.trim() == value)
+        };
+        let encrypted = has("x-amz-server-side-encryption", "aws:kms")
+            && has("x-amz-server-side-encryption-aws-kms-key-id", "key-7");
+        let denied = "<Error><Code>AccessDenied</Code><Message>explicit deny</Message></Error>";
+        (begins && !is_part && !encrypted).then(|| (403, denied.to_owned()))
+    }
+}
+
+#[test]
+fn a_bucket_that_demands_encryption_is_asked_for_it() {
+    let lake = Lake::sqlite_on_s3();
+    let endpoint = S3::shared().endpoint();
+    let proxy = Proxy::with(endpoint.strip_prefix("http://").unwrap(), Arc::new(Encrypted));
+    let (icestream, topic) = pipeline(&lake, 1);
+    let icestream = icestream.set("AWS_ENDPOINT_URL_S3", proxy.uri()).set("PARALLELISM", "1");
+    let checked = icestream.command(&["check"]).with_code(1).stdout;
+    assert!(checked.contains("FAIL  store "), "{checked}");
+    let icestream = icestream.set("S3_SSE_TYPE", "kms").set("S3_SSE_KEY", "key-7");
+    icestream.command(&["check"]).success();
+    // Some 12 MiB in one file: an upload of parts.
+    let mut random = fastrand::Rng::with_seed(2);
+    let records = (0..12_000).map(|id| {
+        let text: String = (0..1_000).map(|_| random.alphanumeric()).collect();
+        Record::new(0, json!({ "id": id, "text": text }).to_string())
+    });
+    let produced = Kafka::shared().produce(&topic, records);
+    icestream.run_until_caught_up();
+    assert_eq!(assert_exactly_once(&lake.table(&format!("db.{topic}")), &[&produced]), 12_000);
+}

@@ -21,6 +21,7 @@ pub mod rest;
 pub mod s3;
 pub mod spark;
 pub mod table;
+pub mod tls;
 
 use std::collections::BTreeSet;
 use std::fs;

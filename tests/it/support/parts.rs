@@ -102,6 +102,14 @@ pub fn postgres_bin() -> &'static Path {
     })
 }
 
+/// PgBouncer: Debian puts it where only root's PATH leads.
+pub fn pgbouncer() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    let found = dirs.map(|dir| dir.join("pgbouncer")).find(|program| program.exists());
+    found.unwrap_or_else(|| missing("PgBouncer"))
+}
+
 fn children(dir: &str) -> Vec<PathBuf> {
     std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }

@@ -1,6 +1,7 @@
 //! A real PostgreSQL server with a new, empty cluster.
 
-use std::os::unix::fs::MetadataExt;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -25,27 +26,37 @@ impl Postgres {
 
     /// A server of one's own, which may be dropped in the middle of a test.
     pub fn own() -> Self {
+        Self::start(&new_dir("postgres"), &[])
+    }
+
+    /// The same that offers TLS with a certificate.
+    pub fn with_certificate(certificate: &Path, key: &Path) -> Self {
         let dir = new_dir("postgres");
+        let set = [("ssl_cert_file", certificate), ("ssl_key_file", key)].map(|(name, file)| {
+            let own = dir.join(file.file_name().unwrap());
+            std::fs::copy(file, &own).unwrap();
+            std::fs::set_permissions(&own, Permissions::from_mode(0o600)).unwrap();
+            format!("{name}={}", own.display())
+        });
+        Self::start(&dir, &["ssl=on", &set[0], &set[1]])
+    }
+
+    fn start(dir: &Path, set: &[&str]) -> Self {
         let data = dir.join("data");
-        let root = is_root(&dir);
-        if root {
-            // PostgreSQL refuses to run as root.
-            let mut chown = Command::new("chown");
-            chown.arg("postgres:").arg(&dir);
-            process::output("the hand-over of a directory to the user postgres", chown);
-        }
+        hand_over(dir);
         let mut initdb = Command::new(parts::postgres_bin().join("initdb"));
         initdb.args(["--auth=trust", "--username=icestream", "--encoding=UTF8", "--no-sync"]);
-        initdb.arg("-D").arg(&data).current_dir(&dir);
-        process::output("initdb", as_postgres(root, initdb));
+        initdb.arg("-D").arg(&data).current_dir(dir);
+        process::output("initdb", as_postgres(dir, initdb));
 
         let port = free_port();
         let mut server = Command::new(parts::postgres_bin().join("postgres"));
         server.arg("-D").arg(&data).args(["-p", &port.to_string(), "-c", "fsync=off"]);
         server.args(["-c", "listen_addresses=127.0.0.1", "-c"]);
-        server.arg(format!("unix_socket_directories={}", dir.display())).current_dir(&dir);
+        server.arg(format!("unix_socket_directories={}", dir.display())).current_dir(dir);
+        server.args(set.iter().flat_map(|set| ["-c", set]));
         let mut process =
-            Process::start("PostgreSQL", as_postgres(root, server), &dir.join("postgres.log"));
+            Process::start("PostgreSQL", as_postgres(dir, server), &dir.join("postgres.log"));
         process.wait_ready("take connections", PATIENCE, |_| {
             block_on(async { PgConnection::connect(&url(port, "postgres")).await }).ok().map(drop)
         });
@@ -74,10 +85,24 @@ fn is_root(own_dir: &Path) -> bool {
     own_dir.metadata().is_ok_and(|metadata| metadata.uid() == 0)
 }
 
-fn as_postgres(root: bool, command: Command) -> Command {
-    if !root {
+/// Gives a directory to the user under which [`as_postgres`] runs what refuses to run as root.
+fn hand_over(dir: &Path) {
+    if is_root(dir) {
+        let mut chown = Command::new("chown");
+        chown.args(["-R", "postgres:"]).arg(dir);
+        process::output("the hand-over of a directory to the user postgres", chown);
+    }
+}
+
+/// A command that refuses to run as root, as the user postgres if root runs the tests. `dir` is a new
+/// directory of its own, which becomes that user's.
+pub fn as_postgres(dir: &Path, command: Command) -> Command {
+    // Who may hand over is root, also after it did.
+    let is_ours = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    if !is_ours {
         return command;
     }
+    hand_over(dir);
     let user = ["--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig", "KILL"];
     under("setpriv", &user, command)
 }

@@ -45,6 +45,11 @@ impl Lake {
         Self::sql(Postgres::shared().create_database(), local_warehouse(), None)
     }
 
+    /// A new database of that server and local files.
+    pub fn on_postgres(server: &Postgres) -> Self {
+        Self::sql(server.create_database(), local_warehouse(), None)
+    }
+
     /// A new REST catalog and local files.
     pub fn rest() -> Self {
         Self::with_rest(RestCatalog::local(), None)
