@@ -43,6 +43,7 @@ mod soak;
 mod spark;
 #[allow(dead_code, reason = "the helpers are one vocabulary, of which each test uses a part")]
 mod support;
+mod table_buckets;
 mod tables;
 mod tidy;
 mod unreadable;

@@ -19,6 +19,7 @@ pub mod producing;
 pub mod proxy;
 pub mod rest;
 pub mod s3;
+pub mod seaweedfs;
 pub mod spark;
 pub mod table;
 pub mod tls;

@@ -21,6 +21,7 @@ const FLINK: &[&str] = &[
     include_str!("../../../scripts/flink/FlinkSql.java"),
 ];
 const CONNECT: &[&str] = &[include_str!("../../../scripts/connect/pom.xml")];
+const SEAWEEDFS: &[&str] = &[include_str!("../../../scripts/seaweedfs/requirements.txt")];
 const PYTHON: &[&str] = &[
     include_str!("../../../scripts/requirements.txt"),
     include_str!("../../../scripts/constraints.txt"),
@@ -52,6 +53,11 @@ pub fn flink_classpath() -> String {
 /// The class path of Kafka Connect with Iceberg's sink, which only `make bench-peers` has.
 pub fn connect_classpath() -> String {
     format!("{}/jars/*", part("connect", CONNECT).display())
+}
+
+/// SeaweedFS, in one program.
+pub fn seaweedfs() -> PathBuf {
+    part("seaweedfs", SEAWEEDFS).join("weed")
 }
 
 /// A program of the Python environment, such as `python`.

@@ -1,0 +1,53 @@
+//! A bucket of tables, whose catalog lends keys for each: SeaweedFS.
+
+use std::fs;
+
+use crate::landing::{pipeline, records};
+use crate::support::kafka::Kafka;
+use crate::support::seaweedfs::SeaweedFs;
+use crate::support::table::Lake;
+use crate::support::{new_dir, oracle};
+
+/// Counts rows and distinct positions by pyiceberg, with the keys that the catalog lends it.
+const COUNT: &str = r#"
+import sys
+from pyiceberg.catalog import load_catalog
+
+uri, warehouse, credential, name = sys.argv[1:]
+catalog = load_catalog("c", type="rest", uri=uri, warehouse=warehouse, credential=credential, scope="catalog")
+rows = catalog.load_table(name).scan(selected_fields=("_kafka_partition", "_kafka_offset")).to_arrow()
+positions = set(zip(rows["_kafka_partition"].to_pylist(), rows["_kafka_offset"].to_pylist()))
+print(rows.num_rows, len(positions))
+"#;
+
+#[test]
+fn a_table_of_a_bucket_of_tables_is_checked_written_and_read_with_keys_that_come_with_it() {
+    let server = SeaweedFs::start();
+    let (icestream, topic) = pipeline(&Lake::sqlite(), 2);
+    let name = format!("db.{topic}");
+    let icestream = icestream
+        .set("ICEBERG_CATALOG_TYPE", "rest")
+        .set("ICEBERG_CATALOG_URI", server.uri())
+        .set("ICEBERG_WAREHOUSE", SeaweedFs::WAREHOUSE)
+        .set("ICEBERG_REST_CREDENTIAL", SeaweedFs::credential());
+    let checked = icestream.command(&["check"]).success().stdout;
+    assert!(checked.contains("cannot be checked before the table exists"), "{checked}");
+    let first = Kafka::shared().produce(&topic, records(2, 0..3_000));
+    icestream.run_until_caught_up();
+    // The catalog refuses what it must, and only what lies below the table's data may be written.
+    let checked = icestream.command(&["check"]).success().stdout;
+    for line in ["PASS  fencing", "PASS  store"] {
+        assert!(checked.contains(line), "{line}: {checked}");
+    }
+    let second = Kafka::shared().produce(&topic, records(2, 3_000..5_000));
+    icestream.lose_checkpoints();
+    icestream.run_until_caught_up();
+    icestream.command(&["verify", "--rows"]).success();
+    icestream.command(&["orphans"]).success();
+    let script = new_dir("count").join("count.py");
+    fs::write(&script, COUNT).unwrap();
+    let (uri, credential) = (server.uri(), SeaweedFs::credential());
+    let told = oracle::python(&script, &[&uri, SeaweedFs::WAREHOUSE, &credential, &name]);
+    let produced = first.count() + second.count();
+    assert_eq!(told.trim(), format!("{produced} {produced}"));
+}
