@@ -6,15 +6,19 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::json;
+
 use crate::landing::{pipeline, records};
+use crate::support::icestream::Icestream;
 use crate::support::kafka::Kafka;
 use crate::support::oracle::assert_exactly_once;
 use crate::support::postgres::{Postgres, as_postgres};
 use crate::support::process::Process;
+use crate::support::producing::Record;
 use crate::support::s3::S3;
 use crate::support::table::Lake;
 use crate::support::tls::{Terminator, make_authority, make_certificate};
-use crate::support::{PATIENCE, free_port, new_dir, parts};
+use crate::support::{PATIENCE, free_port, new_dir, parts, unique};
 
 /// Files of an authority that signed a server's certificate, and of a stranger.
 fn authorities() -> PathBuf {
@@ -154,4 +158,49 @@ fn a_second_process_on_a_machine_finds_a_port_if_none_was_asked_for() {
     let exit = icestream.unset("HTTP_LISTEN").run_until_caught_up();
     assert!(exit.log.contains("the default address is taken by another process"), "{}", exit.log);
     assert_eq!(assert_exactly_once(&lake.table(&format!("db.{topic}")), &[&produced]), 100);
+}
+
+#[test]
+fn records_that_grow_beyond_memory_stop_no_other_and_take_no_memory() {
+    const LIMIT: u64 = 256;
+    let lake = Lake::sqlite();
+    let topic = unique("bombs");
+    let kafka = Kafka::shared();
+    kafka.create_topic(&topic, 2, &[]);
+    let longs: Vec<_> = (0..100)
+        .map(|at| json!({"id": 100 + at, "name": format!("f{at}"), "required": false, "type": "long"}))
+        .collect();
+    let schema = json!({"type": "struct", "fields": [
+        {"id": 1, "name": "id", "required": true, "type": "long"},
+        {"id": 2, "name": "text", "required": false, "type": "string"},
+        {"id": 3, "name": "wide", "required": false, "type": {"type": "list", "element-id": 4,
+            "element-required": false, "element": {"type": "struct", "fields": longs}}},
+    ]});
+    let icestream = Icestream::new(kafka, &topic, &lake, &format!("db.{topic}"))
+        .schema(&schema)
+        .set("MEMORY_LIMIT_MB", LIMIT.to_string())
+        .set("PARALLELISM", "2")
+        .set("BAD_RECORDS", "skip");
+    let row = |id: i64| Record::new(1, json!({ "id": id, "text": "x" }).to_string());
+    let mut produced = kafka.produce(&topic, (0..50).map(row));
+    // Five bytes each, and eight hundred in the columns: 160 MB of nulls.
+    let nulls = format!("{{\"id\":1,\"wide\":[{}null]}}", "null,".repeat(200_000));
+    kafka.produce(&topic, [Record::new(1, nulls)]);
+    produced = produced.and(&kafka.produce(&topic, (50..100).map(row)));
+    let before = kafka.produce(&topic, (0..50).map(|id| Record { partition: 0, ..row(id) }));
+    // Some 600 KB that unpack to 150 MB.
+    let text = "x".repeat(150_000_000);
+    kafka.produce(&topic, [Record::new(0, format!("{{\"id\":1,\"text\":\"{text}\"}}"))]);
+    let mut running = icestream.run();
+    running.wait_count("icestream_committed_records_total", &[], 150.0);
+    let reason = running.wait_ready(false, PATIENCE).to_string();
+    assert!(reason.contains(&format!("{topic}[0]")), "{reason}");
+    let metrics = running.metrics().unwrap();
+    let bad = metrics.value("icestream_bad_records_total", &[("reason", "too_large")]);
+    assert_eq!(bad, Some(1.0));
+    assert!(running.memory().peak < LIMIT << 20, "{:?}", running.memory());
+    let log = running.stop(PATIENCE).log;
+    assert!(log.contains("unpacks to 67108864 bytes or more"), "{log}");
+    let table = lake.table(&format!("db.{topic}"));
+    assert_eq!(assert_exactly_once(&table, &[&produced.and(&before)]), 150);
 }

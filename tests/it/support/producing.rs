@@ -225,7 +225,7 @@ impl Kafka {
             .set("batch.size", "1000000")
             .set("queue.buffering.max.messages", "500000")
             .set("compression.type", "lz4")
-            .set("message.max.bytes", "20000000");
+            .set("message.max.bytes", "200000000");
         for (name, value) in settings {
             config.set(*name, *value);
         }
