@@ -56,6 +56,9 @@ pub(super) use wire::{Decoder, Malformed};
 /// Bytes of a fetching thread's stack: there is one thread for each shard and broker.
 const STACK: usize = 256 << 10;
 
+/// Fetching threads of which it is told that they are many.
+const MANY: usize = 1_000;
+
 /// What fetches for all shards of a run.
 pub(super) struct Fetcher {
     topics: Topics,
@@ -65,6 +68,7 @@ pub(super) struct Fetcher {
     security: Arc<Security>,
     inner: Mutex<Inner>,
     leaders_wanted: Arc<AtomicBool>,
+    told_of_many: AtomicBool,
     /// Names assignments of a partition, so that answers to an earlier one are told apart. Not 0.
     tokens: AtomicU64,
 }
@@ -86,6 +90,7 @@ impl Fetcher {
             security: Arc::new(security),
             inner: Mutex::default(),
             leaders_wanted: Arc::default(),
+            told_of_many: AtomicBool::new(false),
             tokens: AtomicU64::new(1),
         }
     }
@@ -181,6 +186,14 @@ impl Fetcher {
                     .stack_size(STACK)
                     .spawn(move || worker.run())?;
             }
+        }
+        let threads: usize = inner.shards.iter().map(|fetch| fetch.workers()).sum();
+        if threads > MANY && !self.told_of_many.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                threads, shards = inner.shards.len(),
+                "many threads fetch, each with a connection: one for each shard and broker. A smaller \
+                 PARALLELISM needs fewer"
+            );
         }
         Ok(())
     }

@@ -166,6 +166,11 @@ impl ShardFetch {
         new.into_iter().collect()
     }
 
+    /// How many threads fetch for it.
+    pub(super) fn workers(&self) -> usize {
+        self.lock().workers.len()
+    }
+
     /// The thread of a broker is gone before its time: another may be started.
     pub(super) fn lost_worker(&self, broker: i32) {
         self.lock().workers.remove(&broker);
