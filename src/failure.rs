@@ -316,6 +316,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_a_server_says_is_on_one_line_and_cut() {
+        let long = "x".repeat(100_000);
+        let said = format!("denied\nicestream: all is well\u{1b}[2K {long}");
+        let cause = iceberg::Error::new(iceberg::ErrorKind::Unexpected, said);
+        let path = String::from("s3://b/t/data/f.parquet");
+        let error = WriteError::Storage { action: "write", path, source: Box::new(cause) };
+        let shown = chain(&Failure::from(error));
+        assert!(!shown.contains(['\n', '\u{1b}']), "{shown}");
+        assert!(shown.contains("denied\\nicestream") && shown.len() < 10_000, "{}", shown.len());
+        // The problems of settings are ours, one a line.
+        let none = crate::config::load(None, None, std::iter::empty()).unwrap_err();
+        assert!(chain(&Failure::Config(none)).lines().count() > 3);
+    }
+
+    #[test]
     fn what_a_library_says_of_an_address_is_shown_without_its_password() {
         let cause = iceberg::Error::new(iceberg::ErrorKind::Unexpected, "no answer")
             .with_context("url", "http://me:hunter2@lake/b?X-Amz-Signature=hunter2");

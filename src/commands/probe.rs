@@ -26,7 +26,7 @@ use crate::retry::Backoff;
 use crate::source::{Source, SourceError, SourceSettings};
 use crate::state::{StateError, StateStore};
 use crate::table::TableName;
-use crate::telemetry;
+use crate::telemetry::{HttpServer, PIPELINE};
 use crate::write::{TableWriter, WriteSettings};
 
 /// What a probe saw, or what is wrong and what to do.
@@ -114,7 +114,7 @@ pub(super) async fn http(config: &Config) -> Seen {
     let Some(HttpListen { address, any_port }) = config.http_listen else {
         return Ok(String::from("switched off"));
     };
-    match tokio::net::TcpListener::bind(address).await {
+    match HttpServer::bind(address, false, config.pipeline()).await {
         Ok(_) => Ok(format!("{address} is free")),
         Err(_) if pipeline_at(address).await.as_deref() == Some(config.pipeline()) => {
             Ok(format!("{address} is served by the process of this pipeline that runs"))
@@ -122,10 +122,7 @@ pub(super) async fn http(config: &Config) -> Seen {
         Err(_) if any_port => Ok(format!(
             "{address}, the default, is taken by another process: any free port will be used"
         )),
-        Err(error) => Err(format!(
-            "cannot listen on {address}: {error}; is icestream running already? Set HTTP_LISTEN \
-             to another address, or to off"
-        )),
+        Err(error) => Err(chain(&error)),
     }
 }
 
@@ -139,7 +136,7 @@ async fn pipeline_at(address: SocketAddr) -> Option<String> {
     };
     let url = format!("http://{}/healthz", SocketAddr::new(ip, address.port()));
     let answer = client.ok()?.get(url).send().await.ok()?;
-    Some(answer.headers().get(telemetry::PIPELINE)?.to_str().ok()?.to_owned())
+    Some(answer.headers().get(PIPELINE)?.to_str().ok()?.to_owned())
 }
 
 /// Does the cluster let us read the topic and use the group? Reads one record, commits nothing.

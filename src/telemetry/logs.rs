@@ -297,6 +297,25 @@ mod tests {
     }
 
     #[test]
+    fn what_others_say_is_no_line_of_its_own_and_is_cut() {
+        let forged = "no\n2026-01-01T00:00:00Z  INFO icestream: all is well\r\u{1b}[2K";
+        let long = "x".repeat(3 * MOST_CHARS);
+        for text in [forged, &long] {
+            let shown = written("info", LogFormat::Text, || log_everywhere(text));
+            assert_eq!(shown.lines().count(), 2, "{shown}");
+            assert!(!shown.contains(['\r', '\u{1b}']), "{shown}");
+            // Two lines of eleven and seven values; those of JSON are as many.
+            assert!(shown.len() < 20 * (MOST_CHARS + 100), "{}", shown.len());
+            let json = written("info", LogFormat::Json, || log_everywhere(text));
+            assert!(json.len() < 20 * (MOST_CHARS + 100), "{}", json.len());
+            for object in objects(&json) {
+                let message = object["message"].as_str().unwrap();
+                assert!(text.starts_with(message.split("... (").next().unwrap()), "{message}");
+            }
+        }
+    }
+
+    #[test]
     fn a_level_or_directives_decide_which_lines_are_written() {
         assert_eq!(logged("debug", LogFormat::Text).lines().count(), 2);
         assert_eq!(logged("off", LogFormat::Text), "");

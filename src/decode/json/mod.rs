@@ -99,7 +99,7 @@ impl JsonDecoder {
     #[cold]
     fn too_large(&self) -> Pushed {
         let detail = format!(
-            "the record, or what it becomes in the columns, has more than {} bytes",
+            "the record, or what it becomes in the columns, has more than {} bytes, its share of the memory",
             self.record_bytes
         );
         Pushed::Bad(*RecordError::boxed(Reason::TooLarge, detail))

@@ -190,7 +190,8 @@ impl Fetcher {
         let threads: usize = inner.shards.iter().map(|fetch| fetch.workers()).sum();
         if threads > MANY && !self.told_of_many.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                threads, shards = inner.shards.len(),
+                threads,
+                shards = inner.shards.len(),
                 "many threads fetch, each with a connection: one for each shard and broker. A smaller \
                  PARALLELISM needs fewer"
             );

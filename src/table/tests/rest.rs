@@ -456,6 +456,23 @@ async fn the_prefix_and_levels_of_a_namespace_are_in_the_address() {
 }
 
 #[tokio::test]
+async fn what_a_catalog_says_is_on_one_line_of_a_message_and_cut() {
+    let scripted = Scripted::new().await;
+    let catalog = scripted.connect().await;
+    let long = "x".repeat(100_000);
+    let said = format!("no\r\n2026-01-01T00:00:00Z ERROR forged\u{1b}[0m {long}");
+    for body in [
+        said.clone(),
+        json!({ "error": { "message": said, "type": "T", "code": 400 } }).to_string(),
+    ] {
+        scripted.server.text(LOAD, 400, body);
+        let error = catalog.load(&scripted.name).await.unwrap_err().to_string();
+        assert!(!error.contains(['\r', '\n', '\u{1b}']), "{error}");
+        assert!(error.contains("no\\r\\n2026") && error.len() < 1000, "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_table_that_is_absent_is_told_from_an_address_that_is_wrong() {
     let scripted = Scripted::new().await;
     let catalog = scripted.connect().await;
