@@ -67,7 +67,8 @@ pub(crate) async fn open_table(
     };
     let (schema, spec) =
         table_plan(name, path, iceberg.partition_spec.as_deref(), iceberg.kafka_columns)?;
-    let table = catalog.create(name, &schema, &spec, &iceberg.table_properties).await?;
+    let properties = table::of_made_table(&iceberg.table_properties);
+    let table = catalog.create(name, &schema, &spec, &properties).await?;
     tracing::info!(table = %name, location = table.metadata.location(), "made the table");
     Ok(table)
 }

@@ -54,8 +54,9 @@ pub(crate) struct Config {
     pub bad_records: BadRecords,
     /// Does a message about a bad record show nothing of its value?
     pub hide_values: bool,
-    /// Are old snapshots taken out of the table along with the commits?
-    pub expire_snapshots: bool,
+    /// Are old snapshots taken out of the table along with the commits? Where it does not say, the
+    /// table does.
+    pub expire_snapshots: Option<bool>,
     /// Where metrics and health are served, if at all.
     pub http_listen: Option<HttpListen>,
     /// Which log lines are written, and how.

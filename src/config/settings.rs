@@ -415,12 +415,12 @@ pub(crate) const SETTINGS: &[SettingDoc] = &[
     setting(
         "MAINTENANCE_EXPIRE_SNAPSHOTS",
         "maintenance.expire_snapshots",
-        "`false`",
+        "none; what the table says (`icestream.maintained`, `true` in tables that icestream makes)",
         Kind::Bool,
         "Take old snapshots out of the table along with the commits, and delete the files that only \
-         they had. Which are old is for the table to say: `history.expire.max-snapshot-age-ms` (five \
-         days), `history.expire.min-snapshots-to-keep` (1), and the retention of branches and tags. Leave \
-         it off where another program expires snapshots.",
+         they had: `true` of any table, `false` of none. Which are old is for the table to say: \
+         `history.expire.max-snapshot-age-ms`, `history.expire.min-snapshots-to-keep`, and the retention of \
+         branches and tags. Let one program expire: `false` where another does.",
     ),
     setting(
         "HTTP_LISTEN",

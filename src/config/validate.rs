@@ -45,7 +45,7 @@ pub(super) fn validate(gathered: Gathered) -> Result<Config, Vec<Problem>> {
             _ => BadRecords::Fail,
         },
         hide_values: values.word("BAD_RECORD_VALUES").as_deref() == Some("hide"),
-        expire_snapshots: values.flag("MAINTENANCE_EXPIRE_SNAPSHOTS").unwrap_or(false),
+        expire_snapshots: values.flag("MAINTENANCE_EXPIRE_SNAPSHOTS"),
         http_listen: http_listen(&mut values),
         log: log(&mut values),
         restart: restart(&mut values),

@@ -31,9 +31,9 @@ use crate::source::{
 use crate::state::{CheckpointEnd, CheckpointStart, StateError, StateStore, StepSeconds};
 use crate::table::{
     self, Catalog, CommitOutcome, Freed, LoadedTable, Maintenance, MaintenanceTotals, NotSent,
-    TableName, check_writable,
+    TableName, TableSize, check_writable,
 };
-use crate::telemetry::{MaintenanceCounts, Metrics};
+use crate::telemetry::{MaintenanceCounts, Metrics, TableCounts};
 
 /// Room for events of the monitor.
 const EVENTS: usize = 16;
@@ -351,6 +351,16 @@ impl CatalogTable {
 impl CatalogTable {
     /// What a table that was loaded, or that a commit left, shows of our pipeline.
     fn read(&self, loaded: LoadedTable) -> Result<Reading<LoadedTable>, Failure> {
+        let size = TableSize::of(&loaded.metadata);
+        self.metrics.set_table_size(
+            &self.config.iceberg.table,
+            &TableCounts {
+                snapshots: size.snapshots as u64,
+                metadata_bytes: size.metadata_bytes,
+                data_files: size.data_files,
+                added_files: size.added_files,
+            },
+        );
         let view = table::view(&loaded, &self.config.kafka.group_id, &self.maintenance.understood);
         Ok(Reading::new(loaded, view.map_err(Failure::of_reading)?))
     }

@@ -314,7 +314,8 @@ fn remember(
         table.metadata.current_snapshot().map(|head| head.manifest_list().to_owned())
     };
     // A sweep looks at older lists; nothing else does.
-    if let Some(old) = list(before).filter(|_| !maintenance.expire_snapshots) {
+    let expires = maintenance.expires(after.metadata.properties());
+    if let Some(old) = list(before).filter(|_| !expires) {
         maintenance.cache.forget(&old);
     }
     let metadata = |file: &Encoded| file.path == after.metadata_location;

@@ -9,14 +9,25 @@
 //! * everything, while any pipeline's ledger and journal contradict each other: the snapshots are
 //!   the proof that the table was rolled back, and a person must see it;
 //! * everything, if after it they would contradict each other.
+//!
+//! A table that icestream maintains, and of which nobody said how old snapshots may become, keeps fewer
+//! where they would take too much of its metadata, which each commit writes anew.
+//!
+//! Clocks may be wrong, ours and others'. What passed between two snapshots, where it is longer than
+//! what mostly passes, counts for no more than a part of what a snapshot may live, so that a clock that
+//! jumps ahead does not expire all history at once. A table that was idle keeps old snapshots longer for
+//! it.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use iceberg::spec::{MAIN_BRANCH, SnapshotReference, SnapshotRetention, TableMetadata};
 
 use super::maintenance::Maintenance;
 use super::properties::{Retention, may_delete};
+use super::size::snapshot_bytes;
 use super::{LoadedTable, ledger};
 use crate::protocol::{SUMMARY_INSTANCE, SUMMARY_PIPELINE, check_history, pipeline_of_key};
 
@@ -26,7 +37,13 @@ const MAX_AT_ONCE: usize = 2000;
 /// shared by as many commits.
 const ONE_IN: usize = 8;
 /// How long after it landed a commit whose answer was lost is found by the parents of the head.
-const ANSWER_GRACE_MS: i64 = 3_600_000;
+const ANSWER_GRACE: Duration = Duration::from_secs(3600);
+/// Snapshots that are kept however much of the metadata they take.
+const LEAST: usize = 20;
+/// A pause between two snapshots counts for one in so many of the age that is asked for, at most.
+const STEPS: u32 = 5;
+/// How far clocks may differ without a word.
+const AHEAD_MS: i64 = 60_000;
 
 /// A snapshot, as far as its retention is concerned.
 #[derive(Clone, Debug)]
@@ -35,6 +52,8 @@ struct Fact {
     parent: Option<i64>,
     sequence_number: i64,
     timestamp_ms: i64,
+    /// What it takes of the table's metadata, more or less.
+    bytes: u64,
     /// Pipeline and instance, if it is of a journal.
     writer: Option<(String, String)>,
 }
@@ -53,11 +72,13 @@ struct Keeper {
 pub(super) fn due(loaded: &LoadedTable, maintenance: &Maintenance, now_ms: i64) -> Vec<i64> {
     let metadata = &loaded.metadata;
     let count = metadata.snapshots().len();
-    let wanted = maintenance.expire_snapshots && may_delete(metadata.properties());
+    let properties = metadata.properties();
+    let wanted = maintenance.expires(properties) && may_delete(properties);
     if !wanted || count < maintenance.expire_from.load(Ordering::Relaxed) {
         return Vec::new();
     }
-    let retention = Retention::of(metadata.properties());
+    tell_of_the_future(loaded, now_ms);
+    let retention = Retention::of(properties);
     let Some(keepers) = keepers(metadata, retention) else { return Vec::new() };
     let mut due = choose(&facts(metadata), &keepers, retention, now_ms);
     let kept = count - due.len();
@@ -69,6 +90,19 @@ pub(super) fn due(loaded: &LoadedTable, maintenance: &Maintenance, now_ms: i64) 
     }
     due.truncate(MAX_AT_ONCE);
     due
+}
+
+/// Snapshots that are dated after our clock get no older until it is there.
+fn tell_of_the_future(loaded: &LoadedTable, now_ms: i64) {
+    let newest = loaded.metadata.snapshots().map(|snapshot| snapshot.timestamp_ms()).max();
+    let ahead_ms = newest.map_or(0, |newest| newest.saturating_sub(now_ms));
+    if ahead_ms > AHEAD_MS {
+        tracing::warn!(
+            table = %loaded.name, ahead_seconds = ahead_ms / 1000,
+            "the newest snapshot is dated after this machine's clock: this clock is behind, or that of \
+             a writer was ahead; snapshots get no older until then"
+        );
+    }
 }
 
 /// Those of `due` that may still be expired in a newer reading of the table.
@@ -114,6 +148,7 @@ fn facts(metadata: &TableMetadata) -> Vec<Fact> {
             parent: snapshot.parent_snapshot_id(),
             sequence_number: snapshot.sequence_number(),
             timestamp_ms: snapshot.timestamp_ms(),
+            bytes: snapshot_bytes(snapshot),
             writer: get(SUMMARY_PIPELINE)
                 .map(|pipeline| (pipeline, get(SUMMARY_INSTANCE).unwrap_or_default())),
         }
@@ -137,7 +172,8 @@ fn keepers(metadata: &TableMetadata, table: Retention) -> Option<Vec<Keeper>> {
                 let age = max_snapshot_age_ms.and_then(|age| u64::try_from(age).ok());
                 Some(Retention {
                     min_snapshots: own.unwrap_or(table.min_snapshots).max(1),
-                    max_age: age.map_or(table.max_age, std::time::Duration::from_millis),
+                    max_age: age.map_or(table.max_age, Duration::from_millis),
+                    max_bytes: table.max_bytes.filter(|_| age.is_none()),
                 })
             }
             SnapshotRetention::Tag { .. } => None,
@@ -157,10 +193,9 @@ fn choose(facts: &[Fact], keepers: &[Keeper], table: Retention, now_ms: i64) -> 
     let by_id: HashMap<i64, &Fact> = facts.iter().map(|fact| (fact.id, fact)).collect();
     let mut keep: HashSet<i64> = newest(facts, |fact| fact.writer.as_ref().map(|w| &w.0));
     let mut reached = HashSet::new();
-    let recent = newest(
-        facts.iter().filter(|fact| fact.timestamp_ms >= now_ms.saturating_sub(ANSWER_GRACE_MS)),
-        |fact| fact.writer.as_ref(),
-    );
+    let recent = young(facts, ANSWER_GRACE, 2, now_ms);
+    let recent = facts.iter().filter(|fact| recent.contains(&fact.id));
+    let recent = newest(recent, |fact| fact.writer.as_ref());
     for keeper in keepers {
         let Some(retention) = keeper.branch else {
             keep.insert(keeper.head);
@@ -168,30 +203,55 @@ fn choose(facts: &[Fact], keepers: &[Keeper], table: Retention, now_ms: i64) -> 
         };
         let line = line(&by_id, keeper.head);
         reached.extend(line.iter().map(|fact| fact.id));
-        let oldest_kept = since(now_ms, retention);
-        let by_age = |(place, fact): (usize, &&Fact)| {
-            place < retention.min_snapshots || fact.timestamp_ms >= oldest_kept
-        };
-        let mut kept = line.iter().enumerate().take_while(|next| by_age(*next)).count();
+        let mut kept = kept_of_line(&line, facts, retention, now_ms);
         if keeper.main {
             let needed = line.iter().rposition(|fact| recent.contains(&fact.id));
             kept = kept.max(needed.map_or(0, |place| place + 1));
         }
         keep.extend(line.iter().take(kept).map(|fact| fact.id));
     }
-    let oldest_kept = since(now_ms, table);
+    let young = young(facts, table.max_age, STEPS, now_ms);
     let mut due: Vec<&Fact> = facts
         .iter()
         .filter(|fact| !keep.contains(&fact.id))
-        .filter(|fact| reached.contains(&fact.id) || fact.timestamp_ms < oldest_kept)
+        .filter(|fact| reached.contains(&fact.id) || !young.contains(&fact.id))
         .collect();
     due.sort_by_key(|fact| (fact.sequence_number, fact.timestamp_ms));
     due.into_iter().map(|fact| fact.id).collect()
 }
 
-/// The time before which snapshots are too old.
-fn since(now_ms: i64, retention: Retention) -> i64 {
-    now_ms.saturating_sub(i64::try_from(retention.max_age.as_millis()).unwrap_or(i64::MAX))
+/// How many snapshots of a line a branch keeps, from its head on.
+fn kept_of_line(line: &[&Fact], facts: &[Fact], retention: Retention, now_ms: i64) -> usize {
+    let young = young(facts, retention.max_age, STEPS, now_ms);
+    let mut bytes = 0;
+    let keeps = |(place, fact): &(usize, &&Fact)| {
+        bytes += fact.bytes;
+        let fits = *place < LEAST || retention.max_bytes.is_none_or(|most| bytes <= most);
+        *place < retention.min_snapshots || (young.contains(&fact.id) && fits)
+    };
+    line.iter().enumerate().take_while(keeps).count()
+}
+
+/// The snapshots up to an age. What passed between two of them, and since the newest, counts for up to
+/// one in `steps` of it, or for twice what mostly passes, where that is more.
+fn young(facts: &[Fact], max_age: Duration, steps: u32, now_ms: i64) -> HashSet<i64> {
+    let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    let mut newest_first: Vec<&Fact> = facts.iter().collect();
+    newest_first.sort_by_key(|fact| Reverse(fact.timestamp_ms));
+    let mut pauses: Vec<i64> = newest_first
+        .windows(2)
+        .map(|pair| pair[0].timestamp_ms.saturating_sub(pair[1].timestamp_ms))
+        .collect();
+    pauses.sort_unstable();
+    let mostly = pauses.get(pauses.len() / 2).copied().unwrap_or_default();
+    let most = millis(max_age / steps).max(mostly.saturating_mul(2));
+    let (max_age, mut age, mut after) = (millis(max_age), 0_i64, now_ms);
+    let is_young = |fact: &&Fact| {
+        age = age.saturating_add(after.saturating_sub(fact.timestamp_ms).clamp(0, most));
+        after = after.min(fact.timestamp_ms);
+        age <= max_age
+    };
+    newest_first.into_iter().take_while(is_young).map(|fact| fact.id).collect()
 }
 
 /// A snapshot and its ancestors, as far as the metadata shows them.

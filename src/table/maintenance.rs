@@ -1,5 +1,6 @@
 //! What one process knows and does besides its commits to a table.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -7,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::cache::FileCache;
 use super::ledger::Understood;
+use super::properties::is_maintained;
 
 /// What is kept between the commits of a process to one table, and what is done along with them.
 /// Commits that share one read nothing that one of them wrote.
@@ -16,8 +18,8 @@ pub struct Maintenance {
     pub understood: Understood,
     /// Bytes of manifests that one merge reads at most; decoded they take several times as much.
     pub(super) merge_bytes: u64,
-    /// Are snapshots expired with the commits?
-    pub(super) expire_snapshots: bool,
+    /// Are snapshots expired with the commits? Where it does not say, by the table.
+    expire_snapshots: Option<bool>,
     /// There is nothing to look for before the table has so many snapshots.
     pub(super) expire_from: AtomicUsize,
     sweeping: AtomicBool,
@@ -56,13 +58,14 @@ pub struct MaintenanceTotals {
 }
 
 impl Maintenance {
-    /// Keeps up to `cache_bytes` of metadata files in memory, and expires snapshots if told to.
-    pub fn new(cache_bytes: usize, expire_snapshots: bool) -> Arc<Self> {
+    /// Keeps up to `cache_bytes` of metadata files in memory, and expires snapshots if told to, or if
+    /// the table says so and nothing else was told.
+    pub fn new(cache_bytes: usize, expire_snapshots: impl Into<Option<bool>>) -> Arc<Self> {
         Arc::new(Self {
             cache: FileCache::new(cache_bytes),
             understood: Understood::default(),
             merge_bytes: (cache_bytes as u64).clamp(1 << 20, 8 << 20),
-            expire_snapshots,
+            expire_snapshots: expire_snapshots.into(),
             expire_from: AtomicUsize::new(0),
             sweeping: AtomicBool::new(false),
             left: Mutex::default(),
@@ -73,6 +76,11 @@ impl Maintenance {
     /// For a single commit: keeps nothing and expires nothing.
     pub(super) fn none() -> Arc<Self> {
         Self::new(0, false)
+    }
+
+    /// Are snapshots of a table with these properties expired?
+    pub(super) fn expires(&self, properties: &HashMap<String, String>) -> bool {
+        self.expire_snapshots.unwrap_or_else(|| is_maintained(properties))
     }
 
     /// What was done so far.

@@ -6,10 +6,9 @@
 //! merged into one, which is then in a higher tier or too large to be merged again. One merge a
 //! commit, so that the time and the memory of a commit stay bounded, too.
 //!
-//! Entries keep their snapshot id and both sequence numbers. What cannot be carried over without
-//! loss stays as it is: manifests of deletes, encrypted ones, those of another partition type, and
-//! all of format version 3 (their row ids are inherited by position, and the crate's manifest
-//! entries do not carry them).
+//! Entries keep their snapshot id, both sequence numbers and, in format version 3, their row ids. What
+//! cannot be carried over without loss stays as it is: manifests of deletes, encrypted ones, those of
+//! another partition type.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +22,7 @@ use super::io::Encoded;
 use super::maintenance::Maintenance;
 use super::manifest;
 use super::properties::MergePolicy;
-use super::{LoadedTable, TableError};
+use super::{LoadedTable, TableError, row_ids};
 
 /// Entries that one merge holds in memory at most.
 const MAX_ENTRIES: u64 = 10_000;
@@ -54,11 +53,14 @@ pub(super) async fn merge(
     let cache = &maintenance.cache;
     let mut policy = MergePolicy::of(loaded.metadata.properties());
     policy.target_bytes = policy.target_bytes.min(maintenance.merge_bytes);
-    if !policy.enabled || loaded.metadata.format_version() != FormatVersion::V2 {
+    if !policy.enabled {
         return Ok(None);
     }
+    // A table that was just upgraded gives its manifests their row ids with the commit that comes now.
+    let has_row_ids = |m: &ManifestFile| !keeps_row_ids(loaded) || m.first_row_id.is_some();
     let mut by_spec = BTreeMap::<i32, Vec<&ManifestFile>>::new();
-    for manifest in manifests.iter().filter(|m| !cache.is_unfit(&m.manifest_path)) {
+    for manifest in manifests.iter().filter(|m| has_row_ids(m) && !cache.is_unfit(&m.manifest_path))
+    {
         by_spec.entry(manifest.partition_spec_id).or_default().push(manifest);
     }
     for (spec_id, manifests) in by_spec {
@@ -73,6 +75,10 @@ pub(super) async fn merge(
         }
     }
     Ok(None)
+}
+
+fn keeps_row_ids(loaded: &LoadedTable) -> bool {
+    loaded.metadata.format_version() == FormatVersion::V3
 }
 
 /// The spec and the type of its partitions, if entries of it can be written with the current schema.
@@ -137,7 +143,12 @@ async fn rewrite(
     let read: Vec<_> = reads.buffered(READS_AT_ONCE).try_collect().await?;
     let (mut entries, mut replaced) = (Vec::new(), Vec::new());
     for (file, bytes) in read {
-        match carried(&file, &bytes, partition_type) {
+        let carried = carried(&file, &bytes, partition_type);
+        let carried = carried.and_then(|entries| match keeps_row_ids(loaded) {
+            true => row_ids::written_out(&file, entries),
+            false => Ok(entries),
+        });
+        match carried {
             Ok(live) => {
                 entries.extend(live);
                 replaced.push(file.manifest_path.clone());
@@ -156,7 +167,10 @@ async fn rewrite(
     }
     let path = manifest::new_path(&loaded.metadata);
     let schema = loaded.metadata.current_schema().clone();
-    let encoded = manifest::encode(&path, FormatVersion::V2, snapshot_id, schema, spec, |writer| {
+    let version = loaded.metadata.format_version();
+    // Not those that the list would give it: none are new.
+    let first_row_id = row_ids::least(&entries).filter(|_| keeps_row_ids(loaded));
+    let encoded = manifest::encode(&path, version, snapshot_id, schema, spec, |writer| {
         entries.into_iter().try_for_each(|entry| {
             writer.add_existing_file(
                 entry.data_file,
@@ -167,7 +181,10 @@ async fn rewrite(
         })
     });
     match encoded.await {
-        Ok((manifest, file)) => Ok(Some(Merged { manifest, file, replaced })),
+        Ok((manifest, file)) => {
+            let manifest = ManifestFile { first_row_id, ..manifest };
+            Ok(Some(Merged { manifest, file, replaced }))
+        }
         Err(error) => {
             tracing::warn!(table = %loaded.name, %error, "manifests stay as they are: they cannot be merged");
             replaced.iter().for_each(|path| cache.set_unfit(path));

@@ -111,6 +111,10 @@ struct Handles {
     unresolved: IntGauge,
     metadata_reads: IntCounter,
     metadata_bytes: IntCounter,
+    table_snapshots: IntGaugeVec,
+    table_metadata: IntGaugeVec,
+    table_files: IntGaugeVec,
+    table_added_files: IntGaugeVec,
     merged_manifests: IntCounter,
     expired_snapshots: IntCounter,
     removed_files: IntCounterVec,
@@ -329,6 +333,21 @@ impl Metrics {
         handles.removed_files.with_label_values(&["failed"]).inc_by(done.failed_removals);
     }
 
+    /// Shows how large a table has become.
+    pub(crate) fn set_table_size(&self, table: &str, counts: &TableCounts) {
+        let handles = &self.0.handles;
+        for (gauge, value) in [
+            (&handles.table_snapshots, Some(counts.snapshots)),
+            (&handles.table_metadata, Some(counts.metadata_bytes)),
+            (&handles.table_files, counts.data_files),
+            (&handles.table_added_files, counts.added_files),
+        ] {
+            if let Some(value) = value {
+                gauge.with_label_values(&[table]).set(gauge_value(value));
+            }
+        }
+    }
+
     /// Counts a decision about a pending commit.
     pub(crate) fn add_admission(&self, decision: Admission) {
         self.0.handles.admissions.with_label_values(&[decision.text()]).inc();
@@ -392,6 +411,19 @@ pub(crate) struct MaintenanceCounts {
     pub failed_removals: u64,
 }
 
+/// How large a table has become.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TableCounts {
+    /// Snapshots in its metadata.
+    pub snapshots: u64,
+    /// Bytes of its metadata.
+    pub metadata_bytes: u64,
+    /// Data files in it, if it tells.
+    pub data_files: Option<u64>,
+    /// Data files of its newest snapshot, if that brought some.
+    pub added_files: Option<u64>,
+}
+
 /// The counters of one partition.
 #[derive(Clone)]
 pub(crate) struct PartitionMetrics {
@@ -440,8 +472,12 @@ impl Handles {
             unresolved: register.gauge("unknown_commits", "Pending commits of which nobody knows yet whether they are in the table.")?,
             metadata_reads: register.counter("metadata_reads_total", "Manifests and manifest lists that commits and expiry read from the store. Stands still while nobody else changes the table.")?,
             metadata_bytes: register.counter("metadata_written_bytes_total", "Bytes of metadata files that commits wrote, made or not.")?,
+            table_snapshots: register.gauges("table_snapshots", "Snapshots in the table's metadata.", &["table"])?,
+            table_metadata: register.gauges("table_metadata_bytes", "Bytes of the table's metadata, which each commit writes anew, reckoned from its snapshots and properties.", &["table"])?,
+            table_files: register.gauges("table_data_files", "Data files in the table, as its newest snapshot tells.", &["table"])?,
+            table_added_files: register.gauges("table_added_data_files", "Data files of the newest snapshot that brought some: what a commit brings.", &["table"])?,
             merged_manifests: register.counter("merged_manifests_total", "Manifests that commits merged into others.")?,
-            expired_snapshots: register.counter("expired_snapshots_total", "Snapshots that commits took out of the table (MAINTENANCE_EXPIRE_SNAPSHOTS).")?,
+            expired_snapshots: register.counter("expired_snapshots_total", "Snapshots that commits took out of the table (icestream.maintained, MAINTENANCE_EXPIRE_SNAPSHOTS).")?,
             removed_files: register.counters("removed_files_total", "Files that nothing refers to any more, by whether they could be deleted. `failed` ones stay in the store.", &["outcome"])?,
             admissions: register.counters("admissions_total", "Decisions about pending commits. `superseded` ones were fenced: another instance had committed.", &["decision"])?,
             refusals: register.counters("refusals_total", "Refusals to go on, by name.", &["refusal"])?,

@@ -17,4 +17,4 @@ pub(crate) use http::{HttpError, HttpServer, PIPELINE};
 pub(crate) use labels::{
     Admission, CheckpointOutcome, CommitOutcome, Rebalance, Restart, Server, Step, Unread,
 };
-pub(crate) use metrics::{MaintenanceCounts, Metrics, PartitionMetrics, Standing};
+pub(crate) use metrics::{MaintenanceCounts, Metrics, PartitionMetrics, Standing, TableCounts};

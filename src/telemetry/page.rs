@@ -33,7 +33,7 @@ On Linux also the usual `process_*` metrics: CPU seconds, memory, file descripto
 
 ## Label values
 
-`topic` and `partition` are those assigned to the instance, `reason` and `refusal` words of a fixed
+`topic` and `partition` are those assigned to the instance, `table` is `ICEBERG_TABLE`, `reason` and `refusal` words of a fixed
 set, `version` is icestream's own.
 
 | label | values |
@@ -52,6 +52,7 @@ const ALERTS: &str = "
 | `icestream_table_lag_seconds` rising | the table falls behind the topic |
 | `icestream_unknown_commits > 0` for minutes | the catalog answers neither yes nor no |
 | `increase(icestream_bad_records_total[10m]) > 0` | records are left out of the table |
+| `icestream_table_metadata_bytes` above some megabytes and growing | nobody expires the table's snapshots: see *Keeping a table small* in operations.md |
 | `icestream_server_reachable == 0` | a server does not answer; retried until `RETRY_GIVE_UP_MS` |
 ";
 

@@ -165,6 +165,25 @@ async fn nothing_is_expired_unless_told_to_and_while_the_table_forbids_it() {
 }
 
 #[tokio::test]
+async fn without_a_setting_the_table_says_whether_its_snapshots_are_expired() {
+    for (told, says, expired) in [
+        (None, None, false),
+        (None, Some("true"), true),
+        (None, Some("false"), false),
+        (Some(false), Some("true"), false),
+        (Some(true), Some("false"), true),
+    ] {
+        let bench = Bench::new().await;
+        let mut properties = Vec::from(STRICT);
+        properties.extend(says.map(|says| ("icestream.maintained", says)));
+        bench.create_with("", &properties).await;
+        let loaded = append_and_sweep(&bench, &Maintenance::new(CACHE, told), 0..10).await;
+        let left = loaded.metadata.snapshots().count();
+        assert_eq!(left < 10, expired, "{told:?} {says:?}: {left}");
+    }
+}
+
+#[tokio::test]
 async fn table_metadata_that_falls_out_of_the_log_is_deleted_if_the_table_says_so() {
     for (delete, left) in [("true", 3), ("false", 11)] {
         let bench = Bench::new().await;

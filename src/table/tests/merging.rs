@@ -109,15 +109,75 @@ async fn a_table_may_forbid_merging() {
     assert_eq!(manifests(&loaded).await, 8);
 }
 
+/// The first row id of each live file of the head, by path, as format version 3 says what is inherited.
+async fn row_ids(loaded: &LoadedTable) -> BTreeMap<String, i64> {
+    let mut found = BTreeMap::new();
+    for file in list::of_head(loaded, &FileCache::new(0)).await.unwrap() {
+        let mut next = i64::try_from(file.first_row_id.unwrap()).unwrap();
+        for entry in file.load_manifest(&loaded.io).await.unwrap().entries() {
+            let of_its_own = entry.data_file.first_row_id();
+            found.insert(entry.file_path().to_owned(), of_its_own.unwrap_or(next));
+            if of_its_own.is_none() {
+                next += i64::try_from(entry.record_count()).unwrap();
+            }
+        }
+    }
+    found
+}
+
 #[tokio::test]
-async fn manifests_of_format_version_3_are_left_alone() {
+async fn merged_manifests_of_format_version_3_keep_all_row_ids_as_they_were() {
     let bench = Bench::new().await;
     bench.create_with("", &[THREE, ("format-version", "3")]).await;
-    let loaded = append_many(&bench, &Maintenance::new(CACHE, false), 0, 8, &[]).await;
-    assert_eq!(loaded.metadata.format_version(), FormatVersion::V3);
-    assert_eq!(manifests(&loaded).await, 8);
-    assert_eq!(loaded.metadata.next_row_id(), 8);
-    assert_eq!(ids(&bench.load().await).await, (0..8).collect::<Vec<_>>());
+    let maintenance = Maintenance::new(CACHE, false);
+    let mut expected = BTreeMap::new();
+    let mut next = 0;
+    for id in 0..40 {
+        let loaded = bench.load().await;
+        // Two files of different size a commit, so that places in a manifest matter.
+        let (rows, from) = ([(id, "x"), (id + 1_000, "y"), (id + 2_000, "z")], 3 * id);
+        let files = vec![
+            write_file(&loaded, &rows[..1], &[]).await,
+            write_file(&loaded, &rows[1..], &[]).await,
+        ];
+        for file in &files {
+            expected.insert(file.path.clone(), next);
+            next += i64::try_from(file.records).unwrap();
+        }
+        let commit = pending(&loaded, from, from + 3, files);
+        let appended = append(&bench.catalog, &loaded, &commit, &maintenance).await.unwrap();
+        let loaded = committed(Ok(appended.outcome));
+        assert_eq!(loaded.metadata.format_version(), FormatVersion::V3);
+        assert_eq!(row_ids(&loaded).await, expected, "after {id}");
+        assert_eq!(loaded.metadata.next_row_id(), u64::try_from(next).unwrap());
+        let head = loaded.metadata.current_snapshot().unwrap();
+        assert_eq!(head.added_rows_count(), Some(3), "a merge brings no rows");
+        assert_eq!(entries(&loaded).await.len(), expected.len());
+        assert!(manifests(&loaded).await <= 16, "after {id}");
+    }
+    assert!(maintenance.totals().merged_manifests >= 36);
+    assert_eq!(ids(&bench.load().await).await.len(), 120);
+}
+
+#[tokio::test]
+async fn a_table_that_was_upgraded_to_format_version_3_merges_once_its_rows_have_ids() {
+    let bench = Bench::new().await;
+    bench.create_with("", &[THREE]).await;
+    let maintenance = Maintenance::new(CACHE, false);
+    append_many(&bench, &Maintenance::none(), 0, 3, &[]).await;
+    bench.foreign(|builder| builder.upgrade_format_version(FormatVersion::V3)).await;
+    let first = append_many(&bench, &maintenance, 3, 1, &[]).await;
+    assert_eq!(maintenance.totals().merged_manifests, 0);
+    let given = row_ids(&first).await;
+    assert_eq!(
+        given.values().copied().collect::<std::collections::BTreeSet<_>>(),
+        (0..4).collect()
+    );
+    let merged = append_many(&bench, &maintenance, 4, 1, &[]).await;
+    assert!(maintenance.totals().merged_manifests >= 3);
+    let after = row_ids(&merged).await;
+    assert!(given.iter().all(|(path, id)| after[path] == *id), "{given:?} {after:?}");
+    assert_eq!(ids(&bench.load().await).await, (0..5).collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod orphans;
 mod rest;
 mod server;
 mod views;
+mod year;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

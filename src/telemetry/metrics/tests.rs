@@ -29,6 +29,13 @@ fn filled() -> Metrics {
     metrics.add_file(8, 4096);
     metrics.observe_step(Step::Seal, Duration::from_millis(3));
     metrics.add_checkpoint(CheckpointOutcome::Complete, at(1005));
+    let counts = TableCounts {
+        snapshots: 3,
+        metadata_bytes: 7_000,
+        data_files: Some(9),
+        added_files: Some(2),
+    };
+    metrics.set_table_size("health.readings", &counts);
     metrics
 }
 
