@@ -11,7 +11,8 @@ use super::maintenance::{Maintenance, Sweeping};
 use super::snapshot::{self, Change, Proposal};
 use super::sweep::Freed;
 use super::{
-    Catalog, LoadedTable, NotSent, TableError, expiry, io, ledger, manifest, partition_names, sql,
+    Catalog, LoadedTable, NotSent, TableError, expiry, io, ledger, long_values, manifest,
+    partition_names, sql,
 };
 use crate::base::clock::now_ms;
 use crate::base::location;
@@ -245,7 +246,10 @@ pub(super) async fn send(
     let Written { proposal, paths, .. } = written;
     let answer = match catalog {
         Catalog::Sql(catalog) => catalog.swap(loaded, proposal, metadata_file(paths)).await,
-        Catalog::Rest(catalog) => catalog.commit(loaded, proposal).await,
+        Catalog::Rest(catalog) => {
+            let answer = catalog.commit(loaded, proposal).await;
+            answer.map(|outcome| long_values::explained(outcome, &proposal.updates))
+        }
     };
     answered();
     settle(catalog, loaded, proposal, paths, answer).await

@@ -31,6 +31,7 @@ mod ledger;
 mod lent_keys;
 mod list;
 mod listing;
+mod long_values;
 mod maintenance;
 mod manifest;
 mod merge;

@@ -1,5 +1,6 @@
 //! The REST catalog against scripted answers: what each means.
 
+mod lengths;
 mod stores;
 mod tokens;
 
