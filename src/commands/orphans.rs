@@ -36,6 +36,8 @@ struct Shown {
     undecided: Count,
     /// Kept: files of ours, old enough, that snapshots have.
     referenced: u64,
+    /// Why uploads that were begun and not ended were not looked for, if they were not.
+    uploads_not_listed: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -90,6 +92,7 @@ pub(crate) async fn orphans(
         failed: Count::default(),
         undecided: Count::default(),
         referenced: 0,
+        uploads_not_listed: None,
     };
     let searched = search_all(config, &catalog, &table, now_ms, &mut shown).await;
     // What was deleted before a failure is told as well.
@@ -118,6 +121,7 @@ async fn search_all(
         let judged = candidates.judge(catalog, table, &config.kafka.group_id, &held).await;
         shown.take(judged.map_err(|error| failure(error, &shown.table))?, now_ms).await;
     }
+    shown.uploads_not_listed = search.unlisted.as_ref().map(|error| chain(error));
     Ok(())
 }
 
@@ -196,8 +200,11 @@ fn write_text(shown: &Shown, out: &mut dyn Write) -> io::Result<()> {
             }
         }
         for row in &shown.orphans {
-            let age = human_age(row.age_seconds);
-            table.add_row([row.path.clone(), human_bytes(row.bytes), age]);
+            let size = match row.kind {
+                "upload" => String::from("open upload"),
+                _ => human_bytes(row.bytes),
+            };
+            table.add_row([row.path.clone(), size, human_age(row.age_seconds)]);
         }
         writeln!(out, "{table}")?;
     }
@@ -215,6 +222,9 @@ fn write_text(shown: &Shown, out: &mut dyn Write) -> io::Result<()> {
             "{} kept: no snapshot has them, and the table has not passed what they were written for",
             total(&shown.undecided)
         )?;
+    }
+    if let Some(reason) = &shown.uploads_not_listed {
+        writeln!(out, "uploads that were begun and not ended were not looked for: {reason}")?;
     }
     for row in &shown.orphans {
         if let Some(error) = &row.error {
@@ -259,6 +269,7 @@ mod tests {
             failed: Count::default(),
             undecided: Count { files: 2, bytes: 2048 },
             referenced: 5,
+            uploads_not_listed: Some("HTTP 501: NotImplemented".into()),
         };
         for (path, error) in rows {
             shown.found.add(1536);
@@ -295,6 +306,7 @@ mod tests {
             "1 files, 1.5 KiB",
             "--delete",
             "2 files, 2.0 KiB kept",
+            "not looked for: HTTP 501",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

@@ -194,7 +194,7 @@ pub(super) fn iceberg(values: &mut Values) -> Iceberg {
     }
 }
 
-/// The ledger's own properties are not for people to set.
+/// The ledger's own properties are not for people to set. Whether icestream keeps the table small is.
 fn table_properties(values: &mut Values) -> HashMap<String, String> {
     const NAME: &str = "ICEBERG_TABLE_PROPERTIES";
     let text = values.text(NAME).unwrap_or_default();
@@ -202,7 +202,7 @@ fn table_properties(values: &mut Values) -> HashMap<String, String> {
     for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
         let parts = pair.split_once('=').map(|(name, value)| (name.trim(), value.trim()));
         let fresh = match parts {
-            Some((name, value)) if !name.is_empty() && !name.starts_with("icestream.") => {
+            Some((name, value)) if !name.is_empty() && !is_reserved(name) => {
                 properties.insert(name.to_owned(), value.to_owned()).is_none()
             }
             _ => false,
@@ -213,6 +213,10 @@ fn table_properties(values: &mut Values) -> HashMap<String, String> {
         }
     }
     properties
+}
+
+fn is_reserved(property: &str) -> bool {
+    property.starts_with("icestream.") && property != "icestream.maintained"
 }
 
 /// The defaults of catalog and warehouse are for SQLite: with another catalog they would be a

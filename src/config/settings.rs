@@ -185,9 +185,12 @@ pub(crate) const SETTINGS: &[SettingDoc] = &[
         "ICEBERG_TABLE_PROPERTIES",
         "iceberg.table_properties",
         "none",
-        Kind::Text("`name=value`, several with commas; none of `icestream.`"),
+        Kind::Text(
+            "`name=value`, several with commas; of `icestream.` only `icestream.maintained`",
+        ),
         "Properties of the table when it is created. docs/table-properties.md has those that \
-         icestream follows.",
+         icestream follows, and those that it sets beside them unless these have \
+         `icestream.maintained=false`.",
     ),
     setting(
         "ICEBERG_KAFKA_COLUMNS",

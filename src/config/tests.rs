@@ -303,7 +303,10 @@ fn texts_are_held_against_their_rules() {
         ("LOG_LEVEL", "info,icestream::table=debug"),
         ("ICEBERG_CATALOG_URI", "sqlite:catalog.db"),
         ("ICEBERG_WAREHOUSE", "s3://bucket/prefix"),
-        ("ICEBERG_TABLE_PROPERTIES", "write.parquet.compression-codec=zstd, note=a=b,"),
+        (
+            "ICEBERG_TABLE_PROPERTIES",
+            "write.parquet.compression-codec=zstd, note=a=b,icestream.maintained=false,",
+        ),
     ];
     for (name, value) in good {
         load(None, None, environment(&[(name, value)])).unwrap();

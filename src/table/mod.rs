@@ -55,6 +55,7 @@ mod sql_text;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod uploads;
 
 use std::collections::HashMap;
 use std::fmt;

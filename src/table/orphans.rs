@@ -14,6 +14,9 @@
 //! * its age, by the store's clock and by its own name, is above the one that was asked for;
 //! * it is in no pending commit that the caller knows of.
 //!
+//! An upload to S3 that was begun and not ended is an orphan by the same rules, but that no snapshot can
+//! have it: an object of its name is another thing.
+//!
 //! Files are looked at in parts of bounded number; each part has a reading of the table of its own.
 
 use std::collections::{HashMap, HashSet};
@@ -27,6 +30,7 @@ use super::cache::FileCache;
 use super::files::unreadable;
 use super::listing::{Listed, Listing};
 use super::properties::may_delete;
+use super::uploads::{self, Upload, Uploads};
 use super::{Catalog, LoadedTable, TableError, Understood, ledger, list, manifest};
 use crate::protocol::{Origin, Passed, Refusal, check_history, pipeline_of_key};
 
@@ -60,6 +64,8 @@ pub(crate) enum FileKind {
     Manifest,
     /// A manifest list.
     ManifestList,
+    /// An upload that was begun and not ended.
+    Upload,
 }
 
 impl FileKind {
@@ -69,6 +75,7 @@ impl FileKind {
             Self::Data => "data",
             Self::Manifest => "manifest",
             Self::ManifestList => "manifest_list",
+            Self::Upload => "upload",
         }
     }
 }
@@ -80,11 +87,13 @@ pub(crate) struct OwnFile {
     pub path: String,
     /// What it is.
     pub kind: FileKind,
-    /// Bytes of it.
+    /// Bytes of it; 0 for an upload, whose parts are not looked at.
     pub bytes: u64,
-    /// When it was written, milliseconds since the Unix epoch, by the store's clock.
+    /// When it was written, or begun, milliseconds since the Unix epoch, by the store's clock.
     pub modified_ms: i64,
     origin: Origin,
+    /// An upload, and none of an object.
+    upload: Option<Upload>,
 }
 
 impl OwnFile {
@@ -99,7 +108,15 @@ impl OwnFile {
             Origin::Manifest { .. } => FileKind::Manifest,
             Origin::ManifestList { .. } => FileKind::ManifestList,
         };
-        Some(Self { path: listed.path, kind, bytes: listed.bytes, modified_ms, origin })
+        let upload = None;
+        Some(Self { path: listed.path, kind, bytes: listed.bytes, modified_ms, origin, upload })
+    }
+
+    /// An upload of ours that was begun before `before_ms`.
+    fn of_upload(upload: Upload, before_ms: i64) -> Option<Self> {
+        let (path, modified_ms) = (upload.path.clone(), upload.begun_ms);
+        let file = Self::of(Listed { path, bytes: 0, modified_ms }, before_ms)?;
+        Some(Self { kind: FileKind::Upload, upload: Some(upload), ..file })
     }
 }
 
@@ -114,7 +131,12 @@ pub(crate) struct OrphanSearch {
     /// Locations that are still to be listed.
     roots: Vec<String>,
     listing: Option<Listing>,
+    /// Locations of which open uploads are still to be listed.
+    upload_roots: Vec<String>,
+    uploads: Option<Uploads>,
     before_ms: i64,
+    /// Why open uploads were not looked for, if they were not.
+    pub(crate) unlisted: Option<TableError>,
 }
 
 impl OrphanSearch {
@@ -130,7 +152,9 @@ impl OrphanSearch {
             roots.remove(0);
         }
         let (uuid, io) = (table.metadata.uuid(), table.io.clone());
-        Self { uuid, io, roots, listing: None, before_ms }
+        let upload_roots = roots.clone();
+        let (listing, uploads, unlisted) = (None, None, None);
+        Self { uuid, io, roots, listing, upload_roots, uploads, before_ms, unlisted }
     }
 
     /// Lists on, up to a part of the files that may be orphans; none at the end.
@@ -141,7 +165,10 @@ impl OrphanSearch {
         let mut files = Vec::new();
         while files.len() < PART {
             let Some(listing) = &mut self.listing else {
-                let Some(root) = self.roots.pop() else { break };
+                let Some(root) = self.roots.pop() else {
+                    self.open_uploads(&mut files).await;
+                    break;
+                };
                 self.listing = Some(Listing::open(&self.io, &root).await?);
                 continue;
             };
@@ -152,6 +179,38 @@ impl OrphanSearch {
             files.extend(page.into_iter().filter_map(|file| OwnFile::of(file, self.before_ms)));
         }
         Ok((!files.is_empty()).then_some(Candidates { uuid: self.uuid, files }))
+    }
+
+    /// Lists on, up to a part of the open uploads. A store that does not list them, or does not let us, has
+    /// files all the same.
+    async fn open_uploads(&mut self, files: &mut Vec<OwnFile>) {
+        while files.len() < PART {
+            let page = match &mut self.uploads {
+                Some(uploads) => uploads.page().await,
+                None => {
+                    let Some(root) = self.upload_roots.pop() else { break };
+                    match Uploads::open(&self.io, &root) {
+                        Ok(opened) => {
+                            self.uploads = opened;
+                            continue;
+                        }
+                        Err(error) => Err(error),
+                    }
+                }
+            };
+            match page {
+                Ok(Some(page)) => {
+                    let of = |upload| OwnFile::of_upload(upload, self.before_ms);
+                    files.extend(page.into_iter().filter_map(of));
+                }
+                Ok(None) => self.uploads = None,
+                Err(error) => {
+                    self.uploads = None;
+                    self.upload_roots.clear();
+                    self.unlisted = Some(error);
+                }
+            }
+        }
     }
 }
 
@@ -191,13 +250,17 @@ impl Candidates {
         let loaded = loaded.ok_or_else(|| Refusal::TableMissing { table: name.to_string() })?;
         let passed = passed(&loaded, self.uuid, pipeline)?;
         let listed = self.files.len();
+        let (uploads, stored): (Vec<OwnFile>, Vec<OwnFile>) =
+            self.files.into_iter().partition(|file| file.upload.is_some());
         let mut by_name = HashMap::<String, Vec<OwnFile>>::new();
-        for file in self.files {
+        for file in stored {
             by_name.entry(file_name(&file.path).to_owned()).or_default().push(file);
         }
         remove_referenced(&loaded, &mut by_name).await?;
         let (mut orphans, mut undecided) = (Vec::new(), Vec::new());
-        for (name, files) in by_name {
+        let uploads =
+            uploads.into_iter().map(|file| (file_name(&file.path).to_owned(), vec![file]));
+        for (name, files) in by_name.into_iter().chain(uploads) {
             let held = held.contains(&name);
             for file in files {
                 match !held && passed.rules_out(&file.origin) {
@@ -294,10 +357,14 @@ pub(crate) async fn delete_orphans(
     let delete = |file: OwnFile| {
         let io = table.io.clone();
         async move {
-            let deleted = io.delete(&file.path).await;
-            let error = deleted.err();
-            let error = error.map(|error| TableError::storage("delete", &file.path, error));
-            (file, error)
+            let deleted = match &file.upload {
+                Some(upload) => uploads::abort(&io, upload).await,
+                None => {
+                    let deleted = io.delete(&file.path).await;
+                    deleted.map_err(|error| TableError::storage("delete", &file.path, error))
+                }
+            };
+            (file, deleted.err())
         }
     };
     stream::iter(orphans.into_iter().map(delete)).buffered(DELETIONS_AT_ONCE).collect().await

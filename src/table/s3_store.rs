@@ -99,14 +99,34 @@ pub(super) fn file_io(mut accesses: Vec<Access>) -> std::result::Result<FileIO, 
     Ok(builder.with_prop(NUMBER, number.to_string()).build())
 }
 
+/// How a bucket is reached, for requests that no client makes.
+pub(super) struct Reached {
+    pub(super) config: S3Config,
+    pub(super) keys: Option<LentKeys>,
+    pub(super) http: HttpClient,
+}
+
 /// For what the crate's access to files cannot do: how `io` reaches the bucket of `location`.
 pub(super) fn operator(io: &FileIO, location: &str) -> Result<Operator> {
+    store(io)?.operator(location).map(|(operator, _)| operator)
+}
+
+/// For what [`operator`] cannot do, either.
+pub(super) fn reached(io: &FileIO, location: &str) -> Result<Reached> {
+    let S3Store(inner) = store(io)?;
+    let access = inner.accesses.iter().find(|access| is_under(location, &access.prefix));
+    Ok(Reached {
+        config: config(access.map(|access| &access.properties))?,
+        keys: access.and_then(|access| access.keys.clone()),
+        http: inner.http.clone(),
+    })
+}
+
+fn store(io: &FileIO) -> Result<S3Store> {
     let number = io.config().props().get(NUMBER).and_then(|number| number.parse().ok());
     let store = number.and_then(|number: u64| STORES.lock().get(&number)?.upgrade());
-    match store {
-        Some(inner) => S3Store(inner).operator(location).map(|(operator, _)| operator),
-        None => Err(Error::new(ErrorKind::Unexpected, "this access to files is not to S3")),
-    }
+    let elsewhere = || Error::new(ErrorKind::Unexpected, "this access to files is not to S3");
+    store.map(S3Store).ok_or_else(elsewhere)
 }
 
 /// The properties by which a location is reached.

@@ -13,7 +13,7 @@ pub(crate) mod metrics;
 mod page;
 
 pub(crate) use health::Health;
-pub(crate) use http::{HttpError, HttpServer, PIPELINE};
+pub(crate) use self::http::{HttpError, HttpServer, PIPELINE};
 pub(crate) use labels::{
     Admission, CheckpointOutcome, CommitOutcome, Rebalance, Restart, Server, Step, Unread,
 };

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::landing::{pipeline, records};
 use crate::support::icestream::Icestream;
 use crate::support::kafka::Kafka;
 use crate::support::oracle::{self, Reader, assert_exactly_once};
-use crate::support::producing::Produced;
+use crate::support::producing::{Produced, Record};
+use crate::support::s3::S3;
 use crate::support::table::{Lake, NewLake, Table};
 use crate::support::{PATIENCE, files, wait_for};
 
@@ -110,6 +111,57 @@ fn what_killed_processes_leave_is_found_and_deleted_and_nothing_else() {
         assert_eq!(names(&orphans(&icestream, true)), BTreeSet::new(), "{kind}");
         assert_exact(&icestream, &table, &produced);
         println!("{kind}: {} orphans, {data} of them data", expected.len());
+    }
+}
+
+#[test]
+fn an_upload_that_a_killed_process_left_open_is_found_and_taken_back_and_no_other() {
+    for (kind, lake) in LAKES.into_iter().skip(1) {
+        let lake = lake();
+        let (icestream, topic) = pipeline(&lake, 1);
+        // Row groups that go up while the file is open.
+        let icestream = icestream
+            .set("PARALLELISM", "1")
+            .set("ICEBERG_TABLE_PROPERTIES", "write.parquet.row-group-size-bytes=2097152")
+            .set("CHECKPOINT_INTERVAL_MS", "600000");
+        let table = lake.table(&format!("db.{topic}"));
+        let (_, place) = lake.warehouse().split_once("://").expect("a location");
+        let (store, bucket) = (S3::shared(), place.split('/').next().expect("a bucket").to_owned());
+        let mut random = fastrand::Rng::with_seed(1);
+        let records = (0..32_000).map(|id| {
+            let text: String = (0..1_000).map(|_| random.alphanumeric()).collect();
+            Record::new(0, json!({ "id": id, "text": text }).to_string())
+        });
+        let produced = Kafka::shared().produce(&topic, records);
+        let mut running = icestream.run();
+        wait_for("an open upload", PATIENCE, || {
+            (!store.open_uploads(&bucket).is_empty()).then_some(())
+        });
+        let undecided = orphans(&icestream, true);
+        assert_eq!(names(&undecided), BTreeSet::new(), "{kind}: its process goes on");
+        assert_eq!(undecided["undecided"]["files"], 1, "{kind}: {undecided}");
+        running.kill();
+        icestream.lose_checkpoints();
+        let left = store.open_uploads(&bucket);
+        assert_eq!(left.len(), 1, "{kind}: {left:?}");
+        // One of another program, at the same place.
+        let place = left[0].rsplit_once('/').expect("a directory").0;
+        let stranger =
+            format!("{place}/00000-0-0c5a2f1e-7c0f-4c1f-9e57-1a3f6f0d9f11-00001.parquet");
+        store.begin_upload(&format!("{bucket}/{stranger}"));
+
+        icestream.run_until_caught_up();
+        let seen = orphans(&icestream, false);
+        assert_eq!(seen["uploads_not_listed"], Value::Null, "{kind}: {seen}");
+        let uploads: Vec<&Value> = seen["orphans"].as_array().expect("rows").iter().collect();
+        assert!(uploads.iter().all(|row| row["kind"] == "upload"), "{kind}: {seen}");
+        assert_eq!(names(&seen), BTreeSet::from([file_name(&left[0])]), "{kind}");
+        assert_eq!(store.open_uploads(&bucket).len(), 2, "{kind}: a look takes nothing back");
+        let report = orphans(&icestream, true);
+        assert_eq!(report["deleted"]["files"], 1, "{kind}: {report}");
+        assert_eq!(store.open_uploads(&bucket), [stranger], "{kind}");
+        assert_eq!(names(&orphans(&icestream, true)), BTreeSet::new(), "{kind}");
+        assert_eq!(assert_exactly_once(&table, &[&produced]), 32_000, "{kind}");
     }
 }
 

@@ -85,6 +85,22 @@ impl S3 {
             .collect()
     }
 
+    /// Begins an upload of several parts to `bucket/key`.
+    pub fn begin_upload(&self, path: &str) {
+        self.send(Method::POST, &format!("{path}?uploads"), &[], "").success();
+    }
+
+    /// Keys of uploads of several parts that were begun and not ended (at most 1000, one page).
+    pub fn open_uploads(&self, bucket: &str) -> Vec<String> {
+        let body = self.get(&format!("{bucket}?uploads")).success().body;
+        let uploads = body.split("<Upload>").skip(1);
+        let key = |upload: &str| {
+            let (_, rest) = upload.split_once("<Key>")?;
+            Some(rest.split_once("</Key>")?.0.to_owned())
+        };
+        uploads.filter_map(key).collect()
+    }
+
     fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
         let url = format!("{}/{path}", self.endpoint());
         // Who asks without a signature is a stranger; the signature itself is not looked at.
