@@ -12,8 +12,8 @@ pub(crate) mod metrics;
 #[cfg(test)]
 mod page;
 
-pub(crate) use health::Health;
 pub(crate) use self::http::{HttpError, HttpServer, PIPELINE};
+pub(crate) use health::Health;
 pub(crate) use labels::{
     Admission, CheckpointOutcome, CommitOutcome, Rebalance, Restart, Server, Step, Unread,
 };

@@ -203,7 +203,10 @@ answer = table.scan(snapshot_id=snapshot.snapshot_id).to_arrow().num_rows
 fn a_process_that_is_alone_reads_no_metadata_and_one_that_is_not_reads_what_it_must() {
     let lake = Lake::sqlite();
     let (icestream, topic) = pipeline(&lake, 2);
-    let icestream = icestream.set("CHECKPOINT_INTERVAL_MS", "100");
+    // Nothing is merged here: that reads what others wrote.
+    let icestream = icestream
+        .set("CHECKPOINT_INTERVAL_MS", "100")
+        .set("ICEBERG_TABLE_PROPERTIES", "commit.manifest.min-count-to-merge=100");
     let table = lake.table(&format!("db.{topic}"));
     let mut running = icestream.run();
     let produced = Kafka::shared().produce(&topic, records(2, 0..20));
