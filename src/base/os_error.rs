@@ -34,6 +34,16 @@ pub(crate) fn verdict(error: &(dyn Error + 'static)) -> Verdict {
     }
 }
 
+/// What to say of [`is_skewed`].
+pub(crate) const SKEWED: &str = "the clock of this machine, or that of the store, is wrong by more than \
+                                 the store takes (S3: 15 minutes): set it right";
+
+/// Does a store refuse a request for the time that it says it was signed at? The clock may be set
+/// right: it passes.
+pub(crate) fn is_skewed(error: &(dyn Error + 'static)) -> bool {
+    causes(error).any(|cause| cause.to_string().contains("RequestTimeTooSkewed"))
+}
+
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error| (*error).source())
 }
@@ -97,8 +107,8 @@ mod tests {
         assert_eq!(verdict(&error), Verdict::Passing, "{error}");
     }
 
-    #[tokio::test]
-    async fn an_object_store_that_forbids_may_allow_it_later() {
+    /// What the client of S3 says of a store that answers 403 with this body.
+    async fn forbidden(body: &'static str) -> iceberg::Error {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let server = std::thread::spawn(move || {
@@ -108,7 +118,9 @@ mod tests {
                 let count = stream.read(&mut part).unwrap();
                 asked.extend(&part[..count]);
             }
-            let answer = "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            let length = body.len();
+            let head = format!("HTTP/1.1 403 Forbidden\r\ncontent-length: {length}\r\n");
+            let answer = format!("{head}connection: close\r\n\r\n{body}");
             stream.write_all(answer.as_bytes()).unwrap();
         });
         let factory = OpenDalStorageFactory::S3 { customized_credential_load: None };
@@ -120,11 +132,29 @@ mod tests {
             .with_prop("s3.path-style-access", "true")
             .build();
         let error = io.new_output("s3://b/k").unwrap().write("x".into()).await.unwrap_err();
+        server.join().unwrap();
+        error
+    }
+
+    #[tokio::test]
+    async fn an_object_store_that_forbids_may_allow_it_later() {
+        let error = forbidden("").await;
         // The layer that tries again calls every error persistent, this one too, which it did not try
         // again. Keys that are exchanged under a running process are refused for a while.
         assert!(error.to_string().contains("PermissionDenied (persistent)"), "{error}");
         assert_eq!(verdict(&error), Verdict::Passing, "{error}");
-        server.join().unwrap();
+        assert!(!is_skewed(&error), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_off_is_told_by_an_object_store_and_passes() {
+        let error = forbidden(
+            "<Error><Code>RequestTimeTooSkewed</Code><Message>The difference between the request time \
+             and the current time is too large.</Message></Error>",
+        )
+        .await;
+        assert!(is_skewed(&error), "{error}");
+        assert_eq!(verdict(&error), Verdict::Passing, "{error}");
     }
 
     #[test]

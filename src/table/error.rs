@@ -1,7 +1,7 @@
 //! What can go wrong at a catalog or a store, told apart by what the caller should do.
 
 use super::TableName;
-use crate::base::os_error::{Verdict, verdict};
+use crate::base::os_error::{SKEWED, Verdict, is_skewed, verdict};
 use crate::protocol::LedgerError;
 
 /// Any error of a library below.
@@ -158,12 +158,26 @@ impl TableError {
     /// An error of the store while `doing` something to `path`. What cannot be read is tried again
     /// whatever the reason: another writer may have replaced it meanwhile.
     pub(super) fn storage(doing: &'static str, path: &str, source: impl Into<BoxError>) -> Self {
-        let (path, source) = (path.to_string(), source.into());
+        let (path, source) = (path.to_string(), Skewed::named(source.into()));
         let writes = matches!(doing, "write" | "sync" | "create directory");
         match verdict(source.as_ref()) {
             Verdict::Full => Self::DiskFull { doing, path, source },
             Verdict::Refused if writes => Self::Denied { doing, path, source },
             Verdict::Refused | Verdict::Passing => Self::Storage { doing, path, source },
+        }
+    }
+}
+
+/// The clock is off: said before what the store said.
+#[derive(Debug, thiserror::Error)]
+#[error("{SKEWED}")]
+struct Skewed(#[source] BoxError);
+
+impl Skewed {
+    fn named(source: BoxError) -> BoxError {
+        match is_skewed(source.as_ref()) {
+            true => Box::new(Self(source)),
+            false => source,
         }
     }
 }
@@ -183,6 +197,20 @@ mod tests {
         assert!(matches!(TableError::storage("write", "p", wrapped), TableError::DiskFull { .. }));
         let passing = std::io::Error::from_raw_os_error(libc::EIO);
         assert!(matches!(TableError::storage("write", "p", passing), TableError::Storage { .. }));
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_named_and_waited_for() {
+        for doing in ["write", "read"] {
+            let said = "PermissionDenied (persistent): S3Error { code: \"RequestTimeTooSkewed\" }";
+            let source = iceberg::Error::new(iceberg::ErrorKind::Unexpected, said);
+            let error = TableError::storage(doing, "p", source);
+            assert!(error.is_transient(), "{error:?}");
+            let text =
+                std::error::Error::source(&error).map(|source| format!("{source} {source:?}"));
+            let text = text.unwrap();
+            assert!(text.contains("clock") && text.contains("RequestTimeTooSkewed"), "{text}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io;
 use arrow::error::ArrowError;
 use parquet::errors::ParquetError;
 
-use crate::base::os_error::{Verdict, verdict};
+use crate::base::os_error::{SKEWED, Verdict, is_skewed, verdict};
 
 /// Why a batch could not be written. After any of these the writer can only be aborted.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +111,10 @@ impl WriteError {
     /// Sorts a store's error: full, or anything else.
     pub(super) fn storage(action: &'static str, path: &str, source: iceberg::Error) -> Self {
         let path = path.to_owned();
+        let source = match is_skewed(&source) {
+            true => iceberg::Error::new(source.kind(), SKEWED).with_source(source),
+            false => source,
+        };
         match verdict(&source) {
             Verdict::Full => Self::StorageFull { path, source: Box::new(source) },
             Verdict::Refused | Verdict::Passing => {
@@ -137,6 +141,8 @@ impl WriteError {
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error as _;
+
     use super::*;
 
     fn storage_error(words: &str) -> WriteError {
@@ -159,6 +165,14 @@ mod tests {
             .with_source(cause);
         let error = WriteError::storage("close", "/t/data/f.parquet", source);
         assert!(matches!(error, WriteError::StorageFull { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_named_and_waited_for() {
+        let error = storage_error("PermissionDenied (persistent): RequestTimeTooSkewed");
+        assert!(error.is_transient(), "{error:?}");
+        let text = error.source().map(|source| format!("{source} {source:?}")).unwrap();
+        assert!(text.contains("clock") && text.contains("RequestTimeTooSkewed"), "{text}");
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::time::Instant;
 use super::*;
 use crate::protocol::{Admission, admit};
 use crate::table::cache::FileCache;
-use crate::table::properties::HISTORY_BYTES;
 use crate::table::{Maintenance, list};
 
 /// Commits of a day.
