@@ -4,6 +4,7 @@
 //! nothing: the pipeline never reads anything back from here.
 
 mod connections;
+mod counts;
 pub(crate) mod health;
 pub(crate) mod http;
 pub(crate) mod labels;
@@ -13,8 +14,9 @@ pub(crate) mod metrics;
 mod page;
 
 pub(crate) use self::http::{HttpError, HttpServer, PIPELINE};
+pub(crate) use counts::{MaintenanceCounts, TableCounts};
 pub(crate) use health::Health;
 pub(crate) use labels::{
     Admission, CheckpointOutcome, CommitOutcome, Rebalance, Restart, Server, Step, Unread,
 };
-pub(crate) use metrics::{MaintenanceCounts, Metrics, PartitionMetrics, Standing, TableCounts};
+pub(crate) use metrics::{Metrics, PartitionMetrics, Standing};
