@@ -18,6 +18,7 @@ use arrow::datatypes::{
 use arrow::error::ArrowError;
 
 use super::datetime::{TimestampForm, Unit};
+use super::defaults::{DefaultValue, Defaults, default_of};
 use super::error::{Reason, RecordError, Step, UnsupportedSchema};
 use super::number::DecimalForm;
 
@@ -82,6 +83,8 @@ pub(super) struct StructColumn<F, S> {
     pub fields: Vec<StructField<F, S>>,
     /// Structs appended.
     pub length: usize,
+    /// What fields have that are absent; empty if none has anything but null.
+    pub defaults: Vec<Option<DefaultValue>>,
     arrow: Fields,
 }
 
@@ -94,6 +97,12 @@ pub(super) struct StructField<F, S> {
 
 /// What a format keeps beside each of these fields, in their order, and beside all of them.
 pub(super) type KeysOf<F, S> = fn(&Fields) -> (Vec<F>, S);
+
+/// What columns are planned by, beside their types.
+pub(super) struct Planning<'a, F, S> {
+    pub keys: KeysOf<F, S>,
+    pub defaults: &'a Defaults,
+}
 
 #[derive(Debug)]
 pub(super) struct ListColumn<F, S> {
@@ -127,11 +136,11 @@ impl<F, S> Column<F, S> {
         field: &Field,
         path: &str,
         depth: u32,
-        keys: KeysOf<F, S>,
+        planning: &Planning<'_, F, S>,
     ) -> Result<Self, UnsupportedSchema> {
         let path =
             if path.is_empty() { field.name().clone() } else { format!("{path}.{}", field.name()) };
-        let values = Values::plan(field.data_type(), &path, depth, keys)?;
+        let values = Values::plan(field.data_type(), &path, depth, planning)?;
         let nulls = field.is_nullable().then(|| Nulls(BooleanBufferBuilder::new(0)));
         Ok(Self { values, nulls })
     }
@@ -148,6 +157,18 @@ impl<F, S> Column<F, S> {
         nulls.push(self.values.len());
         self.values.append_filler();
         Ok(())
+    }
+
+    /// Appends what stands for a field that is absent, and tells how many bytes that takes beside
+    /// [`Self::width`].
+    ///
+    /// # Errors
+    /// `MissingField` if the column is required and has no default, `TooLarge` if there is no room.
+    pub(super) fn append_absent(&mut self, default: Option<&DefaultValue>) -> Step<usize> {
+        match default {
+            Some(default) => self.values.append_default(default),
+            None => self.append_null("absent").map(|()| 0),
+        }
     }
 
     /// Appends what stands under the null of a struct around this column.
@@ -192,7 +213,7 @@ impl<F, S> Values<F, S> {
         data_type: &DataType,
         path: &str,
         depth: u32,
-        keys: KeysOf<F, S>,
+        planning: &Planning<'_, F, S>,
     ) -> Result<Self, UnsupportedSchema> {
         let unsupported = |why| UnsupportedSchema {
             path: path.to_owned(),
@@ -232,15 +253,15 @@ impl<F, S> Values<F, S> {
                 _ => return Err(unsupported("a fixed has at least one byte")),
             },
             DataType::Struct(fields) if !fields.is_empty() => {
-                Self::Struct(Box::new(StructColumn::plan(fields, path, depth + 1, keys)?))
+                Self::Struct(Box::new(StructColumn::plan(fields, path, depth + 1, planning)?))
             }
             DataType::List(field) => {
-                let items = Box::new(Column::plan(field, path, depth + 1, keys)?);
+                let items = Box::new(Column::plan(field, path, depth + 1, planning)?);
                 let item_width = items.width();
                 Self::List(ListColumn { offsets: vec![0], items, item_width, arrow: field.clone() })
             }
             DataType::Map(field, false) => {
-                let map = MapColumn::plan(field, path, depth + 1, keys).ok_or_else(|| {
+                let map = MapColumn::plan(field, path, depth + 1, planning).ok_or_else(|| {
                     unsupported("a map has entries of a required primitive key and a value")
                 });
                 Self::Map(Box::new(map??))
@@ -287,6 +308,42 @@ impl<F, S> Values<F, S> {
             Self::List(list) => repeat_last(&mut list.offsets),
             Self::Map(map) => repeat_last(&mut map.offsets),
         }
+    }
+
+    /// Appends a default that the column takes.
+    fn append_default(&mut self, default: &DefaultValue) -> Step<usize> {
+        match (self, default) {
+            (Self::Boolean(values), DefaultValue::Boolean(value)) => values.push(*value),
+            (Self::Int(values) | Self::Date(values), DefaultValue::Int(value)) => {
+                values.push(*value);
+            }
+            (
+                Self::Long(values) | Self::Time(values) | Self::Timestamp { instants: values, .. },
+                DefaultValue::Long(value),
+            ) => values.push(*value),
+            (Self::Float(values), DefaultValue::Float(value)) => values.push(*value),
+            (Self::Double(values), DefaultValue::Double(value)) => values.push(*value),
+            (Self::Decimal { unscaled, .. }, DefaultValue::Decimal(value)) => unscaled.push(*value),
+            (Self::Text { offsets, bytes }, DefaultValue::Bytes(value)) => {
+                let end = i32::try_from(bytes.len() + value.len()).map_err(|_| full())?;
+                bytes.extend_from_slice(value);
+                offsets.push(end);
+                return Ok(value.len());
+            }
+            (Self::Binary { offsets, bytes }, DefaultValue::Bytes(value)) => {
+                let end = i64::try_from(bytes.len() + value.len()).map_err(|_| full())?;
+                bytes.extend_from_slice(value);
+                offsets.push(end);
+                return Ok(value.len());
+            }
+            (Self::Fixed { bytes, .. }, DefaultValue::Bytes(value)) => {
+                bytes.extend_from_slice(value);
+            }
+            (Self::Struct(fields), DefaultValue::Struct) => return fields.append_defaults(),
+            // Never planned.
+            (other, _) => other.append_filler(),
+        }
+        Ok(0)
     }
 
     fn truncate(&mut self, length: usize) {
@@ -394,19 +451,48 @@ impl<F, S> StructColumn<F, S> {
         fields: &Fields,
         path: &str,
         depth: u32,
-        keys: KeysOf<F, S>,
+        planning: &Planning<'_, F, S>,
     ) -> Result<Self, UnsupportedSchema> {
-        let (each, keys_of_all) = keys(fields);
+        let (each, keys_of_all) = (planning.keys)(fields);
         let field = |(key, field): (F, &FieldRef)| {
-            Ok(StructField { key, column: Column::plan(field, path, depth, keys)? })
+            Ok(StructField { key, column: Column::plan(field, path, depth, planning)? })
         };
         let columns: Result<Vec<_>, _> = each.into_iter().zip(fields).map(field).collect();
-        Ok(Self { keys: keys_of_all, fields: columns?, length: 0, arrow: fields.clone() })
+        let (columns, arrow) = (columns?, fields.clone());
+        let mut defaults: Vec<_> =
+            fields.iter().map(|field| default_of(planning.defaults, field)).collect();
+        let mut each = columns.iter().zip(&defaults).zip(fields);
+        let unfit = each.find(|((field, default), _)| {
+            default.as_ref().is_some_and(|default| !fits(&field.column.values, default))
+        });
+        if let Some((_, field)) = unfit {
+            return Err(UnsupportedSchema {
+                path: field.name().clone(),
+                data_type: field.data_type().to_string(),
+                why: "its default is of another type",
+            });
+        }
+        if defaults.iter().all(Option::is_none) {
+            defaults = Vec::new();
+        }
+        Ok(Self { keys: keys_of_all, fields: columns, length: 0, defaults, arrow })
     }
 
     /// Bytes that each struct takes, see [`Column::width`].
     pub(super) fn width(&self) -> usize {
         self.fields.iter().map(|field| field.column.width()).sum()
+    }
+
+    /// Appends a struct of which no field is named; tells as [`Column::append_absent`].
+    fn append_defaults(&mut self) -> Step<usize> {
+        let mut taken = 0;
+        for (at, field) in self.fields.iter_mut().enumerate() {
+            let default = self.defaults.get(at).and_then(Option::as_ref);
+            let absent = field.column.append_absent(default);
+            taken += absent.map_err(|fault| fault.in_field(self.arrow[at].name()))?;
+        }
+        self.length += 1;
+        Ok(taken)
     }
 
     pub(super) fn truncate(&mut self, length: usize) {
@@ -430,20 +516,36 @@ impl<F, S> StructColumn<F, S> {
     }
 }
 
+/// Can a column have this default?
+fn fits<F, S>(values: &Values<F, S>, default: &DefaultValue) -> bool {
+    match (values, default) {
+        (Values::Boolean(_), DefaultValue::Boolean(_))
+        | (Values::Int(_) | Values::Date(_), DefaultValue::Int(_))
+        | (Values::Long(_) | Values::Time(_) | Values::Timestamp { .. }, DefaultValue::Long(_))
+        | (Values::Float(_), DefaultValue::Float(_))
+        | (Values::Double(_), DefaultValue::Double(_))
+        | (Values::Decimal { .. }, DefaultValue::Decimal(_))
+        | (Values::Text { .. } | Values::Binary { .. }, DefaultValue::Bytes(_))
+        | (Values::Struct(_), DefaultValue::Struct) => true,
+        (Values::Fixed { width, .. }, DefaultValue::Bytes(bytes)) => bytes.len() == *width,
+        _ => false,
+    }
+}
+
 impl<F, S> MapColumn<F, S> {
     /// None if `field` is not what the entries of a map are.
     fn plan(
         field: &FieldRef,
         path: &str,
         depth: u32,
-        keys: KeysOf<F, S>,
+        planning: &Planning<'_, F, S>,
     ) -> Option<Result<Self, UnsupportedSchema>> {
         let DataType::Struct(fields) = field.data_type() else { return None };
         let [key, _] = fields.as_ref() else { return None };
         if key.is_nullable() || key.data_type().is_nested() || field.is_nullable() {
             return None;
         }
-        Some(StructColumn::plan(fields, path, depth, keys).map(|entries| {
+        Some(StructColumn::plan(fields, path, depth, planning).map(|entries| {
             let entry_width = entries.width();
             Self { offsets: vec![0], entries, entry_width, arrow: field.clone() }
         }))
@@ -455,6 +557,11 @@ fn primitive<T: ArrowPrimitiveType>(
     nulls: Option<NullBuffer>,
 ) -> Result<PrimitiveArray<T>, ArrowError> {
     PrimitiveArray::try_new(ScalarBuffer::from(take(values)), nulls)
+}
+
+#[cold]
+fn full() -> Box<RecordError> {
+    RecordError::boxed(Reason::TooLarge, "a column of the batch has no room left")
 }
 
 /// Leaves room for as much as was there and a bit: the next batch is often about as long, and its

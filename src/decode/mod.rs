@@ -6,6 +6,7 @@
 //! number    number text -> integer, float, decimal, exactly
 //! datetime  text -> date, time, timestamp
 //! columns   columns planned from an Arrow schema; append, roll back, finish
+//! defaults  values of columns that a record does not name
 //! json      the decoder of JSON: one payload, one row
 //! ```
 //!
@@ -16,6 +17,7 @@
 mod bad_record;
 mod columns;
 mod datetime;
+mod defaults;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -32,6 +34,7 @@ use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
 
 pub(crate) use bad_record::BadRecord;
+pub(crate) use defaults::{DefaultValue, Defaults};
 pub(crate) use error::{Reason, RecordError, UnsupportedSchema};
 pub(crate) use json::JsonDecoder;
 
@@ -88,13 +91,25 @@ pub enum Decoder {
 impl Decoder {
     /// A decoder of payloads into the columns of `schema`, which is what
     /// `iceberg::arrow::schema_to_arrow_schema` makes of a table's schema, less the columns that
-    /// are not fed from the payload.
+    /// are not fed from the payload. A column that a payload does not name is null.
     ///
     /// # Errors
     /// A column's type is none that a table's schema leads to, or schemas nest too deeply.
     pub fn new(format: Format, schema: &Schema) -> Result<Self, UnsupportedSchema> {
+        Self::with_defaults(format, schema, &Defaults::new())
+    }
+
+    /// The same, for columns of which some have a value where a payload does not name them.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and where a default is not of its column's type.
+    pub(crate) fn with_defaults(
+        format: Format,
+        schema: &Schema,
+        defaults: &Defaults,
+    ) -> Result<Self, UnsupportedSchema> {
         match format {
-            Format::Json => JsonDecoder::new(schema).map(Self::Json),
+            Format::Json => JsonDecoder::new(schema, defaults).map(Self::Json),
         }
     }
 

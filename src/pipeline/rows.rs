@@ -9,12 +9,12 @@ use arrow::array::{
     TimestampMicrosecondBuilder,
 };
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimeUnit};
-use iceberg::spec::TableMetadata;
+use iceberg::spec::{Literal, PrimitiveLiteral, StructType, TableMetadata, Type};
 
 use super::seams::Omitted;
 use crate::base::calendar::{FIRST_DAY, LAST_DAY, SECONDS_OF_DAY};
 use crate::base::kafka_columns::{KAFKA_TIMESTAMP, KafkaColumn};
-use crate::decode::{Decoder, Format, Pushed, Reason, RecordError};
+use crate::decode::{Decoder, DefaultValue, Defaults, Format, Pushed, Reason, RecordError};
 use crate::failure::Failure;
 use crate::source::{Record, TopicIndex, Topics};
 
@@ -86,7 +86,10 @@ impl RowBuilder {
             *column == Column::Timestamp && !field.is_nullable()
         };
         let needs_timestamp = columns.iter().zip(schema.fields()).any(needs);
-        let decoder = Decoder::new(format, &Schema::new(payload))?;
+        let defaults = defaults(metadata.current_schema().as_struct()).map_err(|column| {
+            unfit(format!("the default of its column {column} cannot be written"))
+        })?;
+        let decoder = Decoder::with_defaults(format, &Schema::new(payload), &defaults)?;
         Ok(Self {
             schema: Arc::new(schema),
             columns,
@@ -191,6 +194,42 @@ impl RowBuilder {
         }
         names.finish()
     }
+}
+
+/// What columns have where a record does not name them: the `write-default` of format version 3.
+///
+/// # Errors
+/// The name of a column with a default that has no form here.
+fn defaults(fields: &StructType) -> Result<Defaults, String> {
+    let mut found = Defaults::new();
+    for field in fields.fields() {
+        if let Type::Struct(inner) = field.field_type.as_ref() {
+            found.extend(defaults(inner).map_err(|name| format!("{}.{name}", field.name))?);
+        }
+        if let Some(value) = &field.write_default {
+            let value = default_value(value).ok_or_else(|| field.name.clone())?;
+            found.insert(field.id, value);
+        }
+    }
+    Ok(found)
+}
+
+fn default_value(value: &Literal) -> Option<DefaultValue> {
+    let Literal::Primitive(value) = value else {
+        return matches!(value, Literal::Struct(_)).then_some(DefaultValue::Struct);
+    };
+    Some(match value {
+        PrimitiveLiteral::Boolean(value) => DefaultValue::Boolean(*value),
+        PrimitiveLiteral::Int(value) => DefaultValue::Int(*value),
+        PrimitiveLiteral::Long(value) => DefaultValue::Long(*value),
+        PrimitiveLiteral::Float(value) => DefaultValue::Float(value.0),
+        PrimitiveLiteral::Double(value) => DefaultValue::Double(value.0),
+        PrimitiveLiteral::Int128(value) => DefaultValue::Decimal(*value),
+        PrimitiveLiteral::UInt128(value) => DefaultValue::Bytes(value.to_be_bytes().into()),
+        PrimitiveLiteral::String(value) => DefaultValue::Bytes(value.clone().into_bytes()),
+        PrimitiveLiteral::Binary(value) => DefaultValue::Bytes(value.clone()),
+        PrimitiveLiteral::AboveMax | PrimitiveLiteral::BelowMin => return None,
+    })
 }
 
 /// The table wants a timestamp, and the record has none that it can hold.
@@ -311,6 +350,98 @@ mod tests {
             }
         }
         assert_eq!((rows.take_omitted(), rows.take().unwrap().num_rows()), (Omitted::default(), 1));
+    }
+
+    /// Of a table of version 3 with these columns beside `id`.
+    fn builder_of_columns(columns: &str) -> Result<RowBuilder, Failure> {
+        let schema = format!(
+            r#"{{"type": "struct", "fields": [
+                {{"id": 1, "name": "id", "required": true, "type": "long"}}, {columns}]}}"#
+        );
+        let metadata = TableMetadataBuilder::new(
+            serde_json::from_str(&schema).unwrap(),
+            UnboundPartitionSpec::builder().build(),
+            SortOrder::unsorted_order(),
+            String::from("file:///t"),
+            FormatVersion::V3,
+            HashMap::new(),
+        );
+        let metadata = metadata.unwrap().build().unwrap().metadata;
+        RowBuilder::new(&metadata, "db.t", &Topics::new(["orders"]), Format::Json)
+    }
+
+    #[test]
+    fn an_absent_field_has_its_default_and_a_null_is_null_in_every_type() {
+        let cases = [
+            ("boolean", "true", "true"),
+            ("int", "5", "5"),
+            ("long", "-5", "-5"),
+            ("float", "1.5", "1.5"),
+            ("double", "-2.5", "-2.5"),
+            ("decimal(9, 2)", r#""14.20""#, "14.20"),
+            ("date", r#""2024-02-29""#, "2024-02-29"),
+            ("time", r#""12:00:00.000001""#, "12:00:00.000001"),
+            ("timestamp", r#""1969-12-31T23:59:59.5""#, "1969-12-31T23:59:59.500"),
+            ("timestamptz", r#""2024-02-29T12:00:00+00:00""#, "2024-02-29T12:00:00Z"),
+            ("string", r#""né""#, "né"),
+            (
+                "uuid",
+                r#""00000000-0000-0000-0000-00000000000a""#,
+                "0000000000000000000000000000000a",
+            ),
+            ("fixed[2]", r#""61ff""#, "61ff"),
+            ("binary", r#""00""#, "00"),
+        ];
+        for (kind, default, shown) in cases {
+            for required in [false, true] {
+                let columns = format!(
+                    r#"{{"id": 2, "name": "c", "required": {required}, "type": "{kind}", "write-default": {default}}}"#
+                );
+                let mut rows = builder_of_columns(&columns).unwrap();
+                assert_eq!(rows.push(&stamped(0, None), b"{\"id\": 1}"), Pushed::Row);
+                let null = rows.push(&stamped(1, None), b"{\"id\": 2, \"c\": null}");
+                assert_eq!(null == Pushed::Row, !required, "{kind}: {null:?}");
+                let taken = rows.take().unwrap();
+                let column = taken.column_by_name("c").unwrap();
+                let text = arrow::util::display::array_value_to_string(column, 0).unwrap();
+                assert_eq!(
+                    (text.as_str(), column.null_count()),
+                    (shown, usize::from(!required)),
+                    "{kind}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn fields_of_a_struct_have_their_defaults_where_the_struct_is_or_has_one() {
+        let columns = |of_struct: &str| {
+            format!(
+                r#"{{"id": 2, "name": "at", "required": false{of_struct}, "type": {{"type": "struct", "fields": [
+                    {{"id": 3, "name": "n", "required": true, "type": "int", "write-default": 7}},
+                    {{"id": 4, "name": "s", "required": false, "type": "string"}}]}}}}"#
+            )
+        };
+        for (of_struct, absent) in [("", ""), (r#", "write-default": {}"#, "{n: 7, s: }")] {
+            let mut rows = builder_of_columns(&columns(of_struct)).unwrap();
+            for payload in
+                [r#"{"id": 1}"#, r#"{"id": 2, "at": {"s": "x"}}"#, r#"{"id": 3, "at": null}"#]
+            {
+                assert_eq!(rows.push(&stamped(0, None), payload.as_bytes()), Pushed::Row);
+            }
+            let taken = rows.take().unwrap();
+            let column = taken.column_by_name("at").unwrap();
+            let shown = |row| arrow::util::display::array_value_to_string(column, row).unwrap();
+            assert_eq!([shown(0), shown(1), shown(2)], [absent, "{n: 7, s: x}", ""]);
+        }
+    }
+
+    #[test]
+    fn a_default_of_a_list_is_refused_by_the_name_of_its_column() {
+        let columns = r#"{"id": 2, "name": "tags", "required": false, "write-default": [1], "type":
+            {"type": "list", "element-id": 3, "element": "int", "element-required": false}}"#;
+        let Err(refused) = builder_of_columns(columns) else { panic!("it was taken") };
+        assert!(refused.to_string().contains("default of its column tags"), "{refused}");
     }
 
     #[test]

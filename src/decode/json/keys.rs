@@ -260,6 +260,8 @@ mod tests {
     use super::super::read::StructColumn;
     use super::super::scan::Padded;
     use super::*;
+    use crate::decode::columns::Planning;
+    use crate::decode::defaults::Defaults;
 
     const NAMES: [&str; 10] = [
         "a",
@@ -283,7 +285,8 @@ mod tests {
     /// A struct of fields of these names.
     fn fields<'a>(names: impl Iterator<Item = &'a str>) -> StructColumn {
         let fields = names.map(|name| ArrowField::new(name, DataType::Int64, true)).collect();
-        StructColumn::plan(&fields, "", 1, Keys::of).unwrap()
+        let planning = Planning { keys: Keys::of, defaults: &Defaults::new() };
+        StructColumn::plan(&fields, "", 1, &planning).unwrap()
     }
 
     /// Reads a key with the field that is guessed first, and then with another.

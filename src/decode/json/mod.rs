@@ -19,6 +19,8 @@ use read::{StructColumn, read_struct};
 use scan::{Padded, Scanner};
 
 use super::Pushed;
+use super::columns::Planning;
+use super::defaults::Defaults;
 use super::error::{Reason, RecordError, Step, UnsupportedSchema};
 use super::simd::is_ascii;
 
@@ -47,8 +49,9 @@ pub struct JsonDecoder {
 }
 
 impl JsonDecoder {
-    pub(super) fn new(schema: &Schema) -> Result<Self, UnsupportedSchema> {
-        let record = StructColumn::plan(schema.fields(), "", 1, Keys::of)?;
+    pub(super) fn new(schema: &Schema, defaults: &Defaults) -> Result<Self, UnsupportedSchema> {
+        let planning = Planning { keys: Keys::of, defaults };
+        let record = StructColumn::plan(schema.fields(), "", 1, &planning)?;
         let row_width = record.width();
         Ok(Self {
             record,
@@ -192,7 +195,7 @@ mod tests {
 
     fn decoder() -> JsonDecoder {
         let schema = Schema::new(vec![Field::new("id", DataType::Int64, true)]);
-        JsonDecoder::new(&schema).unwrap()
+        JsonDecoder::new(&schema, &Defaults::new()).unwrap()
     }
 
     #[test]

@@ -174,20 +174,21 @@ pub(super) fn read_struct(
     }
     column.length += 1;
     if met < column.fields.len() {
-        append_absent(column, object)?
+        append_absent(s, column, object)?
     }
     Ok(at)
 }
 
 #[inline(never)]
-fn append_absent(column: &mut StructColumn, object: u64) -> Step<()> {
-    let fields = &mut column.fields;
+fn append_absent(s: &mut Scanner<'_>, column: &mut StructColumn, object: u64) -> Step<()> {
+    let StructColumn { fields, defaults, .. } = column;
     for at in 0..fields.len() {
         let Some(field) = fields.get_mut(at).filter(|field| field.key.met_in != object) else {
             continue;
         };
-        let appended = field.column.append_null("absent");
-        appended.map_err(|fault| keys::fault(fields, at, fault))?;
+        let default = defaults.get(at).and_then(Option::as_ref);
+        let appended = field.column.append_absent(default);
+        s.variable_bytes += appended.map_err(|fault| keys::fault(fields, at, fault))?;
     }
     Ok(())
 }
