@@ -226,7 +226,7 @@ impl Failure {
                 | SourceError::CutOff { .. },
             ) => exit::REFUSED,
             Self::Source(e) if !e.is_transient() => exit::CONFIG,
-            Self::Table(TableError::Ledger { .. }) => exit::REFUSED,
+            Self::Table(TableError::Ledger { .. } | TableError::BadFile { .. }) => exit::REFUSED,
             Self::Table(TableError::Denied { .. }) => exit::GAVE_UP,
             Self::Table(e) if !e.is_transient() => exit::CONFIG,
             Self::Write(WriteError::Property { .. } | WriteError::Unsupported { .. }) => {

@@ -1,12 +1,15 @@
 //! What `check` tries at each server and disk. Each probe leaves nothing behind.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use iceberg::io::FileIO;
-use iceberg::spec::{FormatVersion, SortOrder, TableMetadata, TableMetadataBuilder};
+use iceberg::spec::{
+    FormatVersion, SortOrder, StructType, TableMetadata, TableMetadataBuilder, Type,
+};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -348,14 +351,34 @@ pub(super) fn fits(config: &Config, metadata: &TableMetadata, io: FileIO) -> See
         .filter(|name| schema.field_by_name(name).is_none())
         .collect();
     let (payloads, columns) = (FORMAT.payloads(), schema.as_struct().fields().len());
-    Ok(match lacking.is_empty() {
-        true => format!("{payloads} fit its {columns} columns"),
-        false => format!(
-            "{payloads} fit its {columns} columns; it lacks {}, so that verify can only count \
-             its rows",
-            lacking.join(", ")
-        ),
-    })
+    let mut seen = format!("{payloads} fit its {columns} columns");
+    if !lacking.is_empty() {
+        let lacking = lacking.join(", ");
+        seen += &format!("; it lacks {lacking}, so that verify can only count its rows");
+    }
+    for (one, other) in look_alikes(schema.as_struct()) {
+        seen += &format!(
+            "; {one} and {other} differ only in case, and engines that do not tell them apart (Trino, \
+             Spark) cannot read the table"
+        );
+    }
+    Ok(seen)
+}
+
+/// Columns of which the names differ only in case, within the same struct.
+fn look_alikes(fields: &StructType) -> Vec<(String, String)> {
+    let (mut found, mut known) = (Vec::new(), HashMap::new());
+    for field in fields.fields() {
+        if let Some(other) = known.insert(field.name.to_lowercase(), &field.name) {
+            found.push((other.clone(), field.name.clone()));
+        }
+        if let Type::Struct(inner) = field.field_type.as_ref() {
+            let within = |name: String| format!("{}.{name}", field.name);
+            let inner = look_alikes(inner).into_iter();
+            found.extend(inner.map(|(one, other)| (within(one), within(other))));
+        }
+    }
+    found
 }
 
 /// Writes, reads and deletes a small object.

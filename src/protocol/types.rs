@@ -189,7 +189,8 @@ impl RowCounts {
 pub struct PendingFile {
     /// Absolute location, as it will stand in the manifest.
     pub path: String,
-    /// The Iceberg `DataFile` as JSON (`serialize_data_file_to_json`).
+    /// The Iceberg `DataFile` as JSON (`serialize_data_file_to_json`), with the values of its partition
+    /// ([`super::with_partition_values`]).
     pub data_file: String,
     /// Schema that the file was written with.
     pub schema_id: i32,

@@ -3,16 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use iceberg::spec::{FormatVersion, PrimitiveType, Transform};
+use iceberg::spec::FormatVersion;
 use uuid::Uuid;
 
 use super::io::Encoded;
 use super::maintenance::{Maintenance, Sweeping};
+use super::partition_names::Disguise;
 use super::snapshot::{self, Change, Proposal};
 use super::sweep::Freed;
 use super::{
-    Catalog, LoadedTable, NotSent, TableError, expiry, io, ledger, long_values, manifest,
-    partition_names, sql,
+    Catalog, LoadedTable, NotSent, TableError, expiry, io, ledger, long_values, manifest, sql,
 };
 use crate::base::clock::now_ms;
 use crate::base::location;
@@ -354,23 +354,9 @@ pub(crate) fn check_writable(loaded: &LoadedTable) -> Result<(), TableError> {
         );
     }
     check_places(loaded)?;
-    let spec = metadata.default_partition_spec();
-    if let Err(reason) = partition_names::writable(spec) {
+    let (spec, schema) = (metadata.default_partition_spec(), metadata.current_schema());
+    if let Err(reason) = Disguise::of(spec, schema) {
         return unsupported(&reason);
-    }
-    let types = spec.partition_type(metadata.current_schema());
-    let fields = types.iter().flat_map(|types| types.fields()).zip(spec.fields());
-    let fields = fields.filter(|(_, field)| field.transform != Transform::Void);
-    let fields = fields.map(|(field, _)| field);
-    // The crate cannot write their values into a manifest.
-    if let Some(uuid) =
-        fields.into_iter().find(|f| f.field_type.as_primitive_type() == Some(&PrimitiveType::Uuid))
-    {
-        return unsupported(&format!(
-            "its partition field {:?} is a UUID, which cannot be written yet; partition by \
-             bucket[N] of the column, or by nothing",
-            uuid.name
-        ));
     }
     let head_is_encrypted =
         metadata.current_snapshot().is_some_and(|head| head.encryption_key_id().is_some());

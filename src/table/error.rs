@@ -77,7 +77,9 @@ pub enum TableError {
         source: LedgerError,
     },
     /// A file of a pending commit does not fit the table.
-    #[error("table {table}: data file {path} cannot be committed: {reason}")]
+    #[error(
+        "table {table}: data file {path} cannot be committed: {reason}; `icestream ledger adopt --yes` gives its commit up, and the records are read again from the ledger"
+    )]
     BadFile {
         /// The table.
         table: TableName,

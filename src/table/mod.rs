@@ -18,8 +18,10 @@
 //! are never deleted here (I8). A future that is dropped while the request is under way leaves an
 //! unknown outcome, as a lost reply does.
 
+mod avro_header;
 mod cache;
 mod client_log;
+mod columns_kept;
 mod commit;
 mod error;
 mod expiry;
@@ -266,7 +268,29 @@ fn parse_metadata(
     location: &str,
     bytes: &[u8],
 ) -> Result<TableMetadata, TableError> {
-    serde_json::from_slice(bytes).map_err(|error| unreadable(table, location, error))
+    let metadata =
+        serde_json::from_slice(bytes).map_err(|error| unknown(table, location, bytes, error))?;
+    check_kept(table, bytes, &metadata)?;
+    Ok(metadata)
+}
+
+/// Does the metadata that was read from these bytes have what they say of columns?
+fn check_kept(table: &TableName, bytes: &[u8], metadata: &TableMetadata) -> Result<(), TableError> {
+    columns_kept::check_defaults(bytes, metadata)
+        .map_err(|what| TableError::Unsupported { table: table.clone(), what })
+}
+
+/// Bytes that are no metadata for the crate, perhaps because of the columns.
+fn unknown(
+    table: &TableName,
+    location: &str,
+    bytes: &[u8],
+    source: impl Into<BoxError>,
+) -> TableError {
+    match columns_kept::unknown_types(bytes) {
+        Some(what) => TableError::Unsupported { table: table.clone(), what },
+        None => unreadable(table, location, source),
+    }
 }
 
 fn unreadable(table: &TableName, location: &str, source: impl Into<BoxError>) -> TableError {

@@ -16,8 +16,8 @@ use super::rest_client::{Answer, RestClient, SendError, is_iceberg_error, lookup
 use super::s3_store::Access;
 use super::snapshot::Proposal;
 use super::{
-    CatalogSettings, CommitOutcome, Creation, LoadedTable, NotSent, TableError, TableName, io,
-    unreadable,
+    CatalogSettings, CommitOutcome, Creation, LoadedTable, NotSent, TableError, TableName,
+    check_kept, io, unknown,
 };
 use crate::base::masking::mask_uri;
 use crate::base::secret::Properties;
@@ -151,7 +151,8 @@ impl RestCatalog {
             self.client.unreachable(doing, format!("the answer broke off: {error}"), None)
         })?;
         let parsed: TableAnswer = serde_json::from_slice(body)
-            .map_err(|error| unreadable(table, &mask_uri(&self.table_url(table)), error))?;
+            .map_err(|error| unknown(table, &mask_uri(&self.table_url(table)), body, error))?;
+        check_kept(table, body, &parsed.metadata)?;
         self.client.has_read();
         let location = parsed.metadata.location().to_string();
         let told = without_ours(parsed.config.unwrap_or_default());

@@ -60,6 +60,7 @@ pub(super) async fn propose(
     let snapshot_id = fresh_snapshot_id(metadata);
     let mut collector = SnapshotSummaryCollector::default();
     let mut existing = list::of_head(loaded, &maintenance.cache).await?;
+    let partitions = manifest::partitions(&change.files);
     let mut manifests =
         manifest::encode_new(loaded, snapshot_id, change.files, &mut collector, encoded).await?;
     let mut replaced = Vec::new();
@@ -83,6 +84,9 @@ pub(super) async fn propose(
     summary.insert("manifests-kept".into(), kept.to_string());
     summary.insert("manifests-replaced".into(), replaced.len().to_string());
     summary.extend(collector.build());
+    if partitions > 0 {
+        summary.insert("changed-partition-count".into(), partitions.to_string());
+    }
     add_totals(&mut summary, metadata);
 
     let builder = Snapshot::builder()

@@ -1,6 +1,7 @@
 //! The partition spec of a table to create, as people write it:
 //! `day(ts), bucket[16](user_id), truncate[8](s), country`.
 
+use super::partition_names::{type_name, unreadable};
 use iceberg::spec::{PartitionSpecBuilder, Schema, Transform, Type, UnboundPartitionSpec};
 
 /// A partition spec that cannot be used. Every fault that was found is named.
@@ -95,6 +96,11 @@ fn parse_field<'a>(term: &'a str, schema: &Schema) -> Result<Field<'a>, String> 
     if transform.result_type(&field.field_type).is_err() {
         let name = transform.to_string();
         return Err(format!("{name} cannot be applied to {column}, which is {}", field.field_type));
+    }
+    if let (Transform::Identity, Some(kind)) = (transform, type_name(&field.field_type))
+        && let Some(reason) = unreadable(&kind, false)
+    {
+        return Err(format!("{column} has values of {kind}: {reason}"));
     }
     Ok(Field { column, transform })
 }
@@ -202,6 +208,24 @@ mod tests {
         assert!(faults("hour(d)").contains("hour cannot be applied to d, which is date"));
         assert!(faults("bucket[4](f)").contains("bucket[4] cannot be applied to f"));
         assert!(faults("at").contains("struct"));
+    }
+
+    #[test]
+    fn an_identity_that_some_reader_cannot_read_is_refused() {
+        let schema = parse_schema(
+            r#"{"type": "struct", "fields": [
+            {"id": 1, "name": "u", "required": false, "type": "uuid"},
+            {"id": 2, "name": "f", "required": false, "type": "fixed[3]"},
+            {"id": 3, "name": "n", "required": false, "type": "timestamp_ns"}]}"#,
+        )
+        .unwrap();
+        let told = parse_spec("u, f, n", &schema).unwrap_err().to_string();
+        for part in
+            ["u has values of uuid", "f has values of fixed[3]", "n has values of timestamp_ns"]
+        {
+            assert!(told.contains(part), "{part} is not in {told}");
+        }
+        assert!(parse_spec("bucket[3](u), bucket[3](f), day(n), void(u)", &schema).is_ok());
     }
 
     #[test]

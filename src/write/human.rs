@@ -43,8 +43,8 @@ fn plain(kind: &PrimitiveType, value: &PrimitiveLiteral) -> String {
         (PrimitiveType::TimestampNs, PrimitiveLiteral::Long(nanos)) => moment(*nanos, 9),
         (PrimitiveType::TimestamptzNs, PrimitiveLiteral::Long(nanos)) => utc(moment(*nanos, 9)),
         (_, PrimitiveLiteral::Long(value)) => value.to_string(),
-        (_, PrimitiveLiteral::Float(value)) => value.0.to_string(),
-        (_, PrimitiveLiteral::Double(value)) => value.0.to_string(),
+        (_, PrimitiveLiteral::Float(value)) => float(f64::from(value.0), value.0),
+        (_, PrimitiveLiteral::Double(value)) => float(value.0, value.0),
         (_, PrimitiveLiteral::String(value)) => value.clone(),
         (_, PrimitiveLiteral::Binary(bytes)) => STANDARD.encode(bytes),
         (PrimitiveType::Decimal { scale, .. }, PrimitiveLiteral::Int128(unscaled)) => {
@@ -53,6 +53,15 @@ fn plain(kind: &PrimitiveType, value: &PrimitiveLiteral) -> String {
         (_, PrimitiveLiteral::Int128(value)) => value.to_string(),
         (_, PrimitiveLiteral::UInt128(value)) => uuid::Uuid::from_u128(*value).to_string(),
         (_, PrimitiveLiteral::AboveMax | PrimitiveLiteral::BelowMin) => "null".to_owned(),
+    }
+}
+
+/// As engines spell what is not finite.
+fn float(value: f64, shown: impl std::fmt::Display) -> String {
+    match value {
+        f64::INFINITY => "Infinity".to_owned(),
+        f64::NEG_INFINITY => "-Infinity".to_owned(),
+        _ => shown.to_string(),
     }
 }
 
@@ -136,6 +145,12 @@ mod tests {
         let decimal = PrimitiveType::Decimal { precision: 9, scale: 2 };
         assert_eq!(shown(id, decimal.clone(), Literal::decimal(-5)), "-0.05");
         assert_eq!(shown(id, decimal, Literal::decimal(1_420)), "14.20");
+        for (value, text) in
+            [(f64::NAN, "NaN"), (f64::INFINITY, "Infinity"), (-0.0, "-0"), (1.5, "1.5")]
+        {
+            assert_eq!(shown(id, PrimitiveType::Double, Literal::double(value)), text);
+        }
+        assert_eq!(shown(id, PrimitiveType::Float, Literal::float(f32::NEG_INFINITY)), "-Infinity");
         assert_eq!(shown(id, PrimitiveType::String, Literal::string("a/b")), "a/b");
         assert_eq!(shown(id, PrimitiveType::Binary, Literal::binary(vec![1, 2, 3])), "AQID");
         assert_eq!(readable(id, &Type::Primitive(PrimitiveType::Int), None), "null");

@@ -6,7 +6,9 @@ use std::collections::hash_map::Entry;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{ArrowPrimitiveType, DataType, Float32Type, Float64Type};
 use iceberg::arrow::record_batch_projector::RecordBatchProjector;
-use iceberg::spec::{Datum, NestedFieldRef, PrimitiveType, Schema, SchemaRef, StructType, Type};
+use iceberg::spec::{
+    Datum, NestedFieldRef, PrimitiveLiteral, PrimitiveType, Schema, SchemaRef, StructType, Type,
+};
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::statistics::Statistics;
 
@@ -64,6 +66,7 @@ impl FileMetrics {
                 merge(&mut upper, id, high, |new, old| new > old);
             }
         }
+        drop_mixed_uuids(&mut lower, &mut upper);
         metrics.lower_bounds = known(lower, |id, bound| modes.of(id).lower(bound));
         metrics.upper_bounds = known(upper, |id, bound| modes.of(id).upper(bound));
         Ok(metrics)
@@ -92,6 +95,28 @@ fn merge(bounds: &mut Bounds, id: i32, new: Option<Datum>, better: fn(&Datum, &D
             }
             _ => {}
         },
+    }
+}
+
+/// Java engines compare UUIDs as pairs of signed numbers, and would skip a file whose bounds are in another
+/// order for them. Those of UUIDs that begin with a time are in the same.
+fn drop_mixed_uuids(lower: &mut Bounds, upper: &mut Bounds) {
+    /// The first bit of either half.
+    const SIGNS: u128 = 1 << 127 | 1 << 63;
+    let signs = |bound: &Option<Datum>| match bound.as_ref().map(Datum::literal) {
+        Some(PrimitiveLiteral::UInt128(uuid)) => Some(uuid & SIGNS),
+        _ => None,
+    };
+    let mixed = |id: &i32, low: &Option<Datum>| {
+        let high = upper.get(id).and_then(signs);
+        // The second half has its first bit set in every UUID of the standard.
+        signs(low).is_some_and(|low| high != Some(low) || low & (1 << 63) == 0)
+    };
+    let ids: Vec<i32> =
+        lower.iter().filter(|(id, low)| mixed(id, low)).map(|(id, _)| *id).collect();
+    for id in ids {
+        lower.remove(&id);
+        upper.remove(&id);
     }
 }
 
@@ -192,4 +217,36 @@ fn count_nans<T: ArrowPrimitiveType>(column: &ArrayRef, is_nan: fn(T::Native) ->
         count = column.iter().flatten().map(|value| u64::from(is_nan(value))).sum();
     }
     count
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn bounds_of_uuids_are_left_out_where_java_engines_order_them_otherwise() {
+        let kept = |low: &str, high: &str| {
+            let bound = |text: &str| Some(Datum::uuid(Uuid::parse_str(text).unwrap()));
+            let mut lower = Bounds::from([(1, bound(low)), (2, Some(Datum::long(-1)))]);
+            let mut upper = Bounds::from([(1, bound(high)), (2, Some(Datum::long(1)))]);
+            drop_mixed_uuids(&mut lower, &mut upper);
+            assert!(lower.contains_key(&2) && upper.contains_key(&2));
+            assert_eq!(lower.contains_key(&1), upper.contains_key(&1));
+            lower.contains_key(&1)
+        };
+        // Those that begin with the time.
+        let (first, last) =
+            ("0190a5ac-0000-7000-8000-000000000000", "0199ffff-ffff-7fff-bfff-ffffffffffff");
+        assert!(kept(first, last) && kept(first, first));
+        assert!(!kept(first, "f199ffff-ffff-4fff-bfff-ffffffffffff"));
+        assert!(kept(
+            "e199ffff-ffff-4fff-bfff-ffffffffffff",
+            "f199ffff-ffff-4fff-bfff-ffffffffffff"
+        ));
+        // No UUIDs of the standard.
+        assert!(!kept("00000000-0000-0000-0000-000000000000", last));
+        assert!(!kept(first, "0199ffff-ffff-7fff-7fff-ffffffffffff"));
+    }
 }

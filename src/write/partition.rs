@@ -7,7 +7,7 @@ use arrow::compute::take_record_batch;
 use arrow::row::{RowConverter, SortField};
 use iceberg::arrow::arrow_primitive_to_literal;
 use iceberg::arrow::record_batch_projector::RecordBatchProjector;
-use iceberg::spec::{Literal, PartitionSpecRef, SchemaRef, Struct, StructType};
+use iceberg::spec::{Literal, PartitionSpecRef, PrimitiveLiteral, SchemaRef, Struct, StructType};
 
 use super::WriteError;
 use super::transform::apply;
@@ -100,6 +100,22 @@ fn literal(
     wanted: &iceberg::spec::Type,
 ) -> Result<Option<Literal>, iceberg::Error> {
     Ok(arrow_primitive_to_literal(column, wanted)?.into_iter().next().flatten())
+}
+
+/// A partition value in Iceberg's single-value encoding; a decimal in all 16 bytes.
+pub(super) fn single_value(value: &Literal) -> Option<Vec<u8>> {
+    Some(match value.as_primitive_literal()? {
+        PrimitiveLiteral::Boolean(value) => vec![u8::from(value)],
+        PrimitiveLiteral::Int(value) => value.to_le_bytes().into(),
+        PrimitiveLiteral::Long(value) => value.to_le_bytes().into(),
+        PrimitiveLiteral::Float(value) => value.0.to_le_bytes().into(),
+        PrimitiveLiteral::Double(value) => value.0.to_le_bytes().into(),
+        PrimitiveLiteral::String(value) => value.into_bytes(),
+        PrimitiveLiteral::Binary(value) => value,
+        PrimitiveLiteral::Int128(value) => value.to_be_bytes().into(),
+        PrimitiveLiteral::UInt128(value) => value.to_be_bytes().into(),
+        PrimitiveLiteral::AboveMax | PrimitiveLiteral::BelowMin => return None,
+    })
 }
 
 fn sample(columns: &[Option<ArrayRef>], row: usize) -> Vec<Option<ArrayRef>> {

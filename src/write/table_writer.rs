@@ -16,10 +16,10 @@ use super::WriteError;
 use super::file::{ClosingFile, FileFormat, OpenFile};
 use super::location::{Locations, partition_path};
 use super::open_partition::OpenPartition;
-use super::partition::{Group, PartitionKey, Partitioner};
+use super::partition::{Group, PartitionKey, Partitioner, single_value};
 use crate::base::durable::sync;
 use crate::base::masking::mask_text;
-use crate::protocol::PendingFile;
+use crate::protocol::{PendingFile, with_partition_values};
 
 /// Files that may be ending at once: what an upload keeps of each is not counted any more.
 const MOST_CLOSING: usize = 8;
@@ -484,11 +484,17 @@ impl TableWriter {
 
     fn pending(&self, file: &DataFile) -> Result<PendingFile, WriteError> {
         let path = file.file_path().to_owned();
+        let failed = |reason: String| WriteError::Describe { path: path.clone(), reason };
         let version: FormatVersion = self.metadata.format_version();
-        let data_file =
-            serialize_data_file_to_json(file.clone(), &self.partition_type, version).map_err(
-                |error| WriteError::Describe { path: path.clone(), reason: error.to_string() },
-            )?;
+        let mut data_file =
+            serialize_data_file_to_json(file.clone(), &self.partition_type, version)
+                .map_err(|error| failed(error.to_string()))?;
+        if !self.partition_type.fields().is_empty() {
+            let ids = self.partition_type.fields().iter().map(|field| field.id);
+            let values = file.partition().iter().map(|value| value.and_then(single_value));
+            let values = ids.zip(values).collect();
+            data_file = with_partition_values(&data_file, &values).map_err(failed)?;
+        }
         Ok(PendingFile {
             path,
             data_file,

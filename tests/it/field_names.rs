@@ -130,7 +130,15 @@ fn what_cannot_be_written_into_a_manifest_is_refused_before_the_first_record() {
         "NestedField(1, 'a-b', LongType(), required=False)",
         "PartitionField(1, 1000, BucketTransform(2), 'a.b'), PartitionField(1, 1001, BucketTransform(4), 'a_x2Eb')",
     );
-    for (icestream, word) in [(uuid, "\"tenant\" is a UUID"), (twice, "a_x2Eb")] {
+    let fixed = make(
+        "NestedField(1, 'code', FixedType(5), required=False)",
+        "PartitionField(1, 1000, IdentityTransform(), 'code')",
+    );
+    for (icestream, word) in [
+        (uuid, "\"tenant\" has values of uuid"),
+        (fixed, "\"code\" has values of fixed[5]"),
+        (twice, "a_x2Eb"),
+    ] {
         let checked = icestream.command(&["check"]).with_code(1);
         assert!(checked.stdout.contains(word), "{}", checked.stdout);
         let exit = icestream.command(&["run", "--until-caught-up"]).with_code(3);

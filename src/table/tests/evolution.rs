@@ -5,6 +5,7 @@ use iceberg::spec::{
 };
 
 use super::*;
+use crate::protocol;
 
 async fn spec_ids_of_manifests(loaded: &LoadedTable) -> Vec<(i32, u32)> {
     let head = loaded.metadata.current_snapshot().unwrap();
@@ -65,6 +66,38 @@ async fn a_file_of_an_older_schema_is_committed() {
     assert_eq!(head.schema_id(), Some(loaded.metadata.current_schema_id()));
 }
 
+/// A file with a value of its partition as the writer of data files describes it.
+fn of_partition(file: PendingFile, field_id: i32, value: &str) -> PendingFile {
+    let values = BTreeMap::from([(field_id, Some(value.as_bytes().to_vec()))]);
+    let data_file = protocol::with_partition_values(&file.data_file, &values).unwrap();
+    PendingFile { data_file, ..file }
+}
+
+#[tokio::test]
+async fn a_file_whose_schema_another_engine_cleaned_away_is_committed() {
+    let bench = Bench::new().await;
+    let loaded = bench.create_with("place", &[]).await;
+    let old = write_file(&loaded, &[(1, "a")], &[Literal::string("a")]).await;
+    let old = PendingFile { schema_id: 9, ..of_partition(old, 1000, "a") };
+    committed(bench.catalog.commit_append(&loaded, &pending(&loaded, 0, 1, vec![old])).await);
+    assert_eq!(ids(&bench.load().await).await, [1]);
+}
+
+#[tokio::test]
+async fn a_file_whose_spec_was_cleaned_away_and_its_id_given_to_another_is_refused() {
+    let bench = Bench::new().await;
+    let loaded = bench.create_with("place", &[]).await;
+    let old = write_file(&loaded, &[(1, "a")], &[Literal::string("a")]).await;
+    for (field_id, told) in [(1001, "is another one now"), (1000, "")] {
+        let file = of_partition(old.clone(), field_id, "a");
+        let commit = pending(&loaded, 0, 1, vec![file]);
+        match bench.catalog.commit_append(&loaded, &commit).await {
+            Err(error) => assert!(!told.is_empty() && error.to_string().contains(told), "{error}"),
+            Ok(_) => assert!(told.is_empty()),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_file_partitioned_by_a_column_that_was_dropped_is_committed() {
     let bench = Bench::new().await;
@@ -89,7 +122,6 @@ async fn files_that_do_not_fit_are_refused_by_path_before_anything_is_written() 
     let before = bench.metadata_files();
     let bad = [
         (vec![PendingFile { spec_id: 9, ..good.clone() }], "partition spec 9"),
-        (vec![PendingFile { schema_id: 9, ..good.clone() }], "schema 9"),
         (vec![PendingFile { records: 2, ..good.clone() }], "2 rows"),
         (vec![PendingFile { path: "file:///x".into(), ..good.clone() }], "another file"),
         (vec![PendingFile { data_file: "{}".into(), ..good.clone() }], "cannot be read"),
@@ -102,6 +134,7 @@ async fn files_that_do_not_fit_are_refused_by_path_before_anything_is_written() 
         assert!(matches!(error, TableError::BadFile { .. }), "{error}");
         let told = error.to_string();
         assert!(told.contains(reason) && told.contains(&path), "{reason} is not in {told}");
+        assert!(told.contains("icestream ledger adopt --yes"), "{told}");
         assert!(!error.is_transient());
     }
     assert_eq!(bench.metadata_files(), before);

@@ -116,7 +116,8 @@ fn the_metrics_of_every_primitive_type_hold_and_survive_the_json() {
     assert_eq!(low[&11], Datum::timestamp_micros(-1));
     assert_eq!(low[&12], Datum::timestamptz_micros(-62_135_596_800_000_000));
     assert_eq!((&low[&13], &high[&13]), (&Datum::string(""), &Datum::string("x".repeat(15) + "y")));
-    assert_eq!(high[&14], Datum::uuid(uuid::Uuid::from_bytes([255; 16])));
+    // In another order for Java engines.
+    assert!(!low.contains_key(&14) && !high.contains_key(&14));
     assert_eq!((&low[&15], &high[&15]), (&Datum::fixed([0; 5]), &Datum::fixed([128; 5])));
     assert_eq!((&low[&16], &high[&16]), (&Datum::binary([]), &Datum::binary([255])));
     assert_eq!(file.split_offsets(), Some([4].as_slice()));

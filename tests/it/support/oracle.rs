@@ -180,7 +180,7 @@ pub fn python(script: &Path, arguments: &[&str]) -> String {
 }
 
 /// Where a program of the judge is.
-pub(super) fn script(name: &str) -> PathBuf {
+pub fn script(name: &str) -> PathBuf {
     std::path::absolute("tests/it/oracle").unwrap().join(name)
 }
 

@@ -139,6 +139,17 @@ impl Lake {
         settings
     }
 
+    /// The file of an SQLite catalog.
+    ///
+    /// # Panics
+    /// If it is another catalog.
+    pub fn sqlite_file(&self) -> String {
+        match &self.catalog {
+            Catalog::Sql(url) => url.strip_prefix("sqlite://").expect("SQLite").to_owned(),
+            Catalog::Rest(_) => panic!("a REST catalog has no file"),
+        }
+    }
+
     /// The table `namespace.table` of this catalog, whether it exists or not.
     pub fn table(&self, name: &str) -> Table<'_> {
         let (namespace, table) = name.rsplit_once('.').expect("a name like namespace.table");
