@@ -1,4 +1,5 @@
-//! Columns of format version 3: defaults, and types that icestream does not know.
+//! What others make of schema and spec: defaults of columns, types that icestream does not know, a spec that
+//! is cleaned away.
 
 use serde_json::{Value, json};
 
@@ -96,7 +97,8 @@ fn a_field_that_a_record_does_not_name_has_the_write_default_of_its_column() {
     let added = [
         at,
         default(10, "c", "int", true, json!(4), json!(5)),
-        default(11, "t", "timestamptz", false, Value::Null, json!("2024-02-29T12:00:00+00:00")),
+        json!({ "id": 11, "name": "t", "required": false, "type": "timestamptz",
+                "write-default": "2024-02-29T12:00:00+00:00" }),
     ];
     edit(&lake, &table, 1, json!(added), json!([]));
     let after = kafka.produce(
@@ -171,4 +173,43 @@ fn a_column_of_an_unknown_type_is_refused_by_name_and_nothing_is_lost() {
     edit(&lake, &table, 2, json!([]), json!([9]));
     icestream.run_until_caught_up();
     assert_eq!(assert_exactly_once(&table, &produced.iter().collect::<Vec<_>>()), 2);
+}
+
+/// Takes the partition spec out of the table, and its id goes to no other.
+const UNPARTITION: &str = "
+import json, sqlite3
+location = data['location']
+with open(location.removeprefix('file://')) as file:
+    metadata = json.load(file)
+metadata['partition-specs'] = [{'spec-id': 7, 'fields': []}]
+metadata['default-spec-id'] = 7
+path = location.rsplit('/', 1)[0] + '/90001-unpartitioned.metadata.json'
+with open(path.removeprefix('file://'), 'w') as file:
+    json.dump(metadata, file)
+with sqlite3.connect(data['catalog']) as db:
+    answer = db.execute('UPDATE iceberg_tables SET metadata_location = ? WHERE metadata_location = ?',
+        (path, location)).rowcount
+";
+
+#[test]
+fn a_pending_commit_whose_spec_was_cleaned_away_has_a_way_out_that_loses_nothing() {
+    let (lake, kafka) = (Lake::sqlite(), Kafka::shared());
+    let topic = unique("cleaned");
+    kafka.create_topic(&topic, 1, &[]);
+    let table = lake.table(&format!("db.{topic}"));
+    let icestream = Icestream::new(kafka, &topic, &lake, &table.name())
+        .schema(&schema())
+        .set("ICEBERG_PARTITION_SPEC", "bucket[2](id)");
+    let produced = kafka.produce(&topic, (0..10).map(|id| record(id, "")));
+    let crashed = icestream.clone().crash_at("prepare.after").run().wait(PATIENCE);
+    assert_eq!(crashed.signal, Some(6), "{}", crashed.log);
+    let data = json!({ "location": table.metadata_location(), "catalog": lake.sqlite_file() });
+    assert_eq!(foreign::run(&lake.table("db.nothing"), UNPARTITION, data), json!(1));
+    let refused = icestream.command(&["run", "--until-caught-up"]).with_code(4);
+    for told in ["no longer has its partition spec 0", "icestream ledger adopt --yes"] {
+        assert!(refused.log.contains(told), "{}", refused.log);
+    }
+    icestream.command(&["ledger", "adopt", "--yes"]).success();
+    icestream.run_until_caught_up();
+    assert_eq!(assert_exactly_once(&table, &[&produced]), 10);
 }
