@@ -165,6 +165,9 @@ pub(crate) enum LedgerCommand {
         /// Where a partition is to begin, if not at its first record. May be repeated.
         #[arg(long, value_name = "PARTITION=OFFSET", value_parser = position)]
         at: Vec<(i32, i64)>,
+        /// The logs of the partitions named by --at were cut off, and have grown again.
+        #[arg(long, requires = "at")]
+        log_was_cut: bool,
         /// Whether and how.
         #[command(flatten)]
         apply: Apply,

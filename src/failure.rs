@@ -256,6 +256,7 @@ impl Failure {
         match self {
             Self::Refused(refusal) => Some(refusal.name()),
             Self::Source(SourceError::Unreadable { .. }) => Some("unreadable-batch"),
+            Self::Source(SourceError::CutOff { .. }) => Some("log-was-cut"),
             _ => None,
         }
     }

@@ -83,8 +83,8 @@ fn ledger(command: LedgerCommand) -> anyhow::Result<u8> {
             let discard_newer = discard_newer_ledger;
             edit(&settings, &EditRequest::Rewind { to_snapshot, at, discard_newer }, &apply)
         }
-        LedgerCommand::Reset { settings, topic, at, apply } => {
-            edit(&settings, &EditRequest::Reset { topic, at }, &apply)
+        LedgerCommand::Reset { settings, topic, at, log_was_cut, apply } => {
+            edit(&settings, &EditRequest::Reset { topic, at, cut: log_was_cut }, &apply)
         }
         LedgerCommand::Skip { settings, at, apply } => {
             edit(&settings, &EditRequest::Skip { at }, &apply)

@@ -24,7 +24,7 @@ use crate::protocol::{
     check_last, positions, recognised,
 };
 use crate::source::{Source, SourceError, TopicInfo};
-use crate::state::StateStore;
+use crate::state::{StateError, StateStore};
 use crate::table::{self, Catalog, LoadedTable, Understood};
 
 /// How long Kafka may take to answer one question.
@@ -123,6 +123,8 @@ async fn run(config: Arc<Config>, lines: &mut Lines<'_>) -> io::Result<()> {
 struct Topic {
     info: TopicInfo,
     log: BTreeMap<TopicPartition, LogRange>,
+    /// The tables that the pipeline wrote to, by what it told the group.
+    written: Option<String>,
 }
 
 async fn kafka(config: &Arc<Config>, lines: &mut Lines<'_>) -> io::Result<Option<Topic>> {
@@ -162,9 +164,12 @@ async fn kafka(config: &Arc<Config>, lines: &mut Lines<'_>) -> io::Result<Option
         let partitions = info.partitions.clone();
         let asked = move || {
             let log = source.log_ranges(&partitions, PATIENCE)?;
-            Ok((log, source.open_transactions(&partitions)?))
+            // Whether the group can be asked is told by `access`.
+            let reported = source.reported(&partitions).unwrap_or_default();
+            let written = reported.into_values().next().map(|reported| reported.by.tables);
+            Ok((log, source.open_transactions(&partitions)?, written))
         };
-        let (log, open) = ask(asked).await?;
+        let (log, open, written) = ask(asked).await?;
         let offsets: Offset = log.values().map(|log| log.end - log.start).sum();
         let mut words = format!("{names}: {} partitions, {offsets} offsets", log.len());
         if !open.is_empty() {
@@ -173,7 +178,7 @@ async fn kafka(config: &Arc<Config>, lines: &mut Lines<'_>) -> io::Result<Option
                 "; {behind} more in {of} partitions cannot be read yet: transactions there are not ended"
             ));
         }
-        Ok((Topic { info, log }, words))
+        Ok((Topic { info, log, written }, words))
     };
     let Some(topic) = lines.probe("topic", log).await? else {
         lines.skip("access", "the topic is not known")?;
@@ -250,7 +255,7 @@ async fn table(
     lines.look("fit", fits).await?;
     match &target.loaded {
         Some(loaded) => lines.look("ledger", async { ledger(config, loaded, topic) }).await?,
-        None => match is_known(config, None) {
+        None => match is_known(config, None, topic.and_then(|topic| topic.written)) {
             Ok(()) => lines.skip("ledger", "the table does not exist yet")?,
             Err(refusal) => lines.write("ledger", Duration::ZERO, &Err(refused(&refusal)))?,
         },
@@ -311,13 +316,13 @@ fn ledger(config: &Config, loaded: &LoadedTable, topic: Option<Topic>) -> Seen {
         .map_err(|e| chain(&Failure::Table(e)))?;
     let begun = view.ledger.as_ref().map_or(0, |ledger| ledger.frontier.len());
     let mut source = SourceView::default();
-    if let Some(Topic { info, log }) = topic {
+    if let Some(Topic { info, log, .. }) = topic {
         (source.cluster_id, source.topic_ids) = (info.cluster_id, info.topic_ids);
         source.log = log;
     }
     let known = !source.log.is_empty();
     let starts = positions(&config.iceberg.table, &view, &source, ResetPolicy::Earliest)
-        .and_then(|starts| is_known(config, Some(&view)).map(|()| starts))
+        .and_then(|starts| is_known(config, Some(&view), None).map(|()| starts))
         .map_err(|refusal| refused(&refusal))?;
     let cannot: Vec<&Refusal> = starts.values().filter_map(|start| start.as_ref().err()).collect();
     if let Some(first) = cannot.first() {
@@ -336,8 +341,13 @@ fn refused(refusal: &Refusal) -> String {
 }
 
 /// Is the table, or that there is none, what the checkpoint directory last saw? One that cannot be
-/// read is told where the directory itself is looked at.
-fn is_known(config: &Config, view: Option<&TableView>) -> Result<(), Refusal> {
+/// read is told where the directory itself is looked at. `written` are the tables that the group's offsets
+/// tell of.
+fn is_known(
+    config: &Config,
+    view: Option<&TableView>,
+    written: Option<String>,
+) -> Result<(), Refusal> {
     let table = &config.iceberg.table;
     let local = StateStore::open_read_only(&config.checkpoint.dir).and_then(|store| {
         match store.is_of(config.pipeline())? {
@@ -345,14 +355,21 @@ fn is_known(config: &Config, view: Option<&TableView>) -> Result<(), Refusal> {
             false => Ok(LocalState::default()),
         }
     });
-    let Ok(mut local) = local else { return Ok(()) };
+    let mut local = match local {
+        Ok(local) => local,
+        Err(StateError::Missing { .. }) => LocalState::default(),
+        Err(_) => return Ok(()),
+    };
     if local.is_of_others([table]) {
         local = recognised(local, &BTreeMap::from([(table.as_str(), view)]))?;
     }
     match view {
         Some(view) => check_last(table, &local, view),
         None if local.knows(table) => Err(Refusal::TableMissing { table: table.clone() }),
-        None => Ok(()),
+        None => match written.filter(|_| !local.given_up) {
+            Some(written) => Err(Refusal::TableGone { table: table.clone(), written }),
+            None => Ok(()),
+        },
     }
 }
 

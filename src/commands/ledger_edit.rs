@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::connect::{connect_catalog, source_settings};
 use crate::failure::{Failure, chain, exit};
 use crate::protocol::{
-    CommitId, Edit, EditError, Frontier, LedgerEdit, Offset, OffsetRange, SourceView,
+    CommitId, Edit, EditError, Frontier, Ledger, LedgerEdit, Offset, OffsetRange, SourceView,
     TopicPartition, shows_commit, snapshot_of,
 };
 use crate::retry::Backoff;
@@ -44,6 +44,8 @@ pub(crate) enum EditRequest {
         topic: String,
         /// Where partitions begin that do not begin at their first record.
         at: Vec<(i32, Offset)>,
+        /// Were the logs of these cut off, and have grown again?
+        cut: bool,
     },
     /// Records are given up.
     Skip {
@@ -140,19 +142,20 @@ impl Editor<'_> {
         let pipeline = &self.config.kafka.group_id;
         let basis = table::edit_basis(loaded, pipeline, &self.instance, discard)
             .map_err(Failure::of_reading)?;
+        let asked = match self.request {
+            EditRequest::Reset { topic, .. } => topic,
+            EditRequest::Rewind { .. } | EditRequest::Skip { .. } => &self.config.kafka.topic,
+        };
+        let source = self.source(asked, basis.ledger.as_ref()).await?;
         let edit = match self.request {
             EditRequest::Rewind { to_snapshot, at, .. } => {
-                let topic = &self.config.kafka.topic;
-                let partitions: Vec<_> = self.source(topic).await?.log.into_keys().collect();
-                basis.rewind(*to_snapshot, &frontier(topic, at), &partitions)
+                let partitions: Vec<_> = source.log.into_keys().chain(source.untold).collect();
+                basis.rewind(*to_snapshot, &frontier(asked, at), &partitions)
             }
-            EditRequest::Reset { topic, at } => {
-                basis.reset(topic, &self.source(topic).await?, &frontier(topic, at))
+            EditRequest::Reset { at, cut, .. } => {
+                basis.reset(asked, &source, &frontier(asked, at), *cut)
             }
-            EditRequest::Skip { at } => {
-                let topic = &self.config.kafka.topic;
-                basis.skip(&self.source(topic).await?, &frontier(topic, at))
-            }
+            EditRequest::Skip { at } => basis.skip(&source, &frontier(asked, at)),
         };
         edit.map_err(|error| match error {
             EditError::Refused(refusal) => Failure::Refused(*refusal),
@@ -160,19 +163,26 @@ impl Editor<'_> {
         })
     }
 
-    async fn source(&self, topic: &str) -> Result<SourceView, Failure> {
+    /// What Kafka shows of a topic. Partitions that nobody leads do not keep the others from their edit.
+    async fn source(&self, topic: &str, ledger: Option<&Ledger>) -> Result<SourceView, Failure> {
         let mut settings = source_settings(self.config);
         settings.topics = Topics::new([topic]);
+        let known = ledger.and_then(|ledger| ledger.topic_ids.get(topic)).cloned();
         let asked = tokio::task::spawn_blocking(move || {
             let source = Source::connect(settings)?;
             let info = source.describe(PATIENCE)?;
-            let log = source.log_ranges(&info.partitions, PATIENCE)?;
+            // A topic made again and one whose log was cut look alike without it.
+            if known.is_some_and(|id| !id.is_empty()) && info.topic_ids.is_empty() {
+                return Err(source.silent().into());
+            }
+            let log = source.known_log_ranges(&info.partitions)?;
             Ok::<_, Failure>((info, log))
         });
         let (info, log) = asked
             .await
             .map_err(|error| Failure::Internal(format!("asking Kafka ended early: {error}")))??;
-        Ok(SourceView { cluster_id: info.cluster_id, topic_ids: info.topic_ids, log })
+        let untold = info.partitions.into_iter().filter(|tp| !log.contains_key(tp)).collect();
+        Ok(SourceView { cluster_id: info.cluster_id, topic_ids: info.topic_ids, log, untold })
     }
 
     /// Reads, decides and commits until the edit is in the table. Conflict and unknown both come

@@ -23,6 +23,7 @@ use crate::protocol::{
     Checkpoint, Frontier, Offset, PendingCommit, Prepared, Refusal, Settled, generation,
     group_is_behind_ledger,
 };
+use crate::source::Reporter;
 use crate::state::{CheckpointStart, StateError, StepSeconds};
 use crate::telemetry::{CheckpointOutcome, Metrics, Server, Step};
 
@@ -52,6 +53,8 @@ pub(crate) struct Work<T> {
     pub tables: BTreeMap<String, Arc<T>>,
     /// The ledgers of those tables of the flow for which nothing moved.
     pub unmoved: Vec<Frontier>,
+    /// Who tells the group of it.
+    pub reporter: Reporter,
 }
 
 /// A commit that came to its end.
@@ -308,7 +311,7 @@ impl<W: World> Committer<W> {
             group_is_behind_ledger(&reported, ledger)
                 .map_err(|violation| violated(&self.metrics, &violation))?;
         }
-        if let Err(error) = self.source.report(frontier).await {
+        if let Err(error) = self.source.report(frontier, work.reporter.clone()).await {
             self.metrics.add_retry(Server::Kafka);
             tracing::warn!(error = %chain(&error), "group offsets not reported; lag tools lag until the next checkpoint");
         }

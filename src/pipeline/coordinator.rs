@@ -464,6 +464,7 @@ impl<W: World> Coordinator<W> {
         let checkpoint = Checkpoint { epoch: sealing.epoch, frontiers, pending };
         let work = Work {
             unmoved: self.tables.unmoved(&checkpoint),
+            reporter: self.tables.reporter(),
             checkpoint,
             started_ms: sealing.started_ms,
             seal: now.duration_since(sealing.began),

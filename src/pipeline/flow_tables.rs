@@ -14,6 +14,7 @@ use crate::protocol::{
     TopicPartition, generation, pending_continues, pending_is_contiguous,
     written_rows_are_in_files,
 };
+use crate::source::Reporter;
 use crate::telemetry::Metrics;
 
 /// A table of a flow.
@@ -102,6 +103,11 @@ impl<W: World> Tables<W> {
         self.iter().filter(|table| !moved(table)).map(|table| table.ledger.clone()).collect()
     }
 
+    /// Who tells the group how far they are.
+    pub(crate) fn reporter(&self) -> Reporter {
+        reporter(self.iter().map(|table| (table.target.name.as_str(), table.target.generation)))
+    }
+
     /// How far all tables are in a partition; `None` while one of them never began it.
     pub(crate) fn ledger(&self, tp: &TopicPartition) -> Option<Offset> {
         let all: Option<Vec<Offset>> = self.iter().map(|table| table.ledger.get(tp)).collect();
@@ -114,6 +120,14 @@ impl<W: World> Tables<W> {
         let all = first.0.into_keys().filter_map(|tp| Some((tp.clone(), self.ledger(&tp)?)));
         all.collect()
     }
+}
+
+/// One for tables of these names, in order, whose ledgers have these generations.
+pub(super) fn reporter<'a>(tables: impl Iterator<Item = (&'a str, u64)>) -> Reporter {
+    let (names, generations): (Vec<&str>, Vec<u64>) = tables.unzip();
+    // No generation is as high as that.
+    let generation = generations.into_iter().fold(0, u64::saturating_add);
+    Reporter { tables: names.join(","), generation }
 }
 
 /// I3 and I10 of what is about to be prepared.

@@ -333,7 +333,8 @@ impl<W: World> Coordinator<W> {
                 start,
                 position: position.clone(),
             });
-            shares.push(Share { tp: tp.clone(), start, shard });
+            let epoch = starts.epochs.get(tp).copied();
+            shares.push(Share { tp: tp.clone(), start, epoch, shard });
             owned.insert(tp.clone(), Owned { position, start, shard });
         }
         // All of them, also those without new ones: one that answers holds no record any more of

@@ -26,7 +26,8 @@ use crate::protocol::{
     Permit, Prepared, Settled, TopicPartition,
 };
 use crate::source::{
-    GroupMember, PartitionId, Polled, ShardQueue, Share, Source, TopicInfo, Topics,
+    GroupMember, PartitionId, Polled, Reported, Reporter, ShardQueue, Share, Source, TopicInfo,
+    Topics,
 };
 use crate::state::{CheckpointEnd, CheckpointStart, StateError, StateStore, StepSeconds};
 use crate::table::{
@@ -275,8 +276,15 @@ impl seams::Source for KafkaSource {
         Ok(self.source.rejoin()?)
     }
 
-    async fn report(&self, frontier: Frontier) -> Result<(), Failure> {
-        self.call(move |source| Ok(source.report(&frontier)?)).await
+    async fn report(&self, frontier: Frontier, by: Reporter) -> Result<(), Failure> {
+        self.call(move |source| Ok(source.report(&frontier, &by)?)).await
+    }
+
+    async fn reported(
+        &self,
+        partitions: Vec<TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, Reported>, Failure> {
+        self.call(move |source| Ok(source.reported(&partitions)?)).await
     }
 
     fn log_end(&self, tp: &TopicPartition) -> Option<Offset> {

@@ -21,7 +21,7 @@ use crate::protocol::{
     Checkpoint, Frontier, JournalParts, LocalState, LogRange, Offset, PendingFile, Permit,
     Prepared, Settled, TopicPartition,
 };
-use crate::source::{PartitionId, Polled, Record, Share, TopicInfo, Topics};
+use crate::source::{PartitionId, Polled, Record, Reported, Reporter, Share, TopicInfo, Topics};
 use crate::state::{CheckpointEnd, CheckpointStart, StepSeconds};
 use crate::table::{CommitOutcome, NotSent};
 
@@ -89,8 +89,17 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     /// # Errors
     /// If the client does not take it.
     fn rejoin(&self) -> Result<(), Failure>;
-    /// Tells the group how far the ledger is, for lag tools.
-    fn report(&self, frontier: Frontier) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Tells the group how far the ledger is, for lag tools, and who says so.
+    fn report(
+        &self,
+        frontier: Frontier,
+        by: Reporter,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// What pipelines told the group of these partitions; nothing, if we may not know it.
+    fn reported(
+        &self,
+        partitions: Vec<TopicPartition>,
+    ) -> impl Future<Output = Result<BTreeMap<TopicPartition, Reported>, Failure>> + Send;
     /// End of the log as the last fetch saw it, if there was one.
     fn log_end(&self, tp: &TopicPartition) -> Option<Offset>;
     /// The error of a cluster that stays away.

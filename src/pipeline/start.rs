@@ -18,11 +18,11 @@ use super::world::{Connected, Loaded, World};
 use crate::base::clock::now_ms;
 use crate::failure::Failure;
 use crate::protocol::{
-    Checkpoint, Epoch, Flow, LocalState, LogRange, Offset, OffsetRange, Prepared, Ranges,
+    Checkpoint, Epoch, Flow, LocalState, LogRange, Offset, OffsetRange, Prepared, Ranges, Refusal,
     ResetPolicy, TableShare, TableView, TopicPartition, check_history, check_last, check_source,
     recognised, recover,
 };
-use crate::source::{TopicInfo, Topics};
+use crate::source::{Reported, TopicInfo, Topics};
 use crate::telemetry::{Health, Metrics};
 
 /// Everything a run begins with.
@@ -111,6 +111,7 @@ impl<W: World> Started<W> {
         let checkpoint = Checkpoint { epoch, frontiers, pending };
         let work = Work {
             unmoved: self.tables.unmoved(&checkpoint),
+            reporter: self.tables.reporter(),
             checkpoint,
             started_ms: now_ms(),
             seal: std::time::Duration::ZERO,
@@ -222,7 +223,11 @@ async fn read<W: World>(
         let awaited = local.knows(name) || local.pending.iter().any(is_for);
         // A new table in the place of the one that was written to would only be in the way of
         // bringing that one back, and would be filled from the beginning.
-        let reading = if awaited { table.load().await } else { table.open().await };
+        let reading = match awaited {
+            true => table.load().await,
+            false if local.given_up => table.open().await,
+            false => open(committer, table).await,
+        };
         (name.clone(), reading)
     };
     let (mut readings, mut failed) = (Readings::new(), None);
@@ -233,6 +238,30 @@ async fn read<W: World>(
         }
     }
     (readings, failed)
+}
+
+/// Opens a table that local state never saw: it is read or, if it is absent, made. Not made is one that a
+/// process wrote to whose local state is lost: what it told the group is still there.
+async fn open<W: World>(
+    committer: &Committer<W>,
+    table: &TableCommitter<W>,
+) -> Result<Reading<Loaded<W>>, Failure> {
+    if let Some(reading) = table.find().await? {
+        return Ok(reading);
+    }
+    let source = &committer.source;
+    let reported = source.reported(source.describe().await?.partitions).await?;
+    let Some(Reported { by, .. }) = reported.into_values().next() else {
+        return table.open().await;
+    };
+    // Another process may have made it, and have reported, since it was looked for.
+    match table.find().await? {
+        Some(reading) => Ok(reading),
+        None => {
+            Err(committer
+                .refuse(Refusal::TableGone { table: table.name.clone(), written: by.tables }))
+        }
+    }
 }
 
 /// Finishes every pending commit of an earlier process by the same admission as a fresh one.

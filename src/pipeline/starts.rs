@@ -1,16 +1,19 @@
 //! Where to begin in partitions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::committer::Committer;
+use super::flow_tables::reporter;
 use super::reading::Readings;
 use super::seams::{Source, now};
 use super::settings::RunSettings;
 use super::world::World;
-use crate::failure::Failure;
-use crate::protocol::{Refusal, ResetPolicy, SourceView, StartAt, TopicPartition, positions};
-use crate::source::TopicInfo;
+use crate::failure::{Failure, chain};
+use crate::protocol::{
+    Refusal, ResetPolicy, SourceView, StartAt, TopicPartition, generation, positions,
+};
+use crate::source::{Reporter, TopicInfo};
 
 /// A new leader may show an older end of the log for a moment. Only one that stays is refused.
 const LOG_END_PATIENCE: Duration = Duration::from_secs(10);
@@ -22,8 +25,12 @@ const LOG_END_AGAIN: Duration = Duration::from_millis(500);
 pub(super) struct Starts {
     /// Where each starts in each table of the flow, in their order.
     pub at: BTreeMap<TopicPartition, Vec<StartAt>>,
+    /// Leader epochs of the records before these, as far as they are known.
+    pub epochs: BTreeMap<TopicPartition, i32>,
     /// Why others cannot: their logs do not hold the offsets in a ledger.
     pub refused: BTreeMap<TopicPartition, Refusal>,
+    /// Who would have told the group how far the tables were, as they are now.
+    reporter: Reporter,
 }
 
 impl Starts {
@@ -52,6 +59,7 @@ pub(super) async fn starts<W: World>(
             cluster_id: info.cluster_id.clone(),
             topic_ids: info.topic_ids.clone(),
             log: committer.source.known_log_ranges(partitions.to_vec()).await?,
+            untold: BTreeSet::new(),
         };
         match of_all(&readings, &seen, settings.reset) {
             Ok(starts) => break (seen, starts),
@@ -71,7 +79,39 @@ pub(super) async fn starts<W: World>(
         let again = still.at.into_iter().filter(|(tp, _)| !starts.refused.contains_key(tp));
         starts.at = again.collect();
     }
+    starts.epochs = epochs(committer, &starts).await;
     Ok(starts)
+}
+
+/// Under which leaders the records were written that precede what is read first, where the group's offsets
+/// say so: a log that was cut off since then, and has grown again, is found by it. Only of an offset that was
+/// reported for these tables as they are: one from before an edit may be of another log.
+async fn epochs<W: World>(
+    committer: &Committer<W>,
+    starts: &Starts,
+) -> BTreeMap<TopicPartition, i32> {
+    let continued = |at: &&Vec<StartAt>| at.iter().any(|at| at.ledger.is_some());
+    let of_ledger = starts.at.iter().filter(|(_, at)| continued(at));
+    let asked: Vec<TopicPartition> = of_ledger.map(|(tp, _)| tp.clone()).collect();
+    if asked.is_empty() {
+        return BTreeMap::new();
+    }
+    let reported = match committer.source.reported(asked).await {
+        Ok(reported) => reported,
+        Err(error) => {
+            tracing::warn!(
+                error = %chain(&error),
+                "it is not known under which leaders the last records were written: a log that was cut off meanwhile and has grown again is not found"
+            );
+            return BTreeMap::new();
+        }
+    };
+    let known = reported.into_iter().filter_map(|(tp, reported)| {
+        let start = starts.at.get(&tp)?.iter().map(|at| at.start).min()?;
+        let is_of_this = reported.offset == start && reported.by == starts.reporter;
+        is_of_this.then_some((tp, reported.epoch?))
+    });
+    known.collect()
 }
 
 /// The same where all have to begin, or to be left out for want of a leader.
@@ -102,7 +142,10 @@ fn of_all<T>(
     seen: &SourceView,
     reset: ResetPolicy,
 ) -> Result<Starts, Refusal> {
-    let mut all = Starts::default();
+    let ledgers = readings
+        .iter()
+        .map(|(table, reading)| (table.as_str(), generation(reading.view().ledger.as_ref())));
+    let mut all = Starts { reporter: reporter(ledgers), ..Starts::default() };
     for (table, reading) in readings {
         for (tp, at) in positions(table, reading.view(), seen, reset)? {
             match at {

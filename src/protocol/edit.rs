@@ -154,7 +154,9 @@ impl EditBasis {
     }
 
     /// Has a topic begin anew that was made again, or whose cluster was. Of a topic that is still
-    /// the same, only partitions whose log ends below the ledger begin anew, at an offset `given`.
+    /// the same, only partitions whose log ends below the ledger begin anew, at an offset `given`; and, where
+    /// a person says that logs were `cut`, of which nothing tells once they have grown, all of which one is
+    /// given.
     ///
     /// # Errors
     /// If the log holds what the ledger says, or a person's word is missing or contradicts it.
@@ -163,6 +165,7 @@ impl EditBasis {
         topic: &str,
         source: &SourceView,
         given: &Frontier,
+        cut: bool,
     ) -> Result<LedgerEdit, EditError> {
         check_history(&self.table, &self.view())?;
         let (table, topic) = (self.table.clone(), topic.to_owned());
@@ -173,7 +176,9 @@ impl EditBasis {
         let (old_id, new_id) = (id(&ledger.topic_ids), id(&source.topic_ids));
         let known = || ledger.frontier.iter().filter(|(tp, _)| tp.topic == topic);
         let beyond = |(tp, next): &(&TopicPartition, Offset)| {
-            source.log.get(*tp).is_none_or(|log| *next > log.end)
+            let is_beyond = !source.untold.contains(*tp)
+                && source.log.get(*tp).is_none_or(|log| *next > log.end);
+            is_beyond || (cut && given.get(tp).is_some())
         };
         let other =
             ids_differ(&old_id, &new_id) || ids_differ(&ledger.cluster_id, &source.cluster_id);
@@ -198,7 +203,7 @@ impl EditBasis {
                 let known = Some(known);
                 return Err(EditError::Contradicted { partition, given, known });
             }
-            let log = source.log.get(tp).copied().unwrap_or(LogRange { start: 0, end: 0 });
+            let log = log_of(source, tp)?;
             if !(log.start..=log.end).contains(&at) {
                 return Err(EditError::NotInLog { partition, given, log });
             }
@@ -391,6 +396,14 @@ impl EditBasis {
     }
 }
 
+/// What a log holds: nothing, if there is no such partition.
+fn log_of(source: &SourceView, tp: &TopicPartition) -> Result<LogRange, EditError> {
+    match source.untold.contains(tp) {
+        true => Err(EditError::Untold { partition: tp.clone() }),
+        false => Ok(source.log.get(tp).copied().unwrap_or(LogRange { start: 0, end: 0 })),
+    }
+}
+
 /// What a person gives up of a partition, to read on at `given`.
 fn given_up(
     ledger: &Ledger,
@@ -398,7 +411,7 @@ fn given_up(
     tp: &TopicPartition,
     given: Offset,
 ) -> Result<OffsetRange, EditError> {
-    let log = source.log.get(tp).copied().unwrap_or(LogRange { start: 0, end: 0 });
+    let log = log_of(source, tp)?;
     let at = ledger.frontier.get(tp).unwrap_or(log.start);
     let partition = tp.clone();
     if !(log.start..=log.end).contains(&given) {

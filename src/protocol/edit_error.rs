@@ -73,7 +73,8 @@ pub(crate) enum EditError {
     /// The topic is the one that the ledger is about, and its log holds every offset.
     #[error(
         "topic {topic} is the one that the ledger of table {table} is about, and its log reaches \
-         every offset in it: a reset would bring every record into the table once more"
+         every offset in it: a reset would bring every record into the table once more; where a log was \
+         cut off and has grown since, say so with --log-was-cut and --at PARTITION=OFFSET"
     )]
     NothingToReset {
         /// Table.
@@ -95,6 +96,12 @@ pub(crate) enum EditError {
         ledger: Offset,
         /// One past the last offset of the log.
         log_end: Offset,
+    },
+    /// Nobody tells what the log holds.
+    #[error("no leader of {partition} tells what its log holds: wait until it has one")]
+    Untold {
+        /// Partition.
+        partition: TopicPartition,
     },
     /// An offset to begin at is not in the log.
     #[error("--at {}={given}: the log of {partition} is [{}, {}]", partition.partition, log.start, log.end)]

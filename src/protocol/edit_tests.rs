@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::protocol::fixtures::{UUID, frontier, ledger, ranges, tp};
 use crate::protocol::{Admission, Prepared, admit, journal_is_contiguous};
@@ -79,6 +81,7 @@ fn source(topic_id: &str, log: &[(i32, Offset, Offset)]) -> SourceView {
             .iter()
             .map(|(p, start, end)| (tp(*p), LogRange { start: *start, end: *end }))
             .collect(),
+        untold: BTreeSet::new(),
     }
 }
 
@@ -296,7 +299,8 @@ fn a_rewind_after_a_rewind_knows_what_the_first_one_said() {
 #[test]
 fn a_topic_made_again_begins_anew_under_its_new_id() {
     let basis = basis(Some(3), Some(at_three()), three());
-    let edit = basis.reset("readings", &source("topic-2", &[(0, 0, 99)]), &Frontier::default());
+    let edit =
+        basis.reset("readings", &source("topic-2", &[(0, 0, 99)]), &Frontier::default(), false);
     let edit = edit.unwrap();
     assert_eq!(edit.after.frontier, Frontier::default());
     assert_eq!(edit.after.topic_ids["readings"], "topic-2");
@@ -310,8 +314,12 @@ fn a_topic_made_again_begins_anew_under_its_new_id() {
 fn a_topic_of_another_cluster_begins_anew_there() {
     let mut moved = source("topic-1", &[(0, 0, 99), (1, 0, 99)]);
     moved.cluster_id = "cluster-2".into();
-    let edit =
-        basis(Some(3), Some(at_three()), three()).reset("readings", &moved, &Frontier::default());
+    let edit = basis(Some(3), Some(at_three()), three()).reset(
+        "readings",
+        &moved,
+        &Frontier::default(),
+        false,
+    );
     let edit = edit.unwrap();
     assert_eq!((edit.after.frontier.len(), edit.after.cluster_id.as_str()), (0, "cluster-2"));
 }
@@ -319,7 +327,8 @@ fn a_topic_of_another_cluster_begins_anew_there() {
 #[test]
 fn a_topic_that_is_the_same_is_not_reset() {
     let basis = basis(Some(3), Some(at_three()), three());
-    let reset = |topic, source: &SourceView| basis.reset(topic, source, &Frontier::default());
+    let reset =
+        |topic, source: &SourceView| basis.reset(topic, source, &Frontier::default(), false);
     let whole = source("topic-1", &[(0, 0, 30), (1, 0, 9)]);
     assert!(matches!(reset("readings", &whole), Err(EditError::NothingToReset { .. })));
     assert!(matches!(reset("other", &whole), Err(EditError::NoSuchTopic { .. })));
@@ -329,7 +338,7 @@ fn a_topic_that_is_the_same_is_not_reset() {
 fn of_a_log_that_was_cut_only_the_partitions_beyond_its_end_begin_anew_by_a_person_s_word() {
     let basis = basis(Some(3), Some(at_three()), three());
     let cut = source("topic-1", &[(0, 0, 25), (1, 0, 9)]);
-    let reset = |given: &[(i32, Offset)]| basis.reset("readings", &cut, &frontier(given));
+    let reset = |given: &[(i32, Offset)]| basis.reset("readings", &cut, &frontier(given), false);
     let Err(EditError::LogWasCut { log_end, ledger, .. }) = reset(&[]) else { panic!() };
     assert_eq!((log_end, ledger), (25, 30));
     assert!(matches!(reset(&[(0, 26)]), Err(EditError::NotInLog { .. })));
@@ -344,7 +353,8 @@ fn without_ids_a_ledger_beyond_the_log_means_a_topic_made_again() {
     let mut unnamed = at_three();
     unnamed.topic_ids.clear();
     let basis = basis(Some(3), Some(unnamed), three());
-    let edit = basis.reset("readings", &source("", &[(0, 0, 25), (1, 0, 9)]), &Frontier::default());
+    let edit =
+        basis.reset("readings", &source("", &[(0, 0, 25), (1, 0, 9)]), &Frontier::default(), false);
     assert_eq!(edit.unwrap().after.frontier, Frontier::default());
 }
 
@@ -391,7 +401,7 @@ fn reset_and_skip_wait_until_a_rolled_back_table_is_rewound() {
     let basis = basis(Some(2), Some(at_three()), three());
     let source = source("topic-2", &[(0, 35, 50)]);
     for error in [
-        basis.reset("readings", &source, &Frontier::default()).unwrap_err(),
+        basis.reset("readings", &source, &Frontier::default(), false).unwrap_err(),
         basis
             .skip(&SourceView { topic_ids: BTreeMap::new(), ..source }, &Frontier::default())
             .unwrap_err(),
@@ -415,4 +425,36 @@ fn an_edit_that_is_not_made_says_what_it_knows() {
     let unknown = EditError::Unknown { table: table.clone(), partitions: vec![tp(1), tp(7)] };
     let unknown = unknown.to_string();
     assert!(unknown.contains("the position of readings[1], readings[7]:"), "{unknown}");
+}
+
+#[test]
+fn a_log_that_was_cut_and_has_grown_again_begins_where_a_person_says_and_no_other_partition_does() {
+    let basis = basis(Some(3), Some(at_three()), three());
+    let grown = source("topic-1", &[(0, 0, 90), (1, 0, 9)]);
+    let reset = |given: &[(i32, Offset)], cut| basis.reset("readings", &grown, &frontier(given), cut);
+    assert!(matches!(reset(&[(0, 20)], false), Err(EditError::NothingToReset { .. })));
+    assert!(matches!(reset(&[], true), Err(EditError::NothingToReset { .. })));
+    assert!(matches!(reset(&[(0, 91)], true), Err(EditError::NotInLog { .. })));
+    for at in [20, 30, 90] {
+        let edit = reset(&[(0, at)], true).unwrap();
+        assert_eq!(edit.after.frontier, frontier(&[(0, at), (1, 5)]));
+        assert_eq!(edit.after.generation, 1);
+    }
+}
+
+#[test]
+fn a_partition_that_nobody_leads_keeps_no_other_from_its_edit() {
+    let basis = basis(Some(3), Some(at_three()), three());
+    let untold = |log: &[(i32, Offset, Offset)]| SourceView {
+        untold: BTreeSet::from([tp(1)]),
+        ..source("topic-1", log)
+    };
+    // Of the other one it is not known, so nothing is done about it.
+    let cut = untold(&[(0, 0, 25)]);
+    let edit = basis.reset("readings", &cut, &frontier(&[(0, 25)]), false).unwrap();
+    assert_eq!(edit.after.frontier, frontier(&[(0, 25), (1, 5)]));
+    let skipped = basis.skip(&untold(&[(0, 40, 90)]), &Frontier::default()).unwrap();
+    assert_eq!(skipped.after.frontier, frontier(&[(0, 40), (1, 5)]));
+    let asked = basis.skip(&cut, &frontier(&[(1, 7)]));
+    assert_eq!(asked.unwrap_err(), EditError::Untold { partition: tp(1) });
 }

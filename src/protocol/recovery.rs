@@ -5,7 +5,7 @@
 //! its pending commits is admitted as if it were new and the resume position is the ledger's.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,8 @@ pub struct LocalState {
     pub pending: Vec<Prepared>,
     /// By table: the newest checkpoint that was seen to be in it.
     pub last: BTreeMap<String, LastCheckpoint>,
+    /// It was of tables, until a person gave it up: one that is gone is to be made again.
+    pub given_up: bool,
 }
 
 /// Under this name [`LocalState::last`] has what an earlier version of this program saw in its one
@@ -240,6 +242,8 @@ pub(crate) struct SourceView {
     pub topic_ids: BTreeMap<String, String>,
     /// The partitions to start, with what their logs hold.
     pub log: BTreeMap<TopicPartition, LogRange>,
+    /// Partitions that there are, of which nobody tells what their logs hold.
+    pub untold: BTreeSet<TopicPartition>,
 }
 
 /// Where a partition starts.

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::protocol::fixtures::*;
 use crate::protocol::{Ledger, PendingCommit};
@@ -21,7 +23,7 @@ fn local(pending: Vec<PendingCommit>, last: &[(i32, Offset)]) -> LocalState {
         ..LastCheckpoint::default()
     };
     let pending = pending.into_iter().map(Prepared::on_disk).collect();
-    LocalState { pending, last: BTreeMap::from([(TABLE.to_owned(), last)]) }
+    LocalState { pending, last: BTreeMap::from([(TABLE.to_owned(), last)]), given_up: false }
 }
 
 #[test]
@@ -218,6 +220,7 @@ fn source(log: &[(i32, Offset, Offset)]) -> SourceView {
         cluster_id: "cluster-1".into(),
         topic_ids: BTreeMap::from([("readings".into(), "topic-1".into())]),
         log: log.collect(),
+        untold: BTreeSet::new(),
     }
 }
 

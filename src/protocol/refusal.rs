@@ -46,6 +46,21 @@ pub enum Refusal {
         /// Table.
         table: String,
     },
+    /// There is no table of that name, and nothing is known of it here; but the group's offsets are those of
+    /// a pipeline that wrote to a table.
+    #[error(
+        "table {table} does not exist, and would be made and filled from the beginning; but the \
+         offsets of this KAFKA_GROUP_ID were reported by a pipeline that wrote to {written}: bring that \
+         table back, or correct ICEBERG_TABLE; for a new table take a new KAFKA_GROUP_ID, or delete the \
+         group's offsets (kafka-consumer-groups.sh --delete --group ...); see docs/operations.md, section \
+         table-missing"
+    )]
+    TableGone {
+        /// The table that is configured.
+        table: String,
+        /// The table, or tables, that were written to.
+        written: String,
+    },
     /// The commit that wrote the ledger is no longer part of the table.
     #[error(
         "table {table} was rolled back: its ledger was written by commit {commit}, whose snapshot \
@@ -230,7 +245,7 @@ impl Refusal {
         match self {
             Self::TableReplaced { .. } => "table-replaced",
             Self::OtherTable { .. } => "other-table",
-            Self::TableMissing { .. } => "table-missing",
+            Self::TableMissing { .. } | Self::TableGone { .. } => "table-missing",
             Self::TableRolledBack { .. } => "table-rolled-back",
             Self::LedgerMissing { .. } => "ledger-missing",
             Self::LedgerSetBack { .. } => "ledger-set-back",
@@ -264,6 +279,7 @@ mod tests {
             Refusal::TableReplaced { table: table(), expected: text("u1"), found: text("u2") },
             Refusal::OtherTable { table: table(), known: text("lake.sales") },
             Refusal::TableMissing { table: table() },
+            Refusal::TableGone { table: table(), written: table() },
             Refusal::TableRolledBack { table: table(), commit: commit() },
             Refusal::LedgerMissing { table: table(), snapshot_id: 5 },
             Refusal::LedgerSetBack { table: table(), commit: commit(), later: commit() },
@@ -308,13 +324,19 @@ mod tests {
     fn every_refusal_names_its_table_and_its_own_section_of_the_operations_page() {
         let all = one_of_each();
         let names: std::collections::BTreeSet<_> = all.iter().map(Refusal::name).collect();
-        assert_eq!(names.len(), all.len());
+        // A table that is gone is told of by local state or by the group.
+        assert_eq!(names.len(), all.len() - 1);
         for refusal in all {
             let message = refusal.to_string();
             assert!(message.contains("table lake.readings"), "{message}");
             assert!(message.contains("docs/operations.md, section "), "{message}");
             assert!(message.ends_with(refusal.name()), "{message}");
-            assert!(message.contains("`icestream ledger "), "{message}");
+            // What the group says is Kafka's to change.
+            let command = match refusal {
+                Refusal::TableGone { .. } => "kafka-consumer-groups.sh",
+                _ => "`icestream ledger ",
+            };
+            assert!(message.contains(command), "{message}");
         }
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rdkafka::bindings as rdsys;
 use rdkafka::client::Client;
+use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::{PartitionId, SourceContext, Topics};
@@ -227,6 +228,25 @@ pub(super) fn positions(
         let known = known.map(|(id, element)| (id, element.offset)).collect();
         rdsys::rd_kafka_topic_partition_list_destroy(list);
         known
+    }
+}
+
+/// What was kept with the offsets of a list, in its order. (The crate's own function wants it to be UTF-8,
+/// and panics where another program kept something else.)
+pub(super) fn metadata_of(list: &TopicPartitionList) -> Vec<Vec<u8>> {
+    let count = list.count();
+    // SAFETY: the list is live and has `count` elements, whose metadata is copied.
+    unsafe {
+        let elements = if count == 0 {
+            &[][..]
+        } else {
+            std::slice::from_raw_parts((*list.ptr()).elems, count)
+        };
+        let each = elements.iter().map(|element| {
+            let size = i32::try_from(element.metadata_size).unwrap_or(0);
+            slice_of(element.metadata.cast::<u8>().cast_const(), size).to_vec()
+        });
+        each.collect()
     }
 }
 

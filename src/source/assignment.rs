@@ -197,7 +197,7 @@ impl Source {
 }
 
 /// Partitions without offsets.
-fn bare<'a>(partitions: impl Iterator<Item = &'a TopicPartition>) -> TopicPartitionList {
+pub(super) fn bare<'a>(partitions: impl Iterator<Item = &'a TopicPartition>) -> TopicPartitionList {
     let mut list = TopicPartitionList::new();
     for tp in partitions {
         list.add_partition(&tp.topic, tp.partition);

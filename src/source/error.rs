@@ -76,9 +76,10 @@ pub(crate) enum SourceError {
     /// The log is not the one that was read: it was cut off, and may have grown again.
     #[error(
         "{partition}: records that were read are no longer in the log, which was cut off, by an \
-         unclean leader election, say: {detail}. They stay in the table. Before you start again, see \
-         ledger-beyond-log-end in docs/operations.md: what was written since the cut has offsets that \
-         are counted as read"
+         unclean leader election, say: {detail}. They stay in the table; what was written since the cut \
+         has offsets that are counted as read. Say where to read on: `icestream ledger reset --topic {} \
+         --log-was-cut --at {}=OFFSET`; see docs/operations.md, section log-was-cut",
+        partition.topic, partition.partition
     )]
     CutOff {
         /// The partition.

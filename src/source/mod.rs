@@ -12,6 +12,7 @@ mod fetch;
 mod group;
 mod headers;
 mod left_out;
+mod marks;
 mod queue;
 mod ranges;
 mod topics;
@@ -24,18 +25,19 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::{Metadata, MetadataTopic};
-use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use rdkafka::topic_partition_list::TopicPartitionList;
 
 use crate::base::secret::Properties;
-use crate::protocol::{Frontier, Offset, TopicPartition};
+use crate::protocol::{Offset, TopicPartition};
 
 pub(crate) use error::SourceError;
 pub(crate) use group::{Membership, SourceContext};
 pub(crate) use headers::{Header, Headers, HeadersError};
 pub(crate) use left_out::LeftOut;
+pub(crate) use marks::{Reported, Reporter};
 pub(crate) use queue::{Polled, Record, ShardQueue};
 pub(crate) use ranges::{Ends, LogEnd};
 pub(crate) use topics::{PartitionId, TopicIndex, Topics};
@@ -74,6 +76,8 @@ pub(crate) struct Share {
     pub tp: TopicPartition,
     /// The offset to read first.
     pub start: Offset,
+    /// Leader epoch of the record before it, where it is known.
+    pub epoch: Option<i32>,
     /// Index of the shard that reads it.
     pub shard: usize,
 }
@@ -330,18 +334,6 @@ impl Source {
 
     fn flows(&self) -> MutexGuard<'_, Flows> {
         self.flows.lock()
-    }
-
-    /// Reports offsets to the consumer group, for lag tools. Blocks until the broker answers.
-    pub(crate) fn report(&self, frontier: &Frontier) -> Result<(), SourceError> {
-        let mut list = TopicPartitionList::with_capacity(frontier.len());
-        for (tp, next) in frontier.iter() {
-            list.add_partition_offset(&tp.topic, tp.partition, KafkaOffset::Offset(next))
-                .map_err(|e| self.operation("report offsets", e.to_string()))?;
-        }
-        self.consumer
-            .commit(&list, CommitMode::Sync)
-            .map_err(|e| self.operation("report offsets", e.to_string()))
     }
 
     /// Serves the client's own events for up to `timeout`; to be called all the time.

@@ -104,7 +104,9 @@ impl StateReader {
             true => format_1::last(self)?,
             false => self.last(flow)?,
         };
-        Ok(LocalState { pending, last })
+        let none = pending.is_empty() && last.is_empty();
+        let given_up = none && !self.record_numbers(&keys::records(flow))?.is_empty();
+        Ok(LocalState { pending, last, given_up })
     }
 
     pub(super) fn last(&self, flow: &str) -> Result<BTreeMap<String, LastCheckpoint>, StateError> {

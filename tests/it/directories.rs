@@ -107,6 +107,29 @@ fn a_table_that_was_renamed_is_known_by_its_uuid() {
 }
 
 #[test]
+fn a_table_that_is_gone_along_with_local_state_is_not_made_again() {
+    let case = Case::new(Lake::sqlite());
+    let first = case.land(0..100);
+    let moved = format!("db.{}_moved", case.topic);
+    foreign::run(&case.table(), "catalog.rename_table(name, data)", json!(moved));
+    let bare = case.icestream.another();
+    let told = refused(bare.command(&["run", "--until-caught-up"]), "table-missing");
+    for words in [format!("wrote to db.{}:", case.topic), String::from("KAFKA_GROUP_ID")] {
+        assert!(told.message.contains(&words), "{words:?} is not in {}", told.message);
+    }
+    let checked = bare.command(&["check"]).with_code(1);
+    let line = checked.stdout.lines().find(|line| line.contains("ledger")).unwrap();
+    assert!(line.contains("FAIL"), "{line}");
+    let exists = "answer = catalog.table_exists(data)";
+    let name = json!(format!("db.{}", case.topic));
+    assert_eq!(foreign::run(&case.lake.table(&moved), exists, name), json!(false));
+    // By its new name it goes on, also without local state.
+    let second = case.produce(100..200);
+    bare.set("ICEBERG_TABLE", moved.as_str()).run_until_caught_up();
+    assert_eq!(assert_exactly_once(&case.lake.table(&moved), &[&first, &second]), 200);
+}
+
+#[test]
 fn a_directory_of_an_earlier_version_is_upgraded_by_a_run_that_goes_on_and_by_nothing_else() {
     let case = Case::new(Lake::sqlite());
     let first = case.land(0..100);

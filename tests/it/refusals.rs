@@ -478,6 +478,40 @@ fn ledger_beyond_log_end_of_a_log_that_was_cut_goes_on_where_a_person_says() {
     assert_eq!(case.rows_and_ids("id >= 1000"), (300, 300));
 }
 
+/// Nobody reads while the log is cut, and when somebody does it has grown past the ledger again.
+#[test]
+fn log_was_cut_is_found_between_two_runs_and_read_on_where_a_person_says() {
+    let (lake, mut kafka) = (Lake::sqlite(), Kafka::own());
+    let topic = unique("recut");
+    kafka.create_topic(&topic, 1, &[]);
+    let table = format!("db.{topic}");
+    let icestream = Icestream::new(&kafka, &topic, &lake, &table).schema(&schema());
+    for numbers in [0..100, 100..200] {
+        kafka.produce(&topic, records(1, numbers));
+        icestream.run_until_caught_up();
+    }
+    kafka.kill();
+    cut_log(&kafka.log_dir().join(format!("{topic}-0")));
+    kafka.start();
+    let cut = kafka.watermarks(&topic)[&0].1;
+    assert!(cut < 200, "the log was not cut: it ends at {cut}");
+    kafka.produce(&topic, records(1, 1000..1300));
+    let case = Case { lake, icestream, topic };
+    let refused = case.refused("log-was-cut");
+    assert!(refused.message.contains(&format!("cut off at {cut}")), "{}", refused.message);
+    // Nor by a process that has no local state.
+    let another = case.icestream.another();
+    self::refused(another.command(&["run", "--until-caught-up"]), "log-was-cut");
+    assert_eq!(case.rows_and_ids("true"), (200, 200));
+    let command = refused.command().replace("OFFSET", &cut.to_string());
+    case.follow(&command);
+    case.icestream.run_until_caught_up();
+    assert_eq!(case.rows_and_ids("id < 1000"), (200, 200));
+    assert_eq!(case.rows_and_ids("id >= 1000"), (300, 300));
+    // What was reported before the edit says nothing of the log any more.
+    case.icestream.run_until_caught_up();
+}
+
 /// Takes away the last third of a partition's log, as a disk does that lied about a sync.
 fn cut_log(dir: &Path) {
     for entry in std::fs::read_dir(dir).unwrap() {

@@ -11,7 +11,7 @@ use super::lake::Meta;
 use super::state::{Life, State, tp};
 use crate::pipeline::messages::Event;
 use crate::protocol::{Offset, TopicPartition};
-use crate::source::{LeftOut, Membership, Share};
+use crate::source::{LeftOut, Membership, Reported, Share};
 
 /// What is at an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +121,7 @@ pub(super) struct Group {
     /// Did a turn find partitions that were left to nobody?
     left_out: bool,
     /// The offsets reported to it.
-    pub offsets: BTreeMap<i32, Offset>,
+    pub offsets: BTreeMap<i32, Reported>,
 }
 
 impl Group {

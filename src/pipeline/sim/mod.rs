@@ -158,7 +158,7 @@ fn partitions_that_are_set_aside_are_read_again_without_a_hole() {
     let failing = failing(0..300, |outcome| set_aside += outcome.met.set_aside);
     assert!(failing.is_empty(), "replay with ICESTREAM_SIM_SEED=<seed>: {failing:#?}");
     println!("{set_aside} partitions set aside");
-    assert!(set_aside > 100, "{set_aside}");
+    assert!(set_aside > 50, "{set_aside}");
 }
 
 #[test]

@@ -25,7 +25,7 @@ use crate::protocol::{
     Checkpoint, Frontier, JournalParts, LastCheckpoint, LocalState, LogRange, Offset, Permit,
     Prepared, Settled, TopicPartition, one_epoch_is_open,
 };
-use crate::source::{Share, SourceError, TopicInfo, Topics};
+use crate::source::{Reported, Reporter, Share, SourceError, TopicInfo, Topics};
 use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StateError, StepSeconds};
 use crate::table::{CommitOutcome, NotSent, TableError};
 
@@ -349,7 +349,7 @@ impl Source for Port {
         Ok(())
     }
 
-    async fn report(&self, frontier: Frontier) -> Result<(), Failure> {
+    async fn report(&self, frontier: Frontier, by: Reporter) -> Result<(), Failure> {
         let name = self.life.name().to_owned();
         self.kafka("report", move |state| {
             for (tp, offset) in frontier.iter() {
@@ -357,8 +357,23 @@ impl Source for Port {
                 if ledger.is_none_or(|ledger| ledger < offset) {
                     state.find(format!("I9: {name} reports {tp} at {offset}, ledger {ledger:?}"));
                 }
-                state.group.offsets.insert(tp.partition, offset);
+                let reported = Reported { offset, by: by.clone(), epoch: None };
+                state.group.offsets.insert(tp.partition, reported);
             }
+        })
+        .await
+    }
+
+    async fn reported(
+        &self,
+        partitions: Vec<TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, Reported>, Failure> {
+        self.kafka("reported", move |state| {
+            let of = |tp: TopicPartition| {
+                let reported = state.group.offsets.get(&tp.partition).cloned();
+                reported.map(|reported| (tp, reported))
+            };
+            partitions.into_iter().filter_map(of).collect()
         })
         .await
     }
@@ -507,7 +522,7 @@ impl Checkpoints for Port {
             state.met.half_starts += usize::from(half);
             let now = &state.drives[slot].now;
             let pending = now.open.iter().flat_map(prepared).collect();
-            Ok(LocalState { pending, last: now.last.clone() })
+            Ok(LocalState { pending, last: now.last.clone(), given_up: false })
         })
         .await
     }

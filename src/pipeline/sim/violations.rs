@@ -22,6 +22,7 @@ use crate::protocol::{
     Checkpoint, CommitId, Epoch, Flow, FlowTable, Frontier, InvariantId, Ledger, Offset,
     OffsetRange, PendingCommit, PendingFile, Prepared, Settled, Shown, TableShare, TableView,
 };
+use crate::source::Reporter;
 use crate::telemetry::{Health, Metrics};
 
 /// A process that has not begun, in a world in which nothing goes wrong.
@@ -127,6 +128,7 @@ fn work(commit: PendingCommit, loaded: &Arc<Meta>) -> Work<Arc<Meta>> {
         seal: Duration::ZERO,
         tables: BTreeMap::from([(name, Arc::new(loaded.clone()))]),
         unmoved: Vec::new(),
+        reporter: Reporter::default(),
     }
 }
 

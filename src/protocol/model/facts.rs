@@ -1,6 +1,6 @@
 //! The log, and the commits and ledgers that states name by number.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::super::fixtures::{UUID, tp};
 use super::super::*;
@@ -240,7 +240,12 @@ impl Facts {
             let end = self.end(partition).into();
             (number_tp(partition), LogRange { start: LOG_START.into(), end })
         });
-        SourceView { cluster_id: CLUSTER.into(), topic_ids: topic_ids(), log: log.collect() }
+        SourceView {
+            cluster_id: CLUSTER.into(),
+            topic_ids: topic_ids(),
+            log: log.collect(),
+            untold: BTreeSet::new(),
+        }
     }
 }
 

@@ -65,6 +65,7 @@ impl World {
         LocalState {
             pending: open.map(|open| self.lake.facts.pending(open.commit).clone()).collect(),
             last: last.collect(),
+            given_up: false,
         }
     }
 

@@ -62,7 +62,7 @@ fn fetched(bytes: &[u8], version: i16, correlation: i32) {
         assert!((end..=bytes.len()).contains(&records.start), "{records:?} of {}", bytes.len());
         assert!((records.start..=bytes.len()).contains(&records.end));
         end = records.end;
-        let mut fetch = PartitionFetch::new(1, 5);
+        let mut fetch = PartitionFetch::new(1, 5, None);
         let tp = TopicPartition::new("a", each.partition.partition);
         if let Some(Content::Records { bytes, .. }) = fetch.accept(&tp, each, bytes, 1) {
             assert!(bytes.start == records.start && bytes.end <= records.end);

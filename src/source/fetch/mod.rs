@@ -12,6 +12,7 @@
 mod batch;
 mod codec;
 mod connection;
+mod epochs;
 mod exchange_error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -116,14 +117,14 @@ impl Fetcher {
     /// Reads each partition from its offset for the shard of that index.
     pub(super) fn assign(&self, shares: &[Share]) -> io::Result<()> {
         let mut inner = self.lock();
-        for Share { tp, start, shard } in shares {
+        for Share { tp, start, epoch, shard } in shares {
             let Some(fetch) = inner.shards.get(*shard) else {
                 return Err(io::Error::other(format!("no shard {shard}")));
             };
             let Some(id) = self.topics.id(tp) else {
                 return Err(io::Error::other(format!("{tp} is of another topic")));
             };
-            fetch.assign(id, *start, self.tokens.fetch_add(1, Ordering::Relaxed));
+            fetch.assign(id, *start, *epoch, self.tokens.fetch_add(1, Ordering::Relaxed));
             let before = inner.readers.insert(id, *shard);
             if let Some(other) = before.filter(|before| before != shard)
                 && let Some(fetch) = inner.shards.get(other)
@@ -168,6 +169,15 @@ impl Fetcher {
         let inner = self.lock();
         let fetch = inner.shards.get(*inner.readers.get(&id)?)?;
         fetch.log_end(id)
+    }
+
+    /// Leader epoch of the record before the offset `next` of a partition, if it is read here and that
+    /// record, or the assignment, told it.
+    pub(super) fn epoch_before(&self, tp: &TopicPartition, next: Offset) -> Option<i32> {
+        let id = self.topics.id(tp)?;
+        let inner = self.lock();
+        let fetch = inner.shards.get(*inner.readers.get(&id)?)?;
+        fetch.epoch_before(id, next)
     }
 
     /// Tells all shards who leads, and starts the threads that they lack.

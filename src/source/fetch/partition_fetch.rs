@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::batch;
+use super::epochs::{Epochs, UNKNOWN};
 use super::reader::Part;
 use super::wire::{Fetched, Wanted};
 use crate::protocol::{Offset, TopicPartition};
@@ -27,9 +28,9 @@ pub(super) enum Content {
 pub(super) struct PartitionFetch {
     /// Names the assignment.
     pub(super) token: u64,
-    /// The offset to ask for next, and the leader epoch of the record before it.
+    /// The offset to ask for next.
     next: Offset,
-    epoch: i32,
+    epochs: Epochs,
     /// The plan that asks for it, 0 for none: answers to others are late, as when it was taken
     /// again or another broker leads it meanwhile.
     pub(super) asked: u64,
@@ -48,11 +49,12 @@ pub(super) struct PartitionFetch {
 }
 
 impl PartitionFetch {
-    pub(super) fn new(token: u64, start: Offset) -> Self {
+    /// `epoch` is that of the record before `start`, where it is known.
+    pub(super) fn new(token: u64, start: Offset, epoch: Option<i32>) -> Self {
         Self {
             token,
             next: start,
-            epoch: -1,
+            epochs: Epochs::new(start, epoch),
             asked: 0,
             not_before: None,
             failed: false,
@@ -66,13 +68,18 @@ impl PartitionFetch {
     /// What to ask for, as `partition`.
     pub(super) fn wanted(&self, partition: PartitionId) -> Wanted {
         // A leader of before would call the offset out of range because it does not know the epoch.
-        let last_epoch = if self.doubt.is_some() { -1 } else { self.epoch };
+        let last_epoch = if self.doubt.is_some() { UNKNOWN } else { self.epochs.last() };
         Wanted { partition, offset: self.next, last_epoch }
     }
 
     /// Is the end of the log, as the last answer told it, further on?
     pub(super) fn has_more(&self) -> bool {
         self.end.is_some_and(|end| end > self.next)
+    }
+
+    /// Leader epoch of the record before `next`, where it is known.
+    pub(super) fn epoch_before(&self, next: Offset) -> Option<i32> {
+        self.epochs.before(next)
     }
 
     /// Does its broker not serve it at present?
@@ -139,11 +146,12 @@ impl PartitionFetch {
         if extent.next <= from {
             return Err(failed(format!("at offset {from}: the broker sent older records only")));
         }
-        if self.doubt.take().is_some() && extent.epoch < self.epoch {
+        if self.doubt.take().is_some() && extent.epoch < self.epochs.last() {
             let detail = format!("at offset {from}: the broker has records of an older leader");
             return Err(failed(detail));
         }
-        (self.next, self.epoch, self.served) = (extent.next, extent.epoch, answers);
+        (self.next, self.served) = (extent.next, answers);
+        self.epochs.read(&data[..extent.bytes], extent.epoch);
         let part = Part { partition: fetched.partition, from, aborted: fetched.aborted };
         let start = fetched.records.start;
         Ok(Some(Content::Records { part, bytes: start..start + extent.bytes }))

@@ -139,8 +139,14 @@ impl ShardFetch {
     }
 
     /// Begins to read a partition. What was fetched of it before is not of this assignment.
-    pub(super) fn assign(&self, partition: PartitionId, start: Offset, token: u64) {
-        self.lock().partitions.insert(partition, PartitionFetch::new(token, start));
+    pub(super) fn assign(
+        &self,
+        partition: PartitionId,
+        start: Offset,
+        epoch: Option<i32>,
+        token: u64,
+    ) {
+        self.lock().partitions.insert(partition, PartitionFetch::new(token, start, epoch));
         self.changed.notify_all();
     }
 
@@ -187,6 +193,11 @@ impl ShardFetch {
     /// End of the log of a partition, if it is read here and an answer told it.
     pub(super) fn log_end(&self, partition: PartitionId) -> Option<Offset> {
         self.lock().partitions.get(&partition)?.end
+    }
+
+    /// Leader epoch of the record before an offset, if the partition is read here and that is known.
+    pub(super) fn epoch_before(&self, partition: PartitionId, next: Offset) -> Option<i32> {
+        self.lock().partitions.get(&partition)?.epoch_before(next)
     }
 
     /// Is this the assignment under which a partition is read now?

@@ -94,7 +94,7 @@ fn connect(
     .unwrap();
     source.partitions(PATIENCE).unwrap();
     let queue = source.queues(1).remove(0);
-    let share = |tp: &TopicPartition| Share { tp: tp.clone(), start: 0, shard: 0 };
+    let share = |tp: &TopicPartition| Share { tp: tp.clone(), start: 0, epoch: None, shard: 0 };
     source.assign(&partitions.iter().map(share).collect::<Vec<_>>()).unwrap();
     (source, queue)
 }

@@ -11,7 +11,10 @@ fn a_store_of_format_version_two_is_read_and_written_alike() {
     assert_eq!(hex_lines(&stored(two_epochs().path())), hex_lines(&golden));
     let dir = holding(&golden);
     let state = open(dir.path()).load(FLOW).unwrap();
-    assert_eq!(state, LocalState { pending: prepared(&checkpoint(2)), last: last(1) });
+    assert_eq!(
+        state,
+        LocalState { pending: prepared(&checkpoint(2)), last: last(1), given_up: false }
+    );
 }
 
 /// What the version before left: one checkpoint in the table, and one open.
@@ -20,7 +23,7 @@ fn format_one() -> TempDir {
 }
 
 fn seen_by_format_one() -> LocalState {
-    LocalState { pending: prepared(&checkpoint(2)), last: last_without_uuid(1) }
+    LocalState { pending: prepared(&checkpoint(2)), last: last_without_uuid(1), given_up: false }
 }
 
 #[test]
@@ -86,7 +89,10 @@ fn what_format_version_one_saw_is_of_no_table_by_name_until_a_commit_says_of_whi
     let dir = holding(&records);
     let store = open(dir.path());
     let unnamed = BTreeMap::from([(UNNAMED.to_owned(), last_without_uuid(1)[TABLE].clone())]);
-    assert_eq!(store.load(FLOW).unwrap(), LocalState { pending: vec![], last: unnamed.clone() });
+    assert_eq!(
+        store.load(FLOW).unwrap(),
+        LocalState { pending: vec![], last: unnamed.clone(), given_up: false }
+    );
     store.prepare(FLOW, &checkpoint(2), &start()).unwrap();
     assert_eq!(store.load(FLOW).unwrap().last, unnamed, "after the upgrade, too");
     store.finalize(FLOW, &superseded(id(2)), &end(10)).unwrap();

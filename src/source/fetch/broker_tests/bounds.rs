@@ -141,7 +141,7 @@ fn what_is_asked_of_a_hundred_brokers_is_within_the_share_of_a_shard() {
             let partition = crate::source::PartitionId::from(id);
             cluster.brokers.insert(id, address);
             cluster.leaders.insert(partition, id);
-            fetch.assign(partition, 0, 1);
+            fetch.assign(partition, 0, None, 1);
         }
         assert_eq!(fetch.set_cluster(&cluster.into()).len(), usize::try_from(brokers).unwrap());
         let limits: Vec<u64> = (0..brokers)

@@ -167,7 +167,7 @@ fn a_broker_that_does_not_let_us_in_for_long_fails_what_it_leads_and_nothing_els
     };
     let fetch = ShardFetch::new(&topics(), SMALL, &Arc::default());
     for partition in [0, 1, 2] {
-        fetch.assign(partition.into(), 5, 7);
+        fetch.assign(partition.into(), 5, None, 7);
     }
     fetch.set_cluster(&Arc::new(cluster));
     fetch.refuse(0, "kafka:9092", "no such user");

@@ -161,7 +161,7 @@ fn tp(partition: impl Into<PartitionId>) -> TopicPartition {
 }
 
 fn share(partition: impl Into<PartitionId>, start: Offset) -> Share {
-    Share { tp: tp(partition), start, shard: 0 }
+    Share { tp: tp(partition), start, epoch: None, shard: 0 }
 }
 
 /// What a shard was handed.

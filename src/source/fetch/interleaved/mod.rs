@@ -53,7 +53,7 @@ fn cluster(leaders: &[(i32, i32)]) -> Arc<Cluster> {
 fn fetch(leaders: &[(i32, i32)]) -> Arc<ShardFetch> {
     let fetch = Arc::new(ShardFetch::new(&Topics::new(["t"]), 1 << 20, &Arc::default()));
     for (number, _) in leaders {
-        fetch.assign(partition(*number), 0, 1);
+        fetch.assign(partition(*number), 0, None, 1);
     }
     fetch.set_cluster(&cluster(leaders));
     fetch
@@ -178,7 +178,7 @@ fn a_partition_revoked_while_its_answer_comes_begins_anew_where_it_is_assigned()
         let change = move || {
             begins.store(true, SeqCst);
             changed.revoke(partition(0));
-            changed.assign(partition(0), 1, 2);
+            changed.assign(partition(0), 1, None, 2);
             // A worker that found nothing to read has ended; another takes its place.
             let lost = changed.set_cluster(&cluster(&[(0, 1)]));
             taken.store(true, SeqCst);

@@ -221,6 +221,11 @@ impl Written {
         }
     }
 
+    /// The same under another leader.
+    pub(in crate::source) fn under(self, epoch: i32) -> Self {
+        Self { epoch, ..self }
+    }
+
     fn last(&self) -> i64 {
         self.base + i64::from(self.last_delta)
     }
