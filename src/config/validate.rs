@@ -175,6 +175,33 @@ fn plain_credentials(values: &mut Values) {
     for (_, what) in found.into_iter().filter(|(found, _)| *found) {
         values.warn(format!("{what}: whoever is on the way can read it; use TLS"));
     }
+    if !is_rest && values.raw("ICEBERG_CATALOG_URI").is_some_and(is_plain_postgres) {
+        values.warn(String::from(
+            "the password in ICEBERG_CATALOG_URI goes to PostgreSQL without TLS where that does not offer \
+             it, and somebody on the way may say that it does not: whoever is on the way can read it; add \
+             `?sslmode=verify-full&sslrootcert=/path/ca.pem`, or at least `?sslmode=require`",
+        ));
+    }
+}
+
+/// A PostgreSQL catalog with a password, on another machine, for which TLS is not demanded.
+fn is_plain_postgres(uri: &str) -> bool {
+    let Some(uri) = url::Url::parse(uri).ok().filter(|uri| uri.scheme().starts_with("postgres"))
+    else {
+        return false;
+    };
+    let last = |names: &[&str]| {
+        let named = uri.query_pairs().filter(|(name, _)| names.contains(&name.as_ref()));
+        named.last().map(|(_, value)| value.into_owned())
+    };
+    let host = last(&["host", "hostaddr"]).or_else(|| uri.host_str().map(str::to_owned));
+    // A path is a socket of this machine.
+    let is_here = host.is_none_or(|host| host.starts_with('/') || is_local(&host));
+    let demanded = last(&["sslmode", "ssl-mode"]).is_some_and(|mode| {
+        ["require", "verify-ca", "verify-full"].iter().any(|safe| mode.eq_ignore_ascii_case(safe))
+    });
+    let has_password = uri.password().is_some() || last(&["password"]).is_some();
+    has_password && !is_here && !demanded
 }
 
 /// Is this the machine itself? What may follow the host is left away.
@@ -321,6 +348,22 @@ mod tests {
         assert_eq!(count(&[&sasl, &brokers, &plaintext]), 1);
         assert_eq!(count(&[&sasl, &plaintext]), 0, "the broker is this machine");
         assert_eq!(count(&[&sasl, &brokers, &[("KAFKA_SECURITY_PROTOCOL", "sasl_ssl")]]), 0);
+        let postgres = |uri| [("ICEBERG_CATALOG_URI", uri), ("ICEBERG_WAREHOUSE", "/w")];
+        for (plain, uri) in [
+            (true, "postgres://u:p@db/d"),
+            (true, "postgresql://u:p@db:5432/d?sslmode=prefer"),
+            (true, "postgres://u:p@db/d?sslmode=disable"),
+            (true, "postgres://u@db/d?password=p&sslmode=allow"),
+            (true, "postgres://u:p@localhost/d?host=db"),
+            (false, "postgres://u:p@db/d?sslmode=require"),
+            (false, "postgres://u:p@db/d?sslmode=Verify-Full&sslrootcert=/ca.pem"),
+            (false, "postgres://u@db/d"),
+            (false, "postgres://u:p@127.0.0.1:5432/d"),
+            (false, "postgres://u:p@[::1]/d"),
+            (false, "postgres://u:p@db/d?host=/var/run/postgresql"),
+        ] {
+            assert_eq!(count(&[&postgres(uri)]), usize::from(plain), "{uri}");
+        }
         let scram = [("KAFKA_SASL_MECHANISM", "SCRAM-SHA-512")];
         assert_eq!(count(&[&sasl, &brokers, &plaintext, &scram]), 0);
     }

@@ -16,7 +16,7 @@ const CRATES: &[(&str, &[&str])] = &[
     // Settings.
     ("config", &["config/sources"]),
     ("dotenvy", &["config/env_file"]),
-    ("url", &["base/masking", "config/servers", "table", "write/location"]),
+    ("url", &["base/masking", "config/servers", "config/validate", "table", "write/location"]),
     // Kafka: its client, and what our own fetcher needs.
     ("rdkafka", &["commands/probe", "demo", "source"]),
     ("aws_lc_rs", &["source/fetch/scram"]),
