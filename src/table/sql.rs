@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use iceberg::io::FileIO;
@@ -52,6 +53,9 @@ pub struct SqlCatalog {
     warehouse: Option<String>,
     io_properties: Properties,
     timeout: Duration,
+    /// Did it give us a table, and did it take a commit?
+    has_read: AtomicBool,
+    has_written: AtomicBool,
     /// Catalogs made by older programs have no column `iceberg_type`, and hold no views.
     has_type: bool,
 }
@@ -75,6 +79,8 @@ impl SqlCatalog {
             warehouse: settings.warehouse.clone(),
             io_properties: settings.io_properties.clone(),
             timeout: settings.request_timeout,
+            has_read: AtomicBool::new(false),
+            has_written: AtomicBool::new(false),
             has_type: true,
         };
         if !catalog.has_tables().await? {
@@ -190,14 +196,39 @@ impl SqlCatalog {
         }
     }
 
+    /// The error for what the database said. One that worked before and now does not know us, or lacks what it
+    /// had, passes: a password is being changed there and here, a backup put back, a proxy leads elsewhere.
     fn failed(&self, doing: &str, error: sqlx::Error) -> TableError {
+        let worked = |done: &AtomicBool| done.load(Ordering::Relaxed);
+        let has_worked = worked(&self.has_read) || worked(&self.has_written);
         let (catalog, doing, detail) = (self.label.clone(), doing.to_string(), error.to_string());
         match refusal(&error) {
-            Some(Refusal::Unauthorised) => TableError::Unauthorised { catalog, doing, detail },
+            Some(Refusal::Unauthorised) if !has_worked => {
+                TableError::Unauthorised { catalog, doing, detail }
+            }
+            Some(Refusal::Absent) if !has_worked => TableError::Rejected { catalog, doing, detail },
             Some(Refusal::Rejected) => TableError::Rejected { catalog, doing, detail },
-            Some(Refusal::Busy | Refusal::Standby) | None => {
+            Some(Refusal::Unauthorised | Refusal::Absent | Refusal::Busy | Refusal::Standby)
+            | None => {
                 TableError::Unreachable { catalog, doing, detail, source: Some(error.into()) }
             }
+        }
+    }
+
+    /// What became of a commit at which the database failed: unknown unless it is certain that it did nothing.
+    /// Who may read need not be allowed to write.
+    fn not_swapped(&self, error: sqlx::Error) -> CommitOutcome {
+        let has_written = self.has_written.load(Ordering::Relaxed);
+        match refusal(&error) {
+            Some(Refusal::Busy) => CommitOutcome::Conflict(format!("the catalog is busy: {error}")),
+            Some(Refusal::Rejected) => CommitOutcome::Rejected(error.to_string()),
+            Some(Refusal::Unauthorised | Refusal::Absent) if !has_written => {
+                CommitOutcome::Rejected(error.to_string())
+            }
+            Some(Refusal::Unauthorised | Refusal::Absent | Refusal::Standby) => {
+                CommitOutcome::TurnedAway(self.failed("commit", error))
+            }
+            None => CommitOutcome::Unknown(error.to_string()),
         }
     }
 
@@ -205,6 +236,7 @@ impl SqlCatalog {
         let Some(location) = self.metadata_location(table).await? else { return Ok(None) };
         let io = io::file_io(&location, &self.io_properties)?;
         let metadata = read_metadata(&io, table, &location).await?;
+        self.has_read.store(true, Ordering::Relaxed);
         Ok(Some(LoadedTable {
             name: table.clone(),
             metadata: metadata.into(),
@@ -242,6 +274,7 @@ impl SqlCatalog {
         // Up to the root, because the directories of the namespace may be new as well.
         io::write_all(&io, &root, &[encoded]).await?;
         if self.insert_table(table, &written).await? {
+            self.has_written.store(true, Ordering::Relaxed);
             let metadata = metadata.into();
             return Ok(LoadedTable {
                 name: table.clone(),
@@ -357,15 +390,18 @@ impl SqlCatalog {
             }
         };
         Ok(match result {
-            Ok(Ok(1)) => CommitOutcome::Committed {
-                snapshot_id: proposal.snapshot_id,
-                table: LoadedTable {
-                    name: loaded.name.clone(),
-                    metadata: proposal.metadata.clone(),
-                    metadata_location: new_location.to_string(),
-                    io: loaded.io.clone(),
-                },
-            },
+            Ok(Ok(1)) => {
+                self.has_written.store(true, Ordering::Relaxed);
+                CommitOutcome::Committed {
+                    snapshot_id: proposal.snapshot_id,
+                    table: LoadedTable {
+                        name: loaded.name.clone(),
+                        metadata: proposal.metadata.clone(),
+                        metadata_location: new_location.to_string(),
+                        io: loaded.io.clone(),
+                    },
+                }
+            }
             Ok(Ok(0)) => CommitOutcome::Conflict(format!(
                 "the catalog no longer names {} for the table",
                 loaded.metadata_location
@@ -373,22 +409,9 @@ impl SqlCatalog {
             Ok(Ok(rows)) => CommitOutcome::Unknown(format!(
                 "{rows} rows of the catalog were changed, there should be one"
             )),
-            Ok(Err(error)) if matches!(refusal(&error), Some(Refusal::Standby)) => {
-                CommitOutcome::TurnedAway(self.failed("commit", error))
-            }
-            Ok(Err(error)) => classify(&error),
+            Ok(Err(error)) => self.not_swapped(error),
             Err(_) => CommitOutcome::Unknown(format!("no answer within {:?}", self.timeout)),
         })
-    }
-}
-
-/// An error of the swap is unknown unless the database is certain that it did nothing.
-fn classify(error: &sqlx::Error) -> CommitOutcome {
-    let said = error.to_string();
-    match refusal(error) {
-        Some(Refusal::Busy) => CommitOutcome::Conflict(format!("the catalog is busy: {said}")),
-        Some(Refusal::Rejected | Refusal::Unauthorised) => CommitOutcome::Rejected(said),
-        Some(Refusal::Standby) | None => CommitOutcome::Unknown(said),
     }
 }
 

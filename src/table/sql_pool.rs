@@ -84,6 +84,8 @@ pub(super) enum Refusal {
     Standby,
     /// Not allowed to sign in, or not allowed to do this.
     Unauthorised,
+    /// The database or its tables are not there.
+    Absent,
     /// It would be refused again.
     Rejected,
 }
@@ -107,7 +109,8 @@ pub(super) fn refusal(error: &sqlx::Error) -> Option<Refusal> {
         "40001" | "40P01" | "55P03" => Some(Refusal::Busy),
         "25006" => Some(Refusal::Standby),
         "42501" | "28000" | "28P01" => Some(Refusal::Unauthorised),
-        "42P01" | "42703" | "3D000" | "22001" => Some(Refusal::Rejected),
+        "3D000" | "42P01" => Some(Refusal::Absent),
+        "42703" | "22001" => Some(Refusal::Rejected),
         _ => None,
     }
 }

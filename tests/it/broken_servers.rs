@@ -43,8 +43,8 @@ fn load(partitions: i32, numbers: impl Iterator<Item = i64>) -> impl Iterator<It
 }
 
 /// A pipeline under load: a topic that a producer keeps writing to, and a table.
-struct Loaded {
-    icestream: Icestream,
+pub struct Loaded {
+    pub icestream: Icestream,
     topic: String,
     steady: Steady,
     backlog: Produced,
@@ -53,7 +53,7 @@ struct Loaded {
 impl Loaded {
     const RATE: u64 = 2_000;
 
-    fn new(kafka: &Kafka, lake: &Lake, partitions: i32, backlog: i64) -> Self {
+    pub fn new(kafka: &Kafka, lake: &Lake, partitions: i32, backlog: i64) -> Self {
         let topic = unique("broken");
         kafka.create_topic(&topic, partitions, &[]);
         let table = format!("db.{topic}");
@@ -64,12 +64,12 @@ impl Loaded {
         Self { icestream, topic, steady, backlog: produced }
     }
 
-    fn set(self, name: &str, value: &str) -> Self {
+    pub fn set(self, name: &str, value: &str) -> Self {
         Self { icestream: self.icestream.set(name, value), ..self }
     }
 
     /// Ends the producer, waits until all is in the table, stops the process, asks the oracle.
-    fn finish(self, mut running: Running, lake: &Lake) -> String {
+    pub fn finish(self, mut running: Running, lake: &Lake) -> String {
         let produced = self.backlog.and(&self.steady.stop());
         let rows = produced.count();
         running.wait_metrics("all records as committed", LONG, |metrics| {
@@ -88,13 +88,13 @@ fn committed(running: &Running) -> f64 {
 }
 
 /// Waits until two seconds' worth of records more is in the table than now.
-fn wait_progress(running: &mut Running) {
+pub fn wait_progress(running: &mut Running) {
     let goal = committed(running) + 2.0 * Loaded::RATE as f64;
     running.wait_count(COMMITTED, &[], goal);
 }
 
 /// Waits until `/readyz` names a server as away.
-fn wait_named(running: &mut Running, server: &str, within: Duration) {
+pub fn wait_named(running: &mut Running, server: &str, within: Duration) {
     wait_for(&format!("/readyz to name {server}"), within, || {
         let reply = running.get("/readyz").filter(|reply| reply.status == 503)?;
         (reply.json()["servers"][server]["reachable"] == false).then_some(())

@@ -68,6 +68,12 @@ impl Postgres {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Runs one statement as who may do everything, also while the server takes no writes.
+    pub fn execute(&self, statement: &str) {
+        let whatever = "?options[default_transaction_read_only]=off";
+        sql::execute(&(url(self.port, "postgres") + whatever), statement);
+    }
+
     /// Creates a database and gives its URL, for `ICEBERG_CATALOG_URI`.
     pub fn create_database(&self) -> String {
         let name = unique("catalog");
