@@ -125,3 +125,47 @@ fn keys_that_live_shorter_than_a_checkpoint_interval_are_renewed_while_files_are
     let count = assert_exactly_once(&table, &[&produced]);
     assert!(count > 10_000, "{count}");
 }
+
+#[test]
+fn keys_are_asked_for_alone_where_the_catalog_says_so_and_with_the_table_where_it_then_does_not() {
+    for there in [true, false] {
+        let lake = Lake::rest_on_s3();
+        let life = Duration::from_secs(6);
+        let lender = Lender::before(&lake, life).alone(there);
+        let (icestream, topic) = borrowing(&lake, &lender);
+        let table = lake.table(&format!("db.{topic}"));
+        let mut running = icestream.set("CHECKPOINT_INTERVAL_MS", "300").run();
+        let steady = Kafka::shared().produce_steadily(&topic, 1_000, records(2, 0..i64::MAX));
+        let asked = |end: &str| lender.asked().iter().filter(|path| path.ends_with(end)).count();
+        let (alone, with_table) = ("/credentials", "?snapshots=refs");
+        let last = if there { alone } else { with_table };
+        wait_for("keys to be renewed twice", PATIENCE, || (asked(last) > 1).then_some(()));
+        let produced = steady.stop();
+        running.wait_count(COMMITTED, &[], produced.count() as f64);
+        went_on(&lender, &mut running);
+        assert!(asked(alone) > 1, "{:?}", lender.asked());
+        assert_eq!(asked(with_table) > 0, !there, "{:?}", lender.asked());
+        let count = assert_exactly_once(&table, &[&produced]);
+        assert_eq!(count, produced.count().unsigned_abs());
+    }
+}
+
+#[test]
+fn keys_that_end_before_their_time_cost_nothing_but_another_run() {
+    let lake = Lake::rest_on_s3();
+    // As when a session is revoked: the store says `400 ExpiredToken`.
+    let lender =
+        Lender::before(&lake, Duration::from_secs(5)).that_promises(Duration::from_secs(600));
+    let (icestream, topic) = borrowing(&lake, &lender);
+    let table = lake.table(&format!("db.{topic}"));
+    let mut running = icestream.set("CHECKPOINT_INTERVAL_MS", "300").run();
+    let steady = Kafka::shared().produce_steadily(&topic, 1_000, records(2, 0..i64::MAX));
+    wait_for("the store to refuse a key, and another one", PATIENCE, || {
+        let (keys, refused) = lender.used();
+        (keys > 1 && !refused.is_empty()).then_some(())
+    });
+    let produced = steady.stop();
+    running.wait_count(COMMITTED, &[], produced.count() as f64);
+    running.stop(PATIENCE).success();
+    assert_eq!(assert_exactly_once(&table, &[&produced]), produced.count().unsigned_abs());
+}

@@ -21,6 +21,12 @@ pub struct Lender {
 
 struct Keys {
     life: Duration,
+    /// How long the catalog says that they live.
+    told: Mutex<Duration>,
+    /// Are they to be had without the table: does the catalog say so, and is it true?
+    alone: Mutex<Option<bool>>,
+    /// Paths at which the catalog was asked for something.
+    asked: Mutex<Vec<String>>,
     /// By number.
     lent: Mutex<Vec<Instant>>,
     used: Mutex<Vec<usize>>,
@@ -35,8 +41,9 @@ const POISONED: &str = "a thread panicked within the lender";
 impl Lender {
     /// In front of a REST catalog with its files on S3.
     pub fn before(lake: &Lake, life: Duration) -> Self {
-        let (lent, used, refused) = Default::default();
-        let keys = Arc::new(Keys { life, lent, used, refused });
+        let (lent, used, refused, alone, asked) = Default::default();
+        let told = Mutex::new(life);
+        let keys = Arc::new(Keys { life, told, alone, asked, lent, used, refused });
         let catalog = Arc::new(OfCatalog(keys.clone()));
         let address = S3::shared().endpoint();
         let address = address.strip_prefix("http://").expect("an address");
@@ -45,6 +52,25 @@ impl Lender {
             store: Proxy::with(address, Arc::new(OfStore(keys.clone()))),
             keys,
         }
+    }
+
+    /// The catalog says that keys are to be had alone, which is true or not.
+    #[must_use]
+    pub fn alone(self, there: bool) -> Self {
+        *self.keys.alone.lock().expect(POISONED) = Some(there);
+        self
+    }
+
+    /// The catalog says that keys live longer than they do.
+    #[must_use]
+    pub fn that_promises(self, told: Duration) -> Self {
+        *self.keys.told.lock().expect(POISONED) = told;
+        self
+    }
+
+    /// Paths at which the catalog was asked.
+    pub fn asked(&self) -> Vec<String> {
+        self.keys.asked.lock().expect(POISONED).clone()
     }
 
     /// `AWS_ENDPOINT_URL_S3` for who has no keys of their own.
@@ -65,7 +91,8 @@ impl Keys {
     fn lend(&self) -> Value {
         let mut lent = self.lent.lock().expect(POISONED);
         lent.push(Instant::now());
-        let ends = (SystemTime::now() + self.life).duration_since(UNIX_EPOCH).expect("a clock");
+        let told = *self.told.lock().expect(POISONED);
+        let ends = (SystemTime::now() + told).duration_since(UNIX_EPOCH).expect("a clock");
         json!([{ "prefix": "s3://", "config": {
             "s3.access-key-id": format!("lent-{}", lent.len() - 1),
             "s3.secret-access-key": "secret",
@@ -75,16 +102,38 @@ impl Keys {
     }
 }
 
+/// As a catalog lists it.
+const ALONE: &str = "GET /v1/{prefix}/namespaces/{namespace}/tables/{table}/credentials";
+
 impl Between for OfCatalog {
+    fn request(&self, head: &str) -> Option<(u16, String)> {
+        let path = head.split_whitespace().nth(1).unwrap_or_default();
+        self.0.asked.lock().expect(POISONED).push(path.to_owned());
+        if !path.ends_with("/credentials") {
+            return None;
+        }
+        Some(match *self.0.alone.lock().expect(POISONED) {
+            Some(true) => (200, json!({ "storage-credentials": self.0.lend() }).to_string()),
+            _ => {
+                let error = json!({ "message": "no", "type": "NoSuchTableException", "code": 404 });
+                (404, json!({ "error": error }).to_string())
+            }
+        })
+    }
+
     /// Tables come with keys.
-    fn reply(&self, _: &str, reply: Vec<u8>) -> Vec<u8> {
+    fn reply(&self, path: &str, reply: Vec<u8>) -> Vec<u8> {
         let text = String::from_utf8_lossy(&reply);
         let Some((head, body)) = text.split_once("\r\n\r\n") else { return reply };
         let Ok(mut body) = serde_json::from_str::<Value>(body) else { return reply };
-        if body.get("metadata").is_none() {
+        let says_alone = self.0.alone.lock().expect(POISONED).is_some();
+        if path.starts_with("/v1/config") && says_alone {
+            body["endpoints"] = json!([ALONE]);
+        } else if body.get("metadata").is_some() {
+            body["storage-credentials"] = self.0.lend();
+        } else {
             return reply;
         }
-        body["storage-credentials"] = self.0.lend();
         let body = body.to_string();
         let is_length = |line: &&str| !line.to_ascii_lowercase().starts_with("content-length");
         let head: Vec<&str> = head.split("\r\n").filter(is_length).collect();
@@ -110,6 +159,7 @@ impl Between for OfStore {
         self.0.refused.lock().expect(POISONED).push(format!("{first} with {key:?}"));
         let code =
             "<Error><Code>ExpiredToken</Code><Message>The token has expired.</Message></Error>";
-        Some((403, code.to_owned()))
+        // Some say one, some the other.
+        Some((if since.is_some() { 400 } else { 403 }, code.to_owned()))
     }
 }
