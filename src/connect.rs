@@ -1,13 +1,21 @@
 //! From settings to the servers that they name.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
+use iceberg::io::FileIO;
+use iceberg::spec::{Schema, TableMetadata, UnboundPartitionSpec};
+
+use crate::base::location::{is_place, on_s3};
+use crate::base::secret::Properties;
 use crate::config::{CatalogType, Config, Fetcher};
 use crate::decode::Format;
 use crate::failure::Failure;
 use crate::source::{FetchBy, SourceSettings, Topics};
-use crate::table::{self, Catalog, CatalogKind, CatalogSettings, LoadedTable, RestAuth, TableName};
+use crate::table::{
+    self, Catalog, CatalogKind, CatalogSettings, Creation, LoadedTable, RestAuth, TableName,
+};
 
 /// How long a catalog may take to answer one request.
 const CATALOG_TIMEOUT: Duration = Duration::from_secs(30);
@@ -47,39 +55,82 @@ pub(crate) fn table_name(config: &Config) -> Result<TableName, Failure> {
     Ok(config.iceberg.table.parse::<TableName>()?)
 }
 
-/// Loads the table; makes it from `ICEBERG_TABLE_SCHEMA` if it is absent.
-pub(crate) async fn open_table(
-    catalog: &Catalog,
-    name: &TableName,
-    config: &Config,
-) -> Result<LoadedTable, Failure> {
-    if let Some(table) = catalog.load(name).await? {
-        return Ok(table);
-    }
-    let iceberg = &config.iceberg;
-    let Some(path) = &iceberg.table_schema else {
-        return Err(Failure::Unfit {
-            table: name.to_string(),
-            detail: String::from(
-                "does not exist, and ICEBERG_TABLE_SCHEMA names no schema file to make it from",
-            ),
-        });
-    };
-    let (schema, spec) =
-        table_plan(name, path, iceberg.partition_spec.as_deref(), iceberg.kafka_columns)?;
-    let properties = table::of_made_table(&iceberg.table_properties);
-    let table = catalog.create(name, &schema, &spec, &properties).await?;
-    tracing::info!(table = %name, location = table.metadata.location(), "made the table");
-    Ok(table)
+/// A table to be made from `ICEBERG_TABLE_SCHEMA`.
+pub(crate) struct Plan {
+    schema: Schema,
+    spec: UnboundPartitionSpec,
+    properties: HashMap<String, String>,
 }
 
-/// Schema and partition spec of a table to be made.
-pub(crate) fn table_plan(
+impl Plan {
+    /// What the settings say of the table.
+    ///
+    /// # Errors
+    /// `Unfit` if they say nothing, or what cannot be.
+    pub(crate) fn new(name: &TableName, config: &Config) -> Result<Self, Failure> {
+        let iceberg = &config.iceberg;
+        let Some(path) = &iceberg.table_schema else {
+            return Err(Failure::Unfit {
+                table: name.to_string(),
+                detail: String::from(
+                    "does not exist; set ICEBERG_TABLE_SCHEMA to a schema file to have it made, or \
+                     correct ICEBERG_TABLE",
+                ),
+            });
+        };
+        let spec = iceberg.partition_spec.as_deref();
+        let (schema, spec) = schema_and_spec(name, path, spec, iceberg.kafka_columns)?;
+        let properties = table::of_made_table(&iceberg.table_properties);
+        Ok(Self { schema, spec, properties })
+    }
+
+    /// The table's first metadata, at the place that the catalog would give it if that is known: to look at,
+    /// before a catalog is asked to make what could then not be written.
+    ///
+    /// # Errors
+    /// If there can be no such table, or none that is written to.
+    pub(crate) fn metadata(
+        &self,
+        name: &TableName,
+        config: &Config,
+        place: Option<String>,
+    ) -> Result<TableMetadata, Failure> {
+        let is_on_s3 = |(key, place): (&String, &String)| is_place(key) && on_s3(place).is_some();
+        let location = match (&place, &config.iceberg.warehouse) {
+            (Some(place), _) => place,
+            (None, Some(warehouse)) if warehouse.contains("://") => warehouse,
+            // It has to be the store of the places that are set.
+            _ if self.properties.iter().any(is_on_s3) => "s3://bucket/table",
+            _ => "file:///table",
+        };
+        let Self { schema, spec, properties } = self;
+        let creation = Creation { table: name, schema, spec, properties };
+        Ok(creation.metadata(location.to_owned())?)
+    }
+
+    /// Has the catalog make the table. If another process is first it is that one's.
+    pub(crate) async fn make(
+        &self,
+        catalog: &Catalog,
+        name: &TableName,
+    ) -> Result<LoadedTable, Failure> {
+        let table = catalog.create(name, &self.schema, &self.spec, &self.properties).await?;
+        tracing::info!(table = %name, location = table.metadata.location(), "made the table");
+        Ok(table)
+    }
+
+    /// How many columns it has, and partition fields.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.schema.as_struct().fields().len(), self.spec.fields().len())
+    }
+}
+
+fn schema_and_spec(
     name: &TableName,
     path: &Path,
     spec: Option<&str>,
     kafka_columns: bool,
-) -> Result<(iceberg::spec::Schema, iceberg::spec::UnboundPartitionSpec), Failure> {
+) -> Result<(Schema, UnboundPartitionSpec), Failure> {
     let unfit = |detail: String| Failure::Unfit { table: name.to_string(), detail };
     let text = std::fs::read_to_string(path).map_err(|e| {
         unfit(format!("cannot read its schema file {} (ICEBERG_TABLE_SCHEMA): {e}", path.display()))
@@ -93,6 +144,11 @@ pub(crate) fn table_plan(
     let spec = table::parse_spec(spec.unwrap_or_default(), &schema)
         .map_err(|e| unfit(format!("ICEBERG_PARTITION_SPEC: {e}")))?;
     Ok((schema, spec))
+}
+
+/// A store for a table that does not exist: nothing is written to it.
+pub(crate) fn no_store() -> Result<FileIO, Failure> {
+    Ok(table::file_io("file:///", &Properties::default())?)
 }
 
 /// The topics to read.

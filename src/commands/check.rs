@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use iceberg::io::FileIO;
 use iceberg::spec::TableMetadata;
 
 use super::probe::{self, Seen};
@@ -15,9 +14,8 @@ use super::written;
 use crate::base::location::{data_root, local_path};
 use crate::base::masking::MASK;
 use crate::base::one_line::one_line;
-use crate::base::secret::Properties;
 use crate::config::{CatalogType, Config, ConfigError};
-use crate::connect::{connect_catalog, source_settings, table_name};
+use crate::connect::{connect_catalog, no_store, source_settings, table_name};
 use crate::failure::{Failure, chain, exit};
 use crate::protocol::{
     LocalState, LogRange, Offset, Refusal, ResetPolicy, SourceView, TableView, TopicPartition,
@@ -244,13 +242,11 @@ async fn table(
     };
     let fits = async {
         let io = match &target.loaded {
-            Some(loaded) => {
-                table::check_writable(loaded).map_err(|error| chain(&error))?;
-                loaded.io.clone()
-            }
-            None => no_store()?,
+            Some(loaded) => loaded.io.clone(),
+            None => no_store().map_err(|error| chain(&error))?,
         };
-        probe::fits(config, &target.metadata, io)
+        let name = table_name(config).map_err(|error| chain(&error))?;
+        probe::fits(config, &name, &target.metadata, io)
     };
     lines.look("fit", fits).await?;
     match &target.loaded {
@@ -304,7 +300,12 @@ async fn find(config: &Config, catalog: &Found) -> Result<(Target, String), Stri
             Ok((Target { metadata, loaded: Some(loaded) }, words))
         }
         None => {
-            let (metadata, words) = probe::planned(config, &name)?;
+            let place = match catalog {
+                Found::Catalog(catalog) => catalog.place_of(&name).await,
+                Found::New => Ok(None),
+            };
+            let place = place.map_err(|error| chain(&Failure::Table(error)))?;
+            let (metadata, words) = probe::planned(config, &name, place)?;
             Ok((Target { metadata, loaded: None }, words))
         }
     }
@@ -435,11 +436,6 @@ fn local_warehouse(path: &Path) -> Seen {
             dir.display()
         )),
     }
-}
-
-/// A store for a table that does not exist: nothing is written to it.
-fn no_store() -> Result<FileIO, String> {
-    table::file_io("file:///", &Properties::default()).map_err(|error| chain(&error))
 }
 
 fn write_settings(config: &Config, out: &mut dyn Write) -> io::Result<()> {

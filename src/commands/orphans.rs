@@ -80,7 +80,7 @@ pub(crate) async fn orphans(
     let now_ms = now_ms();
     let catalog = connect_catalog(config).await?;
     let table = existing_table_of(&catalog, config).await?;
-    check_places(&table)?;
+    check_places(&table.name, &table.metadata)?;
     let mut shown = Shown {
         table: table.name.to_string(),
         table_uuid: table.metadata.uuid().to_string(),

@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use iceberg::io::FileIO;
-use iceberg::spec::{
-    FormatVersion, SortOrder, StructType, TableMetadata, TableMetadataBuilder, Type,
-};
+use iceberg::spec::{StructType, TableMetadata, Type};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -18,19 +16,17 @@ use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use rdkafka::types::RDKafkaConfRes;
 
 use crate::base::kafka_columns::KafkaColumn;
-use crate::base::location::is_place;
 use crate::base::masking::mask_text;
 use crate::config::{CatalogType, Config, HttpListen};
-use crate::connect::{FORMAT, source_settings, table_plan, topics};
-use crate::failure::{Failure, chain};
-use crate::pipeline::RowBuilder;
+use crate::connect::{FORMAT, Plan, source_settings};
+use crate::failure::chain;
+use crate::pipeline::check_fit;
 use crate::protocol::{LogRange, Offset, TopicPartition};
 use crate::retry::Backoff;
 use crate::source::{Source, SourceError, SourceSettings};
 use crate::state::{StateError, StateStore};
 use crate::table::TableName;
 use crate::telemetry::{HttpServer, PIPELINE};
-use crate::write::{TableWriter, WriteSettings};
 
 /// What a probe saw, or what is wrong and what to do.
 pub(super) type Seen = Result<String, String>;
@@ -294,56 +290,27 @@ pub(super) fn absent_sqlite_file(config: &Config) -> Option<PathBuf> {
 pub(super) fn planned(
     config: &Config,
     name: &TableName,
+    place: Option<String>,
 ) -> Result<(TableMetadata, String), String> {
-    let Some(schema_file) = &config.iceberg.table_schema else {
-        return Err(format!(
-            "table {name} does not exist; set ICEBERG_TABLE_SCHEMA to a schema file to have it \
-             made, or correct ICEBERG_TABLE"
-        ));
-    };
-    let spec = config.iceberg.partition_spec.as_deref();
-    let (schema, spec) = table_plan(name, schema_file, spec, config.iceberg.kafka_columns)
-        .map_err(|error| chain(&error))?;
-    let columns = schema.as_struct().fields().len();
-    let fields = spec.fields().len();
-    let mut properties = config.iceberg.table_properties.clone();
-    let location = match &config.iceberg.warehouse {
-        Some(warehouse) if warehouse.contains("://") => warehouse.clone(),
-        _ => {
-            // Only the catalog knows on which store.
-            properties.retain(|key, _| !is_place(key));
-            String::from("file:///table")
-        }
-    };
-    let built = TableMetadataBuilder::new(
-        schema,
-        spec,
-        SortOrder::unsorted_order(),
-        location,
-        FormatVersion::V2,
-        properties,
-    )
-    .and_then(TableMetadataBuilder::build)
-    .map_err(|error| {
-        format!("table {name} cannot be made from {}: {error}", schema_file.display())
-    })?;
+    let plan = Plan::new(name, config).map_err(|error| chain(&error))?;
+    let metadata = plan.metadata(name, config, place).map_err(|error| chain(&error))?;
+    let (columns, fields) = plan.counts();
+    let schema_file = config.iceberg.table_schema.as_deref().unwrap_or(Path::new(""));
     let words = format!(
         "{name} does not exist yet; {} can make it: {columns} columns, {fields} partition fields",
         schema_file.display()
     );
-    Ok((built.metadata, words))
+    Ok((metadata, words))
 }
 
 /// Can records be decoded into the table's columns, and its files be written?
-pub(super) fn fits(config: &Config, metadata: &TableMetadata, io: FileIO) -> Seen {
-    let table = &config.iceberg.table;
-    RowBuilder::new(metadata, table, &topics(config), FORMAT).map_err(|error| chain(&error))?;
-    let runtime = tokio::runtime::Handle::current();
-    // Opens no file before the first row.
-    let writer =
-        TableWriter::new(metadata.clone().into(), io, WriteSettings::new("check"), runtime)
-            .map_err(|error| chain(&Failure::Write(error)))?;
-    drop(writer);
+pub(super) fn fits(
+    config: &Config,
+    name: &TableName,
+    metadata: &TableMetadata,
+    io: FileIO,
+) -> Seen {
+    check_fit(config, name, metadata, io).map_err(|error| chain(&error))?;
     let schema = metadata.current_schema();
     let lacking: Vec<_> = KafkaColumn::ALL
         .into_iter()

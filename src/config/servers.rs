@@ -10,6 +10,7 @@ use super::owned;
 use super::sources;
 use super::values::Values;
 use super::{Assignment, CatalogType, Fetcher, Iceberg, Kafka, OffsetReset, Rest};
+use crate::base::location::is_folded;
 use crate::base::names;
 use crate::base::secret::{Properties, Secret, Uri};
 
@@ -268,6 +269,12 @@ fn warehouse(values: &mut Values, catalog_type: CatalogType) -> Option<String> {
         }
         None => return None,
     };
+    if is_folded(&text) {
+        let allowed = "`s3://BUCKET/PREFIX` without two slashes in a row and without a blank at an end, \
+                       which not all programs take for a part of the key";
+        values.invalid(NAME, Some(allowed.to_owned()));
+        return None;
+    }
     let location = location(&text);
     match &location {
         Some(location) => values.resolve(NAME, location.clone()),
@@ -444,6 +451,27 @@ mod tests {
         assert_eq!(wrong.len(), 2, "along with what else is wrong: {wrong:?}");
         let words = ["KAFKA_FETCHER", "KAFKA_SSL_KEY_PASSWORD is set", "librdkafka", "`auto`"];
         assert!(wrong.iter().any(|problem| words.iter().all(|word| problem.contains(word))));
+    }
+
+    #[test]
+    fn a_warehouse_that_some_programs_would_find_elsewhere_is_refused() {
+        let sql = |warehouse| load(None, None, environment(&[("ICEBERG_WAREHOUSE", warehouse)]));
+        for folded in ["s3://lake//wh", "s3a://lake/a//b", "s3://lake/wh//"] {
+            let wrong = problems(sql(folded));
+            assert_eq!(wrong.len(), 1, "{wrong:?}");
+            let words = ["ICEBERG_WAREHOUSE", folded, "two slashes in a row"];
+            assert!(words.iter().all(|word| wrong[0].contains(word)), "{wrong:?}");
+        }
+        for good in ["s3://lake/wh/", "s3://lake", "s3://lake/", "file:///a//b"] {
+            assert!(sql(good).is_ok(), "{good}");
+        }
+        // With a REST catalog it is a name.
+        let rest = [
+            ("ICEBERG_CATALOG_TYPE", "rest"),
+            ("ICEBERG_CATALOG_URI", "http://localhost:1"),
+            ("ICEBERG_WAREHOUSE", "s3://lake//wh"),
+        ];
+        assert!(load(None, None, environment(&rest)).is_ok());
     }
 
     #[test]

@@ -12,6 +12,7 @@
 mod committer;
 mod coordinator;
 mod end;
+mod fit;
 mod flow_tables;
 mod log_ends;
 mod membership;
@@ -54,7 +55,7 @@ use crate::table::Catalog;
 use crate::telemetry::{Health, Metrics, Server};
 
 pub(crate) use end::RunEnd;
-pub(crate) use rows::RowBuilder;
+pub(crate) use fit::check_fit;
 
 use committer::worse;
 use coordinator::Coordinator;

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OnceCell, mpsc};
 
 use super::end::join_error;
+use super::fit::check_fit;
 use super::messages::{Event, Report};
 use super::monitor;
 use super::reading::Reading;
@@ -19,7 +20,9 @@ use super::sink::{FileSink, SinkSettings};
 use super::world::{Connected, ShardTask, World};
 use crate::base::clock::now_ms;
 use crate::config::{Assignment, Config};
-use crate::connect::{FORMAT, connect_catalog, open_table, source_settings, table_name, topics};
+use crate::connect::{
+    FORMAT, Plan, connect_catalog, no_store, source_settings, table_name, topics,
+};
 use crate::failure::Failure;
 use crate::protocol::{
     Checkpoint, DataFileNames, FlowTable, Frontier, JournalParts, LocalState, LogRange, Offset,
@@ -357,6 +360,15 @@ impl CatalogTable {
 }
 
 impl CatalogTable {
+    /// Makes the table, if it is one that can then be written to.
+    async fn make(&self) -> Result<LoadedTable, Failure> {
+        let plan = Plan::new(&self.name, &self.config)?;
+        let place = self.catalog.place_of(&self.name).await?;
+        let planned = plan.metadata(&self.name, &self.config, place)?;
+        check_fit(&self.config, &self.name, &planned, no_store()?)?;
+        plan.make(&self.catalog, &self.name).await
+    }
+
     /// What a table that was loaded, or that a commit left, shows of our pipeline.
     fn read(&self, loaded: LoadedTable) -> Result<Reading<LoadedTable>, Failure> {
         let size = TableSize::of(&loaded.metadata);
@@ -383,9 +395,12 @@ impl seams::Table for CatalogTable {
     }
 
     async fn open(&self) -> Result<Reading<LoadedTable>, Failure> {
-        let loaded = open_table(&self.catalog, &self.name, &self.config).await?;
+        let loaded = match self.catalog.load(&self.name).await? {
+            Some(loaded) => loaded,
+            None => self.make().await?,
+        };
         // Before anything is read for it.
-        check_writable(&loaded)?;
+        check_writable(&loaded.name, &loaded.metadata)?;
         let reading = self.read(loaded)?;
         let begins = reading.view().ledger.is_none();
         // Before a pipeline's first commit; whoever has a ledger can ask by `check`. Twice for a table

@@ -9,7 +9,7 @@ use crate::decode::{Format, Pushed};
 use crate::failure::{Failure, chain};
 use crate::protocol::{DataFileNames, Offset, PendingFile};
 use crate::source::{PartitionId, Record, Topics};
-use crate::table::LoadedTable;
+use crate::table::{LoadedTable, check_writable};
 use crate::write::{ClosingFiles, TableWriter, WriteSettings};
 
 /// How a shard writes.
@@ -54,8 +54,9 @@ impl FileSink {
     /// For the table as it is now.
     ///
     /// # Errors
-    /// If records cannot be decoded into its schema.
+    /// If records cannot be decoded into its schema, or files not be written for it.
     pub(crate) fn new(settings: SinkSettings, table: Arc<LoadedTable>) -> Result<Self, Failure> {
+        check_writable(&table.name, &table.metadata)?;
         let rows = rows(&table, &settings)?;
         Ok(Self {
             settings,
@@ -81,6 +82,9 @@ impl FileSink {
                 let Some((partition, offset)) = self.first else {
                     return Err(Failure::Internal(String::from("rows that no record brought")));
                 };
+                // Somebody may have altered the table since the last epoch. Files that nobody may commit
+                // would be in the way at every start.
+                check_writable(&self.table.name, &self.table.metadata)?;
                 self.writers_made += 1;
                 let prefix = self.settings.names.prefix(
                     self.settings.topics.name(partition.topic),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use iceberg::spec::FormatVersion;
+use iceberg::spec::{FormatVersion, TableMetadata};
 use uuid::Uuid;
 
 use super::io::Encoded;
@@ -12,7 +12,8 @@ use super::partition_names::Disguise;
 use super::snapshot::{self, Change, Proposal};
 use super::sweep::Freed;
 use super::{
-    Catalog, LoadedTable, NotSent, TableError, expiry, io, ledger, long_values, manifest, sql,
+    Catalog, LoadedTable, NotSent, TableError, TableName, expiry, io, ledger, long_values,
+    manifest, sql,
 };
 use crate::base::clock::now_ms;
 use crate::base::location;
@@ -139,7 +140,7 @@ fn append_change(
     permit: &Permit<'_>,
     now_ms: i64,
 ) -> Result<Change, TableError> {
-    check_writable(loaded)?;
+    check_appendable(&loaded.name, &loaded.metadata)?;
     let pending = permit.commit();
     let text = |source| ledger::failed(loaded, &pending.pipeline, source);
     let summary = protocol::encode_summary(pending).map_err(text)?;
@@ -197,7 +198,7 @@ async fn write(
     change: Change,
     maintenance: &Arc<Maintenance>,
 ) -> Result<Written, TableError> {
-    check_writable(loaded)?;
+    check_appendable(&loaded.name, &loaded.metadata)?;
     crash::point("commit.before-manifest");
     // Without the place for a sweep nothing is freed by this commit.
     let sweeping = maintenance.begin_sweep();
@@ -332,32 +333,41 @@ fn remember(
 ///
 /// # Errors
 /// `Unsupported` if not.
-pub(crate) fn check_places(loaded: &LoadedTable) -> Result<(), TableError> {
-    let metadata = &loaded.metadata;
+pub(crate) fn check_places(table: &TableName, metadata: &TableMetadata) -> Result<(), TableError> {
     location::check_places(metadata.location(), metadata.properties()).map_err(|misplaced| {
         let what = format!("its {} is {}: {}", misplaced.key, misplaced.place, misplaced.reason());
-        TableError::Unsupported { table: loaded.name.clone(), what }
+        TableError::Unsupported { table: table.clone(), what }
     })
 }
 
-/// Refuses tables that we cannot write without harm.
+/// Refuses tables for which no files may be opened: we could not append them without harm. Asked for
+/// every reading of a table before files are written for it, since a table may be altered any time.
 ///
 /// # Errors
 /// `Unsupported`, with what to do.
-pub(crate) fn check_writable(loaded: &LoadedTable) -> Result<(), TableError> {
-    let metadata = &loaded.metadata;
+pub(crate) fn check_writable(
+    table: &TableName,
+    metadata: &TableMetadata,
+) -> Result<(), TableError> {
+    check_appendable(table, metadata)?;
+    let (spec, schema) = (metadata.default_partition_spec(), metadata.current_schema());
+    match Disguise::of(spec, schema) {
+        Ok(_) => Ok(()),
+        Err(what) => Err(TableError::Unsupported { table: table.clone(), what }),
+    }
+}
+
+/// Refuses tables to which nothing may be appended. What spec new files would have does not matter: those of
+/// a commit have their own, of before the table was altered.
+fn check_appendable(table: &TableName, metadata: &TableMetadata) -> Result<(), TableError> {
     let unsupported =
-        |what: &str| Err(TableError::Unsupported { table: loaded.name.clone(), what: what.into() });
+        |what: &str| Err(TableError::Unsupported { table: table.clone(), what: what.into() });
     if metadata.format_version() == FormatVersion::V1 {
         return unsupported(
             "it has format version 1; upgrade it to 2 (table property format-version = 2)",
         );
     }
-    check_places(loaded)?;
-    let (spec, schema) = (metadata.default_partition_spec(), metadata.current_schema());
-    if let Err(reason) = Disguise::of(spec, schema) {
-        return unsupported(&reason);
-    }
+    check_places(table, metadata)?;
     let head_is_encrypted =
         metadata.current_snapshot().is_some_and(|head| head.encryption_key_id().is_some());
     if head_is_encrypted || metadata.properties().contains_key("encryption.key-id") {

@@ -44,17 +44,20 @@ pub(super) fn data_files(
     let mut by_spec = NewFiles::new();
     let mut paths = HashSet::new();
     for file in &pending.files {
-        let new = data_file(&loaded.metadata, file).map_err(|reason| TableError::BadFile {
+        let bad = |reason: String| TableError::BadFile {
             table: loaded.name.clone(),
             path: file.path.clone(),
             reason,
-        })?;
+        };
+        let new = data_file(&loaded.metadata, file).map_err(bad)?;
         if !paths.insert(file.path.as_str()) {
-            return Err(TableError::BadFile {
-                table: loaded.name.clone(),
-                path: file.path.clone(),
-                reason: "it is twice in the pending commit".into(),
-            });
+            return Err(bad("it is twice in the pending commit".into()));
+        }
+        if !by_spec.contains_key(&file.spec_id)
+            && let Some(spec) = loaded.metadata.partition_spec_by_id(file.spec_id)
+        {
+            // No files are opened for such a spec, but an earlier version did.
+            Disguise::of(spec, &new.schema).map_err(bad)?;
         }
         by_spec.entry(file.spec_id).or_default().push(new);
     }

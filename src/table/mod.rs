@@ -23,6 +23,7 @@ mod cache;
 mod client_log;
 mod columns_kept;
 mod commit;
+mod creation;
 mod error;
 mod expiry;
 mod files;
@@ -72,6 +73,7 @@ use crate::base::names;
 
 pub use commit::{CommitOutcome, append};
 pub(crate) use commit::{append_edit, check_places, check_writable};
+pub(crate) use creation::Creation;
 pub(crate) use error::{BoxError, TableError};
 pub(crate) use files::{LiveFile, live_files};
 pub(crate) use founding::{check_fencing, found};
@@ -231,6 +233,17 @@ impl Catalog {
         }
     }
 
+    /// Where a table would be that is created now; `None` if only the catalog knows.
+    ///
+    /// # Errors
+    /// As [`Catalog::load`]; `Setting` if no table can be there.
+    pub(crate) async fn place_of(&self, table: &TableName) -> Result<Option<String>, TableError> {
+        match self {
+            Self::Sql(catalog) => Ok(Some(catalog.new_table_location(table).await?.1)),
+            Self::Rest(_) => Ok(None),
+        }
+    }
+
     /// Creates a table, and its namespace if that is absent. If another process creates it first,
     /// that process's table is returned, with its own schema.
     ///
@@ -254,15 +267,7 @@ impl Catalog {
     }
 }
 
-/// What to create.
-struct Creation<'a> {
-    table: &'a TableName,
-    schema: &'a Schema,
-    spec: &'a UnboundPartitionSpec,
-    properties: &'a HashMap<String, String>,
-}
-
-/// Parses table metadata that is not compressed.
+/// Parses table metadata, which is not compressed any more.
 fn parse_metadata(
     table: &TableName,
     location: &str,

@@ -5,13 +5,14 @@
 //! finds the row only while it still names the file that was loaded.
 
 use std::future::Future;
+use std::io::Read;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use iceberg::MetadataLocation;
 use iceberg::io::FileIO;
-use iceberg::spec::{FormatVersion, TableMetadata, TableMetadataBuilder};
-use iceberg::{MetadataLocation, TableCreation};
+use iceberg::spec::TableMetadata;
 use sqlx::{Executor, Row};
 
 use super::io::Encoded;
@@ -22,6 +23,7 @@ use super::{
     CatalogSettings, CommitOutcome, Creation, LoadedTable, NotSent, TableError, TableName, io,
     parse_metadata, unreadable,
 };
+use crate::base::location::{FOLDED, is_folded};
 use crate::base::secret::Properties;
 
 /// Columns as Java's JdbcCatalog makes them.
@@ -36,6 +38,9 @@ const CREATE_TABLES: [&str; 2] = [
      property_key VARCHAR(255) NOT NULL, property_value VARCHAR(1000), \
      PRIMARY KEY (catalog_name, namespace, property_key))",
 ];
+
+/// Bytes to which table metadata may unpack.
+const MOST_METADATA: u64 = 1 << 30;
 
 const SWAP: &str = "UPDATE iceberg_tables \
      SET metadata_location = $1, previous_metadata_location = $2 \
@@ -234,6 +239,11 @@ impl SqlCatalog {
 
     pub(super) async fn load(&self, table: &TableName) -> Result<Option<LoadedTable>, TableError> {
         let Some(location) = self.metadata_location(table).await? else { return Ok(None) };
+        if is_folded(&location) {
+            // It may be there under another key, or not: nothing that waiting would change.
+            let what = format!("its metadata is at {location}: {FOLDED}");
+            return Err(TableError::Unsupported { table: table.clone(), what });
+        }
         let io = io::file_io(&location, &self.io_properties)?;
         let metadata = read_metadata(&io, table, &location).await?;
         self.has_read.store(true, Ordering::Relaxed);
@@ -264,9 +274,9 @@ impl SqlCatalog {
         if let Some(existing) = self.load(table).await? {
             return Ok(existing);
         }
-        self.create_namespace(table).await?;
         let (root, location) = self.new_table_location(table).await?;
-        let metadata = new_metadata(creation, location)?;
+        let metadata = creation.metadata(location)?;
+        self.create_namespace(table).await?;
         let file = MetadataLocation::new_with_metadata(metadata.location(), &metadata);
         let io = io::file_io(metadata.location(), &self.io_properties)?;
         let written = file.to_string();
@@ -300,12 +310,24 @@ impl SqlCatalog {
 
     /// Where to create under, and where the table is then: under the namespace's own location if it
     /// has one, else under the warehouse, as in Java.
-    async fn new_table_location(&self, table: &TableName) -> Result<(String, String), TableError> {
+    pub(super) async fn new_table_location(
+        &self,
+        table: &TableName,
+    ) -> Result<(String, String), TableError> {
         let sql = "SELECT property_value FROM iceberg_namespace_properties \
                    WHERE catalog_name = $1 AND namespace = $2 AND property_key = 'location'";
         let namespace = table.dotted_namespace();
         let own = self.text("read the namespace", sql, &[&self.name, &namespace]).await?;
         if let Some(own) = own {
+            if is_folded(&own) {
+                return Err(TableError::Setting {
+                    setting: "location of the namespace",
+                    reason: format!(
+                        "{own} is where the catalog puts tables of {namespace}: {FOLDED}; correct it, or \
+                         name another namespace in ICEBERG_TABLE"
+                    ),
+                });
+            }
             let location = format!("{}/{}", own.trim_end_matches('/'), table.name);
             return Ok((own, location));
         }
@@ -428,29 +450,6 @@ fn absolute(warehouse: &str) -> Result<String, TableError> {
     Ok(format!("file://{}", path.display()))
 }
 
-fn new_metadata(creation: &Creation<'_>, location: String) -> Result<TableMetadata, TableError> {
-    let invalid =
-        |reason: String| TableError::Unsupported { table: creation.table.clone(), what: reason };
-    let mut properties = creation.properties.clone();
-    let format_version = match properties.remove("format-version").as_deref() {
-        None | Some("2") => FormatVersion::V2,
-        Some("3") => FormatVersion::V3,
-        Some(other) => return Err(invalid(format!("format-version {other} is neither 2 nor 3"))),
-    };
-    let table = TableCreation::builder()
-        .name(creation.table.name.clone())
-        .location(location)
-        .schema(creation.schema.clone())
-        .partition_spec(creation.spec.clone())
-        .properties(properties)
-        .format_version(format_version)
-        .build();
-    TableMetadataBuilder::from_table_creation(table)
-        .and_then(|builder| builder.build())
-        .map(|built| built.metadata)
-        .map_err(|error| invalid(error.to_string()))
-}
-
 /// Table metadata as a file, compressed if the table wants it so.
 pub(super) async fn encode_metadata(
     metadata: &TableMetadata,
@@ -472,9 +471,18 @@ async fn read_metadata(
     let failed = |error| TableError::storage("read", location, error);
     let bytes = io.new_input(location).map_err(failed)?.read().await.map_err(failed)?;
     if bytes.starts_with(&GZIP) {
-        // The crate unpacks it, but only while reading it itself.
-        let read = TableMetadata::read_from(io, location).await;
-        return read.map_err(|error| unreadable(table, location, error));
+        let unpacked = unpack(&bytes).map_err(|error| unreadable(table, location, error))?;
+        return parse_metadata(table, location, &unpacked);
     }
     parse_metadata(table, location, &bytes)
+}
+
+/// The crate would unpack it as well, but then nobody sees what it does not know of the columns.
+fn unpack(packed: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut unpacked = Vec::new();
+    flate2::read::MultiGzDecoder::new(packed).take(MOST_METADATA).read_to_end(&mut unpacked)?;
+    match unpacked.len() as u64 {
+        MOST_METADATA => Err(std::io::Error::other("it unpacks to 1 GiB or more")),
+        _ => Ok(unpacked),
+    }
 }

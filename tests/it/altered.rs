@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::landing::{pipeline, records};
+use crate::landing::{pipeline, records, schema};
 use crate::support::icestream::{Icestream, Running};
 use crate::support::kafka::Kafka;
 use crate::support::lender::Lender;
 use crate::support::oracle::{self, Reader, assert_exactly_once};
 use crate::support::producing::Record;
-use crate::support::table::Lake;
+use crate::support::table::{Lake, Table};
 use crate::support::{PATIENCE, foreign, wait_for};
 
 const COMMITTED: &str = "icestream_committed_records_total";
@@ -62,6 +62,79 @@ fn a_column_added_while_the_topic_is_idle_has_its_values_from_the_first_record_o
                 assert_eq!(found, [["100", "14950"].map(|n| Some(n.to_owned()))], "{reader:?}");
             }
         }
+    }
+}
+
+/// Alterations after which icestream cannot write a table for all readers, how they are undone, and what is
+/// said of them.
+const ALTERATIONS: [(&str, &str, &str); 2] = [
+    ("update.add_identity('u')", "update.remove_field('u')", "\"u\" has values of uuid"),
+    (
+        "update.add_field('id', BucketTransform(2), 'a.b').add_field('id', BucketTransform(3), 'a_x2Eb')",
+        "update.remove_field('a.b').remove_field('a_x2Eb')",
+        "a_x2Eb",
+    ),
+];
+
+fn respec(table: &Table<'_>, change: &str) {
+    let code = "from pyiceberg.transforms import *\nwith table.update_spec() as update:\n    ";
+    foreign::run(table, &format!("{code}{change}\n"), Value::Null);
+}
+
+fn with_uuids(lake: &Lake) -> (Icestream, String) {
+    let (icestream, topic) = pipeline(lake, 2);
+    let mut with = schema();
+    let column = json!({ "id": 4, "name": "u", "required": false, "type": "uuid" });
+    with["fields"].as_array_mut().unwrap().push(column);
+    (icestream.schema(&with), topic)
+}
+
+#[test]
+fn a_table_that_becomes_one_that_cannot_be_written_is_refused_before_an_epoch_is_prepared_for_it() {
+    let lake = Lake::sqlite();
+    for (change, undo, words) in ALTERATIONS {
+        let (icestream, topic) = with_uuids(&lake);
+        let table = lake.table(&format!("db.{topic}"));
+        let icestream =
+            icestream.set("CHECKPOINT_INTERVAL_MS", "300000").set("CHECKPOINT_MAX_RECORDS", "100");
+        let produced = Kafka::shared().produce(&topic, records(2, 0..100));
+        let mut running = icestream.run();
+        running.wait_count(COMMITTED, &[], 100.0);
+        let committed = Instant::now();
+        respec(&table, change);
+        let_pass(committed);
+        let more = Kafka::shared().produce(&topic, records(2, 100..200));
+        let exit = running.wait(PATIENCE).with_code(3);
+        assert!(exit.log.contains(words), "{}", exit.log);
+        // Nor is one prepared by the next start, which knows the table already.
+        let exit = icestream.command(&["run", "--until-caught-up"]).with_code(3);
+        assert!(exit.log.contains(words), "{}", exit.log);
+        assert_eq!(assert_exactly_once(&table, &[&produced]), 100);
+        // With the field gone it goes on: nothing is in the way.
+        respec(&table, undo);
+        icestream.run_until_caught_up();
+        assert_eq!(assert_exactly_once(&table, &[&produced, &more]), 200);
+    }
+}
+
+#[test]
+fn a_commit_that_was_prepared_before_the_table_became_one_that_cannot_be_written_is_made() {
+    let lake = Lake::sqlite();
+    for (change, undo, words) in ALTERATIONS {
+        let (icestream, topic) = with_uuids(&lake);
+        let table = lake.table(&format!("db.{topic}"));
+        let produced = Kafka::shared().produce(&topic, records(2, 0..100));
+        icestream.clone().crash_at("prepare.after").run().wait(PATIENCE).aborted();
+        respec(&table, change);
+        let exit = icestream.command(&["run", "--until-caught-up"]).with_code(3);
+        assert!(exit.log.contains("recovered a pending commit"), "{}", exit.log);
+        assert!(exit.log.contains(words), "{}", exit.log);
+        let rows = assert_exactly_once(&table, &[&produced]);
+        assert_eq!(rows, 100);
+        respec(&table, undo);
+        let more = Kafka::shared().produce(&topic, records(2, 100..200));
+        icestream.run_until_caught_up();
+        assert_eq!(assert_exactly_once(&table, &[&produced, &more]), 200);
     }
 }
 

@@ -20,7 +20,7 @@ const CRATES: &[(&str, &[&str])] = &[
     // Kafka: its client, and what our own fetcher needs.
     ("rdkafka", &["commands/probe", "demo", "source"]),
     ("aws_lc_rs", &["source/fetch/scram"]),
-    ("flate2", &["source/fetch/codec"]),
+    ("flate2", &["source/fetch/codec", "table/sql"]),
     ("lz4_flex", &["source/fetch/codec"]),
     ("rustls", &["source/fetch"]),
     ("rustls_native_certs", &["source/fetch/tls"]),
@@ -30,7 +30,19 @@ const CRATES: &[(&str, &[&str])] = &[
     ("parquet", &["write"]),
     ("zstd", &["source/fetch/codec", "write/codec_state"]),
     // Tables, catalogs, stores.
-    ("iceberg", &["commands", "connect", "demo", "pipeline/rows", "table", "verify", "write"]),
+    (
+        "iceberg",
+        &[
+            "commands",
+            "connect",
+            "demo",
+            "pipeline/fit",
+            "pipeline/rows",
+            "table",
+            "verify",
+            "write",
+        ],
+    ),
     ("async_trait", &["table/s3_store", "table/scanning"]),
     ("typetag", &["table/s3_store", "table/scanning"]),
     ("iceberg_storage_opendal", &["table/lent_keys"]),

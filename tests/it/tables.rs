@@ -8,6 +8,7 @@ use crate::landing::{pipeline, records, schema};
 use crate::support::icestream::Icestream;
 use crate::support::kafka::Kafka;
 use crate::support::oracle::{self, Reader, assert_exactly_once};
+use crate::support::postgres::sql;
 use crate::support::producing::{Produced, Record};
 use crate::support::table::{Lake, Table};
 use crate::support::{PATIENCE, block_on, foreign, unique};
@@ -328,4 +329,97 @@ fn partitions_added_to_a_topic_that_is_being_read_are_read_from_their_start() {
     let lines = table.snapshots().len();
     icestream.run_until_caught_up();
     assert_eq!(table.snapshots().len(), lines);
+}
+
+/// `check` and `run` say why, and the catalog is not asked to make it.
+fn is_not_made(icestream: &Icestream, table: &Table<'_>, words: &str) {
+    let checked = icestream.command(&["check"]).with_code(1);
+    assert!(checked.stdout.contains(words), "{words}: {}", checked.stdout);
+    let exit = icestream.command(&["run", "--until-caught-up"]).with_code(3);
+    assert!(exit.log.contains(words), "{words}: {}", exit.log);
+    assert_eq!(table.metadata_location(), None);
+}
+
+#[test]
+fn a_table_that_could_not_be_written_is_not_made() {
+    const PROPERTIES: &str = "ICEBERG_TABLE_PROPERTIES";
+    for lake in [Lake::sqlite(), Lake::rest()] {
+        let (icestream, topic) = pipeline(&lake, 1);
+        let table = lake.table(&format!("db.{topic}"));
+        for (properties, words) in [
+            ("write.data.path=s3://bucket/data//d", "write.data.path is s3://bucket/data//d"),
+            ("write.data.path=s3://bucket/d,write.metadata.path=/m", "write."),
+            ("write.parquet.compression-codec=nonsense", "write.parquet.compression-codec"),
+            ("format-version=1", "format-version 1"),
+            ("encryption.key-id=k", "encrypted"),
+        ] {
+            is_not_made(&icestream.clone().set(PROPERTIES, properties), &table, words);
+        }
+        let mut with = schema();
+        for (id, name, kind) in
+            [(4, "a-b", "string"), (5, "a_x2Db", "string"), (6, "_kafka_offset", "string")]
+        {
+            let column = json!({ "id": id, "name": name, "required": false, "type": kind });
+            with["fields"].as_array_mut().unwrap().push(column);
+        }
+        // The last one is another kind of column than icestream fills.
+        let offsets = with["fields"].as_array_mut().unwrap().pop().unwrap();
+        let twice = icestream.clone().schema(&with).set("ICEBERG_PARTITION_SPEC", "a-b, a_x2Db");
+        is_not_made(&twice, &table, "have one name in a manifest");
+        with["fields"].as_array_mut().unwrap().push(offsets);
+        let other = icestream.clone().schema(&with).set("ICEBERG_KAFKA_COLUMNS", "false");
+        is_not_made(&other, &table, "_kafka_offset must be");
+        let icestream = icestream.schema(&schema()).set(PROPERTIES, "format-version=3");
+        icestream.command(&["check"]).success();
+        let produced = Kafka::shared().produce(&topic, records(1, 0..10));
+        icestream.run_until_caught_up();
+        assert_eq!(table.metadata().unwrap()["format-version"], 3);
+        assert_eq!(assert_exactly_once(&table, &[&produced]), 10);
+    }
+}
+
+#[test]
+fn a_place_that_some_programs_would_find_elsewhere_is_refused_before_and_after_a_table_is_there() {
+    const FOLDED: &str = "two slashes in a row";
+    let lake = Lake::sqlite_on_s3();
+    let (icestream, topic) = pipeline(&lake, 1);
+    let table = lake.table(&format!("db.{topic}"));
+    let folded = lake.warehouse().replace("/warehouse", "//warehouse");
+    let odd = icestream.clone().set("ICEBERG_WAREHOUSE", folded.as_str());
+    let checked = odd.command(&["check"]).with_code(3);
+    assert!(checked.stdout.contains(FOLDED), "{}", checked.stdout);
+    let exit = odd.command(&["run"]).with_code(3);
+    assert!(exit.log.contains(FOLDED), "{}", exit.log);
+
+    // The namespace says where its tables go.
+    let produced = Kafka::shared().produce(&topic, records(1, 0..10));
+    icestream.clone().set("ICEBERG_TABLE", "db.beside").run_until_caught_up();
+    let set = format!(
+        "INSERT INTO iceberg_namespace_properties VALUES ('icestream', 'db', 'location', '{folded}')"
+    );
+    sql::execute(lake.database(), &set);
+    let own = icestream.member();
+    is_not_made(&own, &table, FOLDED);
+
+    // One that is there is named at once: nothing that waiting would change.
+    sql::execute(
+        lake.database(),
+        "DELETE FROM iceberg_namespace_properties WHERE property_key = 'location'",
+    );
+    own.run_until_caught_up();
+    assert_eq!(assert_exactly_once(&table, &[&produced]), 10);
+    let location = table.metadata_location().unwrap();
+    let elsewhere = location.replace("/warehouse/", "//warehouse/");
+    let set = |to: &str| {
+        let change = format!("UPDATE iceberg_tables SET metadata_location = '{to}'");
+        sql::execute(lake.database(), &format!("{change} WHERE table_name = '{topic}'"));
+    };
+    set(&elsewhere);
+    for told in [
+        own.command(&["check"]).with_code(1).stdout,
+        own.run().wait(PATIENCE).with_code(3).log,
+        own.member().run().wait(PATIENCE).with_code(3).log,
+    ] {
+        assert!(told.contains(FOLDED) && told.contains(&elsewhere), "{told}");
+    }
 }

@@ -59,7 +59,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "write",
         ],
     ),
-    ("connect", &["config", "decode", "failure", "source", "table"]),
+    ("connect", &["base", "config", "decode", "failure", "source", "table"]),
     ("service", &["config", "failure", "pipeline", "restart", "telemetry", "watch"]),
     ("verify", &["base", "protocol", "table"]),
     // Writes the tables that its tests read.
@@ -79,7 +79,6 @@ const ARROWS: &[(&str, &[&str])] = &[
             "table",
             "telemetry",
             "verify",
-            "write",
         ],
     ),
     ("demo", &["base", "cli", "config", "connect", "failure", "protocol", "table"]),

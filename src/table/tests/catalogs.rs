@@ -1,5 +1,7 @@
 //! SQL catalogs: what is created, found, and shared with other programs.
 
+use std::io::Write;
+
 use super::*;
 
 #[tokio::test]
@@ -127,6 +129,80 @@ async fn a_namespace_with_a_location_of_its_own_holds_its_tables() {
     let spec = parse_spec("", &schema()).unwrap();
     let created = bench.catalog.create(&name, &schema(), &spec, &HashMap::new()).await.unwrap();
     assert_eq!(created.metadata.location(), format!("{elsewhere}/t"));
+}
+
+/// Writes the table's metadata anew, as `edit` leaves it and gzip packs it.
+async fn pack(loaded: &LoadedTable, edit: impl FnOnce(&mut serde_json::Value)) {
+    let mut json = serde_json::to_value(loaded.metadata.as_ref()).unwrap();
+    edit(&mut json);
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packer.write_all(json.to_string().as_bytes()).unwrap();
+    let packed = packer.finish().unwrap();
+    loaded.io.new_output(&loaded.metadata_location).unwrap().write(packed.into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn packed_metadata_is_read_as_other_metadata_is() {
+    let bench = Bench::new().await;
+    let loaded = bench.create_with("", &[("format-version", "3")]).await;
+    pack(&loaded, |_| {}).await;
+    assert_eq!(bench.load().await.metadata, loaded.metadata);
+    let column = |kind: &str, default: serde_json::Value| {
+        serde_json::json!({ "id": 9, "name": "c", "required": false, "type": kind,
+            "write-default": default })
+    };
+    for (column, told) in [
+        (column("variant", serde_json::Value::Null), "c is of type variant"),
+        (column("double", "NaN".into()), "write-default of its column c"),
+    ] {
+        pack(&loaded, |json| {
+            json["schemas"][0]["fields"].as_array_mut().unwrap().push(column);
+        })
+        .await;
+        let error = bench.catalog.load(&bench.name).await.unwrap_err();
+        assert!(matches!(error, TableError::Unsupported { .. }), "{error:?}");
+        assert!(error.to_string().contains(told), "{error}");
+    }
+    let cut = loaded.io.new_output(&loaded.metadata_location).unwrap();
+    cut.write(bytes::Bytes::from_static(&[0x1f, 0x8b, 8])).await.unwrap();
+    let error = bench.catalog.load(&bench.name).await.unwrap_err();
+    assert!(matches!(error, TableError::Unreadable { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_table_that_some_programs_would_find_elsewhere_is_refused_at_once_and_not_made() {
+    let bench = Bench::new().await;
+    bench.create().await;
+    let database = bench.database().await;
+    let set = "UPDATE iceberg_tables SET metadata_location = 's3://lake//t/metadata/0.json'";
+    sqlx::query(set).execute(&database).await.unwrap();
+    let error = bench.catalog.load(&bench.name).await.unwrap_err();
+    assert!(!error.is_transient(), "{error:?}");
+    let told = error.to_string();
+    let words = ["db.readings", "s3://lake//t/metadata/0.json", "two slashes"];
+    assert!(words.iter().all(|word| told.contains(word)), "{told}");
+    // Nor is one made where the namespace says so, or the table itself would.
+    let set = "INSERT INTO iceberg_namespace_properties VALUES \
+               ('icestream', 'odd', 'location', 's3://lake//odd'), \
+               ('icestream', 'even', 'location', 's3://lake/even')";
+    sqlx::query(set).execute(&database).await.unwrap();
+    let spec = parse_spec("", &schema()).unwrap();
+    let data = |place: &str| HashMap::from([("write.data.path".to_owned(), place.to_owned())]);
+    for (name, properties, told) in [
+        ("odd.t", HashMap::new(), "location of the namespace"),
+        ("even.t", data("s3://lake/even//d"), "its write.data.path is"),
+        ("even.t", data("/d"), "store of the table's own location"),
+    ] {
+        let name: TableName = name.parse().unwrap();
+        let made = bench.catalog.create(&name, &schema(), &spec, &properties).await;
+        let error = made.unwrap_err();
+        assert!(!error.is_transient() && error.to_string().contains(told), "{error}");
+    }
+    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM iceberg_tables")
+        .fetch_one(&database)
+        .await
+        .unwrap();
+    assert_eq!(rows, 1);
 }
 
 #[tokio::test]

@@ -114,6 +114,55 @@ async fn a_file_partitioned_by_a_column_that_was_dropped_is_committed() {
     assert_eq!(spec_ids_of_manifests(&loaded).await.len(), 2);
 }
 
+/// The table becomes one partitioned by a new column of UUIDs, as another engine may alter it any time.
+async fn alter_to_identity_of_uuid(bench: &Bench) {
+    let loaded = bench.load().await;
+    let mut fields = loaded.metadata.current_schema().as_struct().fields().to_vec();
+    fields.push(Arc::new(NestedField::optional(50, "u", Type::Primitive(PrimitiveType::Uuid))));
+    let wider = Schema::builder().with_schema_id(1).with_fields(fields).build().unwrap();
+    let change = |builder: TableMetadataBuilder| {
+        let builder = builder.add_current_schema(wider)?;
+        let spec = UnboundPartitionSpec::builder();
+        let spec = spec.add_partition_field(50, "u", Transform::Identity)?.build();
+        builder.add_default_partition_spec(spec)
+    };
+    bench.foreign(change).await;
+}
+
+#[tokio::test]
+async fn a_file_of_before_the_table_became_one_that_cannot_be_written_is_committed() {
+    let bench = Bench::new().await;
+    let loaded = bench.create_with("place", &[]).await;
+    let old = write_file(&loaded, &[(1, "a")], &[Literal::string("a")]).await;
+    alter_to_identity_of_uuid(&bench).await;
+    let loaded = bench.load().await;
+    let refused = check_writable(&loaded.name, &loaded.metadata).unwrap_err().to_string();
+    assert!(refused.contains("\"u\" has values of uuid"), "{refused}");
+    committed(bench.catalog.commit_append(&loaded, &pending(&loaded, 0, 1, vec![old])).await);
+    assert_eq!(ids(&bench.load().await).await, [1]);
+}
+
+#[tokio::test]
+async fn a_file_of_a_spec_that_cannot_be_written_is_refused_with_the_way_out() {
+    let bench = Bench::new().await;
+    let loaded = bench.create().await;
+    let file = write_file(&loaded, &[(1, "a")], &[]).await;
+    alter_to_identity_of_uuid(&bench).await;
+    let loaded = bench.load().await;
+    let spec_id = loaded.metadata.default_partition_spec_id();
+    let field_id = loaded.metadata.default_partition_spec().fields()[0].field_id;
+    let values = BTreeMap::from([(field_id, Some(vec![7; 16]))]);
+    let data_file = protocol::with_partition_values(&file.data_file, &values).unwrap();
+    let file = PendingFile { spec_id, data_file, ..file };
+    let before = bench.metadata_files();
+    let commit = pending(&loaded, 0, 1, vec![file]);
+    let error = bench.catalog.commit_append(&loaded, &commit).await.unwrap_err();
+    assert!(matches!(error, TableError::BadFile { .. }), "{error}");
+    let told = error.to_string();
+    assert!(told.contains("values of uuid") && told.contains("ledger adopt --yes"), "{told}");
+    assert_eq!(bench.metadata_files(), before);
+}
+
 #[tokio::test]
 async fn files_that_do_not_fit_are_refused_by_path_before_anything_is_written() {
     let bench = Bench::new().await;
