@@ -395,7 +395,9 @@ async fn settle(
             Ok(settle_conflict(catalog, loaded, proposal, written, reason).await)
         }
         // Catalogs call a snapshot a bad request whose sequence number another one took meanwhile: on
-        // another branch of the table, or on a head that was then moved back to ours.
+        // another branch of the table, or on a head that was then moved back to ours. So do some with what
+        // is pinned to the UUID of a table that is another one now, as after two creators of whom each was
+        // told that it made the table.
         (Ok(CommitOutcome::Rejected(reason)), Catalog::Rest(_)) => {
             match moved_since(catalog, loaded).await {
                 true => Ok(CommitOutcome::Conflict(reason)),
@@ -416,11 +418,13 @@ async fn settle(
     }
 }
 
-/// Has the table been given a snapshot since it was loaded? False if it does not tell.
+/// Has the table been given a snapshot since it was loaded, or is another one in its place? False if it does
+/// not tell.
 async fn moved_since(catalog: &Catalog, loaded: &LoadedTable) -> bool {
-    let (before, now) = (&loaded.metadata, catalog.load(&loaded.name).await);
-    matches!(now, Ok(Some(now)) if now.metadata.uuid() == before.uuid()
-        && now.metadata.last_sequence_number() != before.last_sequence_number())
+    let known =
+        |table: &LoadedTable| (table.metadata.uuid(), table.metadata.last_sequence_number());
+    let now = catalog.load(&loaded.name).await;
+    now.is_ok_and(|now| now.is_some_and(|now| known(&now) != known(loaded)))
 }
 
 /// A conflict that came over HTTP may be the answer to the second copy of a request whose first copy

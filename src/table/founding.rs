@@ -13,7 +13,7 @@ use iceberg::spec::MAIN_BRANCH;
 use iceberg::{TableRequirement, TableUpdate};
 use uuid::Uuid;
 
-use super::commit::{CommitOutcome, appended, prepare, send};
+use super::commit::{CommitOutcome, appended, check_writable, prepare, send};
 use super::maintenance::Maintenance;
 use super::manifest::NewFiles;
 use super::snapshot::{Change, fresh_snapshot_id};
@@ -39,6 +39,8 @@ pub(crate) async fn found(
 ) -> Result<LoadedTable, TableError> {
     let mut said = String::new();
     for _ in 0..ATTEMPTS {
+        // Another than the one that was asked for may be shown.
+        check_writable(&loaded.name, &loaded.metadata)?;
         if loaded.metadata.current_snapshot_id().is_some() {
             return Ok(loaded);
         }
@@ -62,6 +64,7 @@ pub(crate) async fn found(
             break;
         }
     }
+    check_writable(&loaded.name, &loaded.metadata)?;
     match loaded.metadata.current_snapshot_id() {
         Some(_) => Ok(loaded),
         None => Err(TableError::Unreachable {

@@ -1,6 +1,6 @@
 //! The first snapshot, and catalogs that do not mind what a commit is pinned to.
 
-use super::rest::{COMMIT, LOAD, Scripted, status};
+use super::rest::{COMMIT, CREATE, LOAD, Scripted, status};
 use super::server::Reply;
 use super::*;
 use crate::table::{check_fencing, found};
@@ -47,6 +47,53 @@ async fn a_first_snapshot_that_the_catalog_does_not_show_is_waited_for() {
     scripted.server.text(LOAD, 200, scripted.table());
     let founded = found(&catalog, loaded, &none).await.unwrap();
     assert_eq!(founded.metadata.current_snapshot_id(), scripted.metadata.current_snapshot_id());
+}
+
+/// Two processes make a table, and the catalog tells each that it did.
+#[tokio::test]
+async fn of_two_tables_that_were_made_at_once_the_one_that_the_catalog_shows_counts() {
+    let none = Maintenance::none();
+    // A catalog may call what is pinned to the UUID of the other one a conflict, or a bad request.
+    for code in [409, 400] {
+        for has_snapshot in [true, false] {
+            let (scripted, mut other) = (Scripted::new().await, Scripted::new().await);
+            let catalog = scripted.connect().await;
+            scripted.server.text(CREATE, 200, scripted.table());
+            let spec = parse_spec("", &schema()).unwrap();
+            let name: TableName = "db.readings".parse().unwrap();
+            let made = catalog.create(&name, &schema(), &spec, &HashMap::new()).await.unwrap();
+            let founded = other.moved().await;
+            if has_snapshot {
+                other.metadata = founded.clone();
+            }
+            scripted.server.reply(COMMIT, status(code));
+            // To know what the answer means, and as the table to go on with.
+            scripted.server.text(LOAD, 200, other.table()).text(LOAD, 200, other.table());
+            if !has_snapshot {
+                scripted.server.reply(COMMIT, other.applied());
+                other.metadata = founded.clone();
+                scripted.server.text(LOAD, 200, other.table());
+            }
+            let table = found(&catalog, made.clone(), &none).await.unwrap();
+            assert_ne!(table.metadata.uuid(), made.metadata.uuid());
+            assert_eq!(table.metadata.uuid(), founded.uuid(), "{code}");
+            assert_eq!(table.metadata.current_snapshot_id(), founded.current_snapshot_id());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_is_shown_in_the_place_of_the_one_that_was_made_is_looked_at_too() {
+    let (scripted, mut other) = (Scripted::new().await, Scripted::new().await);
+    let catalog = scripted.connect().await;
+    let made = scripted.load(&catalog).await;
+    let encrypted = HashMap::from([("encryption.key-id".to_owned(), "k".to_owned())]);
+    let builder = other.moved().await.into_builder(None).set_properties(encrypted).unwrap();
+    other.metadata = builder.build().unwrap().metadata;
+    scripted.server.reply(COMMIT, status(409));
+    scripted.server.text(LOAD, 200, other.table()).text(LOAD, 200, other.table());
+    let error = found(&catalog, made, &Maintenance::none()).await.unwrap_err();
+    assert!(error.to_string().contains("it is encrypted"), "{error}");
 }
 
 /// What the catalog is asked, and what becomes of the answers to it.

@@ -17,7 +17,7 @@ const CONFIG: &str = "GET /v1/config";
 const TOKENS: &str = "POST /v1/oauth/tokens";
 pub(super) const LOAD: &str = "GET /v1/namespaces/db/tables/readings";
 pub(super) const COMMIT: &str = "POST /v1/namespaces/db/tables/readings";
-const CREATE: &str = "POST /v1/namespaces/db/tables";
+pub(super) const CREATE: &str = "POST /v1/namespaces/db/tables";
 const NO_TABLE: &str = r#"{"error":{"message":"no","type":"NoSuchTableException","code":404}}"#;
 
 /// A server with a script, and a place for the files of its table.
@@ -277,6 +277,11 @@ async fn a_rejection_by_a_table_that_got_a_snapshot_meanwhile_is_a_conflict() {
     let catalog = scripted.connect().await;
     let loaded = scripted.load(&catalog).await;
     scripted.server.reply(COMMIT, status(400)).text(LOAD, 200, moved);
+    conflict(catalog.commit_append(&loaded, &pending(&loaded, 0, 3, vec![])).await);
+
+    // Another table in its place, which is for admission to refuse.
+    let another = Scripted::new().await.table();
+    scripted.server.reply(COMMIT, status(400)).text(LOAD, 200, another);
     conflict(catalog.commit_append(&loaded, &pending(&loaded, 0, 3, vec![])).await);
 
     scripted.server.reply(COMMIT, status(400)).text(LOAD, 200, scripted.table());
