@@ -46,6 +46,7 @@ mod secure;
 mod soak;
 mod spark;
 #[allow(dead_code, reason = "the helpers are one vocabulary, of which each test uses a part")]
+mod stopping;
 mod support;
 mod table_buckets;
 mod tables;

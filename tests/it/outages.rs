@@ -137,3 +137,33 @@ fn a_store_that_is_away_for_a_while_is_waited_for() {
     behind.set("AWS_ENDPOINT_URL_S3", endpoint).run_until_caught_up();
     assert_eq!(assert_exactly_once(&lake.table(&format!("db.{topic}")), &[&produced]), 300);
 }
+
+/// Data files get there, and what a commit writes of its own does not: the catalog is asked for nothing that
+/// it does not answer.
+#[test]
+fn a_store_that_takes_no_metadata_is_named_and_the_catalog_is_not() {
+    let lake = Lake::sqlite_on_s3();
+    let endpoint = S3::shared().endpoint();
+    let proxy = Proxy::before(endpoint.strip_prefix("http://").unwrap());
+    let (icestream, topic) = pipeline(&lake, 2);
+    let icestream = icestream.set("AWS_ENDPOINT_URL_S3", proxy.uri());
+    let mut produced = Kafka::shared().produce(&topic, records(2, 0..100));
+    let mut running = icestream.run();
+    running.wait_count(COMMITTED, &[], 100.0);
+
+    let writes =
+        proxy.on(Matching::new("PUT", "/metadata/").times(30), Fault::Answer(503, String::new()));
+    produced = produced.and(&Kafka::shared().produce(&topic, records(2, 100..200)));
+    let servers = &running.wait_ready(false, PATIENCE)["servers"];
+    assert_eq!(servers["store"]["reachable"], false, "{servers}");
+    assert_eq!(servers["catalog"]["reachable"], true, "{servers}");
+    writes.wait_done(30, PATIENCE);
+    running.wait_count(COMMITTED, &[], 200.0);
+    running.wait_ready(true, PATIENCE);
+    let metrics = running.metrics().unwrap();
+    let retries = |server| metrics.value("icestream_retries_total", &[("server", server)]);
+    assert!(retries("store") > Some(0.0), "{}", metrics.text);
+    assert_eq!(retries("catalog"), Some(0.0), "{}", metrics.text);
+    running.stop(PATIENCE).success();
+    assert_eq!(assert_exactly_once(&lake.table(&format!("db.{topic}")), &[&produced]), 200);
+}
