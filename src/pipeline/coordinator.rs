@@ -6,11 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::behind::Behind;
 use super::committer::{Committer, Done, Work};
 use super::end::{Finish, RunEnd, join_error};
 use super::flow_tables::Tables;
@@ -31,7 +33,7 @@ use crate::protocol::{
     Trigger,
 };
 use crate::source::TopicInfo;
-use crate::telemetry::{CheckpointOutcome, Health, Metrics, Server, Standing};
+use crate::telemetry::{CheckpointOutcome, Health, Metrics, Server};
 
 /// How often the loop looks at counters and clocks.
 const TICK: Duration = Duration::from_millis(10);
@@ -65,8 +67,8 @@ pub(super) struct Coordinator<W: World> {
     pub commits: Arc<AtomicU64>,
     /// Something was read that is not committed.
     pub uncommitted: Arc<AtomicBool>,
-    /// When the run began.
-    pub began: SystemTime,
+    /// Since when tables lack records.
+    pub behind: Arc<Mutex<Behind>>,
 }
 
 /// A partition that this instance reads.
@@ -557,27 +559,6 @@ impl<W: World> Coordinator<W> {
     pub(super) fn is_held(&self) -> bool {
         self.progress.hold.load(Ordering::Relaxed)
             && self.progress.epoch_bytes.load(Ordering::Relaxed) >= self.settings.trigger.max_bytes
-    }
-
-    pub(super) fn gauges(&self, run: &Run<W>) {
-        let assigned = self.owned.len();
-        self.metrics.set_partitions(assigned, if self.is_held() { assigned } else { 0 });
-        for (tp, owned) in &self.owned {
-            let read = owned.position.load(Ordering::Relaxed);
-            let told = run.ends.end(tp);
-            // Of two answers that which was given later; nothing leads back but a log that was cut.
-            let end = [self.source.log_end(tp), told.map(|told| told.end)];
-            let end = end.into_iter().flatten().max().map(|end| end.max(read));
-            let ledger = self.tables.ledger(tp).unwrap_or(0);
-            // The oldest missing record came after the last one that the table has.
-            let last = self.timestamps.get(tp).and_then(|millis| u64::try_from(*millis).ok());
-            let behind = end
-                .is_some_and(|end| ledger < end)
-                .then(|| last.map_or(self.began, |last| UNIX_EPOCH + Duration::from_millis(last)));
-            let open = told.map(|told| told.open);
-            self.metrics
-                .set_position(tp, Standing { ledger, log_end: end, open, oldest_missing: behind });
-        }
     }
 }
 

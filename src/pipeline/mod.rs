@@ -9,6 +9,7 @@
 //! at the ledger is always right, so the service simply starts another run after fencing, new
 //! partitions, or an error that may pass.
 
+mod behind;
 mod committer;
 mod coordinator;
 mod end;
@@ -42,7 +43,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc as std_mpsc};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, mpsc, watch};
@@ -57,6 +58,7 @@ use crate::telemetry::{Health, Metrics, Server};
 pub(crate) use end::RunEnd;
 pub(crate) use fit::check_fit;
 
+use behind::Behind;
 use committer::worse;
 use coordinator::Coordinator;
 use messages::Progress;
@@ -90,6 +92,8 @@ pub(crate) struct Pipeline {
     uncommitted: Arc<AtomicBool>,
     /// The catalog, when it was reached.
     catalog: OnceCell<Arc<Catalog>>,
+    /// Since when tables lack records.
+    behind: Arc<Mutex<Behind>>,
     /// Ends of the log when the process began.
     targets: OnceCell<BTreeMap<TopicPartition, Offset>>,
     /// When the group last gave our membership to another.
@@ -115,6 +119,7 @@ impl Pipeline {
             settings,
             commits: Arc::new(AtomicU64::new(0)),
             uncommitted: Arc::new(AtomicBool::new(false)),
+            behind: Arc::default(),
             catalog: OnceCell::new(),
             targets: OnceCell::new(),
             replaced: Mutex::new(None),
@@ -300,7 +305,7 @@ impl Pipeline {
             health: self.health.clone(),
             commits: self.commits.clone(),
             uncommitted: self.uncommitted.clone(),
-            began: SystemTime::now(),
+            behind: self.behind.clone(),
         };
         let (ended, unprepared) = coordinator.run(stop).await;
         // The coordinator is gone, and with it the channels that the others live by.

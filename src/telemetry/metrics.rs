@@ -433,7 +433,7 @@ impl Handles {
             log_end: register.gauges("log_end_offset", "Offset after the last record that a reader of committed records may see.", &TP)?,
             lag_records: register.gauges("table_lag_records", "Offsets from the ledger to the end of the log. At most so many records are not in the table yet: offsets have holes.", &TP)?,
             open_offsets: register.gauges("open_transaction_offsets", "Offsets of the log that no reader may see yet: transactions that are not ended, and what came after the first of them began. Not in the lag.", &TP)?,
-            lag_seconds: register.seconds("table_lag_seconds", "Age of the oldest record that is not in the table yet, 0 if there is none.", &TP)?,
+            lag_seconds: register.seconds("table_lag_seconds", "Age of the oldest record that is not in the table yet, 0 if there is none: since the timestamp of the last one that is, or, where that is later or unknown, since the log was seen to go on behind it.", &TP)?,
             checkpoints: register.counters("checkpoints_total", "Checkpoints by outcome.", &["outcome"])?,
             checkpoint_steps: register.histograms("checkpoint_duration_seconds", "Time that a checkpoint took, by step.", &["step"])?,
             checkpoint_size: register.gauge("checkpoint_size_bytes", "Bytes of data files that the last checkpoint brings into the table.")?,

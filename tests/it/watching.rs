@@ -425,3 +425,51 @@ fn group_offsets_follow_the_ledger_and_are_never_above_it() {
     assert_eq!(kafka.committed(&group, &topic), ledger(&table, &icestream, &topic));
     assert_eq!(assert_exactly_once(&table, &[&produced, &more, &rest]), 32_000);
 }
+
+/// Milliseconds since the Unix epoch that are no such, or are not there yet: in microseconds, in
+/// nanoseconds, an hour ahead.
+fn impossible_times() -> [i64; 3] {
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    let [millis, micros, nanos] =
+        [now.as_millis(), now.as_micros(), now.as_nanos()].map(|time| i64::try_from(time).unwrap());
+    [micros, nanos, millis + 3_600_000]
+}
+
+#[test]
+fn a_table_that_nothing_gets_into_is_late_whatever_producers_take_for_the_time() {
+    let (kafka, lake) = (Kafka::shared(), Lake::rest());
+    let proxy = Proxy::before(&lake.rest_catalog().address());
+    let lake = lake.through(proxy.uri());
+    let topic = unique("late");
+    let any_time = [("message.timestamp.after.max.ms", "9223372036854775807")];
+    kafka.create_topic(&topic, 3, &any_time);
+    let name = format!("db.{topic}");
+    let icestream = Icestream::new(kafka, &topic, &lake, &name).schema(&schema());
+    let produce = |numbers| {
+        let at = |record: Record| {
+            let time = impossible_times()[usize::try_from(record.partition).unwrap()];
+            record.at(time)
+        };
+        kafka.produce(&topic, records(3, numbers).map(at))
+    };
+    let first = produce(0..30);
+    let mut running = icestream.run();
+    wait_caught_up(&mut running, &topic);
+    let refused =
+        proxy.on(Matching::ledger_of("db", &topic).times(10_000), Fault::Answer(503, "{}".into()));
+    let second = produce(30..60);
+    running.wait_metrics("partitions that are late", PATIENCE, |metrics| {
+        let late = |partition: i32| {
+            let labels = [("topic", topic.as_str()), ("partition", &partition.to_string())];
+            let late = metrics.value("icestream_table_lag_seconds", &labels);
+            assert!(late < Some(PATIENCE.as_secs_f64() + 60.0), "{late:?} in {}", metrics.text);
+            late > Some(3.0)
+        };
+        (0..3).all(late).then_some(())
+    });
+    refused.withdraw();
+    let metrics = wait_caught_up(&mut running, &topic);
+    assert_values(&metrics, &[("table_lag_seconds", &[("topic", &topic)], 0.0)]);
+    running.stop(RUN).success();
+    assert_eq!(assert_exactly_once(&lake.table(&name), &[&first, &second]), 60);
+}

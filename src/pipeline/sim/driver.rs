@@ -456,6 +456,7 @@ async fn supervise(
         commits: Arc::new(AtomicU64::new(0)),
         uncommitted: Arc::default(),
         catalog: AsyncOnceCell::new(),
+        behind: Arc::default(),
         targets: AsyncOnceCell::new(),
         replaced: parking_lot::Mutex::default(),
     };

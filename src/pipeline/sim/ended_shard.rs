@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
@@ -63,7 +63,7 @@ fn a_shard_that_has_failed_when_it_is_told_of_a_barrier_is_asked_why() {
             health,
             commits: Arc::default(),
             uncommitted: Arc::default(),
-            began: SystemTime::now(),
+            behind: Arc::default(),
         };
         let (_stop, mut stopping) = watch::channel(false);
         let (ended, _) = coordinator.run(&mut stopping).await;
