@@ -324,3 +324,47 @@ impl Pipeline {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_recovers_is_alive_for_as_long_as_servers_are_waited_for() {
+        let set = [
+            ("KAFKA_BROKERS", "kafka:9092"),
+            ("KAFKA_TOPIC", "t"),
+            ("KAFKA_GROUP_ID", "p"),
+            ("ICEBERG_TABLE", "db.t"),
+            ("RETRY_GIVE_UP_MS", "60000"),
+        ];
+        let set = set.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let config = Arc::new(crate::config::load(None, None, set.into_iter()).unwrap());
+        let (limit, health) = (5 * SECOND, Health::new(5 * SECOND));
+        let pipeline = Pipeline::new(config, false, Metrics::new().unwrap(), health.clone());
+        health.heartbeat();
+        assert_eq!(pipeline.alive_while(async { 7 }).await, 7);
+
+        let most = pipeline.settings.recovery();
+        assert!(most >= 60 * SECOND && most > 2 * limit, "{most:?}");
+        let begun = seams::now();
+        let until = async |end: Duration| {
+            // As a supervisor, who looks now and then.
+            while seams::now() < begun + end {
+                assert!(health.liveness(seams::now()).alive, "{:?}", seams::now() - begun);
+                tokio::time::sleep(SECOND).await;
+            }
+        };
+        let watched = async {
+            until(most).await;
+            tokio::time::sleep(2 * limit).await;
+        };
+        tokio::select! {
+            () = pipeline.alive_while(std::future::pending()) => panic!("it never ends"),
+            () = watched => {}
+        }
+        assert!(!health.liveness(seams::now()).alive, "nobody waits for ever");
+    }
+}
