@@ -5,6 +5,9 @@
 //! the log is an error, never a silent reset.
 
 mod admin;
+mod asking;
+#[cfg(test)]
+mod asking_tests;
 mod assignment;
 mod client_queue;
 mod error;
@@ -42,6 +45,7 @@ pub(crate) use queue::{Polled, Record, ShardQueue};
 pub(crate) use ranges::{Ends, LogEnd};
 pub(crate) use topics::{PartitionId, TopicIndex, Topics};
 
+use asking::Asking;
 use client_queue::{ClientQueue, Forwarded, Target};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use fetch::fuzzing;
@@ -50,8 +54,7 @@ use fetch::{Cluster, Fetcher, Security};
 /// A cluster that just told its metadata tells topic ids at once, or does not know them and lets
 /// the request time out (librdkafka's mock does).
 const TOPIC_ID_WAIT: Duration = Duration::from_secs(2);
-/// How often leaders are asked for while some are not known, and how long that may take.
-const LEADERS_EVERY: Duration = Duration::from_millis(100);
+/// How long leaders may be asked for.
 const LEADERS_PATIENCE: Duration = Duration::from_secs(1);
 /// The operation that asks for partitions and leaders.
 const READ_METADATA: &str = "read the topic's metadata";
@@ -145,7 +148,7 @@ pub(crate) struct Source {
     flows: Mutex<Flows>,
     /// What fetches records, where librdkafka does not.
     fetcher: Option<Fetcher>,
-    leaders_asked: Mutex<Option<Instant>>,
+    asking: Mutex<Asking>,
 }
 
 /// Partitions, in order, by the broker that leads each, if one does.
@@ -221,7 +224,7 @@ impl Source {
             broker: AtomicI32::new(-1),
             flows: Mutex::default(),
             fetcher,
-            leaders_asked: Mutex::default(),
+            asking: Mutex::default(),
         })
     }
 
@@ -355,13 +358,14 @@ impl Source {
     /// Asks who leads, if what fetches needs to know it.
     fn ask_for_leaders(&self) {
         let Some(fetcher) = &self.fetcher else { return };
-        let mut asked = self.leaders_asked.lock();
-        if asked.is_some_and(|time| time.elapsed() < LEADERS_EVERY)
-            || !fetcher.take_leaders_wanted()
-        {
+        let mut asking = self.asking.lock();
+        if fetcher.take_news() {
+            asking.news();
+        }
+        if !asking.is_due(Instant::now()) || !fetcher.take_leaders_wanted() {
             return;
         }
-        *asked = Some(Instant::now());
+        asking.asked(Instant::now());
         if let Err(error) = self.partitions(LEADERS_PATIENCE) {
             tracing::debug!(%error, "cannot ask who leads");
             fetcher.want_leaders();

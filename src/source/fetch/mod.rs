@@ -42,7 +42,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
-use shard_fetch::ShardFetch;
+use shard_fetch::{LeadersWanted, ShardFetch};
 use worker::Worker;
 
 use super::{PartitionId, Share, Topics};
@@ -68,7 +68,7 @@ pub(super) struct Fetcher {
     batch_bytes: usize,
     security: Arc<Security>,
     inner: Mutex<Inner>,
-    leaders_wanted: Arc<AtomicBool>,
+    leaders: Arc<LeadersWanted>,
     told_of_many: AtomicBool,
     /// Names assignments of a partition, so that answers to an earlier one are told apart. Not 0.
     tokens: AtomicU64,
@@ -90,7 +90,7 @@ impl Fetcher {
             batch_bytes: usize::MAX,
             security: Arc::new(security),
             inner: Mutex::default(),
-            leaders_wanted: Arc::default(),
+            leaders: Arc::default(),
             told_of_many: AtomicBool::new(false),
             tokens: AtomicU64::new(1),
         }
@@ -105,8 +105,7 @@ impl Fetcher {
     /// A queue for each of `shards`.
     pub(super) fn queues(&self, shards: usize) -> Vec<FetchQueue> {
         let mut inner = self.lock();
-        let fetch =
-            |_| Arc::new(ShardFetch::new(&self.topics, self.queue_bytes, &self.leaders_wanted));
+        let fetch = |_| Arc::new(ShardFetch::new(&self.topics, self.queue_bytes, &self.leaders));
         inner.shards = (0..shards).map(fetch).collect();
         let queue = |fetch: &Arc<ShardFetch>| {
             FetchQueue::new(fetch.clone()).with_batches_below(self.batch_bytes)
@@ -149,18 +148,27 @@ impl Fetcher {
     /// Learns who leads what.
     pub(super) fn set_cluster(&self, cluster: Cluster) -> io::Result<()> {
         let mut inner = self.lock();
+        if *inner.cluster != cluster {
+            // One leader that moved is mostly followed by others.
+            self.leaders.news();
+        }
         inner.cluster = Arc::new(cluster);
         self.tell(&inner)
     }
 
     /// Are leaders not known, or not those that were told? True once for each time.
     pub(super) fn take_leaders_wanted(&self) -> bool {
-        self.leaders_wanted.swap(false, Ordering::AcqRel)
+        self.leaders.wanted.swap(false, Ordering::AcqRel)
+    }
+
+    /// Is there a reason for that which there was not before? True once for each time.
+    pub(super) fn take_news(&self) -> bool {
+        self.leaders.news.swap(false, Ordering::AcqRel)
     }
 
     /// To be asked for leaders again.
     pub(super) fn want_leaders(&self) {
-        self.leaders_wanted.store(true, Ordering::Release);
+        self.leaders.want();
     }
 
     /// End of the log of a partition as the last answer told it.

@@ -111,6 +111,25 @@ impl State {
     }
 }
 
+/// Whether it is to be asked who leads, by any of the shards.
+#[derive(Default)]
+pub(super) struct LeadersWanted {
+    /// Leaders are not known or not right.
+    pub(super) wanted: AtomicBool,
+    /// They were until now, or something of them changed.
+    pub(super) news: AtomicBool,
+}
+
+impl LeadersWanted {
+    pub(super) fn want(&self) {
+        self.wanted.store(true, Ordering::Release);
+    }
+
+    pub(super) fn news(&self) {
+        self.news.store(true, Ordering::Release);
+    }
+}
+
 /// See the module.
 pub(super) struct ShardFetch {
     pub(super) topics: Topics,
@@ -121,12 +140,11 @@ pub(super) struct ShardFetch {
     /// The shard may have something to take, or there may be room for more.
     arrived: Condvar,
     room: Condvar,
-    /// Set when leaders are not known or not right.
-    leaders_wanted: Arc<AtomicBool>,
+    leaders: Arc<LeadersWanted>,
 }
 
 impl ShardFetch {
-    pub(super) fn new(topics: &Topics, queue_bytes: u64, leaders_wanted: &Arc<AtomicBool>) -> Self {
+    pub(super) fn new(topics: &Topics, queue_bytes: u64, leaders: &Arc<LeadersWanted>) -> Self {
         Self {
             topics: topics.clone(),
             queue_bytes,
@@ -134,7 +152,7 @@ impl ShardFetch {
             changed: Condvar::new(),
             arrived: Condvar::new(),
             room: Condvar::new(),
-            leaders_wanted: leaders_wanted.clone(),
+            leaders: leaders.clone(),
         }
     }
 
@@ -146,7 +164,12 @@ impl ShardFetch {
         epoch: Option<i32>,
         token: u64,
     ) {
-        self.lock().partitions.insert(partition, PartitionFetch::new(token, start, epoch));
+        let mut state = self.lock();
+        state.partitions.insert(partition, PartitionFetch::new(token, start, epoch));
+        if state.leader(partition).is_none() {
+            self.leaders.news();
+        }
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -236,7 +259,13 @@ impl ShardFetch {
     }
 
     pub(super) fn ask_for_leaders(&self) {
-        self.leaders_wanted.store(true, Ordering::Release);
+        self.leaders.want();
+    }
+
+    /// The same because of what was well before.
+    pub(super) fn ask_for_leaders_now(&self) {
+        self.leaders.news();
+        self.leaders.want();
     }
 
     /// Waits until there is something to ask of a broker; `None` ends its thread: all is over, or
@@ -413,7 +442,7 @@ impl ShardFetch {
         let (count, bytes) = given.fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes));
         let most = usize::try_from(plan.limits.bytes).unwrap_or(0);
         state.round_robin.entry(plan.broker).or_default().answered(count, bytes, most);
-        let (mut sections, mut refused) = (Vec::new(), false);
+        let (mut sections, mut refused, mut news) = (Vec::new(), false, false);
         for fetched in answered {
             let partition = fetched.partition;
             let Some(fetch) = state.partitions.get_mut(&partition) else { continue };
@@ -422,13 +451,16 @@ impl ShardFetch {
             }
             fetch.asked = 0;
             let token = fetch.token;
-            let tp = self.topics.tp(partition);
+            let (tp, before) = (self.topics.tp(partition), fetch.is_refused());
             let content = fetch.accept(&tp, fetched, buffer, answers);
             refused |= fetch.is_refused();
+            news |= fetch.is_refused() && !before;
             sections.extend(content.map(|content| Section { token, partition, content }));
         }
-        if refused {
-            self.ask_for_leaders();
+        match (refused, news) {
+            (_, true) => self.ask_for_leaders_now(),
+            (true, false) => self.ask_for_leaders(),
+            (false, false) => {}
         }
         // A broker that says nothing of a partition would say so again at once.
         let later = Instant::now() + BACKOFF;

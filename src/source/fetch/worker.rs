@@ -100,8 +100,11 @@ impl Worker {
             tracing::debug!(broker = self.broker, %address, %error, "cannot fetch still");
         }
         let wait = BACKOFF.0.saturating_mul(1 << self.failures.min(10)).min(BACKOFF.1);
+        match self.failures {
+            0 => self.fetch.ask_for_leaders_now(),
+            _ => self.fetch.ask_for_leaders(),
+        }
         self.failures += 1;
-        self.fetch.ask_for_leaders();
         if self.failures >= REMINDER && error.is_lasting() {
             let broker = address.to_string();
             self.fetch.refuse(self.broker, &broker, &error.to_string());
