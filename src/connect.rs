@@ -170,7 +170,7 @@ pub(crate) fn source_settings(config: &Config) -> SourceSettings {
         batch_bytes: shares.unpacked,
         queue_messages: shares.queue_messages,
         fetch_by: match config.kafka.fetcher {
-            Fetcher::Icestream => FetchBy::Icestream,
+            Fetcher::Icestream | Fetcher::Auto => FetchBy::Icestream,
             Fetcher::Librdkafka => FetchBy::Librdkafka,
         },
     }

@@ -127,20 +127,25 @@ struct Topic {
 
 async fn kafka(config: &Arc<Config>, lines: &mut Lines<'_>) -> io::Result<Option<Topic>> {
     let settings = source_settings(config);
-    let names = settings.topics.clone();
+    let (names, asked) = (settings.topics.clone(), config.clone());
     let began = Instant::now();
     let described = ask(move || {
         let source = Source::connect(settings)?;
         match source.describe(PATIENCE) {
-            Ok(info) => Ok((source, Ok(info))),
+            Ok(info) => {
+                let (source, words) = probe::fetcher(&asked, source, PATIENCE)?;
+                Ok((source, Ok(info), words))
+            }
             // The cluster answered, so that it is the topic that is wrong.
-            Err(error @ SourceError::TopicAbsent { .. }) => Ok((source, Err(error))),
+            Err(error @ SourceError::TopicAbsent { .. }) => {
+                Ok((Arc::new(source), Err(error), asked.kafka.fetcher.name().to_owned()))
+            }
             Err(error) => Err(error),
         }
     })
     .await;
     let took = began.elapsed();
-    let (source, info) = match described {
+    let (source, info, fetcher) = match described {
         Ok(answer) => answer,
         Err(error) => {
             lines.write("kafka", took, &Err(error))?;
@@ -154,18 +159,17 @@ async fn kafka(config: &Arc<Config>, lines: &mut Lines<'_>) -> io::Result<Option
         Ok(info) if !info.cluster_id.is_empty() => format!("cluster {}", info.cluster_id),
         _ => String::from("it answers"),
     };
-    let fetcher = config.kafka.fetcher.name();
     let words = format!("{}: {cluster}, {fetcher} fetches", config.kafka.brokers);
     lines.write("kafka", took, &Ok(words))?;
     let log = async {
         let info = info.map_err(|error| chain(&error))?;
-        let partitions = info.partitions.clone();
+        let (partitions, asked) = (info.partitions.clone(), source.clone());
         let asked = move || {
-            let log = source.log_ranges(&partitions, PATIENCE)?;
+            let log = asked.log_ranges(&partitions, PATIENCE)?;
             // Whether the group can be asked is told by `access`.
-            let reported = source.reported(&partitions).unwrap_or_default();
+            let reported = asked.reported(&partitions).unwrap_or_default();
             let written = reported.into_values().next().map(|reported| reported.by.tables);
-            Ok((log, source.open_transactions(&partitions)?, written))
+            Ok((log, asked.open_transactions(&partitions)?, written))
         };
         let (log, open, written) = ask(asked).await?;
         let offsets: Offset = log.values().map(|log| log.end - log.start).sum();
@@ -184,7 +188,8 @@ async fn kafka(config: &Arc<Config>, lines: &mut Lines<'_>) -> io::Result<Option
         return Ok(None);
     };
     let (asked, log) = (config.clone(), topic.log.clone().into_iter().collect::<Vec<_>>());
-    lines.look("access", blocking(move || probe::access(&asked, &log, PATIENCE))).await?;
+    let access = blocking(move || probe::access(&asked, &source, &log, PATIENCE));
+    lines.look("access", access).await?;
     let asked = config.clone();
     lines.look("group", blocking(move || probe::group(&asked, PATIENCE))).await?;
     Ok(Some(topic))

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iceberg::io::FileIO;
@@ -17,13 +18,13 @@ use rdkafka::types::RDKafkaConfRes;
 
 use crate::base::kafka_columns::KafkaColumn;
 use crate::base::masking::mask_text;
-use crate::config::{CatalogType, Config, HttpListen};
-use crate::connect::{FORMAT, Plan, source_settings};
-use crate::failure::chain;
+use crate::config::{CatalogType, Config, Fetcher, HttpListen};
+use crate::connect::{FORMAT, Plan, source_settings, topics};
+use crate::failure::{Failure, chain};
 use crate::pipeline::check_fit;
 use crate::protocol::{LogRange, Offset, TopicPartition};
 use crate::retry::Backoff;
-use crate::source::{Source, SourceError, SourceSettings};
+use crate::source::{FetchBy, Fit, Source, SourceError, SourceSettings};
 use crate::state::{StateError, StateStore};
 use crate::table::TableName;
 use crate::telemetry::{HttpServer, PIPELINE};
@@ -138,9 +139,28 @@ async fn pipeline_at(address: SocketAddr) -> Option<String> {
     Some(answer.headers().get(PIPELINE)?.to_str().ok()?.to_owned())
 }
 
-/// Does the cluster let us read the topic and use the group? Reads one record, commits nothing.
+/// The source as `run` would have it, and who fetches for it, with the reason where that is another one
+/// than the settings alone say.
+pub(super) fn fetcher(
+    config: &Config,
+    source: Source,
+    patience: Duration,
+) -> Result<(Arc<Source>, String), SourceError> {
+    let name = config.kafka.fetcher.name();
+    let fit = match config.kafka.fetcher {
+        Fetcher::Auto => source.fit(patience),
+        Fetcher::Icestream | Fetcher::Librdkafka => Fit::Unknown,
+    };
+    let Fit::TooOld(reason) = fit else { return Ok((Arc::new(source), name.to_owned())) };
+    let settings = SourceSettings { fetch_by: FetchBy::Librdkafka, ..source_settings(config) };
+    Ok((Arc::new(Source::connect(settings)?), format!("librdkafka (since {reason})")))
+}
+
+/// Does the cluster let us read the topic and use the group? Whoever would fetch reads a little; nothing is
+/// committed.
 pub(super) fn access(
     config: &Config,
+    source: &Source,
     logs: &[(TopicPartition, LogRange)],
     patience: Duration,
 ) -> Seen {
@@ -154,7 +174,20 @@ pub(super) fn access(
     let group =
         group_offsets(&consumer, &list, patience).map_err(|error| refused(&settings, &error))?;
     let reported = group.elements().iter().filter(|e| e.offset().to_raw() >= Some(0)).count();
-    let Some((tp, log)) = logs.iter().find(|(_, log)| log.start < log.end) else {
+    let first = logs.iter().find(|(_, log)| log.start < log.end);
+    // A record of one partition, and of the others what comes next.
+    let at = logs.iter().map(|(tp, log)| {
+        let is_first = first.is_some_and(|(first, _)| first == tp);
+        (tp.clone(), if is_first { log.start } else { log.end })
+    });
+    let fetched = source.try_fetching(at, patience).map_err(|error| chain(&error))?;
+    if let Some(brokers) = fetched {
+        return Ok(format!(
+            "icestream can fetch from {brokers} brokers; group {} has offsets of {reported} partitions",
+            settings.group_id
+        ));
+    }
+    let Some((tp, log)) = first else {
         return Ok(format!(
             "group {} has offsets of {reported} partitions; the topic is empty, reading was not \
              tried",

@@ -164,15 +164,17 @@ pub(crate) enum Assignment {
 pub(crate) enum Fetcher {
     /// icestream itself.
     Icestream,
+    /// The same, unless a broker is too old for that.
+    Auto,
     /// librdkafka.
     Librdkafka,
 }
 
 impl Fetcher {
-    /// Its name, as in `KAFKA_FETCHER`.
+    /// Its name, as in `KAFKA_FETCHER`, as long as brokers are not asked.
     pub(crate) const fn name(self) -> &'static str {
         match self {
-            Self::Icestream => "icestream",
+            Self::Icestream | Self::Auto => "icestream",
             Self::Librdkafka => "librdkafka",
         }
     }

@@ -82,7 +82,8 @@ fn fetcher(values: &mut Values, properties: &Properties) -> Fetcher {
     let reason = match properties.iter().find(|(name, _)| !owned::beside_fetching(name)) {
         Some((name, _)) => format!("[kafka.properties] sets `{name}`"),
         None if key_password => String::from("KAFKA_SSL_KEY_PASSWORD is set"),
-        None => return Fetcher::Icestream,
+        None if wish.as_deref() == Some("icestream") => return Fetcher::Icestream,
+        None => return Fetcher::Auto,
     };
     if wish.as_deref() == Some("icestream") {
         values.report(Problem::Conflict {
@@ -414,14 +415,13 @@ mod tests {
 
     #[test]
     fn librdkafka_fetches_where_icestream_cannot() {
-        for wish in ["auto", "icestream"] {
-            let found = fetcher(BESIDE, &[("KAFKA_FETCHER", wish)]);
-            assert_eq!(found.unwrap(), Fetcher::Icestream);
+        for (wish, expected) in [("auto", Fetcher::Auto), ("icestream", Fetcher::Icestream)] {
+            assert_eq!(fetcher(BESIDE, &[("KAFKA_FETCHER", wish)]).unwrap(), expected);
         }
         let wish = ("KAFKA_FETCHER", "librdkafka");
-        assert_eq!(fetcher(BESIDE, &[]).unwrap(), Fetcher::Icestream);
+        assert_eq!(fetcher(BESIDE, &[]).unwrap(), Fetcher::Auto);
         assert_eq!(fetcher(BESIDE, &[wish]).unwrap(), Fetcher::Librdkafka);
-        assert_eq!(fetcher(BESIDE, &[KEY]).unwrap(), Fetcher::Icestream);
+        assert_eq!(fetcher(BESIDE, &[KEY]).unwrap(), Fetcher::Auto);
         assert_eq!(fetcher(BESIDE, &[TLS, KEY]).unwrap(), Fetcher::Librdkafka);
         let name = "ssl.endpoint.identification.algorithm";
         assert_eq!(fetcher(name, &[TLS]).unwrap(), Fetcher::Librdkafka);
@@ -436,7 +436,7 @@ mod tests {
             if protocol.starts_with("sasl") {
                 set.extend(login.iter().map(|name| (name.as_str(), "PLAIN")));
             }
-            assert_eq!(fetcher(BESIDE, &set).unwrap(), Fetcher::Icestream, "{protocol}");
+            assert_eq!(fetcher(BESIDE, &set).unwrap(), Fetcher::Auto, "{protocol}");
         }
     }
 

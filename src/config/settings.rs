@@ -81,7 +81,8 @@ pub(crate) const SETTINGS: &[SettingDoc] = &[
         Kind::OneOf(&["auto", "icestream", "librdkafka"]),
         "Who fetches records: `icestream` with code of its own, at about three quarters of the CPU, or \
          `librdkafka`. `auto` is `icestream`, unless `[kafka.properties]` sets something that \
-         fetching depends on or `KAFKA_SSL_KEY_PASSWORD` is set. `icestream` takes a broker's \
+         fetching depends on, `KAFKA_SSL_KEY_PASSWORD` is set, or a broker is too old when the process \
+         starts (before Kafka 2.3; Azure Event Hubs). `icestream` takes a broker's \
          certificate only if that names the host as a subject alternative name, and is not the \
          authority itself.",
     ),

@@ -52,7 +52,6 @@ use crate::config::Config;
 use crate::failure::{Failure, chain};
 use crate::protocol::{Offset, TopicPartition};
 use crate::source::SourceError;
-use crate::table::Catalog;
 use crate::telemetry::{Health, Metrics, Server};
 
 pub(crate) use end::RunEnd;
@@ -90,12 +89,11 @@ pub(crate) struct Pipeline {
     settings: Arc<RunSettings>,
     commits: Arc<AtomicU64>,
     uncommitted: Arc<AtomicBool>,
-    /// The catalog, when it was reached.
-    catalog: OnceCell<Arc<Catalog>>,
-    /// Since when tables lack records.
-    behind: Arc<Mutex<Behind>>,
+    once: real::Once,
     /// Ends of the log when the process began.
     targets: OnceCell<BTreeMap<TopicPartition, Offset>>,
+    /// Since when tables lack records.
+    behind: Arc<Mutex<Behind>>,
     /// When the group last gave our membership to another.
     replaced: Mutex<Option<Instant>>,
 }
@@ -119,9 +117,9 @@ impl Pipeline {
             settings,
             commits: Arc::new(AtomicU64::new(0)),
             uncommitted: Arc::new(AtomicBool::new(false)),
-            behind: Arc::default(),
-            catalog: OnceCell::new(),
+            once: real::Once::default(),
             targets: OnceCell::new(),
+            behind: Arc::default(),
             replaced: Mutex::new(None),
         }
     }
@@ -150,7 +148,7 @@ impl Pipeline {
     /// until there is a reason to end.
     pub(crate) async fn run(&self, stop: &mut watch::Receiver<bool>) -> Result<RunEnd, Failure> {
         let connected = tokio::select! {
-            connected = real::connect(&self.config, &self.instance, &self.metrics, &self.catalog) => {
+            connected = real::connect(&self.config, &self.instance, &self.metrics, &self.once) => {
                 connected?
             }
             // Nothing was read yet, so nothing is to be sealed.

@@ -19,7 +19,7 @@ use super::seams::{self, Checkpoints, now};
 use super::sink::{FileSink, SinkSettings};
 use super::world::{Connected, ShardTask, World};
 use crate::base::clock::now_ms;
-use crate::config::{Assignment, Config};
+use crate::config::{Assignment, Config, Fetcher};
 use crate::connect::{
     FORMAT, Plan, connect_catalog, no_store, source_settings, table_name, topics,
 };
@@ -29,8 +29,8 @@ use crate::protocol::{
     Permit, Prepared, Settled, TopicPartition,
 };
 use crate::source::{
-    GroupMember, PartitionId, Polled, Reported, Reporter, ShardQueue, Share, Source, TopicInfo,
-    Topics,
+    FetchBy, Fit, GroupMember, PartitionId, Polled, Reported, Reporter, ShardQueue, Share, Source,
+    SourceSettings, TopicInfo, Topics,
 };
 use crate::state::{CheckpointEnd, CheckpointStart, StateError, StateStore, StepSeconds};
 use crate::table::{
@@ -43,24 +43,35 @@ use crate::telemetry::{MaintenanceCounts, Metrics, TableCounts};
 const EVENTS: usize = 16;
 /// How long Kafka may take to answer one question.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same where nothing depends on the answer.
+const FIT_PATIENCE: Duration = Duration::from_secs(3);
 /// How long an idle shard waits for a record before it looks for a barrier.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
 /// The same while files become durable.
 const ENDING_WAIT: Duration = Duration::from_millis(1);
+
+/// What a process finds out once, for all its runs.
+#[derive(Default)]
+pub(super) struct Once {
+    /// The catalog, when it was reached.
+    catalog: OnceCell<Arc<Catalog>>,
+    /// Who fetches, when brokers told what they speak.
+    fetcher: OnceCell<FetchBy>,
+}
 
 /// Connects a process to everything that its settings name.
 pub(super) async fn connect(
     config: &Arc<Config>,
     instance: &str,
     metrics: &Metrics,
-    catalog: &OnceCell<Arc<Catalog>>,
+    once: &Once,
 ) -> Result<Connected<Real>, Failure> {
     let opened = config.clone();
     let state =
         blocking(move || Ok(StateStore::open(&opened.checkpoint.dir, opened.pipeline())?)).await?;
     // Once for the process: what a catalog showed before tells what its answers mean.
     let connecting = async || Ok::<_, Failure>(Arc::new(connect_catalog(config).await?));
-    let catalog = catalog.get_or_try_init(connecting).await?.clone();
+    let catalog = once.catalog.get_or_try_init(connecting).await?.clone();
     let mut settings = source_settings(config);
     if config.kafka.assignment == Assignment::Group {
         let member = match &config.kafka.group_instance_id {
@@ -74,7 +85,11 @@ pub(super) async fn connect(
             session_timeout: config.kafka.session_timeout,
         });
     }
-    let source = KafkaSource { source: Arc::new(Source::connect(settings)?) };
+    let source = match config.kafka.fetcher {
+        Fetcher::Auto => connect_fitting(settings, &once.fetcher).await?,
+        Fetcher::Icestream | Fetcher::Librdkafka => Source::connect(settings)?,
+    };
+    let source = KafkaSource { source: Arc::new(source) };
     let table = CatalogTable {
         catalog,
         name: table_name(config)?,
@@ -92,6 +107,41 @@ pub(super) async fn connect(
         tables: BTreeMap::from([(config.iceberg.table.clone(), table)]),
         state: Disk { store: Arc::new(state), flow: config.flow().to_owned() },
     })
+}
+
+/// A source that icestream itself fetches for, unless a broker is too old for that. Brokers that do not
+/// answer are asked again by the next run: whoever fetches waits for them, and says so.
+async fn connect_fitting(
+    mut settings: SourceSettings,
+    known: &OnceCell<FetchBy>,
+) -> Result<Source, Failure> {
+    if let Some(fetch_by) = known.get() {
+        settings.fetch_by = *fetch_by;
+        return Ok(Source::connect(settings)?);
+    }
+    let source = Source::connect(settings.clone())?;
+    let asked = move || {
+        let fit = source.fit(FIT_PATIENCE);
+        Ok((source, fit))
+    };
+    let (source, fit) = blocking(asked).await?;
+    let fetch_by = match fit {
+        Fit::Unknown => return Ok(source),
+        Fit::Fits => FetchBy::Icestream,
+        Fit::TooOld(reason) => {
+            tracing::warn!(%reason, "librdkafka fetches, as KAFKA_FETCHER=auto has it");
+            FetchBy::Librdkafka
+        }
+    };
+    // Runs follow each other: nobody else sets it.
+    known.set(fetch_by).ok();
+    match fetch_by {
+        FetchBy::Icestream => Ok(source),
+        FetchBy::Librdkafka => {
+            settings.fetch_by = fetch_by;
+            Ok(Source::connect(settings)?)
+        }
+    }
 }
 
 /// The world of a running process.

@@ -19,6 +19,7 @@ mod marks;
 mod queue;
 mod ranges;
 mod topics;
+mod trying;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -44,6 +45,7 @@ pub(crate) use marks::{Reported, Reporter};
 pub(crate) use queue::{Polled, Record, ShardQueue};
 pub(crate) use ranges::{Ends, LogEnd};
 pub(crate) use topics::{PartitionId, TopicIndex, Topics};
+pub(crate) use trying::Fit;
 
 use asking::Asking;
 use client_queue::{ClientQueue, Forwarded, Target};

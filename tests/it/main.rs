@@ -32,6 +32,7 @@ mod landing;
 mod leaderless;
 mod matrix;
 mod memory;
+mod old_brokers;
 mod old_copies;
 mod orphans;
 mod outages;
@@ -45,8 +46,8 @@ mod secrets;
 mod secure;
 mod soak;
 mod spark;
-#[allow(dead_code, reason = "the helpers are one vocabulary, of which each test uses a part")]
 mod stopping;
+#[allow(dead_code, reason = "the helpers are one vocabulary, of which each test uses a part")]
 mod support;
 mod table_buckets;
 mod tables;

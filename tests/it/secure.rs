@@ -229,7 +229,10 @@ fn every_record_lands_once_over_every_protocol_and_login_by_both_fetchers() {
             println!("{name}, by {fetcher}");
             let from = all.len() as i64 * 3000;
             all.push(secure.kafka.produce(&topic, records(3, from..from + 3000)));
-            let exit = icestream.clone().set("KAFKA_FETCHER", fetcher).run_until_caught_up();
+            let icestream = icestream.clone().set("KAFKA_FETCHER", fetcher);
+            let exit = icestream.run_until_caught_up();
+            let checked = icestream.command(&["check"]).success().stdout;
+            assert!(checked.contains("PASS  access"), "{checked}");
             assert!(!exit.log.contains("cannot fetch"), "{}", exit.log);
             assert!(!exit.log.contains(PASSWORD), "{}", exit.log);
         }
@@ -302,6 +305,16 @@ fn a_certificate_that_icestream_does_not_take_ends_the_process_with_the_way_out_
     let Pipeline { icestream, topic } = secure.pipeline(&lake);
     let icestream = secure.through(&icestream, "SUBJECT");
     let produced = secure.kafka.produce(&topic, records(3, 0..300));
+    // It is found before anything runs, and the client that knows the cluster finds nothing.
+    let checked = icestream.command(&["check"]).with_code(1).stdout;
+    let line = checked.lines().find(|line| line.starts_with("FAIL")).unwrap();
+    for said in
+        ["FAIL  access", "localhost:", "invalid peer certificate", "KAFKA_FETCHER=librdkafka"]
+    {
+        assert!(line.contains(said), "{said:?} is not in: {checked}");
+    }
+    assert!(checked.contains("PASS  kafka") && checked.contains("1 failed"), "{checked}");
+    icestream.clone().set("KAFKA_FETCHER", "librdkafka").command(&["check"]).success();
     let mut running = icestream.run();
     running.wait_log("cannot fetch; trying again", PATIENCE);
     let log = running.log();

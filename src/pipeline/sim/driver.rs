@@ -18,6 +18,7 @@ use super::port::Port;
 use super::state::{Life, Met, PIPELINE, Sim, State, TOPIC};
 use crate::config::{BadRecords, Config};
 use crate::failure::{Failure, chain};
+use crate::pipeline::real::Once;
 use crate::pipeline::seams::now;
 use crate::pipeline::settings::RunSettings;
 use crate::pipeline::world::Connected;
@@ -455,7 +456,7 @@ async fn supervise(
         settings: settings.clone(),
         commits: Arc::new(AtomicU64::new(0)),
         uncommitted: Arc::default(),
-        catalog: AsyncOnceCell::new(),
+        once: Once::default(),
         behind: Arc::default(),
         targets: AsyncOnceCell::new(),
         replaced: parking_lot::Mutex::default(),

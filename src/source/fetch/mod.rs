@@ -28,6 +28,7 @@ mod sync;
 #[cfg(test)]
 pub(super) mod tests;
 mod tls;
+mod trying;
 mod wire;
 mod worker;
 
