@@ -431,7 +431,8 @@ fn an_edit_that_is_not_made_says_what_it_knows() {
 fn a_log_that_was_cut_and_has_grown_again_begins_where_a_person_says_and_no_other_partition_does() {
     let basis = basis(Some(3), Some(at_three()), three());
     let grown = source("topic-1", &[(0, 0, 90), (1, 0, 9)]);
-    let reset = |given: &[(i32, Offset)], cut| basis.reset("readings", &grown, &frontier(given), cut);
+    let reset =
+        |given: &[(i32, Offset)], cut| basis.reset("readings", &grown, &frontier(given), cut);
     assert!(matches!(reset(&[(0, 20)], false), Err(EditError::NothingToReset { .. })));
     assert!(matches!(reset(&[], true), Err(EditError::NothingToReset { .. })));
     assert!(matches!(reset(&[(0, 91)], true), Err(EditError::NotInLog { .. })));

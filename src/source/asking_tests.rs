@@ -134,7 +134,9 @@ fn a_partition_without_a_leader_costs_its_cluster_a_question_now_and_then_and_is
     let source = source.unwrap();
     let _queues = source.queues(1);
     source.partitions(PATIENCE).unwrap();
-    source.assign(&[Share { tp: TopicPartition::new(TOPIC, 0), start: 0, shard: 0 }]).unwrap();
+    source
+        .assign(&[Share { tp: TopicPartition::new(TOPIC, 0), start: 0, epoch: None, shard: 0 }])
+        .unwrap();
     let serve_until = |until: &dyn Fn(Duration) -> bool| {
         let begun = Instant::now();
         while !until(begun.elapsed()) {

@@ -117,7 +117,7 @@ fn ask(
     if wanted.is_empty() {
         return Ok(Ok(()));
     }
-    let fetches = wanted.iter().map(|(id, at)| (*id, PartitionFetch::new(1, *at)));
+    let fetches = wanted.iter().map(|(id, at)| (*id, PartitionFetch::new(1, *at, None)));
     let mut fetches: BTreeMap<PartitionId, PartitionFetch> = fetches.collect();
     let asked: Vec<_> = fetches.iter().map(|(id, fetch)| fetch.wanted(*id)).collect();
     let mut buffer = Vec::new();
