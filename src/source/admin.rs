@@ -1,5 +1,4 @@
-//! What the crate's metadata does not tell: the topics' ids, a group's members, and the log's end
-//! without a request.
+//! What the crate's metadata does not tell: the topics' ids, a group's members, and how far it came.
 #![allow(
     unsafe_code,
     reason = "librdkafka's functions for these have no safe binding, or a poorer one"
@@ -174,26 +173,6 @@ unsafe fn text(text: *const c_char) -> String {
         // SAFETY: by contract of this function.
         false => unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned(),
     }
-}
-
-/// End of the log as the last fetch of the partition saw it. No I/O.
-pub(super) fn cached_log_end(
-    client: &Client<SourceContext>,
-    tp: &TopicPartition,
-) -> Option<Offset> {
-    let topic = CString::new(tp.topic.as_str()).ok()?;
-    let (mut low, mut high) = (-1, -1);
-    // SAFETY: the client is live and both out-pointers are valid for the call.
-    let code = unsafe {
-        rdsys::rd_kafka_get_watermark_offsets(
-            client.native_ptr(),
-            topic.as_ptr(),
-            tp.partition,
-            &mut low,
-            &mut high,
-        )
-    };
-    (code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some(high)
 }
 
 /// How far the client has handed each partition over: the offset after the last record or

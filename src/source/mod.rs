@@ -374,12 +374,10 @@ impl Source {
         }
     }
 
-    /// End of the log of a partition as the last fetch saw it, if there was one. No I/O.
+    /// End of the log of a partition as the last fetch saw it, if there was one. No I/O. librdkafka tells
+    /// only the end for a reader of all records, which is not ours while a transaction is open.
     pub(crate) fn cached_log_end(&self, tp: &TopicPartition) -> Option<Offset> {
-        match &self.fetcher {
-            Some(fetcher) => fetcher.log_end(tp),
-            None => admin::cached_log_end(self.consumer.client(), tp),
-        }
+        self.fetcher.as_ref()?.log_end(tp)
     }
 
     /// Partitions that are read now. No I/O.

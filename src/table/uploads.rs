@@ -177,7 +177,7 @@ impl Bucket {
             reason: String::from("open uploads cannot be looked for without it"),
         })?;
         let endpoint = reached.config.endpoint.take();
-        let endpoint = endpoint.unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
+        let endpoint = endpoint.unwrap_or_else(|| format!("s3.{region}.amazonaws.com"));
         let endpoint = match endpoint.contains("://") {
             true => endpoint,
             false => format!("https://{endpoint}"),

@@ -308,7 +308,9 @@ fn times_keys_headers_and_tombstones_are_read_alike() {
             let record = record.at(SENT + [0, 7000, -5000][number % 3]);
             let record = if number % 2 == 0 { record.key(format!("key {number}")) } else { record };
             let record = if number % 5 == 0 { record.header("trace") } else { record };
-            if number % 10 == 9 { Record { payload: None, ..record } } else { record }
+            // With a key: librdkafka cannot tell one without anything from a record in an old format.
+            let gone = |record| Record { payload: None, ..record };
+            if number % 10 == 9 { gone(record.key("gone")) } else { record }
         });
         kafka.produce(&topic, records);
         let (landed, _) = land(kafka, &topic, &[]);
