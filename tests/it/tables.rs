@@ -393,7 +393,8 @@ fn a_place_that_some_programs_would_find_elsewhere_is_refused_before_and_after_a
 
     // The namespace says where its tables go.
     let produced = Kafka::shared().produce(&topic, records(1, 0..10));
-    icestream.clone().set("ICEBERG_TABLE", "db.beside").run_until_caught_up();
+    let beside = icestream.member().set("ICEBERG_TABLE", "db.beside");
+    beside.set("KAFKA_GROUP_ID", unique("beside")).run_until_caught_up();
     let set = format!(
         "INSERT INTO iceberg_namespace_properties VALUES ('icestream', 'db', 'location', '{folded}')"
     );
