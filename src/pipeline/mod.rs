@@ -20,6 +20,7 @@ mod membership;
 mod memory;
 mod messages;
 mod monitor;
+mod own_thread;
 mod partitions;
 mod reading;
 mod real;
