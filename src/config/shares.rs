@@ -17,6 +17,10 @@ const BATCH: u64 = MIB;
 /// what one batch of records unpacks to, and one record as columns.
 const ODD: (u64, u64) = (64 * MIB, 1 << 30);
 
+/// What describes the files of an epoch is a part of the memory of open files. Never more than this: it
+/// is one record of the checkpoint store, and files are ended one by one at the barrier.
+const DESCRIBED: (u64, u64) = (32, 64 * MIB);
+
 /// What each part of the process may take. The parts that cannot be counted (an answer of a broker
 /// while it is unpacked, a batch while it is split, a row group while it is encoded) are given room
 /// by a multiple of what is counted.
@@ -38,6 +42,9 @@ pub(crate) struct Shares {
     /// Bytes of one shard's open files: row groups being encoded, what the codec keeps for them, and
     /// parts of uploads.
     pub files: u64,
+    /// Bytes that the files of one epoch may take to describe, of all shards: it ends with them. While it
+    /// is committed they are there several times, in the room of the files of the next one.
+    pub described: u64,
     /// Bytes of the table's manifests and manifest lists that are kept between commits.
     pub metadata: u64,
 }
@@ -46,7 +53,9 @@ impl Shares {
     /// The shares of `limit` bytes among so many shards.
     pub(crate) fn new(limit: u64, shards: usize) -> Self {
         let rest = limit.saturating_sub(BASE);
-        let shard = rest / (shards.max(1) as u64);
+        let shards = shards.max(1) as u64;
+        let shard = rest / shards;
+        let files = (shard * 4 / 10).max(5 * MIB);
         Self {
             fetch: (rest / 96).clamp(MIB, 8 * MIB),
             queue: (shard / 16).clamp(MIB, 1 << 30),
@@ -54,7 +63,8 @@ impl Shares {
             unpacked: (rest / 4).clamp(ODD.0, ODD.1),
             record: (rest / 8).clamp(ODD.0 / 2, ODD.1),
             batch: (shard / 24).clamp(MIB / 2, BATCH),
-            files: (shard * 4 / 10).max(5 * MIB),
+            files,
+            described: (files * shards / DESCRIBED.0).clamp(MIB, DESCRIBED.1),
             metadata: (rest / 32).clamp(MIB, 16 * MIB),
         }
     }

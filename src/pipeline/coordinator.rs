@@ -267,9 +267,10 @@ impl<W: World> Coordinator<W> {
         let moves = self.progress.moves.load(Ordering::Acquire);
         let bytes = self.progress.epoch_bytes.load(Ordering::Relaxed);
         let records = self.progress.epoch_records.load(Ordering::Relaxed);
+        let described = self.progress.epoch_described.load(Ordering::Relaxed);
         let moved = moves != run.moves_sealed;
-        let open =
-            OpenEpoch { last_seal: run.last_seal, last_finished: run.last_finish, bytes, records };
+        let (last_seal, last_finished) = (run.last_seal, run.last_finish);
+        let open = OpenEpoch { last_seal, last_finished, bytes, records, described };
         let due = run.trigger.due(now, &open);
         let revoked = run.members.take_revoked();
         if run.finish.is_some() || revoked.is_some() || (due && moved) {
@@ -557,8 +558,7 @@ impl<W: World> Coordinator<W> {
 
     /// Is the open epoch full, and the last one not settled?
     pub(super) fn is_held(&self) -> bool {
-        self.progress.hold.load(Ordering::Relaxed)
-            && self.progress.epoch_bytes.load(Ordering::Relaxed) >= self.settings.trigger.max_bytes
+        self.progress.hold.load(Ordering::Relaxed) && self.progress.is_full(&self.settings.trigger)
     }
 }
 

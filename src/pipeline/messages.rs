@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::decode::BadRecord;
 use crate::failure::Failure;
-use crate::protocol::{Epoch, Offset, StartAt, TableShare, TopicPartition};
+use crate::protocol::{Epoch, Offset, StartAt, TableShare, TopicPartition, Trigger};
 use crate::source::{Ends, LeftOut, Membership, SourceError};
 
 /// Counters that the coordinator reads while shards run.
@@ -17,10 +17,23 @@ pub(crate) struct Progress {
     pub epoch_bytes: AtomicU64,
     /// Records read since the last barrier.
     pub epoch_records: AtomicU64,
+    /// Bytes that would describe the files of the open epoch in its checkpoint.
+    pub epoch_described: AtomicU64,
     /// Counts every change of a position, for ever.
     pub moves: AtomicU64,
     /// Set while the open epoch may not grow: the last one is still being committed.
     pub hold: AtomicBool,
+}
+
+impl Progress {
+    /// May the open epoch not grow any more? While the last one is committed it may not read more than an
+    /// epoch does, and never have more files than a checkpoint holds.
+    pub(crate) fn is_full(&self, trigger: &Trigger) -> bool {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let long = get(&self.epoch_bytes) >= trigger.max_bytes;
+        (long && self.hold.load(Ordering::Relaxed))
+            || get(&self.epoch_described) >= trigger.max_described
+    }
 }
 
 /// A partition that a shard is to read.

@@ -20,6 +20,7 @@ mod membership;
 mod memory;
 mod messages;
 mod monitor;
+mod own_thread;
 mod partitions;
 mod reading;
 mod real;
@@ -259,7 +260,7 @@ impl Pipeline {
             let settings = ShardSettings {
                 bad_records: self.settings.bad_records,
                 hide_values: self.settings.hide_values,
-                max_epoch_bytes: self.settings.trigger.max_bytes,
+                trigger: self.settings.trigger,
                 interval: self.settings.trigger.interval,
                 fresh: self.settings.fresh,
             };

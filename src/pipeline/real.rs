@@ -14,6 +14,7 @@ use super::end::join_error;
 use super::fit::check_fit;
 use super::messages::{Event, Report};
 use super::monitor;
+use super::own_thread::OwnThread;
 use super::reading::Reading;
 use super::seams::{self, Checkpoints, now};
 use super::sink::{FileSink, SinkSettings};
@@ -105,7 +106,11 @@ pub(super) async fn connect(
         world: Real { config: config.clone(), instance: instance.to_owned() },
         source,
         tables: BTreeMap::from([(config.iceberg.table.clone(), table)]),
-        state: Disk { store: Arc::new(state), flow: config.flow().to_owned() },
+        state: Disk {
+            store: Arc::new(state),
+            flow: config.flow().to_owned(),
+            thread: OwnThread::start("checkpoints")?,
+        },
     })
 }
 
@@ -501,6 +506,7 @@ impl seams::Table for CatalogTable {
 pub(super) struct Disk {
     store: Arc<StateStore>,
     flow: String,
+    thread: OwnThread,
 }
 
 impl Disk {
@@ -513,8 +519,8 @@ impl Disk {
         &self,
         call: impl FnOnce(&StateStore, &str) -> Result<T, StateError> + Send + 'static,
     ) -> Result<T, Failure> {
-        let disk = self.clone();
-        blocking(move || Ok(call(&disk.store, &disk.flow)?)).await
+        let (store, flow) = (self.store.clone(), self.flow.clone());
+        self.thread.call(move || Ok(call(&store, &flow)?)).await
     }
 }
 

@@ -208,6 +208,8 @@ pub(crate) trait Sink: Send + 'static {
     fn tick(&mut self) -> Result<(), Failure>;
     /// Bytes of memory that it holds.
     fn buffered_bytes(&self) -> u64;
+    /// Bytes that would describe the files of the open epoch in a checkpoint.
+    fn described_bytes(&self) -> u64;
     /// What rows lack of their records, since the last call.
     fn take_omitted(&mut self) -> Omitted;
     /// Ends the epoch: nothing more is written to its files. The next one is written for `next`, and

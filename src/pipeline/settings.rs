@@ -69,6 +69,7 @@ impl RunSettings {
                 min_pause: checkpoint.min_pause,
                 max_bytes: checkpoint.max_bytes,
                 max_records: checkpoint.max_records,
+                max_described: config.shares().described,
             },
             checkpoint_timeout: checkpoint.timeout,
             retained: checkpoint.retained,

@@ -20,8 +20,8 @@ use crate::config::BadRecords;
 use crate::decode::{BadRecord, Pushed, RecordError};
 use crate::failure::{Failure, chain};
 use crate::protocol::{
-    Epoch, Fate, Frontier, Offset, RowCounts, TableShare, TopicPartition, consumed_is_covered,
-    every_record_has_one_fate,
+    Epoch, Fate, Frontier, Offset, RowCounts, TableShare, TopicPartition, Trigger,
+    consumed_is_covered, every_record_has_one_fate,
 };
 use crate::source::{PartitionId, Polled, Record, SourceError, Topics};
 use crate::telemetry::Metrics;
@@ -36,8 +36,8 @@ pub(crate) struct ShardSettings {
     pub bad_records: BadRecords,
     /// Is what was found in one nobody's to read?
     pub hide_values: bool,
-    /// Most payload bytes of an epoch that waits for the last one's commit.
-    pub max_epoch_bytes: u64,
+    /// When an epoch is full.
+    pub trigger: Trigger,
     /// The checkpoint interval.
     pub interval: Duration,
     /// How old a reading of a table may be for which files are opened after a pause.
@@ -63,6 +63,8 @@ pub(crate) struct Shard<S: Sink> {
     partitions: Partitions,
     bytes: u64,
     records: u64,
+    /// Bytes that describe the files of the open epoch, as far as others know.
+    described: u64,
     shown_buffered: i64,
     asked_positions: Instant,
     /// When the oldest reading of the tables was asked for that the open epoch is written for.
@@ -116,6 +118,7 @@ impl<S: Sink> Shard<S> {
             partitions: Partitions::default(),
             bytes: 0,
             records: 0,
+            described: 0,
             shown_buffered: 0,
             asked_positions: now(),
             read_at,
@@ -127,18 +130,18 @@ impl<S: Sink> Shard<S> {
         }
     }
 
-    /// May the open epoch not grow any more? Its size is bounded while the last one is sealed and
-    /// committed, and so is the memory of both. It does not begin before its tables are read anew.
+    /// May the open epoch not grow any more? Its files are bounded, its size is while the last one is
+    /// sealed and committed, and so is the memory of both. It does not begin before its tables are read
+    /// anew.
     pub(crate) fn must_hold(&self) -> bool {
         if self.asked_tables {
             return true;
         }
-        let long = self.progress.hold.load(Ordering::Relaxed)
-            && self.progress.epoch_bytes.load(Ordering::Relaxed) >= self.settings.max_epoch_bytes;
-        long || self.ending.as_ref().is_some_and(|last| {
-            let mut both = self.tables.iter().zip(&last.files);
-            both.any(|(table, files)| table.sink.is_full(files.held_bytes()))
-        })
+        self.progress.is_full(&self.settings.trigger)
+            || self.ending.as_ref().is_some_and(|last| {
+                let mut both = self.tables.iter().zip(&last.files);
+                both.any(|(table, files)| table.sink.is_full(files.held_bytes()))
+            })
     }
 
     /// Is there a barrier that is not answered yet?
@@ -251,6 +254,7 @@ impl<S: Sink> Shard<S> {
         for table in &mut self.tables {
             table.sink.tick()?;
         }
+        self.show_described();
         Ok(polled)
     }
 
@@ -428,6 +432,17 @@ impl<S: Sink> Shard<S> {
         self.show_buffered();
     }
 
+    /// Adds what describes the files of the open epoch to what the coordinator sees.
+    fn show_described(&mut self) {
+        let described = self.tables.iter().map(|table| table.sink.described_bytes()).sum();
+        let before = std::mem::replace(&mut self.described, described);
+        match described.checked_sub(before) {
+            Some(0) => 0,
+            Some(more) => self.progress.epoch_described.fetch_add(more, Ordering::Relaxed),
+            None => self.progress.epoch_described.fetch_sub(before - described, Ordering::Relaxed),
+        };
+    }
+
     /// Adds what this shard holds in memory to the gauge, and takes back what it added before.
     fn show_buffered(&mut self) {
         let ending: u64 = self.ending.iter().flat_map(|e| &e.files).map(Closing::held_bytes).sum();
@@ -479,6 +494,7 @@ impl<S: Sink> Shard<S> {
             consumed_is_covered(consumed, &share.ranges)
                 .map_err(|violation| violated(&self.metrics, &violation))?;
         }
+        self.show_described();
         self.show_buffered();
         Ok(())
     }

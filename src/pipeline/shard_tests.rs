@@ -77,6 +77,10 @@ impl Sink for Store {
         0
     }
 
+    fn described_bytes(&self) -> u64 {
+        self.0.lock().unwrap().rows
+    }
+
     fn take_omitted(&mut self) -> Omitted {
         Omitted::default()
     }
@@ -169,11 +173,13 @@ impl Rig {
 
     fn with(disks: Vec<Disk>, bad_records: BadRecords) -> Self {
         let disks: Vec<_> = disks.into_iter().map(|disk| Arc::new(Mutex::new(disk))).collect();
+        let (interval, min_pause) = (Duration::from_secs(60), Duration::ZERO);
+        let (max_bytes, max_records) = (u64::MAX, u64::MAX);
         let settings = ShardSettings {
             bad_records,
             hide_values: false,
-            max_epoch_bytes: u64::MAX,
-            interval: Duration::from_secs(60),
+            trigger: Trigger { interval, min_pause, max_bytes, max_records, max_described: 10 },
+            interval,
             fresh: Duration::from_secs(1),
         };
         let metrics = Metrics::new().unwrap();
@@ -306,6 +312,17 @@ fn what_files_hold_until_they_are_durable_counts() {
     assert!(rig.shard.must_hold());
     rig.disk.lock().unwrap().held = 100;
     assert!(!rig.shard.must_hold());
+}
+
+#[test]
+fn an_epoch_with_as_many_files_as_a_checkpoint_holds_gets_no_more_before_its_barrier() {
+    let mut rig = Rig::new(Disk { durable: true, ..Disk::default() });
+    rig.read();
+    assert!(!rig.shard.must_hold());
+    rig.read();
+    assert!(rig.shard.must_hold(), "nothing is committed, and still");
+    assert!(rig.seal(1).unwrap() && !rig.shard.must_hold());
+    assert_eq!(rig.sealed(), Some((1, 10, 20, 10)));
 }
 
 #[test]

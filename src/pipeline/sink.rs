@@ -12,6 +12,15 @@ use crate::source::{PartitionId, Record, Topics};
 use crate::table::{LoadedTable, check_writable};
 use crate::write::{ClosingFiles, TableWriter, WriteSettings};
 
+/// Rows of a batch for a table where each may be a file: few enough that an epoch which has its files does
+/// not get many more before somebody can end it.
+const FEW_ROWS: usize = 512;
+/// So many rows for each file are enough for batches to grow.
+const ROWS_OF_A_FILE: usize = 8;
+/// How often the descriptions of an epoch's files are in memory while it is committed: as they are, and
+/// as what is written, kept and sent of them.
+const COMMITTED: u64 = 6;
+
 /// How a shard writes.
 #[derive(Clone)]
 pub(crate) struct SinkSettings {
@@ -48,6 +57,10 @@ pub(crate) struct FileSink {
     /// that is no row: one that stops its partition is not part of the epoch's commit.
     first: Option<(PartitionId, Offset)>,
     batch_since: Option<Instant>,
+    /// Rows of a batch, at present.
+    batch_rows: usize,
+    /// Bytes that describe the files of the last epoch, which is being committed.
+    committing: u64,
 }
 
 impl FileSink {
@@ -58,7 +71,10 @@ impl FileSink {
     pub(crate) fn new(settings: SinkSettings, table: Arc<LoadedTable>) -> Result<Self, Failure> {
         check_writable(&table.name, &table.metadata)?;
         let rows = rows(&table, &settings)?;
+        let batch_rows = settings.batch_rows.min(FEW_ROWS);
         Ok(Self {
+            batch_rows,
+            committing: 0,
             settings,
             table,
             rows,
@@ -92,9 +108,11 @@ impl FileSink {
                     offset,
                     self.writers_made,
                 );
+                let most = self.settings.max_buffered_bytes;
+                let left = most.saturating_sub(COMMITTED * self.committing).max(most / 2);
                 let settings = WriteSettings {
                     target_file_size: self.settings.target_file_size,
-                    max_buffered_bytes: self.settings.max_buffered_bytes,
+                    max_buffered_bytes: left,
                     ..WriteSettings::new(prefix)
                 };
                 empty.insert(TableWriter::new(
@@ -105,7 +123,11 @@ impl FileSink {
                 )?)
             }
         };
+        let files = writer.files();
         writer.write(&batch)?;
+        let few = writer.files().saturating_sub(files) * ROWS_OF_A_FILE > batch.num_rows();
+        let rows = if few { FEW_ROWS } else { self.batch_rows.saturating_mul(2) };
+        self.batch_rows = rows.min(self.settings.batch_rows);
         Ok(())
     }
 
@@ -151,7 +173,7 @@ impl Sink for FileSink {
         if matches!(pushed, Pushed::Row) {
             self.first.get_or_insert((record.id(), record.offset));
             self.batch_since.get_or_insert_with(Instant::now);
-            if self.rows.rows() >= self.settings.batch_rows
+            if self.rows.rows() >= self.batch_rows
                 || self.rows.buffered_bytes() >= self.settings.batch_bytes
             {
                 self.flush()?;
@@ -172,6 +194,10 @@ impl Sink for FileSink {
         self.rows.buffered_bytes() as u64 + written
     }
 
+    fn described_bytes(&self) -> u64 {
+        self.writer.as_ref().map_or(0, TableWriter::described_bytes)
+    }
+
     fn take_omitted(&mut self) -> Omitted {
         self.rows.take_omitted()
     }
@@ -179,6 +205,7 @@ impl Sink for FileSink {
     fn close(&mut self, next: &Arc<LoadedTable>) -> Result<EpochFiles, Failure> {
         self.flush()?;
         let files = self.writer.take().map(TableWriter::close).transpose()?;
+        self.committing = files.as_ref().map_or(0, ClosingFiles::described_bytes);
         self.first = None;
         if !same_shape(&self.table, next) {
             self.rows = rows(next, &self.settings)?;

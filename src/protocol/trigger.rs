@@ -13,6 +13,9 @@ pub(crate) struct Trigger {
     pub max_bytes: u64,
     /// An epoch that read this many records is sealed.
     pub max_records: u64,
+    /// An epoch whose files take this many bytes to describe is sealed: a checkpoint holds all of
+    /// that in one record, and a commit in memory.
+    pub max_described: u64,
 }
 
 /// How far the open epoch is.
@@ -27,6 +30,8 @@ pub(crate) struct OpenEpoch {
     pub bytes: u64,
     /// Records that the open epoch has read.
     pub records: u64,
+    /// Bytes that would describe its files in a checkpoint.
+    pub described: u64,
 }
 
 impl Trigger {
@@ -38,7 +43,9 @@ impl Trigger {
     /// When the epoch must be sealed if it reads nothing more; `None` if never, the interval
     /// being longer than the clock can count.
     pub(crate) fn next_deadline(&self, open: &OpenEpoch) -> Option<Instant> {
-        let full = open.bytes >= self.max_bytes || open.records >= self.max_records;
+        let full = open.bytes >= self.max_bytes
+            || open.records >= self.max_records
+            || open.described >= self.max_described;
         let interval = if full { Duration::ZERO } else { self.interval };
         let wanted = open.last_seal.checked_add(interval)?;
         match open.last_finished {
@@ -57,11 +64,17 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn trigger() -> Trigger {
-        Trigger { interval: 10 * SECOND, min_pause: 3 * SECOND, max_bytes: 100, max_records: 10 }
+        Trigger {
+            interval: 10 * SECOND,
+            min_pause: 3 * SECOND,
+            max_bytes: 100,
+            max_records: 10,
+            max_described: 50,
+        }
     }
 
     fn open(last_seal: Instant) -> OpenEpoch {
-        OpenEpoch { last_seal, last_finished: None, bytes: 0, records: 0 }
+        OpenEpoch { last_seal, last_finished: None, bytes: 0, records: 0, described: 0 }
     }
 
     #[test]
@@ -72,9 +85,11 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_is_sealed_at_once_when_it_has_read_enough_bytes_or_records() {
+    fn an_epoch_is_sealed_at_once_when_it_has_enough_bytes_records_or_files() {
         let start = Instant::now();
-        assert!(!trigger().due(start, &OpenEpoch { bytes: 99, records: 9, ..open(start) }));
+        let nearly = OpenEpoch { bytes: 99, records: 9, described: 49, ..open(start) };
+        assert!(!trigger().due(start, &nearly));
+        assert!(trigger().due(start, &OpenEpoch { described: 50, ..open(start) }));
         assert!(trigger().due(start, &OpenEpoch { bytes: 100, ..open(start) }));
         assert!(trigger().due(start, &OpenEpoch { records: 10, ..open(start) }));
     }
@@ -98,12 +113,13 @@ mod tests {
         #[test]
         fn an_epoch_is_due_exactly_from_its_deadline_on(
             seal in 0u64..50, finished in proptest::option::of(0u64..50), now in 0u64..100,
-            bytes in 0u64..200, records in 0u64..20,
+            bytes in 0u64..200, records in 0u64..20, described in 0u64..100,
         ) {
             let zero = Instant::now();
             let at = |seconds: u64| zero + Duration::from_secs(seconds);
             let open = OpenEpoch {
                 last_seal: at(seal), last_finished: finished.map(at), bytes, records,
+                described,
             };
             let deadline = trigger().next_deadline(&open).unwrap();
             prop_assert_eq!(trigger().due(at(now), &open), at(now) >= deadline);

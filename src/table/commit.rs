@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::io::Encoded;
 use super::maintenance::{Maintenance, Sweeping};
 use super::partition_names::Disguise;
+use super::small_files::Advice;
 use super::snapshot::{self, Change, Proposal};
 use super::sweep::Freed;
 use super::{
@@ -132,7 +133,12 @@ pub(super) async fn append_at(
         return Ok(Appended { outcome, freed: None });
     }
     let change = append_change(loaded, &permit, now_ms).map_err(NotSent::because)?;
-    commit(catalog, loaded, change, maintenance).await
+    let advice = Advice::of(&loaded.metadata, &change.files, permit.commit().rows.written);
+    let appended = commit(catalog, loaded, change, maintenance).await?;
+    if matches!(appended.outcome, CommitOutcome::Committed { .. }) {
+        maintenance.small_files.committed(loaded, advice.as_ref());
+    }
+    Ok(appended)
 }
 
 fn append_change(

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::cache::FileCache;
 use super::ledger::Understood;
 use super::properties::is_maintained;
+use super::small_files::SmallFiles;
 
 /// What is kept between the commits of a process to one table, and what is done along with them.
 /// Commits that share one read nothing that one of them wrote.
@@ -26,6 +27,8 @@ pub struct Maintenance {
     /// What commits freed while a sweep was under way.
     left: Mutex<Vec<String>>,
     counters: Counters,
+    /// Tells of commits of many small files.
+    pub(super) small_files: SmallFiles,
 }
 
 #[derive(Default)]
@@ -70,6 +73,7 @@ impl Maintenance {
             sweeping: AtomicBool::new(false),
             left: Mutex::default(),
             counters: Counters::default(),
+            small_files: SmallFiles::default(),
         })
     }
 

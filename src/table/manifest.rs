@@ -27,6 +27,13 @@ pub(super) struct NewFile {
     schema: SchemaRef,
 }
 
+impl NewFile {
+    /// The values of its partition.
+    pub(super) fn partition(&self) -> &Struct {
+        self.file.partition()
+    }
+}
+
 /// New data files by the id of the partition spec they were written with.
 pub(super) type NewFiles = BTreeMap<i32, Vec<NewFile>>;
 

@@ -50,6 +50,7 @@ mod scanning;
 mod schema;
 mod settings;
 mod size;
+mod small_files;
 mod snapshot;
 mod spec;
 mod sql;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use iceberg::io::FileIO;
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, SchemaRef, Struct,
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, PrimitiveLiteral, SchemaRef, Struct,
 };
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -48,6 +48,45 @@ impl FileFormat {
     pub(super) fn encoder_bytes(&self) -> u64 {
         self.properties.codec.bare * self.schema.parquet.num_columns() as u64
     }
+
+    /// About the bytes that describe a file of few rows.
+    pub(super) fn described_bytes(&self) -> u64 {
+        FILE + self.schema.parquet.num_columns() as u64 * (4 * COUNT + 2 * BOUND)
+    }
+}
+
+/// Bytes of the JSON that describes a file in a checkpoint: of all but its columns and texts, of a count
+/// of a column, and of a bound of one, whose own bytes are written as numbers.
+const FILE: u64 = 900;
+const COUNT: u64 = 28;
+const BOUND: u64 = 64;
+const BYTE: u64 = 4;
+
+/// About the bytes that describe `file` in a checkpoint.
+fn described_bytes(file: &DataFile) -> u64 {
+    let counts = [
+        file.column_sizes(),
+        file.value_counts(),
+        file.null_value_counts(),
+        file.nan_value_counts(),
+    ];
+    let counts: usize = counts.iter().map(|counts| counts.len()).sum();
+    let bounds = file.lower_bounds().values().chain(file.upper_bounds().values());
+    let bounds: u64 = bounds.map(|bound| BOUND + BYTE * text_bytes(bound.literal())).sum();
+    let values = file.partition().iter().flatten();
+    let texts = values.filter_map(|value| value.as_primitive_literal());
+    // A text is a value of the partition twice, and in the path, which is there twice.
+    let values: u64 = texts.map(|text| COUNT + 2 * BYTE * text_bytes(&text)).sum();
+    FILE + 2 * file.file_path().len() as u64 + COUNT * counts as u64 + bounds + values
+}
+
+/// Of a value of any length.
+fn text_bytes(value: &PrimitiveLiteral) -> u64 {
+    match value {
+        PrimitiveLiteral::String(text) => text.len() as u64,
+        PrimitiveLiteral::Binary(bytes) => bytes.len() as u64,
+        _ => 0,
+    }
 }
 
 /// One Parquet data file that is being written. Row groups are encoded in memory and sent to the
@@ -68,6 +107,7 @@ pub(super) struct ClosingFile {
     file: DataFile,
     closing: Closing,
     held: u64,
+    described: u64,
 }
 
 impl ClosingFile {
@@ -78,6 +118,11 @@ impl ClosingFile {
     /// Would [`Self::wait`] not have to wait?
     pub(super) fn is_over(&self) -> bool {
         self.closing.is_over()
+    }
+
+    /// About the bytes that describe it in a checkpoint.
+    pub(super) fn described_bytes(&self) -> u64 {
+        self.described
     }
 
     /// Bytes of memory that are on their way to the store, or kept by its client: at most.
@@ -228,7 +273,8 @@ impl OpenFile {
         let bytes = sink.taken();
         let closing = sink.close().map_err(|refusal| refusal.of(&self.path))?;
         let file = self.describe(&footer, spec_id, bytes)?;
-        Ok((ClosingFile { file, closing, held }, bytes))
+        let described = described_bytes(&file);
+        Ok((ClosingFile { file, closing, held, described }, bytes))
     }
 
     /// Ends the file without a footer, so that it can be deleted.

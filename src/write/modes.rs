@@ -14,6 +14,9 @@ const OF_COLUMN: &str = "write.metadata.metrics.column.";
 const MOST_INFERRED: usize = 100;
 /// Characters of a text, bytes of a binary value, that a bound has. Iceberg's own number.
 const BOUND: usize = 16;
+/// The most of them that a bound has, whatever is asked for: it is in a checkpoint, in a manifest that
+/// every reader reads and in each merge of manifests, and a value may have as many bytes as a record.
+const LONGEST: usize = 16 << 10;
 
 /// What a manifest tells of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +27,6 @@ pub(super) enum Mode {
     Counts,
     /// Also bounds, of so many characters of a text or bytes of a binary value.
     Truncate(usize),
-    /// Also bounds, whole.
-    Full,
 }
 
 /// The mode of each column of a table, by field id.
@@ -73,17 +74,16 @@ impl Modes {
         self.columns.get(&field_id).copied().unwrap_or(self.default)
     }
 
-    /// Bytes that the statistics of a Parquet file need for all bounds to be as long as asked; none
-    /// for as long as the values.
-    pub(super) fn statistics_bytes(&self) -> Option<usize> {
+    /// Bytes that the statistics of a Parquet file need for all bounds to be as long as asked.
+    pub(super) fn statistics_bytes(&self) -> usize {
         /// Of a character in UTF-8.
         const WIDEST: usize = 4;
-        let mut modes = self.columns.values().chain([&self.default]);
-        modes.try_fold(1, |longest, mode| match mode {
-            Mode::None | Mode::Counts => Some(longest),
-            Mode::Truncate(length) => Some(longest.max(length.saturating_mul(WIDEST))),
-            Mode::Full => None,
-        })
+        let modes = self.columns.values().chain([&self.default]);
+        let lengths = modes.map(|mode| match mode {
+            Mode::None | Mode::Counts => 1,
+            Mode::Truncate(length) => length.saturating_mul(WIDEST),
+        });
+        lengths.fold(1, usize::max)
     }
 }
 
@@ -96,7 +96,6 @@ impl Mode {
     pub(super) fn lower(self, bound: Datum) -> Option<Datum> {
         match self {
             Self::None | Self::Counts => None,
-            Self::Full => Some(bound),
             Self::Truncate(length) => Some(match bound.literal() {
                 PrimitiveLiteral::String(text) => match text.char_indices().nth(length) {
                     Some((end, _)) => Datum::string(text.get(..end).unwrap_or_default()),
@@ -115,7 +114,6 @@ impl Mode {
     pub(super) fn upper(self, bound: Datum) -> Option<Datum> {
         match self {
             Self::None | Self::Counts => None,
-            Self::Full => Some(bound),
             Self::Truncate(length) => match bound.literal() {
                 PrimitiveLiteral::String(text) => match text.char_indices().nth(length) {
                     Some((end, _)) => next_text(text.get(..end)?).map(Datum::string),
@@ -157,9 +155,9 @@ fn parse(key: &str, text: &str) -> Result<Mode, WriteError> {
     match mode.as_str() {
         "none" => Ok(Mode::None),
         "counts" => Ok(Mode::Counts),
-        "full" => Ok(Mode::Full),
+        "full" => Ok(Mode::Truncate(LONGEST)),
         _ => match length() {
-            Some(length @ 1..) => Ok(Mode::Truncate(length)),
+            Some(length @ 1..) => Ok(Mode::Truncate(length.min(LONGEST))),
             _ => Err(refused(key, text, "none, counts, full or truncate(length) is wanted")),
         },
     }
@@ -228,7 +226,7 @@ mod tests {
         assert_eq!(modes.of(1), Mode::Truncate(16));
         assert_eq!(modes.of(100), Mode::Truncate(16));
         assert_eq!(modes.of(101), Mode::None);
-        assert_eq!(modes.statistics_bytes(), Some(64));
+        assert_eq!(modes.statistics_bytes(), 64);
     }
 
     #[test]
@@ -240,8 +238,19 @@ mod tests {
             ("write.metadata.metrics.column.gone", "none"),
         ];
         let modes = modes(3, &properties).unwrap();
-        assert_eq!([1, 2, 3].map(|id| modes.of(id)), [Mode::Counts, Mode::Full, Mode::Truncate(4)]);
-        assert_eq!(modes.statistics_bytes(), None);
+        let full = Mode::Truncate(LONGEST);
+        assert_eq!([1, 2, 3].map(|id| modes.of(id)), [Mode::Counts, full, Mode::Truncate(4)]);
+        assert_eq!(modes.statistics_bytes(), 4 * LONGEST);
+    }
+
+    #[test]
+    fn no_bound_is_longer_than_what_many_may_have_to_read() {
+        for asked in ["full", "truncate(900000000)"] {
+            let mode = modes(1, &[(DEFAULT, asked)]).unwrap().of(1);
+            let (value, cut) = ("é".repeat(LONGEST + 1), "é".repeat(LONGEST - 1));
+            assert_eq!(mode.lower(Datum::string(&value)), Some(Datum::string(cut.clone() + "é")));
+            assert_eq!(mode.upper(Datum::string(&value)), Some(Datum::string(cut + "ê")));
+        }
     }
 
     #[test]

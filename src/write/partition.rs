@@ -1,6 +1,7 @@
 //! Rows sorted out by table partition.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
@@ -13,7 +14,7 @@ use super::WriteError;
 use super::transform::apply;
 
 /// Names a table partition within one writer: its values in a comparable encoding.
-pub(super) type PartitionKey = Box<[u8]>;
+pub(super) type PartitionKey = Arc<[u8]>;
 
 /// Computes table partitions and sorts rows out by them.
 #[derive(Debug)]

@@ -91,7 +91,7 @@ impl FileProperties {
             .set_data_page_size_limit(page_bytes)
             .set_data_page_row_count_limit(bytes(table, PAGE_ROW_LIMIT, PAGE_ROWS)?)
             .set_dictionary_page_size_limit(dictionary_bytes)
-            .set_statistics_truncate_length(modes.statistics_bytes())
+            .set_statistics_truncate_length(Some(modes.statistics_bytes()))
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS));
         let parquet = with_page_version(parquet, schema, table)?;
         Ok(Self {

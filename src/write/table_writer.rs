@@ -1,6 +1,6 @@
 //! Fan-out over table partitions, rolling, and the life of a writer's files.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use super::WriteError;
 use super::file::{ClosingFile, FileFormat, OpenFile};
 use super::location::{Locations, partition_path};
-use super::open_partition::OpenPartition;
+use super::open_partition::{OpenPartition, OpenPartitions};
 use super::partition::{Group, PartitionKey, Partitioner, single_value};
 use crate::base::durable::sync;
 use crate::base::masking::mask_text;
@@ -23,6 +23,8 @@ use crate::protocol::{PendingFile, with_partition_values};
 
 /// Files that may be ending at once: what an upload keeps of each is not counted any more.
 const MOST_CLOSING: usize = 8;
+/// A file that ended takes its description in memory, and once more where it is written down.
+const DESCRIBED: u64 = 2;
 
 /// Settings of a [`TableWriter`].
 #[derive(Clone, Debug)]
@@ -35,9 +37,9 @@ pub struct WriteSettings {
     pub file_prefix: String,
     /// Files open at once, at least 1. Beyond it the least recently written one is closed.
     pub max_open_files: usize,
-    /// Bytes of memory in rows that wait, all row groups being encoded, what the codec keeps for them
-    /// (beside one encoder), and parts of uploads. Beyond it the largest row group is ended early,
-    /// and then the file with the largest part closed.
+    /// Bytes of memory in table partitions, rows that wait, all row groups being encoded, what the codec
+    /// keeps for them (beside one encoder), parts of uploads, and what describes files that ended.
+    /// Beyond it the largest row group is ended early, and then the file with the largest part closed.
     pub max_buffered_bytes: u64,
     /// Bytes of memory that rows of a table partition take before they are encoded: more where an
     /// encoder by itself takes more, less where `max_buffered_bytes` is below eight times as much. A
@@ -79,15 +81,15 @@ pub struct TableWriter {
     most_buffered: u64,
     /// Bytes of rows of a table partition that are worth an encoder.
     gathered_bytes: u64,
-    /// All that had rows.
-    partitions: HashMap<PartitionKey, OpenPartition>,
+    /// All that have rows, or a file.
+    partitions: OpenPartitions,
     /// Files that end, oldest first.
     closing: VecDeque<ClosingFile>,
     done: Vec<DataFile>,
     /// Counts writes: orders the open files by use.
     clock: u64,
-    buffered: u64,
-    written: u64,
+    /// Bytes that describe the files that ended.
+    described: u64,
     failed: bool,
 }
 
@@ -139,12 +141,11 @@ impl TableWriter {
             settings,
             most_buffered,
             gathered_bytes,
-            partitions: HashMap::new(),
+            partitions: OpenPartitions::default(),
             closing: VecDeque::new(),
             done: Vec::new(),
             clock: 0,
-            buffered: 0,
-            written: 0,
+            described: 0,
             failed: false,
         })
     }
@@ -168,15 +169,34 @@ impl TableWriter {
         })
     }
 
-    /// Bytes of memory in rows not yet given to the store, with what the codec keeps for them, and in
-    /// parts of uploads.
+    /// Bytes of memory in table partitions and rows not yet given to the store, with what the codec
+    /// keeps for them, in parts of uploads, and in what describes the files that ended.
     pub fn buffered_bytes(&self) -> u64 {
-        self.buffered
+        self.partitions.bytes() + DESCRIBED * self.described
+    }
+
+    /// The most of them, as long as the descriptions alone are less.
+    #[cfg(test)]
+    pub(super) fn buffered_bytes_bound(&self) -> u64 {
+        self.most_buffered
     }
 
     /// Bytes given to the store so far, in open and in finished files.
     pub fn written_bytes(&self) -> u64 {
-        self.written
+        self.partitions.sent_bytes()
+    }
+
+    /// Files that it would have if it were closed now.
+    pub fn files(&self) -> usize {
+        self.done.len() + self.closing.len() + self.partitions.len()
+    }
+
+    /// Bytes that would describe them in a checkpoint: of a file that has not ended, about as many as of
+    /// one that has.
+    pub fn described_bytes(&self) -> u64 {
+        let ended = (self.done.len() + self.closing.len()) as u64;
+        let each = self.described.checked_div(ended).unwrap_or(self.format.described_bytes());
+        self.described + each * self.partitions.len() as u64
     }
 
     /// Ends every file: nothing more is written to them, and they become durable. Other writers may
@@ -208,7 +228,7 @@ impl TableWriter {
             paths.push(file.path().to_owned());
             errors.extend(file.wait().err());
         }
-        for file in self.partitions.drain().filter_map(|(_, open)| open.file) {
+        for file in self.partitions.take_files() {
             let (path, ended) = file.abandon();
             errors.extend(ended.err());
             paths.push(path);
@@ -236,11 +256,11 @@ impl TableWriter {
     /// Writes the rows of a table that is not partitioned.
     fn write_all(&mut self, rows: &RecordBatch) -> Result<(), WriteError> {
         let key = PartitionKey::default();
-        // Void fields alone leave a table unpartitioned, but each has its null.
-        let nulls = self.partition_type.fields().iter().map(|_| None).collect();
-        self.partitions
-            .entry(key.clone())
-            .or_insert_with(|| OpenPartition::new(nulls, String::new()));
+        if !self.partitions.contains(&key) {
+            // Void fields alone leave a table unpartitioned, but each has its null.
+            let nulls = self.partition_type.fields().iter().map(|_| None).collect();
+            self.partitions.insert(&key, OpenPartition::new(&key, nulls, String::new()));
+        }
         self.encode(&key, rows)?;
         self.shed_memory()
     }
@@ -248,20 +268,19 @@ impl TableWriter {
     /// Keeps rows of a table partition until they are worth an encoder.
     fn gather(&mut self, partitioner: &Partitioner, group: Group) -> Result<(), WriteError> {
         let key = group.key.clone();
-        if !self.partitions.contains_key(&key) {
+        if !self.partitions.contains(&key) {
             let values = partitioner.values(&group)?;
             let below = partition_path(&self.spec, &self.partition_type, &values);
-            self.partitions.insert(key.clone(), OpenPartition::new(values, below));
+            self.partitions.insert(&key, OpenPartition::new(&key, values, below));
         }
         self.clock += 1;
-        let clock = self.clock;
-        self.with_open(&key, |open| {
+        let (clock, columns) = (self.clock, self.format.schema.parquet.num_columns() as u64);
+        let waiting = self.partitions.update(&key, |open| {
             open.last_use = clock;
-            open.keep(group.rows);
-            Ok(())
+            open.keep(group.rows, columns);
+            Ok(open.waiting_bytes())
         })?;
-        if self.partitions.get(&key).is_some_and(|open| open.waiting_bytes() >= self.gathered_bytes)
-        {
+        if waiting >= self.gathered_bytes {
             self.encode_waiting(&key)?;
         }
         self.shed_memory()
@@ -269,11 +288,7 @@ impl TableWriter {
 
     /// Encodes the rows of a table partition that waited, if there are any.
     fn encode_waiting(&mut self, key: &PartitionKey) -> Result<(), WriteError> {
-        let mut rows = None;
-        self.with_open(key, |open| {
-            rows = open.take_waiting()?;
-            Ok(())
-        })?;
+        let rows = self.partitions.update(key, OpenPartition::take_waiting)?;
         rows.map_or(Ok(()), |rows| self.encode(key, &rows))
     }
 
@@ -292,7 +307,7 @@ impl TableWriter {
         self.free_encoders(more)?;
         // That may have closed this very file.
         self.open_file(key, rows)?;
-        self.with_open(key, |open| match &mut open.file {
+        self.partitions.update(key, |open| match &mut open.file {
             Some(file) => file.write(rows, &sizes),
             None => Err(WriteError::Failed),
         })?;
@@ -306,42 +321,27 @@ impl TableWriter {
         self.partitions.get(key)?.file.as_ref()
     }
 
-    /// Lets `step` work on a table partition and keeps the byte counts right, also if it fails.
-    fn with_open(
-        &mut self,
-        key: &PartitionKey,
-        step: impl FnOnce(&mut OpenPartition) -> Result<(), WriteError>,
-    ) -> Result<(), WriteError> {
-        let Some(open) = self.partitions.get_mut(key) else { return Err(WriteError::Failed) };
-        let sent = open.sent_bytes();
-        let outcome = step(open);
-        self.written += open.sent_bytes().saturating_sub(sent);
-        let bytes = open.bytes();
-        self.buffered = self.buffered - open.counted + bytes;
-        open.counted = bytes;
-        outcome
-    }
-
     /// Ends the largest row groups, or encodes the rows that wait for one, and closes the files with
     /// the largest parts of uploads, until all together are within their bound.
     fn shed_memory(&mut self) -> Result<(), WriteError> {
-        while self.buffered > self.most_buffered {
-            let largest = self.partitions.iter().max_by_key(|(_, open)| open.counted);
-            let Some((key, _)) = largest.filter(|(_, open)| open.counted > 0) else { break };
-            let key = key.clone();
+        self.partitions.forget_closed();
+        while self.buffered_bytes() > self.most_buffered {
+            let Some((bytes, key)) = self.partitions.largest() else { break };
             self.encode_waiting(&key)?;
             self.free(&key)?;
+            if self.partitions.largest().is_some_and(|largest| largest == (bytes, key.clone())) {
+                // All that is left is what it takes to have the partition and its file.
+                self.close_file(&key)?;
+            }
+            self.partitions.forget_closed();
         }
         Ok(())
     }
 
     /// Makes room for `more` bytes beside the encoders, but lets rows wait that do.
     fn free_encoders(&mut self, more: u64) -> Result<(), WriteError> {
-        while self.buffered + more > self.most_buffered {
-            let bytes = |open: &OpenPartition| open.bytes() - open.waiting_bytes();
-            let largest = self.partitions.iter().max_by_key(|(_, open)| bytes(open));
-            let Some((key, _)) = largest.filter(|(_, open)| bytes(open) > 0) else { break };
-            let key = key.clone();
+        while self.buffered_bytes() + more > self.most_buffered {
+            let Some(key) = self.partitions.largest_file() else { break };
             self.free(&key)?;
         }
         Ok(())
@@ -355,7 +355,9 @@ impl TableWriter {
             // Only when it is gone is its memory free.
             return self.settle(0);
         }
-        self.with_open(key, |open| open.file.as_mut().map_or(Ok(()), OpenFile::end_row_group))
+        let end =
+            |open: &mut OpenPartition| open.file.as_mut().map_or(Ok(()), OpenFile::end_row_group);
+        self.partitions.update(key, end)
     }
 
     /// Opens a file that begins with `rows`, if there is none for this table partition.
@@ -365,7 +367,7 @@ impl TableWriter {
         }
         self.make_room()?;
         let file = self.create_file(key, rows)?;
-        self.with_open(key, |open| {
+        self.partitions.update(key, |open| {
             open.file = Some(file);
             Ok(())
         })
@@ -373,13 +375,8 @@ impl TableWriter {
 
     /// Closes the least recently used files until one more may be opened.
     fn make_room(&mut self) -> Result<(), WriteError> {
-        let with_file = |open: &&OpenPartition| open.file.is_some();
-        while self.partitions.values().filter(with_file).count()
-            >= self.settings.max_open_files.max(1)
-        {
-            let files = self.partitions.iter().filter(|(_, open)| open.file.is_some());
-            let oldest = files.min_by_key(|(_, open)| open.last_use);
-            let Some(key) = oldest.map(|(key, _)| key.clone()) else { break };
+        while self.partitions.files() >= self.settings.max_open_files.max(1) {
+            let Some(key) = self.partitions.oldest_file() else { break };
             self.close_file(&key)?;
         }
         Ok(())
@@ -403,16 +400,13 @@ impl TableWriter {
 
     /// Begins to end a file. Others may be written meanwhile.
     fn close_file(&mut self, key: &PartitionKey) -> Result<(), WriteError> {
-        let mut taken = None;
-        self.with_open(key, |open| {
-            taken = open.file.take();
-            Ok(())
-        })?;
+        let taken = self.partitions.update(key, |open| Ok(open.file.take()))?;
         let Some(file) = taken else { return Ok(()) };
         let (path, sent) = (file.path().to_owned(), file.sent_bytes());
         match file.close(self.spec.spec_id()) {
             Ok((file, bytes)) => {
-                self.written += bytes - sent;
+                self.partitions.add_sent(bytes - sent);
+                self.described += file.described_bytes();
                 self.closing.push_back(file);
             }
             Err(error) => {
@@ -451,12 +445,14 @@ impl TableWriter {
     }
 
     fn end_files(&mut self) -> Result<(), WriteError> {
-        let mut keys: Vec<_> =
-            self.partitions.iter().map(|(key, open)| (open.last_use, key.clone())).collect();
-        keys.sort();
-        keys.into_iter().try_for_each(|(_, key)| {
+        self.partitions.in_order_of_use().into_iter().try_for_each(|key| {
+            if !self.partitions.contains(&key) {
+                return Ok(());
+            }
             self.encode_waiting(&key)?;
-            self.close_file(&key)
+            self.close_file(&key)?;
+            self.partitions.forget_closed();
+            Ok(())
         })
     }
 
@@ -518,6 +514,11 @@ impl ClosingFiles {
     /// Bytes of memory that are on their way to the store.
     pub fn held_bytes(&self) -> u64 {
         self.0.closing.iter().map(ClosingFile::held_bytes).sum()
+    }
+
+    /// Bytes that describe them in a checkpoint.
+    pub fn described_bytes(&self) -> u64 {
+        self.0.described
     }
 
     /// Waits until they are durable at their final path. They come in the order in which they were ended.

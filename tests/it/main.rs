@@ -18,6 +18,7 @@ mod crates;
 mod databases;
 mod directories;
 mod earlier;
+mod fan_out;
 mod fencing;
 mod fetching;
 mod field_names;

@@ -416,6 +416,7 @@ pub(super) fn draw_settings(state: &mut State) -> RunSettings {
     let checkpoint_timeout = ms(500, 5000);
     let fresh = ms(10, 300);
     state.oldest_reading = interval + fresh;
+    state.most_files = state.rng.u64(2..=12);
     RunSettings {
         pipeline: PIPELINE.to_owned(),
         topic: TOPIC.to_owned(),
@@ -426,6 +427,7 @@ pub(super) fn draw_settings(state: &mut State) -> RunSettings {
             min_pause,
             max_bytes: state.rng.u64(20..=400),
             max_records: state.rng.u64(5..=100),
+            max_described: state.most_files,
         },
         checkpoint_timeout,
         retained: 2,

@@ -151,6 +151,16 @@ fn tables_are_read_anew_after_a_pause_and_absent_partitions_are_read_later() {
     assert!(renewals > 100 && absent > 5, "{renewals} {absent}");
 }
 
+/// Otherwise the worlds say nothing of epochs that end because of their files.
+#[test]
+fn epochs_end_with_as_many_files_as_a_checkpoint_holds() {
+    let mut full = 0;
+    let failing = failing(0..200, |outcome| full += outcome.met.full);
+    assert!(failing.is_empty(), "replay with ICESTREAM_SIM_SEED=<seed>: {failing:#?}");
+    println!("{full} shards had all of an epoch's files");
+    assert!(full > 200, "{full}");
+}
+
 /// Otherwise the worlds say nothing of partitions that cannot be read on while the others are.
 #[test]
 fn partitions_that_are_set_aside_are_read_again_without_a_hole() {

@@ -230,6 +230,10 @@ impl Sink for SimSink {
         self.rows.len() as u64
     }
 
+    fn described_bytes(&self) -> u64 {
+        (self.files.len() + usize::from(!self.rows.is_empty())) as u64
+    }
+
     fn take_omitted(&mut self) -> Omitted {
         Omitted::default()
     }
@@ -238,6 +242,8 @@ impl Sink for SimSink {
         if !self.rows.is_empty() {
             self.write()?;
         }
+        let full = self.described_bytes() >= self.port.sim.lock().most_files;
+        self.port.sim.lock().met.full += usize::from(full);
         let renewed = !self.touched && self.meta.version() != next.version();
         self.port.sim.lock().met.renewals += usize::from(renewed);
         (self.meta, self.touched) = (next.as_ref().clone(), false);

@@ -240,6 +240,8 @@ pub(super) struct Met {
     pub absent: usize,
     /// Partitions that could not be read on, once.
     pub set_aside: usize,
+    /// Shards that had all the files of an epoch that ended.
+    pub full: usize,
     /// Tables that were read for shards which would have opened files for older ones.
     pub renewals: usize,
 }
@@ -264,6 +266,8 @@ pub(super) struct State {
     pub lakes: Vec<Lake>,
     /// How old a reading may be for which a file is opened.
     pub oldest_reading: Duration,
+    /// Files with which an epoch ends.
+    pub most_files: u64,
     /// A table that the catalog does not give.
     pub away: Option<usize>,
     /// How often it happened what the world is there for.
@@ -343,6 +347,7 @@ impl Sim {
             away: None,
             met: Met::default(),
             oldest_reading: Duration::ZERO,
+            most_files: u64::MAX,
             drives,
             last_member: 0,
             rejected: BTreeSet::new(),

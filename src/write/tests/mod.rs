@@ -1,6 +1,7 @@
 //! The writer on local files, read back by other code than its own.
 
 mod codec;
+mod fan_out;
 mod files;
 mod gathering;
 mod partitions;

@@ -1,0 +1,64 @@
+//! A thread for calls that block and take much memory.
+
+use std::sync::mpsc::{SyncSender, sync_channel};
+
+use tokio::sync::oneshot;
+
+use crate::failure::Failure;
+
+/// Calls that may wait for the thread: more than there are tables of a flow would have to wait anyway.
+const WAITING: usize = 64;
+
+type Call = Box<dyn FnOnce() + Send>;
+
+/// Runs calls one after the other, always on the same thread. Allocators keep what was freed by threads:
+/// what a large checkpoint takes while it is written is used again by the next one here, and would be
+/// kept by each thread of a pool.
+#[derive(Clone)]
+pub(super) struct OwnThread(SyncSender<Call>);
+
+impl OwnThread {
+    /// The thread ends with the last of its clones.
+    ///
+    /// # Errors
+    /// If there can be no more threads.
+    pub(super) fn start(name: &str) -> Result<Self, Failure> {
+        let (calls, waiting) = sync_channel::<Call>(WAITING);
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || waiting.into_iter().for_each(|call| call()))
+            .map_err(|error| Failure::Internal(format!("cannot start a thread: {error}")))?;
+        Ok(Self(calls))
+    }
+
+    /// The answer to a call. Once begun it goes on to its end, also if nobody waits for it any more.
+    ///
+    /// # Errors
+    /// Its own; or that an earlier one panicked.
+    pub(super) async fn call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let ended = || Failure::Internal(String::from("a thread ended before its time"));
+        let (told, answer) = oneshot::channel();
+        // Nobody waits for the answer any more: the run ended.
+        let call: Call = Box::new(move || drop(told.send(call())));
+        self.0.try_send(call).map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn calls_run_on_one_thread_in_order_and_one_that_panics_is_told() {
+        let thread = OwnThread::start("calls").unwrap();
+        let here = || Ok(std::thread::current().id());
+        let (one, other) = (thread.call(here).await.unwrap(), thread.call(here).await.unwrap());
+        assert!(one == other && one != std::thread::current().id());
+        assert!(thread.call(|| -> Result<(), Failure> { panic!("a defect") }).await.is_err());
+        assert!(thread.call(here).await.is_err());
+    }
+}
