@@ -1,7 +1,7 @@
 //! A catalog that lends keys to its store for a while, and a store that takes no others.
 //!
-//! Both are proxies: the catalog's answers get keys added, and the store's requests are looked at for the
-//! key that they are signed with.
+//! Both are proxies: the catalog's answers get keys added (or those in them get a shorter life), and the
+//! store's requests are looked at for the key that they are signed with.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::proxy::{Between, Proxy};
 use super::s3::S3;
+use super::seaweedfs::SeaweedFs;
 use super::table::Lake;
 
 /// Both proxies.
@@ -21,16 +22,19 @@ pub struct Lender {
 
 struct Keys {
     life: Duration,
-    /// How long the catalog says that they live.
-    told: Mutex<Duration>,
+    /// How long the catalog says that they live; `None`: as long as it says by itself.
+    told: Mutex<Option<Duration>>,
     /// Are they to be had without the table: does the catalog say so, and is it true?
     alone: Mutex<Option<bool>>,
     /// Paths at which the catalog was asked for something.
     asked: Mutex<Vec<String>>,
-    /// By number.
-    lent: Mutex<Vec<Instant>>,
+    /// Their ids, and since when.
+    lent: Mutex<Vec<(String, Instant)>>,
+    /// Of which these were used.
     used: Mutex<Vec<usize>>,
     refused: Mutex<Vec<String>>,
+    /// Are they the catalog's own?
+    own: bool,
 }
 
 struct OfCatalog(Arc<Keys>);
@@ -41,17 +45,25 @@ const POISONED: &str = "a thread panicked within the lender";
 impl Lender {
     /// In front of a REST catalog with its files on S3.
     pub fn before(lake: &Lake, life: Duration) -> Self {
-        let (lent, used, refused, alone, asked) = Default::default();
-        let told = Mutex::new(life);
-        let keys = Arc::new(Keys { life, told, alone, asked, lent, used, refused });
-        let catalog = Arc::new(OfCatalog(keys.clone()));
+        let keys = Keys::new(Some(life), false);
         let address = S3::shared().endpoint();
         let address = address.strip_prefix("http://").expect("an address");
-        Self {
-            catalog: Proxy::with(&lake.rest_catalog().address(), catalog),
-            store: Proxy::with(address, Arc::new(OfStore(keys.clone()))),
-            keys,
-        }
+        let store = Proxy::with(address, Arc::new(OfStore(keys.clone())));
+        Self::of(&lake.rest_catalog().address(), store, keys)
+    }
+
+    /// Around a server that lends keys by itself: for so long, or as it likes.
+    pub fn around_seaweedfs(life: Option<Duration>) -> (SeaweedFs, Self) {
+        let keys = Keys::new(life, true);
+        let of_store = Arc::new(OfStore(keys.clone()));
+        let (server, store) = SeaweedFs::start_behind(|address| Proxy::with(address, of_store));
+        let lender = Self::of(&server.address(), store, keys);
+        (server, lender)
+    }
+
+    fn of(catalog: &str, store: Proxy, keys: Arc<Keys>) -> Self {
+        let catalog = Proxy::with(catalog, Arc::new(OfCatalog(keys.clone())));
+        Self { catalog, store, keys }
     }
 
     /// The catalog says that keys are to be had alone, which is true or not.
@@ -64,7 +76,7 @@ impl Lender {
     /// The catalog says that keys live longer than they do.
     #[must_use]
     pub fn that_promises(self, told: Duration) -> Self {
-        *self.keys.told.lock().expect(POISONED) = told;
+        *self.keys.told.lock().expect(POISONED) = Some(told);
         self
     }
 
@@ -88,19 +100,55 @@ impl Lender {
 }
 
 impl Keys {
+    fn new(told: Option<Duration>, own: bool) -> Arc<Self> {
+        let (lent, used, refused, alone, asked) = Default::default();
+        let (life, told) = (told.unwrap_or(Duration::MAX), Mutex::new(told));
+        Arc::new(Self { life, told, alone, asked, lent, used, refused, own })
+    }
+
     fn lend(&self) -> Value {
         let mut lent = self.lent.lock().expect(POISONED);
-        lent.push(Instant::now());
-        let told = *self.told.lock().expect(POISONED);
-        let ends = (SystemTime::now() + told).duration_since(UNIX_EPOCH).expect("a clock");
+        let id = format!("lent-{}", lent.len());
+        lent.push((id.clone(), Instant::now()));
         json!([{ "prefix": "s3://", "config": {
-            "s3.access-key-id": format!("lent-{}", lent.len() - 1),
+            ID: id,
             "s3.secret-access-key": "secret",
             "s3.session-token": "token",
-            "s3.session-token-expires-at-ms": ends.as_millis().to_string(),
+            EXPIRES_AT: self.end(),
         }}])
     }
+
+    /// When a key ends that is lent now, if we say so.
+    fn end(&self) -> Option<String> {
+        let told = (*self.told.lock().expect(POISONED))?;
+        let ends = (SystemTime::now() + told).duration_since(UNIX_EPOCH).expect("a clock");
+        Some(ends.as_millis().to_string())
+    }
+
+    /// Makes the life shorter that all keys have in an answer.
+    fn shorten(&self, answer: &mut Value) {
+        match answer {
+            Value::Object(fields) => {
+                if let Some(id) = fields.get(ID).and_then(Value::as_str) {
+                    let mut lent = self.lent.lock().expect(POISONED);
+                    if !lent.iter().any(|(known, _)| known == id) {
+                        lent.push((id.to_owned(), Instant::now()));
+                    }
+                    drop(lent);
+                    if let Some(end) = self.end() {
+                        fields.insert(EXPIRES_AT.to_owned(), end.into());
+                    }
+                }
+                fields.values_mut().for_each(|field| self.shorten(field));
+            }
+            Value::Array(items) => items.iter_mut().for_each(|item| self.shorten(item)),
+            _ => {}
+        }
+    }
 }
+
+const ID: &str = "s3.access-key-id";
+const EXPIRES_AT: &str = "s3.session-token-expires-at-ms";
 
 /// As a catalog lists it.
 const ALONE: &str = "GET /v1/{prefix}/namespaces/{namespace}/tables/{table}/credentials";
@@ -109,7 +157,7 @@ impl Between for OfCatalog {
     fn request(&self, head: &str) -> Option<(u16, String)> {
         let path = head.split_whitespace().nth(1).unwrap_or_default();
         self.0.asked.lock().expect(POISONED).push(path.to_owned());
-        if !path.ends_with("/credentials") {
+        if self.0.own || !path.ends_with("/credentials") {
             return None;
         }
         Some(match *self.0.alone.lock().expect(POISONED) {
@@ -125,9 +173,13 @@ impl Between for OfCatalog {
     fn reply(&self, path: &str, reply: Vec<u8>) -> Vec<u8> {
         let text = String::from_utf8_lossy(&reply);
         let Some((head, body)) = text.split_once("\r\n\r\n") else { return reply };
-        let Ok(mut body) = serde_json::from_str::<Value>(body) else { return reply };
+        let is_chunked = head.to_ascii_lowercase().contains("\r\ntransfer-encoding: chunked");
+        let body = if is_chunked { joined(body) } else { body.to_owned() };
+        let Ok(mut body) = serde_json::from_str::<Value>(&body) else { return reply };
         let says_alone = self.0.alone.lock().expect(POISONED).is_some();
-        if path.starts_with("/v1/config") && says_alone {
+        if self.0.own {
+            self.0.shorten(&mut body);
+        } else if path.starts_with("/v1/config") && says_alone {
             body["endpoints"] = json!([ALONE]);
         } else if body.get("metadata").is_some() {
             body["storage-credentials"] = self.0.lend();
@@ -135,22 +187,38 @@ impl Between for OfCatalog {
             return reply;
         }
         let body = body.to_string();
-        let is_length = |line: &&str| !line.to_ascii_lowercase().starts_with("content-length");
-        let head: Vec<&str> = head.split("\r\n").filter(is_length).collect();
+        let stays = |line: &&str| {
+            let line = line.to_ascii_lowercase();
+            !line.starts_with("content-length") && !line.starts_with("transfer-encoding")
+        };
+        let head: Vec<&str> = head.split("\r\n").filter(stays).collect();
         let length = body.len();
         format!("{}\r\ncontent-length: {length}\r\n\r\n{body}", head.join("\r\n")).into_bytes()
     }
+}
+
+/// A body that came in chunks.
+fn joined(mut chunks: &str) -> String {
+    let mut body = String::new();
+    while let Some((length, rest)) = chunks.split_once("\r\n") {
+        let length = usize::from_str_radix(length, 16).expect("the length of a chunk");
+        if length == 0 {
+            break;
+        }
+        body += &rest[..length];
+        chunks = &rest[length + 2..];
+    }
+    body
 }
 
 impl Between for OfStore {
     /// Only who signs with a key that is lent is let in.
     fn request(&self, head: &str) -> Option<(u16, String)> {
         let key = head.split_once("Credential=").and_then(|(_, rest)| rest.split_once('/'));
-        let number = key.and_then(|(key, _)| key.strip_prefix("lent-")?.parse::<usize>().ok());
         let lent = self.0.lent.lock().expect(POISONED);
-        let since = number.and_then(|number| lent.get(number));
-        if let (Some(number), Some(since)) = (number, since)
-            && since.elapsed() < self.0.life
+        let number = key.and_then(|(key, _)| lent.iter().position(|(id, _)| id == key));
+        if let Some(number) = number
+            && lent[number].1.elapsed() < self.0.life
         {
             self.0.used.lock().expect(POISONED).push(number);
             return None;
@@ -160,6 +228,6 @@ impl Between for OfStore {
         let code =
             "<Error><Code>ExpiredToken</Code><Message>The token has expired.</Message></Error>";
         // Some say one, some the other.
-        Some((if since.is_some() { 400 } else { 403 }, code.to_owned()))
+        Some((if number.is_some() { 400 } else { 403 }, code.to_owned()))
     }
 }

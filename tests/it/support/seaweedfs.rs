@@ -4,10 +4,12 @@
 use std::fs;
 use std::process::Command;
 
+use reqwest::Method;
 use serde_json::json;
 
 use super::http;
 use super::process::Process;
+use super::proxy::Proxy;
 use super::{PATIENCE, free_port, new_dir, parts};
 
 const KEY: &str = "icestream";
@@ -25,6 +27,19 @@ impl SeaweedFs {
 
     /// A new server.
     pub fn start() -> Self {
+        let s3 = free_port();
+        Self::reached_at(s3, &format!("http://127.0.0.1:{s3}"))
+    }
+
+    /// A new server, of which the catalog says that its store is reached through the proxy that is made
+    /// before the store's address.
+    pub fn start_behind(proxy: impl FnOnce(&str) -> Proxy) -> (Self, Proxy) {
+        let s3 = free_port();
+        let proxy = proxy(&format!("127.0.0.1:{s3}"));
+        (Self::reached_at(s3, &proxy.uri()), proxy)
+    }
+
+    fn reached_at(s3: u16, external: &str) -> Self {
         let dir = new_dir("seaweedfs");
         let identities = json!({ "identities": [{
             "name": "admin",
@@ -48,7 +63,7 @@ impl SeaweedFs {
         });
         fs::write(dir.join("s3.json"), identities.to_string()).unwrap();
         fs::write(dir.join("iam.json"), iam.to_string()).unwrap();
-        let (s3, catalog) = (free_port(), free_port());
+        let catalog = free_port();
         let mut command = Command::new(parts::seaweedfs());
         command.arg("mini").current_dir(&dir).args([
             "-dir=.",
@@ -65,7 +80,7 @@ impl SeaweedFs {
             "-s3.port.lance=0",
         ]);
         command.args([
-            format!("-s3.externalUrl=http://127.0.0.1:{s3}"),
+            format!("-s3.externalUrl={external}"),
             format!("-s3.port={s3}"),
             format!("-s3.port.iceberg={catalog}"),
         ]);
@@ -74,20 +89,43 @@ impl SeaweedFs {
             command.arg(format!("-{server}.port={}", free_port()));
         }
         let mut process = Process::start("SeaweedFS", command, &dir.join("seaweedfs.log"));
-        let url = format!("http://127.0.0.1:{catalog}/v1/config?warehouse=s3%3A%2F%2Flake");
-        process.wait_ready("answer", PATIENCE, |_| {
-            http::get(&url).ok().filter(|reply| reply.status == 200).map(drop)
-        });
+        // The bucket is made after its catalog answers.
+        process.wait_ready("show its bucket", PATIENCE, |_| is_there(catalog).then_some(()));
         Self { catalog, _process: process }
     }
 
     /// For `ICEBERG_CATALOG_URI`.
     pub fn uri(&self) -> String {
-        format!("http://127.0.0.1:{}", self.catalog)
+        format!("http://{}", self.address())
+    }
+
+    /// Host and port of the catalog.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.catalog)
     }
 
     /// For `ICEBERG_REST_CREDENTIAL`.
     pub fn credential() -> String {
         format!("{KEY}:{SECRET}")
     }
+}
+
+/// Does the catalog, signed in to, know its bucket?
+fn is_there(catalog: u16) -> bool {
+    let url = |path: &str| format!("http://127.0.0.1:{catalog}/v1/{path}");
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let sign_in = format!(
+        "grant_type=client_credentials&scope=catalog&client_id={KEY}&client_secret={SECRET}"
+    );
+    let Ok(reply) = http::request(Method::POST, &url("oauth/tokens"), &form, sign_in) else {
+        return false;
+    };
+    let Some(token) = reply.status.eq(&200).then(|| reply.json()["access_token"].to_string())
+    else {
+        return false;
+    };
+    let bearer = format!("Bearer {}", token.trim_matches('"'));
+    let headers = [("authorization", bearer.as_str())];
+    let namespaces = http::request(Method::GET, &url("lake/namespaces"), &headers, "");
+    namespaces.is_ok_and(|reply| reply.status == 200)
 }
