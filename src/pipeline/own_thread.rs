@@ -1,21 +1,18 @@
 //! A thread for calls that block and take much memory.
 
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Sender, channel};
 
 use tokio::sync::oneshot;
 
 use crate::failure::Failure;
 
-/// Calls that may wait for the thread: more than there are tables of a flow would have to wait anyway.
-const WAITING: usize = 64;
-
 type Call = Box<dyn FnOnce() + Send>;
 
 /// Runs calls one after the other, always on the same thread. Allocators keep what was freed by threads:
 /// what a large checkpoint takes while it is written is used again by the next one here, and would be
-/// kept by each thread of a pool.
+/// kept by each thread of a pool. As many calls wait as there are callers that wait for an answer.
 #[derive(Clone)]
-pub(super) struct OwnThread(SyncSender<Call>);
+pub(super) struct OwnThread(Sender<Call>);
 
 impl OwnThread {
     /// The thread ends with the last of its clones.
@@ -23,7 +20,7 @@ impl OwnThread {
     /// # Errors
     /// If there can be no more threads.
     pub(super) fn start(name: &str) -> Result<Self, Failure> {
-        let (calls, waiting) = sync_channel::<Call>(WAITING);
+        let (calls, waiting) = channel::<Call>();
         std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || waiting.into_iter().for_each(|call| call()))
@@ -43,7 +40,7 @@ impl OwnThread {
         let (told, answer) = oneshot::channel();
         // Nobody waits for the answer any more: the run ended.
         let call: Call = Box::new(move || drop(told.send(call())));
-        self.0.try_send(call).map_err(|_| ended())?;
+        self.0.send(call).map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
 }

@@ -10,6 +10,7 @@ mod merging;
 mod orphans;
 mod rest;
 mod server;
+mod small_files;
 mod views;
 mod year;
 
