@@ -1,12 +1,9 @@
 //! Partitions that cannot be read: they stand still, by name, and the others go on.
 
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
-
 use crate::landing::{records, schema};
 use crate::support::icestream::{Icestream, Running};
 use crate::support::kafka::Kafka;
+use crate::support::log_file::Byte;
 use crate::support::oracle::assert_exactly_once;
 use crate::support::producing::Produced;
 use crate::support::table::Lake;
@@ -20,41 +17,6 @@ const DAMAGED: i32 = 5;
 /// How each case fetches, and who gives it its partitions.
 const CASES: [(&str, &str); 4] =
     [("icestream", "all"), ("icestream", "group"), ("librdkafka", "all"), ("librdkafka", "group")];
-
-/// A byte of a batch in a log.
-struct Byte {
-    log: PathBuf,
-    at: u64,
-    /// The offsets of the batch.
-    batch: std::ops::Range<i64>,
-}
-
-impl Byte {
-    /// The last one of the batch that has this offset.
-    fn of(kafka: &Kafka, topic: &str, partition: i32, offset: i64) -> Self {
-        let log = kafka.log_dir().join(format!("{topic}-{partition}/00000000000000000000.log"));
-        let bytes = fs::read(&log).unwrap();
-        let (mut at, mut rest) = (0, &bytes[..]);
-        loop {
-            let length = 12 + u32::from_be_bytes(rest[8..12].try_into().unwrap()) as usize;
-            let base = i64::from_be_bytes(rest[..8].try_into().unwrap());
-            let last = base + i64::from(i32::from_be_bytes(rest[23..27].try_into().unwrap()));
-            at += length;
-            if last >= offset {
-                return Self { log, at: at as u64 - 1, batch: base..last + 1 };
-            }
-            rest = &rest[length..];
-        }
-    }
-
-    /// Changes it, or back.
-    fn flip(&self) {
-        let file = OpenOptions::new().read(true).write(true).open(&self.log).unwrap();
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, self.at).unwrap();
-        file.write_all_at(&[byte[0] ^ 1], self.at).unwrap();
-    }
-}
 
 /// A topic of which one partition has three batches, the second of them damaged, with what was produced
 /// before and with it.

@@ -6,6 +6,8 @@ use fastrand::Rng;
 
 use crate::landing::records;
 use crate::support::PATIENCE;
+use crate::support::icestream::Metrics;
+use crate::support::log_file::Byte;
 use crate::support::producing::End;
 use crate::support::proxy::{Fault as OnRequest, Matching};
 
@@ -28,7 +30,7 @@ const fn catching(name: &'static str, inject: fn(&mut Fleet, &mut Rng)) -> Fault
 }
 
 /// All of them.
-pub const FAULTS: [Fault; 18] = [
+pub const FAULTS: [Fault; 19] = [
     fault("killed and started again, five times", kill),
     fault("killed, checkpoints lost", kill_and_lose),
     fault("killed, checkpoints from an old copy", kill_and_restore),
@@ -47,6 +49,7 @@ pub const FAULTS: [Fault; 18] = [
     fault("snapshots expired by another engine", |fleet, _| fleet.maintain("expire")),
     fault("files rewritten by another engine", |fleet, _| fleet.maintain("rewrite")),
     fault("a transaction aborted, another committed", transactions),
+    fault("a batch that cannot be read for a while", damage),
 ];
 
 /// The checkpoint, before its request, after it, and around its end.
@@ -225,4 +228,28 @@ fn transactions(fleet: &mut Fleet, rng: &mut Rng) {
     fleet.kafka.produce_in_transaction(topic, some(rng), End::Abort);
     let kept = fleet.kafka.produce_in_transaction(topic, some(rng), End::Commit);
     fleet.transactions = std::mem::take(&mut fleet.transactions).and(&kept);
+}
+
+/// A batch that nobody has read yet: it comes while no process runs. Its partition is set aside, and read
+/// on when it is whole again.
+fn damage(fleet: &mut Fleet, rng: &mut Rng) {
+    const UNREAD: &str = "icestream_unread_partitions";
+    let set_aside = |fleet: &Fleet| {
+        let of = |metrics: Metrics| metrics.value(UNREAD, &[("reason", "set_aside")]);
+        let each = fleet.members.iter().map(|member| member.running.metrics().and_then(of));
+        each.map(Option::unwrap_or_default).sum::<f64>()
+    };
+    let (partition, topic) = (rng.i32(..PARTITIONS), fleet.topic());
+    fleet.members.iter().for_each(|member| member.running.freeze());
+    let there = Byte::each(&fleet.kafka, topic, partition).count();
+    // An answer that is under way has one or two of them.
+    let unread = |fleet: &Fleet| Byte::each(&fleet.kafka, topic, partition).nth(there + 4);
+    fleet.wait("batches that are not read", PATIENCE, |fleet| unread(fleet).is_some());
+    let Some(byte) = unread(fleet) else { return };
+    byte.flip();
+    fleet.members.iter().for_each(|member| member.running.thaw());
+    fleet.wait("a partition to be set aside", PATIENCE, |fleet| set_aside(fleet) > 0.0);
+    fleet.wait_progress("a partition that is set aside", PATIENCE);
+    byte.flip();
+    fleet.wait("the partition to be read again", PATIENCE, |fleet| set_aside(fleet) == 0.0);
 }

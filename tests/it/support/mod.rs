@@ -11,6 +11,7 @@ pub mod http;
 pub mod icestream;
 pub mod kafka;
 pub mod lender;
+pub mod log_file;
 pub mod oracle;
 pub mod parts;
 pub mod postgres;
