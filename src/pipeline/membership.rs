@@ -306,10 +306,8 @@ impl<W: World> Coordinator<W> {
         let not_begun = |tp: &&TopicPartition| !starts.at.contains_key(*tp);
         let not_begun: Vec<_> = wanted.partitions.iter().filter(not_begun).cloned().collect();
         run.aside.put_off(&not_begun, now());
-        for (tp, refusal) in std::mem::take(&mut starts.refused) {
-            run.members.absent.remove(&tp);
-            self.set_aside(run, tp, Failure::Refused(refusal))?;
-        }
+        run.members.absent.retain(|tp| !starts.refused.contains_key(tp));
+        self.sort_out(run, &mut starts)?;
         if wanted.late && starts.is_empty() {
             return Ok(());
         }

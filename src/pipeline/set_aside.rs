@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::coordinator::{Coordinator, Run};
 use super::end::Finish;
 use super::seams::{Source, now};
+use super::starts::Starts;
 use super::world::World;
 use crate::failure::{Failure, chain};
 use crate::protocol::{Offset, Refusal, TopicPartition};
@@ -37,6 +38,10 @@ struct Aside {
     trying: bool,
     /// It was told that waiting does not help.
     lasts: bool,
+    /// Generations of the ledgers, added up, by which it was refused last; 0 if none refused it.
+    generation: u64,
+    /// It was told that its log has grown again.
+    regrown: bool,
 }
 
 /// Partitions that are set aside.
@@ -48,13 +53,32 @@ impl SetAside {
     fn add(&mut self, tp: TopicPartition, at: Offset, why: Failure, now: Instant) -> bool {
         let known = self.0.remove(&tp).filter(|aside| aside.at == at);
         let is_new = known.is_none();
-        let (since, tries, lasts) =
-            known.map_or((now, 0, false), |aside| (aside.since, aside.tries, aside.lasts));
+        let (since, tries, lasts, generation) = known.map_or((now, 0, false, 0), |aside| {
+            (aside.since, aside.tries, aside.lasts, aside.generation)
+        });
         let wait = AGAIN.0.saturating_mul(1 << tries.min(16)).min(AGAIN.1);
         let again = may_be_tried(&why).then(|| now + wait);
-        let tries = tries + 1;
-        self.0.insert(tp, Aside { why, at, since, tries, again, trying: false, lasts });
+        let (tries, trying, regrown) = (tries + 1, false, false);
+        let aside = Aside { why, at, since, tries, again, trying, lasts, generation, regrown };
+        self.0.insert(tp, aside);
         is_new
+    }
+
+    /// One was refused by ledgers of this generation.
+    fn refused_by(&mut self, tp: &TopicPartition, generation: u64) {
+        if let Some(aside) = self.0.get_mut(tp) {
+            aside.generation = generation;
+        }
+    }
+
+    /// Must one stay here that could be begun again by ledgers of this `generation`? A log that ended before
+    /// the ledger and has grown since has other records at offsets that are counted as read. Only a person's
+    /// word leads on, or that its leader is asked for the epoch of the last one.
+    fn must_stay(&self, tp: &TopicPartition, generation: u64, has_epoch: bool) -> bool {
+        self.0.get(tp).is_some_and(|aside| {
+            let was_cut = matches!(aside.why, Failure::Refused(Refusal::LedgerBeyondLogEnd { .. }));
+            was_cut && aside.lasts && !has_epoch && aside.generation == generation
+        })
     }
 
     /// Those that are to be tried now, of which `is_settled` says that all that was read is committed.
@@ -81,6 +105,20 @@ impl SetAside {
             if let Some(aside) = self.0.get_mut(tp) {
                 aside.again = aside.again.map(|_| now + PASSING);
             }
+        }
+    }
+
+    /// The log of one that must stay has grown past the ledger again.
+    fn has_regrown(&mut self, tp: &TopicPartition) {
+        if let Some(aside) = self.0.get_mut(tp)
+            && !std::mem::replace(&mut aside.regrown, true)
+        {
+            tracing::error!(
+                partition = %tp,
+                "its log has grown past the ledger again: what was written meanwhile at offsets that are \
+                 counted as read would be left out, so that it is not read until somebody says where: \
+                 `icestream ledger reset --topic {} --log-was-cut --at {}=OFFSET`", tp.topic, tp.partition
+            );
         }
     }
 
@@ -168,6 +206,28 @@ fn may_be_tried(why: &Failure) -> bool {
 }
 
 impl<W: World> Coordinator<W> {
+    /// Sets those aside that cannot begin, and leaves those there that may not.
+    pub(super) fn sort_out(
+        &mut self,
+        run: &mut Run<W>,
+        starts: &mut Starts,
+    ) -> Result<(), Failure> {
+        let generation = starts.generation();
+        for (tp, refusal) in std::mem::take(&mut starts.refused) {
+            self.set_aside(run, tp.clone(), Failure::Refused(refusal))?;
+            run.aside.refused_by(&tp, generation);
+        }
+        let has_epoch = |tp: &TopicPartition| starts.epochs.contains_key(tp);
+        let stay = |tp: &&TopicPartition| run.aside.must_stay(tp, generation, has_epoch(tp));
+        let stay: Vec<TopicPartition> = starts.at.keys().filter(stay).cloned().collect();
+        for tp in &stay {
+            starts.at.remove(tp);
+            run.aside.has_regrown(tp);
+        }
+        run.aside.put_off(&stay, now());
+        Ok(())
+    }
+
     /// A partition cannot be read on.
     pub(super) fn set_aside(
         &mut self,
@@ -261,6 +321,11 @@ mod tests {
         SourceError::Unreadable { partition, offset: 7, next: None, detail }.into()
     }
 
+    fn beyond() -> Failure {
+        let (table, partition) = (String::from("db.t"), tp());
+        Failure::Refused(Refusal::LedgerBeyondLogEnd { table, partition, ledger: 7, log_end: 3 })
+    }
+
     fn cut_off() -> Failure {
         SourceError::CutOff { partition: tp(), detail: String::from("at 3") }.into()
     }
@@ -329,5 +394,24 @@ mod tests {
         aside.put_off(&[tp()], now + SECOND);
         assert!(aside.due(now + 2 * SECOND, |_| true).is_empty());
         assert_eq!(aside.due(now + 12 * SECOND, |_| true), [tp()]);
+    }
+
+    #[test]
+    fn a_log_that_ended_before_the_ledger_for_long_is_not_read_on_by_itself_when_it_has_grown() {
+        let (mut aside, now) = (SetAside::default(), Instant::now());
+        for tries in 0..4 {
+            aside.add(tp(), 7, beyond(), now + tries * SECOND);
+            aside.refused_by(&tp(), 5);
+            assert!(!aside.must_stay(&tp(), 5, false), "a new leader may be behind for a moment");
+        }
+        assert_eq!(aside.take_lasting(now + 10 * SECOND).len(), 1);
+        assert!(aside.must_stay(&tp(), 5, false));
+        assert!(!aside.must_stay(&tp(), 5, true), "its leader finds out");
+        assert!(!aside.must_stay(&tp(), 6, false), "somebody edited the ledger");
+        aside.put_off(&[tp()], now);
+        assert!(!aside.due(now + 100 * SECOND, |_| true).is_empty(), "the ledger is looked at");
+        // Whatever else is the matter with it then.
+        aside.add(tp(), 7, unreadable(), now);
+        assert!(!aside.must_stay(&tp(), 5, false));
     }
 }

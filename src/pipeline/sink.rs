@@ -205,10 +205,15 @@ impl Sink for FileSink {
     fn close(&mut self, next: &Arc<LoadedTable>) -> Result<EpochFiles, Failure> {
         self.flush()?;
         let files = self.writer.take().map(TableWriter::close).transpose()?;
-        self.committing = files.as_ref().map_or(0, ClosingFiles::described_bytes);
+        if let Some(files) = &files {
+            // Without files of its own, what the epoch before had may still be on its way.
+            self.committing = files.described_bytes();
+        }
         self.first = None;
         if !same_shape(&self.table, next) {
             self.rows = rows(next, &self.settings)?;
+            // Each row may be a file by the new partition spec.
+            self.batch_rows = self.settings.batch_rows.min(FEW_ROWS);
         }
         self.table = next.clone();
         Ok(EpochFiles(files))
@@ -243,7 +248,9 @@ mod tests {
     use std::collections::HashMap;
 
     use iceberg::io::FileIO;
-    use iceberg::spec::{FormatVersion, SortOrder, TableMetadataBuilder, UnboundPartitionSpec};
+    use iceberg::spec::{
+        FormatVersion, SortOrder, TableMetadataBuilder, Transform, UnboundPartitionSpec,
+    };
 
     use super::*;
     use crate::protocol::Origin;
@@ -330,6 +337,32 @@ mod tests {
         assert_eq!(epoch(&mut sink, &[(0, 42, row), (1, 9, row)]), [(3, 0, 42)]);
         assert_eq!(epoch(&mut sink, &[(2, 5, "bad")]), []);
         assert_eq!(epoch(&mut sink, &[(0, 43, row)]), [(3, 0, 43)]);
+    }
+
+    #[test]
+    fn batches_grow_as_long_as_rows_share_files_and_begin_small_for_another_spec() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let mut sink = sink(&dir, &runtime);
+        sink.settings.batch_rows = 4_000;
+        sink.batch_rows = FEW_ROWS;
+        for offset in 0..4_000 {
+            assert_eq!(push(&mut sink, 0, offset, r#"{"id": 1}"#), Pushed::Row);
+        }
+        assert_eq!(sink.batch_rows, 4_000);
+        let spec = UnboundPartitionSpec::builder().with_spec_id(1);
+        let spec = spec.add_partition_field(1, "id", Transform::Identity).unwrap().build();
+        let metadata = sink.table.metadata.as_ref().clone().into_builder(None);
+        let metadata = metadata.add_default_partition_spec(spec).unwrap().build().unwrap();
+        let next =
+            LoadedTable { metadata: metadata.metadata.into(), ..sink.table.as_ref().clone() };
+        sink.close(&Arc::new(next)).unwrap().wait().unwrap();
+        assert_eq!(sink.batch_rows, FEW_ROWS);
+        for offset in 4_000..6_000 {
+            let row = format!("{{\"id\": {offset}}}");
+            assert_eq!(push(&mut sink, 0, offset, &row), Pushed::Row);
+        }
+        assert_eq!(sink.batch_rows, FEW_ROWS, "each row is a file");
     }
 
     #[test]

@@ -128,7 +128,8 @@ impl<W: World> Started<W> {
         Ok(())
     }
 
-    /// Ends of the log now, of all partitions that hold anything.
+    /// Ends of the log now, of all partitions that hold anything, or are in a ledger: what was deleted
+    /// before it was read is not caught up with.
     /// In a group, a ledger that the log does not hold is refused, whoever is to read the partition: it
     /// would count as caught up, or be waited for for ever.
     pub(crate) async fn log_ends(
@@ -147,7 +148,9 @@ impl<W: World> Started<W> {
                 "records behind transactions that are not ended are not waited for: nobody may read them yet"
             );
         }
-        let holds = log.into_iter().filter(|(_, log)| log.start < log.end);
+        let holds = log
+            .into_iter()
+            .filter(|(tp, log)| log.start < log.end || self.tables.ledger(tp).is_some());
         Ok(holds.map(|(tp, log)| (tp, log.end)).collect())
     }
 }

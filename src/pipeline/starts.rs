@@ -34,6 +34,11 @@ pub(super) struct Starts {
 }
 
 impl Starts {
+    /// Generations of the ledgers, added up: an edit by a person makes another one.
+    pub(super) fn generation(&self) -> u64 {
+        self.reporter.generation
+    }
+
     /// Is nothing known of any?
     pub(crate) fn is_empty(&self) -> bool {
         self.at.is_empty() && self.refused.is_empty()

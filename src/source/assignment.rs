@@ -165,6 +165,9 @@ impl Source {
 
     /// Lets go of partitions: nothing more is read from them, and the group may give them away.
     pub(crate) fn revoke(&self, partitions: &[TopicPartition]) -> Result<(), SourceError> {
+        if let Some(fetcher) = &self.fetcher {
+            fetcher.revoke(partitions);
+        }
         let mut flows = self.flows();
         let revoked = self.release(&mut flows, partitions);
         flows.unanswered = None;
@@ -173,13 +176,14 @@ impl Source {
 
     /// Reads nothing more from partitions, which stay ours for the group, until [`Self::begin`].
     pub(crate) fn set_aside(&self, partitions: &[TopicPartition]) -> Result<(), SourceError> {
+        if let Some(fetcher) = &self.fetcher {
+            fetcher.set_aside(partitions);
+        }
         self.release(&mut self.flows(), partitions)
     }
 
+    /// The client holds partitions no more.
     fn release(&self, flows: &mut Flows, partitions: &[TopicPartition]) -> Result<(), SourceError> {
-        if let Some(fetcher) = &self.fetcher {
-            fetcher.revoke(partitions);
-        }
         let released = self.consumer.incremental_unassign(&self.held(partitions));
         for tp in partitions {
             flows.forwarded.remove(tp);

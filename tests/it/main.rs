@@ -15,6 +15,7 @@ mod broken_servers;
 mod columns;
 mod crashes;
 mod crates;
+mod cut_logs;
 mod databases;
 mod directories;
 mod earlier;

@@ -6,14 +6,14 @@ use std::path::Path;
 use icestream::parts::{Checkpoint, CheckpointStart, Epoch, StateStore};
 use serde_json::{Value, json};
 
-use crate::landing::{pipeline, records, schema};
+use crate::landing::{pipeline, records};
 use crate::support::icestream::{Exit, Icestream, RUN, Running};
 use crate::support::kafka::Kafka;
 use crate::support::oracle::{self, Reader, assert_exactly_once};
 use crate::support::postgres::sql;
 use crate::support::producing::Produced;
 use crate::support::table::{Lake, Table};
-use crate::support::{PATIENCE, foreign, unique};
+use crate::support::{PATIENCE, foreign};
 
 const COMMITTED: &str = "icestream_committed_records_total";
 const ADMISSIONS: &str = "icestream_admissions_total";
@@ -101,7 +101,7 @@ impl Case {
     }
 
     /// How many rows, and how many different ids, by both readers.
-    fn rows_and_ids(&self, condition: &str) -> (u64, u64) {
+    pub fn rows_and_ids(&self, condition: &str) -> (u64, u64) {
         let sql = format!("SELECT count(*), count(DISTINCT id) FROM t WHERE {condition}");
         let [one, other] = Reader::EACH.map(|reader| {
             let row = oracle::query(&self.table(), reader, &sql).remove(0);
@@ -113,13 +113,13 @@ impl Case {
     }
 
     /// Runs into the refusal `name`: exit code, message, and log line.
-    fn refused(&self, name: &str) -> Refused {
+    pub fn refused(&self, name: &str) -> Refused {
         refused(self.icestream.command(&["run", "--until-caught-up"]), name)
     }
 
     /// Follows a command that a message names: first to look at, which must change nothing, then
     /// with `--yes`.
-    fn follow(&self, command: &str) -> Exit {
+    pub fn follow(&self, command: &str) -> Exit {
         let before = self.table().metadata_location();
         let arguments: Vec<&str> = command.split(' ').collect();
         let shown = self.icestream.command(&arguments).success();
@@ -143,7 +143,7 @@ impl Refused {
         commands.map(|rest| rest.split('`').next().unwrap()).collect()
     }
 
-    fn command(&self) -> &str {
+    pub fn command(&self) -> &str {
         let commands = self.commands();
         assert_eq!(commands.len(), 1, "{}", self.message);
         commands[0]
@@ -444,88 +444,6 @@ fn retention_passed_ledger_is_skipped_and_the_journal_names_what_was_lost() {
         expected = expected.without(0, offset);
     }
     assert_eq!(assert_exactly_once(&case.table(), &[&expected]), 350);
-}
-
-#[test]
-fn ledger_beyond_log_end_of_a_log_that_was_cut_goes_on_where_a_person_says() {
-    let mut kafka = Kafka::own();
-    let lake = Lake::sqlite();
-    let topic = unique("cut");
-    kafka.create_topic(&topic, 1, &[]);
-    let table = format!("db.{topic}");
-    let icestream = Icestream::new(&kafka, &topic, &lake, &table).schema(&schema());
-    kafka.produce(&topic, records(1, 0..100));
-    icestream.run_until_caught_up();
-    kafka.produce(&topic, records(1, 100..200));
-    icestream.run_until_caught_up();
-    kafka.kill();
-    cut_log(&kafka.log_dir().join(format!("{topic}-0")));
-    kafka.start();
-    let end = kafka.watermarks(&topic)[&0].1;
-    assert!(end < 200, "the log was not cut: it ends at {end}");
-    let case = Case { lake, icestream, topic };
-    let refused = case.refused("ledger-beyond-log-end");
-    let command = refused.command().to_owned();
-    assert_eq!(command, format!("ledger reset --topic {}", case.topic));
-    // The topic is the same: without a word on where to go on, nothing is done.
-    let arguments: Vec<&str> = command.split(' ').collect();
-    let asked = case.icestream.command(&[&arguments[..], &["--yes"]].concat()).with_code(4);
-    assert!(asked.log.contains(&format!("--at 0=OFFSET: {end} if")), "{}", asked.log);
-    case.follow(&format!("{command} --at 0={end}"));
-    kafka.produce(&case.topic, records(1, 1000..1300));
-    case.icestream.run_until_caught_up();
-    assert_eq!(case.rows_and_ids("id < 1000"), (200, 200));
-    assert_eq!(case.rows_and_ids("id >= 1000"), (300, 300));
-}
-
-/// Nobody reads while the log is cut, and when somebody does it has grown past the ledger again.
-#[test]
-fn log_was_cut_is_found_between_two_runs_and_read_on_where_a_person_says() {
-    let (lake, mut kafka) = (Lake::sqlite(), Kafka::own());
-    let topic = unique("recut");
-    kafka.create_topic(&topic, 1, &[]);
-    let table = format!("db.{topic}");
-    let icestream = Icestream::new(&kafka, &topic, &lake, &table).schema(&schema());
-    for numbers in [0..100, 100..200] {
-        kafka.produce(&topic, records(1, numbers));
-        icestream.run_until_caught_up();
-    }
-    kafka.kill();
-    cut_log(&kafka.log_dir().join(format!("{topic}-0")));
-    kafka.start();
-    let cut = kafka.watermarks(&topic)[&0].1;
-    assert!(cut < 200, "the log was not cut: it ends at {cut}");
-    kafka.produce(&topic, records(1, 1000..1300));
-    let case = Case { lake, icestream, topic };
-    let refused = case.refused("log-was-cut");
-    assert!(refused.message.contains(&format!("cut off at {cut}")), "{}", refused.message);
-    // Nor by a process that has no local state.
-    let another = case.icestream.another();
-    self::refused(another.command(&["run", "--until-caught-up"]), "log-was-cut");
-    assert_eq!(case.rows_and_ids("true"), (200, 200));
-    let command = refused.command().replace("OFFSET", &cut.to_string());
-    case.follow(&command);
-    case.icestream.run_until_caught_up();
-    assert_eq!(case.rows_and_ids("id < 1000"), (200, 200));
-    assert_eq!(case.rows_and_ids("id >= 1000"), (300, 300));
-    // What was reported before the edit says nothing of the log any more.
-    case.icestream.run_until_caught_up();
-}
-
-/// Takes away the last third of a partition's log, as a disk does that lied about a sync.
-fn cut_log(dir: &Path) {
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("log") => {
-                let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-                let length = file.metadata().unwrap().len();
-                file.set_len(length * 2 / 3).unwrap();
-            }
-            Some("index" | "timeindex" | "snapshot") => std::fs::remove_file(&path).unwrap(),
-            _ => {}
-        }
-    }
 }
 
 #[test]

@@ -146,6 +146,16 @@ impl Fetcher {
         }
     }
 
+    /// Reads nothing more from these until they are assigned again.
+    pub(super) fn set_aside(&self, partitions: &[TopicPartition]) {
+        let inner = self.lock();
+        for id in partitions.iter().filter_map(|tp| self.topics.id(tp)) {
+            if let Some(fetch) = inner.readers.get(&id).and_then(|shard| inner.shards.get(*shard)) {
+                fetch.set_aside(id);
+            }
+        }
+    }
+
     /// Learns who leads what.
     pub(super) fn set_cluster(&self, cluster: Cluster) -> io::Result<()> {
         let mut inner = self.lock();

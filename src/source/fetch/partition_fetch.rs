@@ -82,6 +82,14 @@ impl PartitionFetch {
         self.epochs.before(next)
     }
 
+    /// Nothing more is asked for, nor handed over of what is there.
+    pub(super) fn let_go(&mut self) {
+        // Of no assignment.
+        self.token = 0;
+        self.failed = true;
+        self.end = None;
+    }
+
     /// Does its broker not serve it at present?
     pub(super) fn is_refused(&self) -> bool {
         self.error != 0

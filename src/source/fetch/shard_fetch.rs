@@ -179,6 +179,15 @@ impl ShardFetch {
         self.changed.notify_all();
     }
 
+    /// Reads nothing more from a partition, and keeps in mind under which leaders the records were written
+    /// that it read: they may be committed yet.
+    pub(super) fn set_aside(&self, partition: PartitionId) {
+        if let Some(fetch) = self.lock().partitions.get_mut(&partition) {
+            fetch.let_go();
+            self.changed.notify_all();
+        }
+    }
+
     /// Tells who leads. Returns the brokers that need a thread now.
     pub(super) fn set_cluster(&self, cluster: &Arc<Cluster>) -> Vec<i32> {
         let mut state = self.lock();
@@ -241,9 +250,7 @@ impl ShardFetch {
         if let Some(fetch) = self.lock().partitions.get_mut(&partition)
             && fetch.token == token
         {
-            // Of no assignment.
-            fetch.token = 0;
-            fetch.failed = true;
+            fetch.let_go();
             self.changed.notify_all();
         }
     }
