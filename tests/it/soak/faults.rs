@@ -239,7 +239,7 @@ fn damage(fleet: &mut Fleet, rng: &mut Rng) {
         let each = fleet.members.iter().map(|member| member.running.metrics().and_then(of));
         each.map(Option::unwrap_or_default).sum::<f64>()
     };
-    let (partition, topic) = (rng.i32(..PARTITIONS), fleet.topic());
+    let (partition, topic) = (rng.i32(0..PARTITIONS), fleet.topic());
     fleet.members.iter().for_each(|member| member.running.freeze());
     let there = Byte::each(&fleet.kafka, topic, partition).count();
     // An answer that is under way has one or two of them.
