@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use iceberg::io::FileIO;
@@ -173,5 +174,6 @@ pub(crate) fn source_settings(config: &Config) -> SourceSettings {
             Fetcher::Icestream | Fetcher::Auto => FetchBy::Icestream,
             Fetcher::Librdkafka => FetchBy::Librdkafka,
         },
+        offsets: Arc::default(),
     }
 }

@@ -556,9 +556,9 @@ impl<W: World> Coordinator<W> {
         Ok(())
     }
 
-    /// Is the open epoch full, and the last one not settled?
+    /// Do the shards read no further, since the open epoch is full?
     pub(super) fn is_held(&self) -> bool {
-        self.progress.hold.load(Ordering::Relaxed) && self.progress.is_full(&self.settings.trigger)
+        self.progress.is_full(&self.settings.trigger)
     }
 }
 

@@ -121,3 +121,37 @@ pub(crate) enum Event {
     /// An error that waiting does not cure.
     Failed(SourceError),
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_epoch_of_as_many_files_as_a_checkpoint_holds_is_full_also_while_nothing_is_committed() {
+        let trigger = Trigger {
+            interval: Duration::from_secs(60),
+            min_pause: Duration::from_secs(60),
+            max_bytes: 100,
+            max_records: 1000,
+            max_described: 10,
+        };
+        let progress = Progress::default();
+        let is_full = |bytes, described, hold| {
+            progress.epoch_bytes.store(bytes, Ordering::Relaxed);
+            progress.epoch_described.store(described, Ordering::Relaxed);
+            progress.hold.store(hold, Ordering::Relaxed);
+            progress.is_full(&trigger)
+        };
+        for (bytes, described, hold, full) in [
+            (99, 9, true, false),
+            (100, 0, false, false),
+            (100, 0, true, true),
+            (0, 10, false, true),
+            (0, 10, true, true),
+        ] {
+            assert_eq!(is_full(bytes, described, hold), full, "{bytes} {described} {hold}");
+        }
+    }
+}

@@ -30,8 +30,8 @@ use crate::protocol::{
     Permit, Prepared, Settled, TopicPartition,
 };
 use crate::source::{
-    FetchBy, Fit, GroupMember, PartitionId, Polled, Reported, Reporter, ShardQueue, Share, Source,
-    SourceSettings, TopicInfo, Topics,
+    FetchBy, Fit, GroupMember, GroupOffsets, PartitionId, Polled, Reported, Reporter, ShardQueue,
+    Share, Source, SourceSettings, TopicInfo, Topics,
 };
 use crate::state::{CheckpointEnd, CheckpointStart, StateError, StateStore, StepSeconds};
 use crate::table::{
@@ -58,6 +58,8 @@ pub(super) struct Once {
     catalog: OnceCell<Arc<Catalog>>,
     /// Who fetches, when brokers told what they speak.
     fetcher: OnceCell<FetchBy>,
+    /// What there is to know of the group's offsets.
+    offsets: Arc<GroupOffsets>,
 }
 
 /// Connects a process to everything that its settings name.
@@ -73,7 +75,8 @@ pub(super) async fn connect(
     // Once for the process: what a catalog showed before tells what its answers mean.
     let connecting = async || Ok::<_, Failure>(Arc::new(connect_catalog(config).await?));
     let catalog = once.catalog.get_or_try_init(connecting).await?.clone();
-    let mut settings = source_settings(config);
+    let offsets = once.offsets.clone();
+    let mut settings = SourceSettings { offsets, ..source_settings(config) };
     if config.kafka.assignment == Assignment::Group {
         let member = match &config.kafka.group_instance_id {
             Some(member) => member.clone(),

@@ -130,6 +130,7 @@ fn a_partition_without_a_leader_costs_its_cluster_a_question_now_and_then_and_is
         batch_bytes: 1 << 30,
         queue_messages: 1000,
         fetch_by: FetchBy::Icestream,
+        offsets: Arc::default(),
     });
     let source = source.unwrap();
     let _queues = source.queues(1);

@@ -33,6 +33,8 @@ pub(crate) enum Membership {
 #[derive(Default)]
 pub(crate) struct SourceContext {
     brokers_down: AtomicBool,
+    /// We may not use the group.
+    denied: AtomicBool,
     /// Set when the client is closed: then there is nobody left to answer.
     closing: AtomicBool,
     changes: Mutex<VecDeque<Membership>>,
@@ -42,6 +44,11 @@ impl SourceContext {
     /// Did the client lose every broker since the last call?
     pub(super) fn take_brokers_down(&self) -> bool {
         self.brokers_down.swap(false, Ordering::Relaxed)
+    }
+
+    /// Did the cluster say that we may not use the group?
+    pub(super) fn is_denied(&self) -> bool {
+        self.denied.load(Ordering::Relaxed)
     }
 
     /// From now on the callback answers by itself.
@@ -74,8 +81,17 @@ impl ClientContext for SourceContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.brokers_down.store(true, Ordering::Relaxed);
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AllBrokersDown) => {
+                self.brokers_down.store(true, Ordering::Relaxed);
+            }
+            Some(RDKafkaErrorCode::GroupAuthorizationFailed) => {
+                // Who needs the group says so.
+                self.denied.store(true, Ordering::Relaxed);
+                tracing::debug!(target: "librdkafka", %error, reason, "client error");
+                return;
+            }
+            _ => {}
         }
         tracing::warn!(target: "librdkafka", %error, reason, "client error");
     }

@@ -24,7 +24,7 @@ mod trying;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -41,7 +41,7 @@ pub(crate) use error::SourceError;
 pub(crate) use group::{Membership, SourceContext};
 pub(crate) use headers::{Header, Headers, HeadersError};
 pub(crate) use left_out::LeftOut;
-pub(crate) use marks::{Reported, Reporter};
+pub(crate) use marks::{GroupOffsets, Reported, Reporter};
 pub(crate) use queue::{Polled, Record, ShardQueue};
 pub(crate) use ranges::{Ends, LogEnd};
 pub(crate) use topics::{PartitionId, TopicIndex, Topics};
@@ -110,6 +110,8 @@ pub(crate) struct SourceSettings {
     pub queue_messages: u64,
     /// Who fetches the records.
     pub fetch_by: FetchBy,
+    /// What the process knows of the group's offsets.
+    pub offsets: Arc<GroupOffsets>,
 }
 
 /// Who fetches records from the brokers.
@@ -147,6 +149,8 @@ pub(crate) struct Source {
     settings: SourceSettings,
     /// A broker of the cluster, -1 while none is known.
     broker: AtomicI32,
+    /// Are the client's own events taken by [`Source::serve`]?
+    is_served: AtomicBool,
     flows: Mutex<Flows>,
     /// What fetches records, where librdkafka does not.
     fetcher: Option<Fetcher>,
@@ -224,6 +228,7 @@ impl Source {
             consumer: Arc::new(consumer),
             settings,
             broker: AtomicI32::new(-1),
+            is_served: AtomicBool::new(false),
             flows: Mutex::default(),
             fetcher,
             asking: Mutex::default(),
@@ -343,11 +348,17 @@ impl Source {
 
     /// Serves the client's own events for up to `timeout`; to be called all the time.
     pub(crate) fn serve(&self, timeout: Duration) -> Result<(), SourceError> {
+        self.is_served.store(true, Ordering::Relaxed);
         self.ask_for_leaders();
         match self.consumer.poll(timeout) {
             None | Some(Ok(_)) => Ok(()),
             Some(Err(error)) => match error.rdkafka_error_code() {
                 Some(code) if is_connection(code) => Ok(()),
+                Some(RDKafkaErrorCode::GroupAuthorizationFailed) => match self.settings.group {
+                    Some(_) => Err(self.denied(error.to_string())),
+                    // It is for lag tools alone.
+                    None => Ok(()),
+                },
                 Some(RDKafkaErrorCode::FencedInstanceId) => Err(SourceError::MemberReplaced {
                     group: self.settings.group_id.clone(),
                     member: self.settings.group.as_ref().map_or("", |own| &own.member).to_owned(),
@@ -394,6 +405,12 @@ impl Source {
     pub(crate) fn silent(&self) -> SourceError {
         let detail = String::from("no answer, or the topic is gone");
         self.operation("ask for the id of the topic", detail)
+    }
+
+    /// The error of a group that we may not use.
+    fn denied(&self, detail: String) -> SourceError {
+        let what = format!("group {}", self.settings.group_id);
+        SourceError::Unauthorised { what, brokers: self.settings.brokers.clone(), detail }
     }
 
     /// The error of a cluster that stays away.

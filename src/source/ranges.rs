@@ -232,6 +232,8 @@ fn ask(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use rdkafka::config::ClientConfig;
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
@@ -302,6 +304,7 @@ mod tests {
             batch_bytes: 1 << 30,
             queue_messages: 1000,
             fetch_by: FetchBy::Librdkafka,
+            offsets: Arc::default(),
         })
         .unwrap()
     }

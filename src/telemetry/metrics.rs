@@ -427,7 +427,7 @@ impl Handles {
             buffered: register.gauge("buffered_bytes", "Bytes of records, batches and open files in memory.")?,
             memory_limit: register.gauge("memory_limit_bytes", "MEMORY_LIMIT_MB in bytes, to be compared with process_resident_memory_bytes.")?,
             assigned: register.gauge("assigned_partitions", "Partitions that this instance reads.")?,
-            paused: register.gauge("paused_partitions", "Assigned partitions that are held because the open epoch is full and the last commit is not settled.")?,
+            paused: register.gauge("paused_partitions", "Assigned partitions that are held because the open epoch is full and is not sealed before the last commit is settled, and a pause after it is over.")?,
             unread: register.gauges("unread_partitions", "Assigned partitions that are not read, by reason. The others are; the log and /readyz name them.", &["reason"])?,
             ledger: register.gauges("ledger_offset", "Next offset to read according to the table's ledger.", &TP)?,
             log_end: register.gauges("log_end_offset", "Offset after the last record that a reader of committed records may see.", &TP)?,

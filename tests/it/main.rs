@@ -25,6 +25,7 @@ mod fetching;
 mod field_names;
 mod flights;
 mod foreign_writers;
+mod group_silence;
 mod groups;
 mod harness;
 mod holes;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
@@ -90,6 +91,7 @@ fn connect(
         batch_bytes: 1 << 30,
         queue_messages: 1000,
         fetch_by,
+        offsets: Arc::default(),
     })
     .unwrap();
     source.partitions(PATIENCE).unwrap();

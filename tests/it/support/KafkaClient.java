@@ -17,7 +17,14 @@ import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.common.ElectionType;
 import org.apache.kafka.common.Node;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.acl.AccessControlEntry;
+import org.apache.kafka.common.acl.AclBinding;
+import org.apache.kafka.common.acl.AclOperation;
+import org.apache.kafka.common.acl.AclPermissionType;
 import org.apache.kafka.common.errors.ElectionNotNeededException;
+import org.apache.kafka.common.resource.PatternType;
+import org.apache.kafka.common.resource.ResourcePattern;
+import org.apache.kafka.common.resource.ResourceType;
 import org.apache.kafka.common.serialization.StringSerializer;
 
 /**
@@ -25,7 +32,8 @@ import org.apache.kafka.common.serialization.StringSerializer;
  *
  * <p>{@code produce BROKERS TOPIC PARTITIONS FILE CODEC...}: each line of the file is the value of a
  * record, to the partitions in turn, all of them once with each codec. {@code move BROKERS TOPIC}:
- * each partition has another of its replicas as its leader.
+ * each partition has another of its replicas as its leader. {@code deny BROKERS GROUP OPERATION}: nobody
+ * may do that with the group.
  */
 public final class KafkaClient {
   private KafkaClient() {}
@@ -36,7 +44,19 @@ public final class KafkaClient {
     switch (args[0]) {
       case "produce" -> produce(properties, args);
       case "move" -> move(properties, args[2]);
+      case "deny" -> deny(properties, args[2], AclOperation.valueOf(args[3]));
       default -> throw new IllegalArgumentException(args[0]);
+    }
+  }
+
+  private static void deny(Properties properties, String group, AclOperation operation)
+      throws Exception {
+    ResourcePattern pattern =
+        new ResourcePattern(ResourceType.GROUP, group, PatternType.LITERAL);
+    AccessControlEntry entry =
+        new AccessControlEntry("User:ANONYMOUS", "*", operation, AclPermissionType.DENY);
+    try (Admin admin = Admin.create(properties)) {
+      admin.createAcls(List.of(new AclBinding(pattern, entry))).all().get();
     }
   }
 
