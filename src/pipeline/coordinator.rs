@@ -16,6 +16,7 @@ use super::behind::Behind;
 use super::committer::{Committer, Done, Work};
 use super::end::{Finish, RunEnd, join_error};
 use super::flow_tables::Tables;
+use super::hearing::Hearing;
 use super::log_ends::LogEnds;
 use super::membership::Members;
 use super::messages::{Command, Event, Progress, Report, Sealed};
@@ -108,6 +109,8 @@ pub(super) struct Run<W: World> {
     pub aside: SetAside,
     /// What is known of the ends of their logs.
     pub ends: LogEnds,
+    /// What is heard of the group.
+    pub hearing: Hearing,
     /// Timestamps of the last records by partition of the epoch being committed.
     timestamps: BTreeMap<TopicPartition, i64>,
     last_seal: Instant,
@@ -149,6 +152,7 @@ impl<W: World> Coordinator<W> {
             members: Members::default(),
             aside: SetAside::default(),
             ends: LogEnds::default(),
+            hearing: Hearing::new(begun),
             timestamps: BTreeMap::new(),
             last_seal: begun.checked_sub(phase).unwrap_or(begun),
             last_finish: None,
@@ -216,6 +220,7 @@ impl<W: World> Coordinator<W> {
                 gauges = now;
                 self.gauges(run);
                 self.look_aside(run, now);
+                self.look_at_group(run, now)?;
                 let moved = self.progress.moves.load(Ordering::Acquire) != run.moves_sealed;
                 let waits = moved || run.sealing.is_some() || run.commit.is_some();
                 self.uncommitted.store(waits, Ordering::Relaxed);
@@ -533,7 +538,7 @@ impl<W: World> Coordinator<W> {
     fn event(&mut self, run: &mut Run<W>, event: Event) -> Result<(), Failure> {
         match event {
             Event::Reachable => {
-                run.unreachable = None;
+                run.hearing.reachable(run.unreachable.take(), now());
                 self.show_unread(run);
             }
             Event::Ends(ends) => self.ends_told(run, &ends),
@@ -549,8 +554,8 @@ impl<W: World> Coordinator<W> {
                     self.finish(run, Finish::PartitionsAdded);
                 }
             }
-            Event::Membership(change) => run.members.push(change),
-            Event::LeftOut(left_out) => self.left_out(run, left_out, now())?,
+            Event::Membership(change) => self.group_changed(run, change),
+            Event::LeftOut(told) => self.group_asked(run, told)?,
             Event::Failed(error) => return Err(error.into()),
         }
         Ok(())

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 
 use super::coordinator::{Coordinator, Owned, Run};
 use super::end::{RunEnd, join_error};
+use super::hearing::not_answered;
 use super::messages::{Begin, Command};
 use super::seams::Source;
 use super::seams::now;
@@ -204,6 +205,7 @@ impl<W: World> Coordinator<W> {
         match run.members.changes.pop_front() {
             Some(Membership::Assigned(partitions)) if partitions.is_empty() => {
                 self.source.assign(&[], &[])?;
+                self.begun(run);
             }
             Some(Membership::Assigned(partitions)) => {
                 run.aside.forget(&partitions);
@@ -391,6 +393,7 @@ impl<W: World> Coordinator<W> {
         if !run.is_unreachable() {
             self.show_unread(run);
         }
+        self.begun(run);
         self.metrics.add_rebalance(Rebalance::Assigned);
         self.gauges(run);
         Ok(())
@@ -400,14 +403,15 @@ impl<W: World> Coordinator<W> {
     pub(super) fn show_unread(&self, run: &Run<W>) {
         let absent: Vec<TopicPartition> = run.members.absent.iter().cloned().collect();
         if !run.is_unreachable() {
-            let is_whole = absent.is_empty();
-            self.metrics.set_reachable(Server::Kafka, is_whole);
-            match is_whole {
-                true => self.health.set_reachable(Server::Kafka),
-                false => {
-                    let reason = format!("no leader of {} answers", list(&absent));
-                    self.health.set_unreachable(Server::Kafka, reason);
-                }
+            let silent = run.hearing.is_silent().then(|| not_answered(&self.settings.pipeline));
+            let missing = silent.or_else(|| {
+                let is_whole = absent.is_empty();
+                (!is_whole).then(|| format!("no leader of {} answers", list(&absent)))
+            });
+            self.metrics.set_reachable(Server::Kafka, missing.is_none());
+            match missing {
+                None => self.health.set_reachable(Server::Kafka),
+                Some(reason) => self.health.set_unreachable(Server::Kafka, reason),
             }
         }
         let aside: Vec<TopicPartition> = run.aside.partitions().cloned().collect();

@@ -114,8 +114,8 @@ pub(crate) enum Event {
     Ends(Ends),
     /// The assignment changes.
     Membership(Membership),
-    /// What the group leaves to nobody, also if that is nothing.
-    LeftOut(LeftOut),
+    /// What the group leaves to nobody, also if that is nothing; `None`: it did not answer.
+    LeftOut(Option<LeftOut>),
     /// The topics have more partitions than this run reads.
     PartitionsAdded(usize),
     /// An error that waiting does not cure.

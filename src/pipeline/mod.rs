@@ -15,6 +15,7 @@ mod coordinator;
 mod end;
 mod fit;
 mod flow_tables;
+mod hearing;
 mod log_ends;
 mod membership;
 mod memory;
@@ -238,7 +239,9 @@ impl Pipeline {
             self.health.set_reachable(server);
         }
         self.health.set_unread(None);
-        self.health.set_ready();
+        if self.settings.group {
+            self.health.set_not_ready(hearing::not_answered(&self.settings.pipeline));
+        }
         self.metrics.set_partitions(0, 0);
 
         let progress = Arc::new(Progress::default());

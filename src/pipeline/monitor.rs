@@ -48,8 +48,7 @@ pub(super) fn run(source: &Source, known: Option<usize>, out: &Sender<Event>) {
                     Some(left_out) if left_out.partitions.is_empty() => LOOK_EVERY,
                     Some(_) => AGAIN,
                 };
-            // Without an answer the group may have changed meanwhile.
-            if out.blocking_send(Event::LeftOut(left_out.unwrap_or_default())).is_err() {
+            if out.blocking_send(Event::LeftOut(left_out)).is_err() {
                 return;
             }
         }

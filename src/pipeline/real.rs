@@ -359,6 +359,10 @@ impl seams::Source for KafkaSource {
     fn silent(&self) -> Failure {
         self.source.silent().into()
     }
+
+    fn no_group(&self) -> Failure {
+        self.source.no_group().into()
+    }
 }
 
 impl seams::Queue for ShardQueue {

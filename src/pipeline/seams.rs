@@ -106,6 +106,8 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     fn unreachable(&self) -> Failure;
     /// The error of a cluster that told a topic's id before and does not tell it now.
     fn silent(&self) -> Failure;
+    /// The error of a group that does not answer.
+    fn no_group(&self) -> Failure;
 }
 
 /// The records of one shard's partitions.

@@ -123,6 +123,19 @@ pub(crate) enum SourceError {
         /// A table of the other one.
         table: String,
     },
+    /// The group gives us nothing and does not tell of us.
+    #[error(
+        "Kafka at {brokers}: group {group} has not answered, so nothing is read. Look whether the topic \
+         __consumer_offsets exists and each of its partitions has a leader (it cannot be made with more copies, \
+         offsets.topic.replication.factor, than there are brokers), or set KAFKA_ASSIGNMENT=all to read \
+         without the group"
+    )]
+    GroupSilent {
+        /// The group.
+        group: String,
+        /// Bootstrap servers.
+        brokers: String,
+    },
     /// Another process took our place in the group.
     #[error(
         "another process is the member {member} of group {group} now; give each process its own \
@@ -182,6 +195,7 @@ impl SourceError {
             Self::Unreachable { .. }
             | Self::Partition { .. }
             | Self::Operation { .. }
+            | Self::GroupSilent { .. }
             | Self::OtherPipeline { .. } => true,
             Self::Settings { .. }
             | Self::Security { .. }

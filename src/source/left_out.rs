@@ -27,6 +27,8 @@ pub(crate) struct LeftOut {
     pub partitions: Vec<TopicPartition>,
     /// Is the group not about to share its partitions out anew?
     pub is_settled: bool,
+    /// Does the group count us among its members?
+    pub is_member: bool,
     /// Members before us: they have fewer partitions, or as many and a smaller id.
     pub before: u32,
     /// The tables into which other members carry what is theirs: each pipeline lacks what the other reads.
@@ -79,8 +81,9 @@ pub(super) fn left_out(
 ) -> Option<LeftOut> {
     let (state, members) = admin::list_members(client, group, timeout)?;
     let others = tables_of_others(&members, own, tables);
+    let is_member = members.iter().any(|member| is_own(&member.id, own));
     if state != STABLE {
-        return Some(LeftOut { others, ..LeftOut::default() });
+        return Some(LeftOut { others, is_member, ..LeftOut::default() });
     }
     let member = |ListedMember { id, assignment, .. }: ListedMember| {
         assigned_to(&assignment).map(|assigned| Member { id, assigned })
@@ -97,6 +100,7 @@ fn judge(all: &[TopicPartition], members: &[Member], own: &str) -> LeftOut {
     let before = |member: &&Member| us.is_none_or(|us| member.place() < us);
     LeftOut {
         is_settled: true,
+        is_member: us.is_some(),
         partitions: all.iter().filter(|tp| !assigned.contains(tp)).cloned().collect(),
         before: u32::try_from(members.iter().filter(before).count()).unwrap_or(u32::MAX),
         others: BTreeSet::new(),
@@ -159,10 +163,11 @@ mod tests {
         let of = |own| judge(&all, &group, own);
         for (own, before) in [("a-b", 0), ("a-c", 1), ("a", 2)] {
             let (partitions, others) = (tps(&[2, 3]), BTreeSet::new());
-            assert_eq!(of(own), LeftOut { partitions, is_settled: true, before, others });
+            let (is_settled, is_member) = (true, true);
+            assert_eq!(of(own), LeftOut { partitions, is_settled, is_member, before, others });
         }
         // One that the group does not know is the last.
-        assert_eq!(of("x").before, 3);
+        assert_eq!((of("x").before, of("x").is_member), (3, false));
     }
 
     #[test]

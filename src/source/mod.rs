@@ -407,6 +407,12 @@ impl Source {
         self.operation("ask for the id of the topic", detail)
     }
 
+    /// The error of a group that does not answer.
+    pub(crate) fn no_group(&self) -> SourceError {
+        let group = self.settings.group_id.clone();
+        SourceError::GroupSilent { group, brokers: self.settings.brokers.clone() }
+    }
+
     /// The error of a group that we may not use.
     fn denied(&self, detail: String) -> SourceError {
         let what = format!("group {}", self.settings.group_id);

@@ -16,7 +16,7 @@ Served on `HTTP_LISTEN`:
 |---|---|
 | `/metrics` | everything below, in Prometheus' text format |
 | `/healthz` | 200 while the coordinator shows signs of life, else 503: restart the process |
-| `/readyz` | 200 while the pipeline runs, every server answers and checkpoints complete, else 503: also when none completed for three intervals and 10 s with records to commit. Either way JSON: `{\"ready\": false, \"state\": \"...\", \"servers\": {\"kafka\": {\"reachable\": false, \"error\": \"...\"}}}` |
+| `/readyz` | 200 while the pipeline runs, the group has said what it is to read, every server answers and checkpoints complete, else 503: also when none completed for three intervals and 10 s with records to commit. Either way JSON: `{\"ready\": false, \"state\": \"...\", \"servers\": {\"kafka\": {\"reachable\": false, \"error\": \"...\"}}}` |
 
 Counters start at zero with the process. Times are seconds, sizes are bytes. With several instances
 add the counters up; the position of a partition (`ledger_offset`, `log_end_offset`, lag) is shown

@@ -1,11 +1,13 @@
-//! A consumer group that may not be used, or takes no metadata with its offsets.
+//! A consumer group that does not answer, may not be used, or takes no metadata with its offsets.
+
+use std::time::Duration;
 
 use crate::landing::{records, schema};
-use crate::support::icestream::Icestream;
+use crate::support::icestream::{Icestream, RUN};
 use crate::support::kafka::Kafka;
 use crate::support::oracle::assert_exactly_once;
 use crate::support::table::Lake;
-use crate::support::{PATIENCE, unique};
+use crate::support::{PATIENCE, unique, wait_for};
 
 const COMMITTED: &str = "icestream_committed_records_total";
 const PARTITIONS: i32 = 2;
@@ -17,6 +19,49 @@ fn pipeline(kafka: &Kafka, lake: &Lake) -> (Icestream, String) {
     kafka.create_topic(&topic, PARTITIONS, &[]);
     let icestream = Icestream::new(kafka, &topic, lake, &format!("db.{topic}")).schema(&schema());
     (icestream, topic)
+}
+
+#[test]
+fn a_group_that_gives_nothing_is_told_and_given_up_and_read_as_soon_as_it_answers() {
+    // One broker cannot make the topic of the groups, and so nobody coordinates them.
+    let kafka = Kafka::with_config(&[("offsets.topic.replication.factor", "3")]);
+    let lake = Lake::sqlite();
+    let (icestream, topic) = pipeline(&kafka, &lake);
+    let table = format!("db.{topic}");
+    let produced = kafka.produce(&topic, records(PARTITIONS, 0..100));
+    // Without the group nothing of it is needed, also where the table is absent.
+    let without = icestream.another().run_until_caught_up();
+    assert_eq!(without.log.matches(WITHOUT).count(), 1, "{}", without.log);
+    assert_exactly_once(&lake.table(&table), &[&produced]);
+
+    let produced = produced.and(&kafka.produce(&topic, records(PARTITIONS, 100..200)));
+    let ends = icestream.member().set("RETRY_GIVE_UP_MS", "15000");
+    let mut ends = ends.start(&["run", "--until-caught-up"]);
+    let mut running = icestream.run();
+    let reason = format!("group {} has not answered", icestream.setting("KAFKA_GROUP_ID").unwrap());
+    wait_for(&reason, PATIENCE, || {
+        let reply = running.get("/readyz")?;
+        assert_eq!(reply.status, 503, "it reads nothing: {}", reply.body);
+        reply.body.contains(&reason).then_some(())
+    });
+    let exit = ends.wait(RUN).with_code(5);
+    for words in [&reason, "RETRY_GIVE_UP_MS", "__consumer_offsets", "KAFKA_ASSIGNMENT=all"] {
+        assert!(exit.log.contains(words), "{words:?} is not in {}", exit.log);
+    }
+    running.wait_log("WARN icestream::pipeline::hearing: no answer", Duration::from_secs(60));
+    let ready = running.wait_ready(false, PATIENCE);
+    let error = ready["servers"]["kafka"]["error"].as_str().unwrap_or_default();
+    assert_eq!(error, reason, "{ready}");
+    let of_kafka = [("server", "kafka")];
+    let reachable = running.metrics().unwrap().value("icestream_server_reachable", &of_kafka);
+    assert_eq!(reachable, Some(0.0));
+
+    kafka.create_topic("__consumer_offsets", 1, &[("cleanup.policy", "compact")]);
+    running.wait_count(COMMITTED, &[], 100.0);
+    running.wait_ready(true, PATIENCE);
+    let exit = running.stop(PATIENCE).success();
+    assert_eq!(exit.log.matches("hearing: no answer").count(), 1, "{}", exit.log);
+    assert_exactly_once(&lake.table(&table), &[&produced]);
 }
 
 #[test]

@@ -249,10 +249,11 @@ fn no_arrow_leads_back() {
 }
 
 /// Files of one directory that name each other in a circle: those that are one type, the coordinator, by
-/// what it does: when its group changes, its tables are old, a partition cannot be read, or one is behind.
-const CIRCLES: [&str; 6] = [
+/// what it does: when its group changes, is silent, its tables are old, a partition cannot be read, or one is behind.
+const CIRCLES: [&str; 7] = [
     "pipeline/behind",
     "pipeline/coordinator",
+    "pipeline/hearing",
     "pipeline/log_ends",
     "pipeline/membership",
     "pipeline/renewing",

@@ -419,11 +419,12 @@ impl State {
             let left_out = LeftOut {
                 partitions: names(&left),
                 is_settled: true,
+                is_member: true,
                 before,
                 others: BTreeSet::new(),
             };
             if let Some(client) = self.clients.get(&member.client) {
-                client.tell(Event::LeftOut(left_out));
+                client.tell(Event::LeftOut(Some(left_out)));
             }
         }
     }

@@ -389,6 +389,10 @@ impl Source for Port {
     fn silent(&self) -> Failure {
         kafka_error("ask for the id of the topic")
     }
+
+    fn no_group(&self) -> Failure {
+        kafka_error("hear from the group")
+    }
 }
 
 fn read(meta: Arc<Meta>) -> Reading<Arc<Meta>> {
