@@ -217,7 +217,9 @@ impl Source {
         let elements = told.elements();
         let ours = elements.iter().zip(admin::metadata_of(&told)).filter_map(|(each, metadata)| {
             let KafkaOffset::Offset(offset) = each.offset() else { return None };
-            let reported = read(offset, str::from_utf8(&metadata).ok()?)?;
+            let mut reported = read(offset, str::from_utf8(&metadata).ok()?)?;
+            // librdkafka does not ask with it.
+            reported.epoch = reported.epoch.filter(|_| self.fetcher.is_some());
             Some((TopicPartition::new(each.topic(), each.partition()), reported))
         });
         Ok(ours.collect())

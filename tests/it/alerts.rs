@@ -132,8 +132,10 @@ fn each_rule_fires_for_what_it_names_and_none_for_a_topic_at_rest() {
     running[6].kill();
     // Prometheus has seen this one before it ends, and sees why it did.
     wait_for("a scrape by Prometheus", PATIENCE, || {
-        let log = http::get(&prometheus.url.replace("alerts", "targets")).ok()?.json();
-        let all = log["data"]["activeTargets"].as_array()?.clone();
+        // It says 503 and no more until it is ready.
+        let reply = http::get(&prometheus.url.replace("alerts", "targets")).ok()?;
+        let told = (reply.status == 200).then(|| reply.json())?;
+        let all = told["data"]["activeTargets"].as_array()?.clone();
         let address = refused.address();
         let scraped = |target: &&Value| {
             target["scrapeUrl"].as_str().is_some_and(|url| url.contains(&address))
