@@ -319,6 +319,13 @@ impl State {
         self.note(format_args!("{name} releases {partitions:?}"));
     }
 
+    /// A shard has nothing more in hand of what was fetched before.
+    pub(super) fn drop_stale(&mut self, id: u64, shard: usize) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.stale.retain(|(of, ..)| *of != shard);
+        }
+    }
+
     fn answer(&mut self, id: u64, assigned: bool, partitions: &[i32]) {
         let Some(client) = self.clients.get(&id) else { return };
         let expelled = client.lost_at.is_some();
@@ -342,7 +349,12 @@ impl State {
         let name = client.life.name().to_owned();
         let member = self.group.members.get_mut(&client.member);
         let Some(member) = member.filter(|member| member.client == id) else { return };
-        let owned: Vec<i32> = member.owned.iter().copied().collect();
+        // Not those that it is letting go of already: by then they may be given to it anew.
+        let told = member.unanswered.iter().map(|(assigned, of, _)| (*assigned, of));
+        let to_tell = member.changes.iter().map(|(assigned, of)| (*assigned, of));
+        let revoked = told.chain(to_tell).filter(|(assigned, _)| !assigned);
+        let leaving: BTreeSet<i32> = revoked.flat_map(|(_, of)| of.iter().copied()).collect();
+        let owned: Vec<i32> = member.owned.difference(&leaving).copied().collect();
         match owned.is_empty() {
             true => self.group.rebalances = true,
             false => member.changes.push_back((false, owned)),

@@ -11,7 +11,7 @@ use super::lake::Meta;
 use super::port::{Port, SimTable};
 use super::sink::SimSink;
 use crate::failure::Failure;
-use crate::pipeline::messages::Report;
+use crate::pipeline::messages::{Command, Report};
 use crate::pipeline::world::{ShardTask, World};
 use crate::protocol::FlowTable;
 
@@ -63,7 +63,12 @@ impl Port {
                 Err(TryRecvError::Disconnected) => return Ok(()),
             };
             let obeys = command.is_some();
+            let takes = matches!(command, Some(Command::Take(_)));
             let Some(came) = task.turn(command, Duration::ZERO)? else { return Ok(()) };
+            if takes {
+                // It is within no batch of before, and the client hands over nothing more of it.
+                self.sim.lock().drop_stale(self.client, task.index);
+            }
             if obeys {
                 continue;
             }
