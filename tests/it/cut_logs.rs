@@ -23,10 +23,7 @@ fn ledger_beyond_log_end_of_a_log_that_was_cut_goes_on_where_a_person_says() {
     icestream.run_until_caught_up();
     kafka.produce(&topic, records(1, 100..200));
     icestream.run_until_caught_up();
-    kafka.kill();
-    cut_log(&kafka.log_dir().join(format!("{topic}-0")));
-    kafka.start();
-    let end = kafka.watermarks(&topic)[&0].1;
+    let end = cut(&mut kafka, &topic);
     assert!(end < 200, "the log was not cut: it ends at {end}");
     let case = Case { lake, icestream, topic };
     let refused = case.refused("ledger-beyond-log-end");
@@ -55,10 +52,7 @@ fn log_was_cut_is_found_between_two_runs_and_read_on_where_a_person_says() {
         kafka.produce(&topic, records(1, numbers));
         icestream.run_until_caught_up();
     }
-    kafka.kill();
-    cut_log(&kafka.log_dir().join(format!("{topic}-0")));
-    kafka.start();
-    let cut = kafka.watermarks(&topic)[&0].1;
+    let cut = cut(&mut kafka, &topic);
     assert!(cut < 200, "the log was not cut: it ends at {cut}");
     kafka.produce(&topic, records(1, 1000..1300));
     let case = Case { lake, icestream, topic };
@@ -75,6 +69,14 @@ fn log_was_cut_is_found_between_two_runs_and_read_on_where_a_person_says() {
     assert_eq!(case.rows_and_ids("id >= 1000"), (300, 300));
     // What was reported before the edit says nothing of the log any more.
     case.icestream.run_until_caught_up();
+}
+
+/// The broker comes back with less of the first partition's log, of which this is the end.
+fn cut(kafka: &mut Kafka, topic: &str) -> i64 {
+    kafka.kill();
+    cut_log(&kafka.log_dir().join(format!("{topic}-0")));
+    kafka.start();
+    kafka.watermarks(topic)[&0].1
 }
 
 /// Takes away the last third of a partition's log, as a disk does that lied about a sync.
@@ -109,10 +111,7 @@ fn log_was_cut_under_a_running_process_is_found_by_the_next_one_too() {
         (read("icestream_consumed_records_total") >= Some(100.0)).then_some(())
     });
     assert_eq!(read(COMMITTED), Some(0.0), "they are committed already");
-    kafka.kill();
-    cut_log(&kafka.log_dir().join(format!("{topic}-0")));
-    kafka.start();
-    let cut = kafka.watermarks(&topic)[&0].1;
+    let cut = cut(&mut kafka, &topic);
     assert!((100..200).contains(&cut), "the log ends at {cut}");
     refused(running.wait(RUN), "log-was-cut");
     let case = Case { lake, icestream, topic };
@@ -140,10 +139,7 @@ fn ledger_beyond_log_end_does_not_pass_because_the_log_has_grown_again() {
         kafka.produce(&topic, records(2, numbers));
         icestream.run_until_caught_up();
     }
-    kafka.kill();
-    cut_log(&kafka.log_dir().join(format!("{topic}-0")));
-    kafka.start();
-    let cut = kafka.watermarks(&topic)[&0].1;
+    let cut = cut(&mut kafka, &topic);
     assert!(cut < 200, "the log was not cut: it ends at {cut}");
     let mut running = icestream.run();
     running.wait_count("icestream_refusals_total", &[("refusal", "ledger-beyond-log-end")], 1.0);
