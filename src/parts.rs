@@ -10,7 +10,7 @@ pub use crate::protocol::{
     Prepared, Ranges, RowCounts, TopicPartition, admit, advance, commit_id, encode_ledger,
     encode_summary, ledger_key,
 };
-pub use crate::state::{CheckpointStart, StateStore};
+pub use crate::state::{CheckpointStart, Leaders, StateStore};
 pub use crate::write::{ClosingFiles, TableWriter, WriteSettings};
 
 /// Under the name that it has in the program.

@@ -20,11 +20,11 @@ use crate::broken::{self, Variant};
 use crate::crash;
 use crate::failure::{Failure, chain};
 use crate::protocol::{
-    Checkpoint, Frontier, Offset, PendingCommit, Prepared, Refusal, Settled, generation,
-    group_is_behind_ledger,
+    Checkpoint, Frontier, Offset, PendingCommit, Prepared, Refusal, Settled, TopicPartition,
+    generation, group_is_behind_ledger,
 };
 use crate::source::Reporter;
-use crate::state::{CheckpointStart, StateError, StepSeconds};
+use crate::state::{CheckpointStart, Leaders, StateError, StepSeconds};
 use crate::telemetry::{CheckpointOutcome, Metrics, Server, Step};
 
 /// Commits to the tables of a flow.
@@ -55,6 +55,21 @@ pub(crate) struct Work<T> {
     pub unmoved: Vec<Frontier>,
     /// Who tells the group of it.
     pub reporter: Reporter,
+}
+
+impl<T> Work<T> {
+    /// How far all tables are once it is in them: of each partition that moved for one of them the lowest
+    /// offset of all. A table for which it did not move may be ahead, or behind where the partition stopped
+    /// before a record that is bad for it; one that has not begun it leaves the partition out.
+    fn lowest(&self) -> Frontier {
+        let ledgers = || self.checkpoint.frontiers.values().chain(&self.unmoved);
+        let moved = self.checkpoint.pending.iter().flat_map(|pending| pending.ranges.keys());
+        let all = moved.filter_map(|tp| {
+            let each: Option<Vec<Offset>> = ledgers().map(|ledger| ledger.get(tp)).collect();
+            Some((tp.clone(), each?.into_iter().min()?))
+        });
+        all.collect()
+    }
 }
 
 /// A commit that came to its end.
@@ -95,7 +110,8 @@ impl<W: World> Committer<W> {
         }
         let began = now();
         crash::point("prepare.before");
-        let prepared = self.prepare(&work).await?;
+        let epochs = self.source.leader_epochs(&work.lowest());
+        let prepared = self.prepare(&work, &epochs).await?;
         crash::point("prepare.after");
         let preparing = now() - began;
         self.metrics.observe_step(Step::Prepare, preparing);
@@ -107,7 +123,7 @@ impl<W: World> Committer<W> {
 
         let began = now();
         crash::point("report.before");
-        self.report(&done, &work).await?;
+        self.report(&done, &work, epochs).await?;
         crash::point("report.after");
         let reporting = now() - began;
         self.metrics.observe_step(Step::Report, reporting);
@@ -265,11 +281,24 @@ impl<W: World> Committer<W> {
         Ok(())
     }
 
-    pub(super) async fn prepare(&self, work: &Work<Loaded<W>>) -> Result<Vec<Prepared>, Failure> {
+    /// `epochs` are those of the leaders of what was read last.
+    pub(super) async fn prepare(
+        &self,
+        work: &Work<Loaded<W>>,
+        epochs: &BTreeMap<TopicPartition, i32>,
+    ) -> Result<Vec<Prepared>, Failure> {
+        let Reporter { tables, generation } = work.reporter.clone();
+        let mut leaders = Leaders { tables, generation, ..Leaders::default() };
+        for (tp, next) in work.lowest().iter() {
+            if let Some(epoch) = epochs.get(tp) {
+                leaders.insert(tp, next, *epoch);
+            }
+        }
         let start = CheckpointStart {
             instance: self.instance.clone(),
             started_ms: work.started_ms,
             seal_seconds: work.seal.as_secs_f64(),
+            leaders,
         };
         let files = work.checkpoint.pending.iter().flat_map(|pending| &pending.files);
         let bytes: u64 = files.map(|file| file.bytes).sum();
@@ -288,6 +317,7 @@ impl<W: World> Committer<W> {
         &self,
         done: &[Done<Loaded<W>>],
         work: &Work<Loaded<W>>,
+        epochs: BTreeMap<TopicPartition, i32>,
     ) -> Result<(), Failure> {
         if done.iter().any(|done| done.settled.is_superseded()) {
             return Ok(());
@@ -300,9 +330,7 @@ impl<W: World> Committer<W> {
         if done.iter().any(is_edited) {
             return Ok(());
         }
-        let ledgers: Vec<&Frontier> =
-            work.checkpoint.frontiers.values().chain(&work.unmoved).collect();
-        let frontier = lowest(&work.checkpoint.pending, &ledgers);
+        let frontier = work.lowest();
         let none = Frontier::default();
         for Done { reading, pending, .. } in done {
             let ledger = reading.view().ledger.as_ref().map_or(&none, |ledger| &ledger.frontier);
@@ -311,7 +339,7 @@ impl<W: World> Committer<W> {
             group_is_behind_ledger(&reported, ledger)
                 .map_err(|violation| violated(&self.metrics, &violation))?;
         }
-        if let Err(error) = self.source.report(frontier, work.reporter.clone()).await {
+        if let Err(error) = self.source.report(frontier, work.reporter.clone(), epochs).await {
             self.metrics.add_retry(Server::Kafka);
             tracing::warn!(error = %chain(&error), "group offsets not reported; lag tools lag until the next checkpoint");
         }
@@ -322,18 +350,6 @@ impl<W: World> Committer<W> {
     pub(crate) fn refuse(&self, refusal: Refusal) -> Failure {
         refused(&self.metrics, refusal)
     }
-}
-
-/// How far all tables are: of each partition that moved for one of them the lowest offset of all. A
-/// table for which it did not move may be ahead, or behind where the partition stopped before a record
-/// that is bad for it; one that has not begun it leaves the partition out.
-fn lowest(done: &[PendingCommit], ledgers: &[&Frontier]) -> Frontier {
-    let moved = done.iter().flat_map(|pending| pending.ranges.keys());
-    let all = moved.filter_map(|tp| {
-        let each: Option<Vec<Offset>> = ledgers.iter().map(|ledger| ledger.get(tp)).collect();
-        Some((tp.clone(), each?.into_iter().min()?))
-    });
-    all.collect()
 }
 
 /// Of two failures the one that a person must look at; of such, the first. The other is logged.

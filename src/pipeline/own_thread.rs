@@ -1,7 +1,9 @@
-//! A thread for calls that block and take much memory.
+//! Threads: one for calls that block and take much memory, and others that end by themselves.
 
 use std::sync::mpsc::{Sender, channel};
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use crate::failure::Failure;
@@ -43,6 +45,19 @@ impl OwnThread {
         self.0.send(call).map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
+}
+
+/// A thread; the future ends with it. False: it panicked.
+pub(super) fn spawn(
+    name: String,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<BoxFuture<'static, bool>, Failure> {
+    let thread = std::thread::Builder::new()
+        .name(name)
+        .spawn(run)
+        .map_err(|error| Failure::Internal(format!("cannot start a thread: {error}")))?;
+    let join = tokio::task::spawn_blocking(move || thread.join().is_ok());
+    Ok(async move { join.await.unwrap_or(false) }.boxed())
 }
 
 #[cfg(test)]

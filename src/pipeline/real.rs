@@ -14,7 +14,7 @@ use super::end::join_error;
 use super::fit::check_fit;
 use super::messages::{Event, Report};
 use super::monitor;
-use super::own_thread::OwnThread;
+use super::own_thread::{OwnThread, spawn};
 use super::reading::Reading;
 use super::seams::{self, Checkpoints, now};
 use super::sink::{FileSink, SinkSettings};
@@ -33,7 +33,7 @@ use crate::source::{
     FetchBy, Fit, GroupMember, GroupOffsets, PartitionId, Polled, Reported, Reporter, ShardQueue,
     Share, Source, SourceSettings, TopicInfo, Topics,
 };
-use crate::state::{CheckpointEnd, CheckpointStart, StateError, StateStore, StepSeconds};
+use crate::state::{CheckpointEnd, CheckpointStart, Leaders, StateError, StateStore, StepSeconds};
 use crate::table::{
     self, Catalog, CommitOutcome, Freed, LoadedTable, Maintenance, MaintenanceTotals, NotSent,
     TableName, TableSize, check_writable,
@@ -337,8 +337,17 @@ impl seams::Source for KafkaSource {
         Ok(self.source.rejoin()?)
     }
 
-    async fn report(&self, frontier: Frontier, by: Reporter) -> Result<(), Failure> {
-        self.call(move |source| Ok(source.report(&frontier, &by)?)).await
+    fn leader_epochs(&self, frontier: &Frontier) -> BTreeMap<TopicPartition, i32> {
+        self.source.leader_epochs(frontier)
+    }
+
+    async fn report(
+        &self,
+        frontier: Frontier,
+        by: Reporter,
+        epochs: BTreeMap<TopicPartition, i32>,
+    ) -> Result<(), Failure> {
+        self.call(move |source| Ok(source.report(&frontier, &by, &epochs)?)).await
     }
 
     async fn reported(
@@ -536,6 +545,10 @@ impl Checkpoints for Disk {
         self.call(StateStore::load).await
     }
 
+    async fn leaders(&self) -> Result<Leaders, Failure> {
+        self.call(StateStore::leaders).await
+    }
+
     async fn prepare(
         &self,
         checkpoint: Checkpoint,
@@ -575,17 +588,4 @@ async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     tokio::task::spawn_blocking(call).await.map_err(join_error)?
-}
-
-/// A thread; the future ends with it. False: it panicked.
-fn spawn(
-    name: String,
-    run: impl FnOnce() + Send + 'static,
-) -> Result<BoxFuture<'static, bool>, Failure> {
-    let thread = std::thread::Builder::new()
-        .name(name)
-        .spawn(run)
-        .map_err(|error| Failure::Internal(format!("cannot start a thread: {error}")))?;
-    let join = tokio::task::spawn_blocking(move || thread.join().is_ok());
-    Ok(async move { join.await.unwrap_or(false) }.boxed())
 }

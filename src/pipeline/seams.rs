@@ -22,7 +22,7 @@ use crate::protocol::{
     Prepared, Settled, TopicPartition,
 };
 use crate::source::{PartitionId, Polled, Record, Reported, Reporter, Share, TopicInfo, Topics};
-use crate::state::{CheckpointEnd, CheckpointStart, StepSeconds};
+use crate::state::{CheckpointEnd, CheckpointStart, Leaders, StepSeconds};
 use crate::table::{CommitOutcome, NotSent};
 
 /// The topics, and the group that distributes their partitions.
@@ -89,11 +89,15 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     /// # Errors
     /// If the client does not take it.
     fn rejoin(&self) -> Result<(), Failure>;
-    /// Tells the group how far the ledger is, for lag tools, and who says so.
+    /// Leader epochs of the records before these offsets, as far as they were read here.
+    fn leader_epochs(&self, frontier: &Frontier) -> BTreeMap<TopicPartition, i32>;
+    /// Tells the group how far the ledger is, for lag tools, who says so, and leader epochs of the records
+    /// before that.
     fn report(
         &self,
         frontier: Frontier,
         by: Reporter,
+        epochs: BTreeMap<TopicPartition, i32>,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
     /// What pipelines told the group of these partitions; nothing, if we may not know it.
     fn reported(
@@ -164,6 +168,8 @@ pub(crate) trait Table: Clone + Send + Sync + 'static {
 pub(crate) trait Checkpoints: Clone + Send + Sync + 'static {
     /// What recovery needs.
     fn load(&self) -> impl Future<Output = Result<LocalState, Failure>> + Send;
+    /// Under which leaders the records were written that earlier checkpoints read last.
+    fn leaders(&self) -> impl Future<Output = Result<Leaders, Failure>> + Send;
     /// Step 2 of a commit. Only what it gives back may be admitted (I4).
     fn prepare(
         &self,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::committer::Committer;
 use super::flow_tables::reporter;
 use super::reading::Readings;
-use super::seams::{Source, now};
+use super::seams::{Checkpoints, Source, now};
 use super::settings::RunSettings;
 use super::world::World;
 use crate::failure::{Failure, chain};
@@ -84,22 +84,35 @@ pub(super) async fn starts<W: World>(
         let again = still.at.into_iter().filter(|(tp, _)| !starts.refused.contains_key(tp));
         starts.at = again.collect();
     }
-    starts.epochs = epochs(committer, &starts).await;
+    starts.epochs = epochs(committer, &starts).await?;
     Ok(starts)
 }
 
-/// Under which leaders the records were written that precede what is read first, where the group's offsets
-/// say so: a log that was cut off since then, and has grown again, is found by it. Only of an offset that was
-/// reported for these tables as they are: one from before an edit may be of another log.
+/// Under which leaders the records were written that precede what is read first, where local state or the
+/// group's offsets say so: a log that was cut off since then, and has grown again, is found by it. Only of an
+/// offset that was read for these tables as they are: one from before an edit may be of another log.
+///
+/// Local state is there after a kill between a commit and its report, and where the group is not for us to
+/// use; the group's offsets where another process read on, or the directory is new.
 async fn epochs<W: World>(
     committer: &Committer<W>,
     starts: &Starts,
-) -> BTreeMap<TopicPartition, i32> {
+) -> Result<BTreeMap<TopicPartition, i32>, Failure> {
     let continued = |at: &&Vec<StartAt>| at.iter().any(|at| at.ledger.is_some());
     let of_ledger = starts.at.iter().filter(|(_, at)| continued(at));
-    let asked: Vec<TopicPartition> = of_ledger.map(|(tp, _)| tp.clone()).collect();
+    let kept = committer.state.leaders().await?;
+    let Reporter { tables, generation } = &starts.reporter;
+    let is_of_these = (&kept.tables, &kept.generation) == (tables, generation);
+    let (mut known, mut asked) = (BTreeMap::new(), Vec::new());
+    for (tp, at) in of_ledger {
+        let start = at.iter().map(|at| at.start).min();
+        match start.and_then(|start| kept.epoch(tp, start)).filter(|_| is_of_these) {
+            Some(epoch) => drop(known.insert(tp.clone(), epoch)),
+            None => asked.push(tp.clone()),
+        }
+    }
     if asked.is_empty() {
-        return BTreeMap::new();
+        return Ok(known);
     }
     let reported = match committer.source.reported(asked).await {
         Ok(reported) => reported,
@@ -108,15 +121,16 @@ async fn epochs<W: World>(
                 error = %chain(&error),
                 "it is not known under which leaders the last records were written: a log that was cut off meanwhile and has grown again is not found"
             );
-            return BTreeMap::new();
+            return Ok(known);
         }
     };
-    let known = reported.into_iter().filter_map(|(tp, reported)| {
+    let told = reported.into_iter().filter_map(|(tp, reported)| {
         let start = starts.at.get(&tp)?.iter().map(|at| at.start).min()?;
         let is_of_this = reported.offset == start && reported.by == starts.reporter;
         is_of_this.then_some((tp, reported.epoch?))
     });
-    known.collect()
+    known.extend(told);
+    Ok(known)
 }
 
 /// The same where all have to begin, or to be left out for want of a leader.

@@ -102,7 +102,12 @@ enum Missing {
 impl Source {
     /// Reports offsets to the consumer group, for lag tools. Blocks until the broker answers. A process that
     /// reads without the group leaves it out where the group is not for it to use.
-    pub(crate) fn report(&self, frontier: &Frontier, by: &Reporter) -> Result<(), SourceError> {
+    pub(crate) fn report(
+        &self,
+        frontier: &Frontier,
+        by: &Reporter,
+        epochs: &BTreeMap<TopicPartition, i32>,
+    ) -> Result<(), SourceError> {
         // An attempt may take as long as a session.
         match self.use_of_offsets() {
             Use::Denied => return Ok(()),
@@ -111,16 +116,17 @@ impl Source {
         }
         let offsets = &self.settings.offsets;
         let is_bare = offsets.is_bare.load(Ordering::Relaxed);
-        let reported = match self.commit(frontier, by, is_bare) {
+        let metadata = |tp: &TopicPartition| text(by, epochs.get(tp).copied());
+        let reported = match self.commit(frontier, (!is_bare).then_some(&metadata)) {
             Err(error) if !is_bare && is_too_large(&error) => {
                 offsets.is_bare.store(true, Ordering::Relaxed);
                 tracing::warn!(
                     %error,
                     "the cluster takes no metadata with the group's offsets (offset.metadata.max.bytes): they are \
-                     reported without it, so that a log that was cut off while nothing was read, or a table that \
-                     is gone with all local state, may not be found"
+                     reported without it, so that once the checkpoint directory is lost, a log that was cut off \
+                     or a table that is gone may not be found"
                 );
-                self.commit(frontier, by, true)
+                self.commit(frontier, None::<&fn(&TopicPartition) -> String>)
             }
             reported => reported,
         };
@@ -147,15 +153,26 @@ impl Source {
         }
     }
 
-    fn commit(&self, frontier: &Frontier, by: &Reporter, is_bare: bool) -> Result<(), KafkaError> {
+    /// Leader epochs of the records before these offsets, as far as they were read here.
+    pub(crate) fn leader_epochs(&self, frontier: &Frontier) -> BTreeMap<TopicPartition, i32> {
+        let Some(fetcher) = &self.fetcher else { return BTreeMap::new() };
+        let known = |(tp, next): (&TopicPartition, Offset)| {
+            Some((tp.clone(), fetcher.epoch_before(tp, next)?))
+        };
+        frontier.iter().filter_map(known).collect()
+    }
+
+    fn commit(
+        &self,
+        frontier: &Frontier,
+        metadata: Option<&impl Fn(&TopicPartition) -> String>,
+    ) -> Result<(), KafkaError> {
         let mut list = TopicPartitionList::with_capacity(frontier.len());
         for (tp, next) in frontier.iter() {
             let mut added = list.add_partition(&tp.topic, tp.partition);
             added.set_offset(KafkaOffset::Offset(next))?;
-            if !is_bare {
-                let fetcher = self.fetcher.as_ref();
-                let epoch = fetcher.and_then(|fetcher| fetcher.epoch_before(tp, next));
-                added.set_metadata(text(by, epoch));
+            if let Some(metadata) = metadata {
+                added.set_metadata(metadata(tp));
             }
         }
         self.consumer.commit(&list, CommitMode::Sync)
@@ -178,8 +195,8 @@ impl Source {
         if before == Use::Good && now != Use::Good {
             tracing::warn!(
                 group = %self.settings.group_id, error = detail,
-                "the group's offsets cannot be used: lag tools are told nothing, and a log that was cut off while \
-                 nothing was read, or a table that is gone with all local state, may not be found"
+                "the group's offsets cannot be used: lag tools are told nothing, and once the checkpoint directory \
+                 is lost, a log that was cut off or a table that is gone may not be found"
             );
         }
     }

@@ -69,7 +69,9 @@ pub(super) fn last_epoch(state: &LocalState) -> Option<Epoch> {
 }
 
 pub(super) fn start() -> CheckpointStart {
-    CheckpointStart { instance: "one".into(), started_ms: 1_700_000_000_000, seal_seconds: 0.5 }
+    let leaders = Leaders::default();
+    let (instance, started_ms) = ("one".into(), 1_700_000_000_000);
+    CheckpointStart { instance, started_ms, seal_seconds: 0.5, leaders }
 }
 
 pub(super) fn end(retained: usize) -> CheckpointEnd {

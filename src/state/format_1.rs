@@ -95,7 +95,7 @@ pub(super) fn records(reader: &StateReader) -> Result<Vec<(u64, CheckpointRecord
     let mut records = Vec::new();
     for number in reader.record_numbers(keys::records_1())? {
         let key = keys::record(keys::records_1(), number);
-        let record = reader.record_as::<RecordOne>(&key)?.map(RecordOne::upgraded);
+        let record = reader.lenient::<RecordOne>(&key)?.map(RecordOne::upgraded);
         records.extend(record.map(|record| (number, record)));
     }
     Ok(records)

@@ -10,6 +10,7 @@
 //! 06 FLOW               the open checkpoint of a flow (I2: never two)
 //! 07 FLOW               the last checkpoints of a flow seen in its tables, by table
 //! 08 LENGTH FLOW NUMBER a retained checkpoint of a flow
+//! 09 FLOW               leader epochs of what the checkpoints of a flow read
 //! ```
 //!
 //! FLOW is the flow's name, LENGTH its bytes as u16, NUMBER is u64. Numbers stand with their big end
@@ -28,7 +29,8 @@ pub(super) const MEMBER: &[u8] = &[0x05];
 const OPEN: u8 = 0x06;
 const LAST: u8 = 0x07;
 const RECORD: u8 = 0x08;
-// 0x09 to 0x0f are reserved for records to come.
+const LEADERS: u8 = 0x09;
+// 0x0a to 0x0f are reserved for records to come.
 
 const NUMBER_BYTES: usize = 8;
 
@@ -40,6 +42,11 @@ pub(super) fn open(flow: &str) -> Vec<u8> {
 /// The key of what was last seen in the tables of `flow`.
 pub(super) fn last(flow: &str) -> Vec<u8> {
     [&[LAST], flow.as_bytes()].concat()
+}
+
+/// The key of the leader epochs of what the checkpoints of `flow` read.
+pub(super) fn leaders(flow: &str) -> Vec<u8> {
+    [&[LEADERS], flow.as_bytes()].concat()
 }
 
 /// The beginning of the keys of all open checkpoints.
@@ -78,6 +85,7 @@ pub(super) fn show(key: &[u8]) -> String {
         OPEN_1 | [OPEN, ..] => "open checkpoint".to_owned(),
         LAST_1 | [LAST, ..] => "last checkpoint".to_owned(),
         MEMBER => "group member".to_owned(),
+        [LEADERS, ..] => "leader epochs".to_owned(),
         [0x04 | RECORD, .., _, _, _, _, _, _, _, _] => {
             let number = key.last_chunk::<NUMBER_BYTES>().map_or(0, |n| u64::from_be_bytes(*n));
             format!("checkpoint record {number}")
@@ -121,6 +129,7 @@ mod tests {
         assert_eq!(show(OPEN_1), "open checkpoint");
         assert_eq!(show(&open("flow")), "open checkpoint");
         assert_eq!(show(&last("flow")), "last checkpoint");
+        assert_eq!(show(&leaders("checkpoints")), "leader epochs");
         assert_eq!(show(&record(&records("flow"), 7)), "checkpoint record 7");
         assert_eq!(show(&record(records_1(), 7)), "checkpoint record 7");
         assert_eq!(show(&[0xff]), "unknown key [ff]");

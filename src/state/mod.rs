@@ -27,10 +27,10 @@ mod store;
 
 pub(crate) use error::StateError;
 pub(crate) use reader::StateReader;
-pub use record::CheckpointStart;
 #[cfg(test)]
 pub(crate) use record::CommitRecord;
 pub(crate) use record::{CheckpointEnd, CheckpointRecord, Outcome, StepSeconds};
+pub use record::{CheckpointStart, Leaders};
 pub use store::StateStore;
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::StateError;
 use super::format_1;
 use super::frame::{self, FrameError};
 use super::keys;
-use super::record::{CheckpointRecord, Meta, Open};
+use super::record::{CheckpointRecord, Leaders, Meta, Open};
 use crate::protocol::{Checkpoint, LastCheckpoint, LocalState, Prepared};
 
 /// The file that a store has from its beginning to its end.
@@ -113,6 +113,14 @@ impl StateReader {
         Ok(self.get(&keys::last(flow))?.unwrap_or_default())
     }
 
+    /// Under which leaders the records were written that the checkpoints of `flow` read last.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn leaders(&self, flow: &str) -> Result<Leaders, StateError> {
+        Ok(self.lenient(&keys::leaders(flow))?.unwrap_or_default())
+    }
+
     /// The checkpoint of `flow` that is prepared and not finalized for all of its tables, if there
     /// is one, with the pending commits that are left.
     ///
@@ -183,20 +191,17 @@ impl StateReader {
 
     /// A retained checkpoint.
     pub(super) fn record(&self, key: &[u8]) -> Result<Option<CheckpointRecord>, StateError> {
-        self.record_as(key)
+        self.lenient(key)
     }
 
-    /// A retained checkpoint in the form of some version. It is for people alone: one that is damaged
-    /// is told and left out, and keeps nobody from the rest.
-    pub(super) fn record_as<T: DeserializeOwned>(
-        &self,
-        key: &[u8],
-    ) -> Result<Option<T>, StateError> {
+    /// A record on which no row depends, in the form of some version: one that is damaged is told and left
+    /// out, and keeps nobody from the rest.
+    pub(super) fn lenient<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StateError> {
         match self.get(key) {
             Err(StateError::Corrupt { key, dir, detail }) => {
                 tracing::warn!(
                     dir = %dir.display(), key, detail,
-                    "a retained checkpoint cannot be read and is left out; no row depends on it"
+                    "a record of the checkpoint store cannot be read and is left out; no row depends on it"
                 );
                 Ok(None)
             }

@@ -1,9 +1,11 @@
 //! The records of the store. Their JSON is the format on disk: a change of a field, here or in a
 //! type of the protocol that they hold, needs a new format version and a way up from the old one.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{Checkpoint, CommitId, Epoch, Frontier, Settled};
+use crate::protocol::{Checkpoint, CommitId, Epoch, Frontier, Offset, Settled, TopicPartition};
 
 /// A retained checkpoint, for people to read. Its id is its instance and epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -115,6 +117,44 @@ pub struct CheckpointStart {
     pub started_ms: i64,
     /// How long the seal took.
     pub seal_seconds: f64,
+    /// Under which leaders the last of its records were written.
+    pub leaders: Leaders,
+}
+
+/// Leader epochs of the records before offsets, as they were read for tables as they were then: they tell a
+/// log that was cut off since, and has grown again (KIP-320).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaders {
+    /// The tables, separated by commas.
+    pub tables: String,
+    /// Generations of their ledgers, added up: an edit by a person may have gone back to where a log was cut.
+    pub generation: u64,
+    /// By topic and partition: the next offset to read, and the leader epoch of the record before it.
+    pub before: BTreeMap<String, BTreeMap<i32, (Offset, i32)>>,
+}
+
+impl Leaders {
+    /// Knows the epoch of the record before `next` from now on, and that of no other of the partition.
+    pub fn insert(&mut self, tp: &TopicPartition, next: Offset, epoch: i32) {
+        self.before.entry(tp.topic.clone()).or_default().insert(tp.partition, (next, epoch));
+    }
+
+    /// The epoch of the record before `next`, where it is known.
+    pub fn epoch(&self, tp: &TopicPartition, next: Offset) -> Option<i32> {
+        let (at, epoch) = self.before.get(&tp.topic)?.get(&tp.partition)?;
+        (*at == next).then_some(*epoch)
+    }
+
+    /// What is known of partitions that `newer` says nothing of stays known, if it is for the same tables.
+    pub(super) fn extend(&mut self, newer: &Self) {
+        if (&self.tables, self.generation) != (&newer.tables, newer.generation) {
+            *self = newer.clone();
+            return;
+        }
+        for (topic, partitions) in &newer.before {
+            self.before.entry(topic.clone()).or_default().extend(partitions);
+        }
+    }
 }
 
 /// What is known of a checkpoint when it is finalized.

@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::reader::prepared;
 use super::record::{
-    CheckpointEnd, CheckpointRecord, CheckpointStart, Member, Meta, Open, Outcome, StepSeconds,
+    CheckpointEnd, CheckpointRecord, CheckpointStart, Leaders, Member, Meta, Open, Outcome,
+    StepSeconds,
 };
 use super::{StateError, StateReader, format_1, frame, keys};
 use crate::protocol::{
@@ -138,6 +139,14 @@ impl StateStore {
         self.reader.load(flow)
     }
 
+    /// As [`StateReader::leaders`].
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn leaders(&self, flow: &str) -> Result<Leaders, StateError> {
+        self.reader.leaders(flow)
+    }
+
     /// As [`StateReader::open_checkpoint`].
     ///
     /// # Errors
@@ -177,6 +186,11 @@ impl StateStore {
         self.put(&mut batch, &keys::open(flow), &Open { number, checkpoint: checkpoint.clone() })?;
         let record = CheckpointRecord::prepared(checkpoint, start);
         self.put(&mut batch, &keys::record(&records, number), &record)?;
+        if !start.leaders.before.is_empty() {
+            let mut leaders = self.reader.leaders(flow)?;
+            leaders.extend(&start.leaders);
+            self.put(&mut batch, &keys::leaders(flow), &leaders)?;
+        }
         self.write(batch, true)?;
         Ok(prepared(Some(checkpoint.clone())))
     }

@@ -1,4 +1,5 @@
 mod formats;
+mod leaders;
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;

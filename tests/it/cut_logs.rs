@@ -71,6 +71,32 @@ fn log_was_cut_is_found_between_two_runs_and_read_on_where_a_person_says() {
     case.icestream.run_until_caught_up();
 }
 
+/// The group knows nothing of the last commit: it was not told before the process was killed.
+#[test]
+fn log_was_cut_is_found_where_the_process_was_killed_before_it_told_the_group() {
+    for point in ["prepare.after", "report.before"] {
+        let (lake, mut kafka) = (Lake::sqlite(), Kafka::own());
+        let topic = unique("untold");
+        kafka.create_topic(&topic, 1, &[]);
+        let table = format!("db.{topic}");
+        let icestream = Icestream::new(&kafka, &topic, &lake, &table).schema(&schema());
+        kafka.produce(&topic, records(1, 0..100));
+        icestream.run_until_caught_up();
+        kafka.produce(&topic, records(1, 100..200));
+        icestream.clone().crash_at(point).run().wait(PATIENCE).aborted();
+        let cut = cut(&mut kafka, &topic);
+        assert!((100..200).contains(&cut), "{point}: the log ends at {cut}");
+        kafka.produce(&topic, records(1, 1000..1300));
+        let case = Case { lake, icestream, topic };
+        let refused = case.refused("log-was-cut");
+        let command = refused.command().replace("OFFSET", &cut.to_string());
+        case.follow(&command);
+        case.icestream.run_until_caught_up();
+        assert_eq!(case.rows_and_ids("id < 1000"), (200, 200), "{point}");
+        assert_eq!(case.rows_and_ids("id >= 1000"), (300, 300), "{point}");
+    }
+}
+
 /// The broker comes back with less of the first partition's log, of which this is the end.
 fn cut(kafka: &mut Kafka, topic: &str) -> i64 {
     kafka.kill();

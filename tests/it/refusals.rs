@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use icestream::parts::{Checkpoint, CheckpointStart, Epoch, StateStore};
+use icestream::parts::{Checkpoint, CheckpointStart, Epoch, Leaders, StateStore};
 use serde_json::{Value, json};
 
 use crate::landing::{pipeline, records};
@@ -469,7 +469,12 @@ fn damage_pending(dir: &Path, pipeline: &str) {
         range.start += 1;
     }
     store.give_up(pipeline, "to be damaged").unwrap();
-    let start = CheckpointStart { instance: "test".into(), started_ms: 0, seal_seconds: 0.0 };
+    let start = CheckpointStart {
+        instance: "test".into(),
+        started_ms: 0,
+        seal_seconds: 0.0,
+        leaders: Leaders::default(),
+    };
     let epoch = Epoch(99);
     pending[0].epoch = epoch;
     store.prepare(pipeline, &Checkpoint { epoch, frontiers, pending }, &start).unwrap();

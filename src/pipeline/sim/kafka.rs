@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::lake::Meta;
 use super::state::{Life, State, tp};
 use crate::pipeline::messages::Event;
-use crate::protocol::{Offset, TopicPartition};
+use crate::protocol::{Frontier, Offset, TopicPartition};
 use crate::source::{LeftOut, Membership, Reported, Share};
 
 /// What is at an offset.
@@ -273,8 +273,37 @@ impl State {
         self.begin(id, shares);
     }
 
+    /// The leader epoch of the record before an offset: leaders change often, and a topic that is made again
+    /// has others.
+    fn leader_epoch(&self, partition: i32, next: Offset) -> i32 {
+        let of_topic = if self.remade.is_some() { 1000 } else { 0 };
+        of_topic + partition + i32::try_from(next / 3).unwrap_or(i32::MAX)
+    }
+
+    /// Those before these offsets, of partitions that the client reads.
+    pub(crate) fn leader_epochs(
+        &self,
+        id: u64,
+        frontier: &Frontier,
+    ) -> BTreeMap<TopicPartition, i32> {
+        let Some(client) = self.clients.get(&id) else { return BTreeMap::new() };
+        let read = frontier.iter().filter(|(tp, _)| client.fetches.contains_key(&tp.partition));
+        read.map(|(tp, next)| (tp.clone(), self.leader_epoch(tp.partition, next))).collect()
+    }
+
     /// A client begins to read partitions that it has.
     pub(crate) fn begin(&mut self, id: u64, shares: &[Share]) {
+        for share in shares {
+            let of_log = self.leader_epoch(share.tp.partition, share.start);
+            match share.epoch {
+                None => self.met.unknown_leaders += 1,
+                Some(epoch) if epoch == of_log => self.met.known_leaders += 1,
+                Some(epoch) => self.find(format!(
+                    "{} is read from {} as if the record before had the leader epoch {epoch}, not {of_log}",
+                    share.tp, share.start
+                )),
+            }
+        }
         let Some(client) = self.clients.get_mut(&id) else { return };
         for share in shares {
             let (shard, start) = (share.shard, share.start);

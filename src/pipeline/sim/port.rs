@@ -20,13 +20,10 @@ use super::state::{Life, Sim, State, TOPIC};
 use crate::failure::Failure;
 use crate::pipeline::messages::Event;
 use crate::pipeline::reading::Reading;
-use crate::pipeline::seams::{Checkpoints, Source, Table};
-use crate::protocol::{
-    Checkpoint, Frontier, JournalParts, LastCheckpoint, LocalState, LogRange, Offset, Permit,
-    Prepared, Settled, TopicPartition, one_epoch_is_open,
-};
+use crate::pipeline::seams::{Source, Table};
+use crate::protocol::{Frontier, JournalParts, LogRange, Offset, Permit, TopicPartition};
 use crate::source::{Reported, Reporter, Share, SourceError, TopicInfo, Topics};
-use crate::state::{CheckpointEnd, CheckpointStart, Outcome, StateError, StepSeconds};
+use crate::state::StateError;
 use crate::table::{CommitOutcome, NotSent, TableError};
 
 /// One run of a process.
@@ -88,7 +85,11 @@ impl Port {
         }
     }
 
-    async fn call<T>(&self, what: &'static str, effect: impl FnOnce(&mut State) -> T + Send) -> T {
+    pub(super) async fn call<T>(
+        &self,
+        what: &'static str,
+        effect: impl FnOnce(&mut State) -> T + Send,
+    ) -> T {
         self.pass(what).await;
         self.travel().await;
         self.pass(what).await;
@@ -99,7 +100,7 @@ impl Port {
     }
 
     /// A write that ends, whoever waits for it, unless the process dies.
-    async fn write<T: Default + Send + 'static>(
+    pub(super) async fn write<T: Default + Send + 'static>(
         &self,
         what: &'static str,
         effect: impl FnOnce(&mut State) -> Result<T, Failure> + Send + 'static,
@@ -349,7 +350,16 @@ impl Source for Port {
         Ok(())
     }
 
-    async fn report(&self, frontier: Frontier, by: Reporter) -> Result<(), Failure> {
+    fn leader_epochs(&self, frontier: &Frontier) -> BTreeMap<TopicPartition, i32> {
+        self.sim.lock().leader_epochs(self.client, frontier)
+    }
+
+    async fn report(
+        &self,
+        frontier: Frontier,
+        by: Reporter,
+        epochs: BTreeMap<TopicPartition, i32>,
+    ) -> Result<(), Failure> {
         let name = self.life.name().to_owned();
         self.kafka("report", move |state| {
             for (tp, offset) in frontier.iter() {
@@ -357,7 +367,8 @@ impl Source for Port {
                 if ledger.is_none_or(|ledger| ledger < offset) {
                     state.find(format!("I9: {name} reports {tp} at {offset}, ledger {ledger:?}"));
                 }
-                let reported = Reported { offset, by: by.clone(), epoch: None };
+                let epoch = epochs.get(tp).copied();
+                let reported = Reported { offset, by: by.clone(), epoch };
                 state.group.offsets.insert(tp.partition, reported);
             }
         })
@@ -510,89 +521,5 @@ impl Table for SimTable {
                 }
             })
             .await
-    }
-}
-
-fn prepared(checkpoint: &Checkpoint) -> Vec<Prepared> {
-    checkpoint.pending.iter().cloned().map(Prepared::on_disk).collect()
-}
-
-impl Checkpoints for Port {
-    async fn load(&self) -> Result<LocalState, Failure> {
-        let slot = self.life.slot();
-        self.call("load state", move |state| {
-            let now = &state.drives[slot].now;
-            let half = now.open.as_ref().is_some_and(|o| o.pending.len() < o.frontiers.len());
-            state.met.half_starts += usize::from(half);
-            let now = &state.drives[slot].now;
-            let pending = now.open.iter().flat_map(prepared).collect();
-            Ok(LocalState { pending, last: now.last.clone(), given_up: false })
-        })
-        .await
-    }
-
-    async fn prepare(
-        &self,
-        checkpoint: Checkpoint,
-        _start: CheckpointStart,
-    ) -> Result<Vec<Prepared>, Failure> {
-        let life = self.life.clone();
-        self.write("prepare", move |state| {
-            let next = checkpoint.epoch;
-            let open = state.drives[life.slot()].now.open.as_ref().map(|open| open.epoch);
-            if let Err(violation) = one_epoch_is_open(open, next) {
-                state.find(violation.to_string());
-                return Err(Failure::State(violation.into()));
-            }
-            state.note(format_args!("{} prepares epoch {next}", life.name()));
-            let drive = &mut state.drives[life.slot()];
-            let prepared = prepared(&checkpoint);
-            drive.now.open = Some(checkpoint);
-            drive.copy();
-            Ok(prepared)
-        })
-        .await
-    }
-
-    async fn finalize(&self, settled: Settled, _end: CheckpointEnd) -> Result<(), Failure> {
-        let (commit, outcome) = (settled.commit_id().clone(), Outcome::of(&settled));
-        let life = self.life.clone();
-        self.write("finalize", move |state| {
-            let slot = life.slot();
-            let mut open = state.drives[slot].now.open.take();
-            let done = open.as_mut().and_then(|open| {
-                let at = open.pending.iter().position(|pending| pending.commit_id == commit)?;
-                Some((open.epoch, open.frontiers.clone(), open.pending.remove(at)))
-            });
-            let Some((epoch, frontiers, pending)) = done else {
-                let text = format!("{} finalizes {commit}, which is not open", life.name());
-                state.find(text);
-                return Err(Failure::State(StateError::NotOpen { commit, open: None }));
-            };
-            state.drives[slot].now.open = open.filter(|open| !open.pending.is_empty());
-            state.met.halves += usize::from(state.drives[slot].now.open.is_some());
-            state.note(format_args!(
-                "{} finalizes epoch {epoch} in {}: {outcome:?}",
-                life.name(),
-                pending.table
-            ));
-            if matches!(outcome, Outcome::Committed { .. }) {
-                if !state.has_landed(&commit) {
-                    state.find(format!("I5: {commit} is finalized and did not land"));
-                }
-                let frontier = frontiers.get(&pending.table).cloned().unwrap_or_default();
-                let (generation, table_uuid) = (pending.generation, pending.table_uuid.clone());
-                let last = LastCheckpoint { epoch, frontier, generation, table_uuid };
-                state.drives[slot].now.last.insert(pending.table, last);
-            }
-            state.drives[slot].copy();
-            Ok(())
-        })
-        .await
-    }
-
-    async fn add_seconds(&self, _seconds: StepSeconds) -> Result<(), Failure> {
-        self.pass("add seconds").await;
-        Ok(())
     }
 }

@@ -240,6 +240,9 @@ pub(super) struct Met {
     pub absent: usize,
     /// Partitions that could not be read on, once.
     pub set_aside: usize,
+    /// Partitions that were begun with the leader epoch of the record before, and without.
+    pub known_leaders: usize,
+    pub unknown_leaders: usize,
     /// Shards that had all the files of an epoch that ended.
     pub full: usize,
     /// Tables that were read for shards which would have opened files for older ones.

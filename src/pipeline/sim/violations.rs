@@ -21,6 +21,7 @@ use crate::pipeline::world::Connected;
 use crate::protocol::{
     Checkpoint, CommitId, Epoch, Flow, FlowTable, Frontier, InvariantId, Ledger, Offset,
     OffsetRange, PendingCommit, PendingFile, Prepared, Settled, Shown, TableShare, TableView,
+    TopicPartition,
 };
 use crate::source::Reporter;
 use crate::telemetry::{Health, Metrics};
@@ -116,6 +117,9 @@ impl Still {
     }
 }
 
+/// No leader epoch is known.
+const NONE: BTreeMap<TopicPartition, i32> = BTreeMap::new();
+
 fn work(commit: PendingCommit, loaded: &Arc<Meta>) -> Work<Arc<Meta>> {
     let name = commit.table.clone();
     Work {
@@ -172,8 +176,8 @@ fn i2_a_second_epoch_that_is_prepared_is_counted() {
         let reading = still.reading().await;
         let one = still.pending(reading.view(), 1, None, 0);
         let two = still.pending(reading.view(), 2, Some(0), 0);
-        still.committer.prepare(&work(one, reading.table())).await.unwrap();
-        let refused = still.committer.prepare(&work(two, reading.table())).await;
+        still.committer.prepare(&work(one, reading.table()), &NONE).await.unwrap();
+        let refused = still.committer.prepare(&work(two, reading.table()), &NONE).await;
         assert!(matches!(refused, Err(Failure::Internal(_))), "{refused:?}");
         assert_eq!(still.counted(), [InvariantId::I2]);
     });
@@ -218,7 +222,7 @@ fn i8_files_that_a_checkpoint_names_are_counted_and_not_deleted() {
         let still = Still::new();
         let reading = still.reading().await;
         let commit = still.pending(reading.view(), 1, None, 0);
-        still.committer.prepare(&work(commit.clone(), reading.table())).await.unwrap();
+        still.committer.prepare(&work(commit.clone(), reading.table()), &NONE).await.unwrap();
         still.table().delete_unused(reading.table(), &commit.files).await.unwrap_err();
         assert_eq!(still.counted(), [InvariantId::I8]);
         assert!(!still.sim.lock().lakes[0].files[0].deleted);
@@ -243,7 +247,7 @@ fn i9_group_offsets_beyond_the_ledger_are_counted_and_not_reported() {
         let settled = Settled::Committed(Shown::forged(commit.commit_id.clone(), None));
         let work = work(commit.clone(), reading.table());
         let done = Done { settled, reading, pending: Prepared::on_disk(commit) };
-        still.committer.report(&[done], &work).await.unwrap_err();
+        still.committer.report(&[done], &work, NONE).await.unwrap_err();
         assert_eq!(still.counted(), [InvariantId::I9]);
         assert_eq!(still.sim.lock().group.offsets, BTreeMap::new());
     });
@@ -266,7 +270,7 @@ fn a_table_that_is_away_at_a_start_does_not_keep_the_commit_to_another_from_its_
                 work = Some(self::work(commit, reading.table()));
             }
             let work = Work { checkpoint, tables: loaded, ..work.unwrap() };
-            still.committer.prepare(&work).await.unwrap();
+            still.committer.prepare(&work, &NONE).await.unwrap();
 
             still.sim.lock().away = Some(away);
             let (health, metrics) = (Health::new(Duration::from_secs(1)), Metrics::new().unwrap());
@@ -297,7 +301,7 @@ fn i9_says_nothing_of_a_ledger_that_a_person_edited_since() {
             let table = reading.table();
             let reading = Reading::new(table.clone(), view);
             let done = Done { settled, reading, pending: Prepared::on_disk(commit.clone()) };
-            still.committer.report(&[done], &work(commit.clone(), table)).await.unwrap();
+            still.committer.report(&[done], &work(commit.clone(), table), NONE).await.unwrap();
         }
         assert_eq!(still.counted(), []);
         assert_eq!(still.sim.lock().group.offsets, BTreeMap::new(), "nor is it reported");
