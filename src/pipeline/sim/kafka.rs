@@ -273,11 +273,10 @@ impl State {
         self.begin(id, shares);
     }
 
-    /// The leader epoch of the record before an offset: leaders change often, and a topic that is made again
-    /// has others.
-    fn leader_epoch(&self, partition: i32, next: Offset) -> i32 {
-        let of_topic = if self.remade.is_some() { 1000 } else { 0 };
-        of_topic + partition + i32::try_from(next / 3).unwrap_or(i32::MAX)
+    /// The leader epoch of the record before an offset: leaders change often. A topic that is made again has
+    /// the same here: it may be begun as if it were the first one, before anybody knows.
+    fn leader_epoch(partition: i32, next: Offset) -> i32 {
+        partition + i32::try_from(next / 3).unwrap_or(i32::MAX)
     }
 
     /// Those before these offsets, of partitions that the client reads.
@@ -288,13 +287,13 @@ impl State {
     ) -> BTreeMap<TopicPartition, i32> {
         let Some(client) = self.clients.get(&id) else { return BTreeMap::new() };
         let read = frontier.iter().filter(|(tp, _)| client.fetches.contains_key(&tp.partition));
-        read.map(|(tp, next)| (tp.clone(), self.leader_epoch(tp.partition, next))).collect()
+        read.map(|(tp, next)| (tp.clone(), Self::leader_epoch(tp.partition, next))).collect()
     }
 
     /// A client begins to read partitions that it has.
     pub(crate) fn begin(&mut self, id: u64, shares: &[Share]) {
         for share in shares {
-            let of_log = self.leader_epoch(share.tp.partition, share.start);
+            let of_log = Self::leader_epoch(share.tp.partition, share.start);
             match share.epoch {
                 None => self.met.unknown_leaders += 1,
                 Some(epoch) if epoch == of_log => self.met.known_leaders += 1,
