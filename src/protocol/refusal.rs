@@ -38,8 +38,8 @@ pub enum Refusal {
     },
     /// There is no table of that name.
     #[error(
-        "table {table} is gone although it was written to (or CHECKPOINT_DIR belongs to another one); \
-         bring it back, or begin with a new one: `icestream ledger adopt`; see docs/operations.md, \
+        "table {table} is gone although it was written to (or ICEBERG_CATALOG_URI is another catalog's, or \
+         CHECKPOINT_DIR another table's); bring it back, or begin with a new one: `icestream ledger adopt`; see docs/operations.md, \
          section table-missing"
     )]
     TableMissing {
@@ -51,9 +51,9 @@ pub enum Refusal {
     #[error(
         "table {table} does not exist, and would be made and filled from the beginning; but the \
          offsets of this KAFKA_GROUP_ID were reported by a pipeline that wrote to {written}: bring that \
-         table back, or correct ICEBERG_TABLE; for a new table take a new KAFKA_GROUP_ID, or delete the \
-         group's offsets (kafka-consumer-groups.sh --delete --group ...); see docs/operations.md, section \
-         table-missing"
+         table back, or correct ICEBERG_TABLE or ICEBERG_CATALOG_URI; for a new table take a new \
+         KAFKA_GROUP_ID, or delete the group's offsets (kafka-consumer-groups.sh --delete --group ...); see \
+         docs/operations.md, section table-missing"
     )]
     TableGone {
         /// The table that is configured.
